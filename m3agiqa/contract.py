@@ -1,0 +1,230 @@
+"""What crosses the wire: a `ScoreRequest` goes in, a `Verdict` comes out.
+
+Everything here is frozen; a change is a copy. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
+
+from m3agiqa.errors import InternalError, M3AGIQAError, RequestInvalid
+
+#: Characters. Longer than any generator accepts; the model's context is the tighter bound.
+MAX_PROMPT_CHARS = 8_000
+#: Characters, all of the URL with its query (pre-signed URLs run to about 2,000).
+MAX_URL_CHARS = 4_096
+#: Bytes of the caller's metadata as compact JSON; it comes back in the verdict untouched.
+MAX_METADATA_BYTES = 16_384
+
+#: Queue priorities, most urgent first.
+Priority = Literal[0, 3, 6, 9]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Aspect(StrEnum):
+    QUALITY = "quality"
+    CORRESPONDENCE = "correspondence"
+    AUTHENTICITY = "authenticity"
+
+
+class Rating(StrEnum):
+    BAD = "bad"
+    POOR = "poor"
+    FAIR = "fair"
+    GOOD = "good"
+    EXCELLENT = "excellent"
+
+    @classmethod
+    def of(cls, score: float) -> Self:
+        """The word for a score in [0, 5]: below 1 bad, 2 poor, 3 fair, 4 good, else excellent."""
+        return list(cls)[min(int(score), 4)]
+
+
+class Decision(StrEnum):
+    ACCEPT = "accept"
+    REVIEW = "review"
+    REJECT = "reject"
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _url_with_scheme(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if re.search(r"[\s\x00-\x1f\x7f\\]", url):
+            raise ValueError("must not hold spaces, control characters or backslashes")
+        parts = urlsplit(url)
+        if parts.scheme.lower() not in schemes or not parts.netloc:
+            raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in schemes)} and name a host")
+        return url
+
+    return AfterValidator(check)
+
+
+_Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
+
+
+class ScoreRequest(_Wire):
+    """One picture to score, as a generator backend enqueues it."""
+
+    image_url: Annotated[_Url, _url_with_scheme("https", "http", "s3")]
+    prompt: str = Field(max_length=MAX_PROMPT_CHARS)
+    #: Receives the signed verdict by POST.
+    callback_url: Annotated[_Url, _url_with_scheme("https", "http")] | None = None
+    #: Bucket with an optional prefix, `s3://bucket/prefix`; the verdict is written below it.
+    s3_uri: Annotated[_Url, _url_with_scheme("s3")] | None = None
+    #: None asks for every aspect of the worker's profile.
+    aspects: tuple[Aspect, ...] | None = None
+    #: Name of a policy; None takes the worker's default.
+    policy: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    priority: Priority = 3
+    request_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    #: The caller's own keys, returned in the verdict untouched.
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    submitted_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @field_validator("request_id")
+    @classmethod
+    def _names_an_object(cls, value: str) -> str:
+        if not _REQUEST_ID.fullmatch(value):
+            raise ValueError("must be 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit")
+        return value
+
+    @field_validator("aspects")
+    @classmethod
+    def _each_once(cls, value: tuple[Aspect, ...] | None) -> tuple[Aspect, ...] | None:
+        if value is not None and not value:
+            raise ValueError("must name at least one aspect, or be left out for all")
+        return None if value is None else tuple(dict.fromkeys(value))
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        size = len(json.dumps(value, separators=(",", ":")).encode())
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"is {size} bytes as JSON, more than {MAX_METADATA_BYTES}")
+        return value
+
+    @classmethod
+    def parse(cls, payload: object) -> Self:
+        """Validate `payload` (a dict of JSON values).
+
+        Raises:
+            RequestInvalid: naming each wrong field, without the values, which may be private.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise RequestInvalid(describe_validation(error)) from None
+
+
+class AspectScore(_Wire):
+    """One aspect's score with its written reason."""
+
+    #: MOS scale, clamped to [0, 5].
+    score: float = Field(ge=0, le=5)
+    rating: Rating
+    #: What the model wrote about the picture.
+    description: str
+    #: Slices the scoring pass saw, the overview not counted; 0 is the overview alone.
+    slices: int = Field(ge=0)
+    #: Tokens cut from the end of the scoring conversation to fit the head's context.
+    cut_tokens: int = Field(ge=0)
+
+
+class Failure(_Wire):
+    """A failure as a value: what `errors` raises, once it must travel."""
+
+    code: str
+    message: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """Anything unforeseen becomes an `internal_error` that shows only its type: texts of others may hold secrets."""
+        if isinstance(error, M3AGIQAError):
+            return cls(code=error.code, message=str(error), retryable=error.retryable)
+        return cls(
+            code=InternalError.code,
+            message=f"unexpected {type(error).__name__}",
+            retryable=InternalError.retryable,
+        )
+
+
+class PolicyRef(_Wire):
+    name: str
+    version: int
+
+
+class ModelInfo(_Wire):
+    """Where a score came from."""
+
+    profile: str
+    base: str
+    adapters: dict[Aspect, str]
+    heads: dict[Aspect, str]
+    #: Part ("base", "adapter.quality", ...) to the commit or content hash it was loaded from.
+    revisions: dict[str, str]
+    dtype: str
+    engine: str
+    #: False for random weights: such scores mean nothing.
+    trained: bool
+
+
+class ImageInfo(_Wire):
+    #: Of the bytes as fetched.
+    sha256: str
+    #: Pixels, after the EXIF orientation was applied.
+    width: int
+    height: int
+    format: str
+    #: More than 1 in an animation, of which only the first frame is scored.
+    frames: int = 1
+
+
+class Verdict(_Wire):
+    """The one thing a caller receives, whether scored or failed."""
+
+    request_id: str
+    #: "scored" if every wanted aspect has a score.
+    status: Literal["scored", "failed"]
+    decision: Decision
+    reasons: tuple[str, ...]
+    #: Those that succeeded, also in a failed verdict.
+    aspects: dict[Aspect, AspectScore]
+    policy: PolicyRef | None
+    model: ModelInfo | None
+    image: ImageInfo | None
+    timings_ms: dict[str, float]
+    attempt: int = Field(ge=1)
+    submitted_at: AwareDatetime
+    scored_at: AwareDatetime
+    metadata: dict[str, JsonValue]
+    error: Failure | None
+
+
+def describe_validation(error: ValidationError) -> str:
+    """One line naming each wrong field and why, without the values."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    )

@@ -1,0 +1,155 @@
+"""Every way a request can fail, as a tree.
+
+Each class carries its wire `code` and says whether trying again may help (`retryable`). A failure never turns into a
+score: at the edges it becomes a `contract.Failure`.
+
+    M3AGIQAError
+    ├── RequestInvalid            the message or an argument is not a valid request
+    │   └── PromptTooLong         image and prompt leave no room in the aspect's context
+    ├── ImageError                the bytes were fetched but are no usable picture
+    │   ├── ImageUnreadable       not a picture, truncated, or a format that is not accepted
+    │   └── ImageTooLarge         too many pixels or bytes, or sides too unequal
+    ├── FetchError                the bytes could not be fetched
+    │   ├── FetchForbidden        the address, port or scheme is not allowed
+    │   ├── FetchRefused          the server answered that it will not serve it (4xx)
+    │   └── FetchUnavailable      timeout, connection failure, 429 or 5xx               (retryable)
+    ├── ConfigError               a profile, policy or setting is wrong
+    ├── CheckpointError           weights are missing or do not fit
+    │   ├── HubError              the hub refused, or the file is not there
+    │   └── HubUnavailable        the hub cannot be reached, or a download broke off    (retryable)
+    ├── ScoringError              the model failed on this picture
+    │   ├── ScoreNotFinite        the head returned NaN or infinity
+    │   ├── ScoringOutOfMemory    the device had no room for this batch                 (retryable)
+    │   └── ScoringTimeout        no score within the deadline                          (retryable)
+    ├── DeliveryError             the verdict was not taken
+    │   ├── DeliveryForbidden     the destination is not allowed, or not configured
+    │   ├── DeliveryGone          the receiver answered 410: it wants no more
+    │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
+    ├── QueueUnavailable          Redis cannot be reached                               (retryable)
+    ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
+    └── InternalError             a defect of ours                                      (retryable)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class M3AGIQAError(Exception):
+    """Base of every failure this product raises on purpose.
+
+    Messages are shown to callers and stand in verdicts: they never hold a prompt, a URL's query or a secret.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class RequestInvalid(M3AGIQAError):
+    code = "request_invalid"
+
+
+class PromptTooLong(RequestInvalid):
+    code = "prompt_too_long"
+
+
+class ImageError(M3AGIQAError):
+    code = "image_error"
+
+
+class ImageUnreadable(ImageError):
+    code = "image_unreadable"
+
+
+class ImageTooLarge(ImageError):
+    code = "image_too_large"
+
+
+class FetchError(M3AGIQAError):
+    code = "fetch_error"
+
+
+class FetchForbidden(FetchError):
+    code = "fetch_forbidden"
+
+
+class FetchRefused(FetchError):
+    code = "fetch_refused"
+
+
+class FetchUnavailable(FetchError):
+    code = "fetch_unavailable"
+    retryable = True
+
+
+class ConfigError(M3AGIQAError):
+    code = "config_error"
+
+
+class CheckpointError(M3AGIQAError):
+    code = "checkpoint_error"
+
+
+class HubError(CheckpointError):
+    code = "hub_error"
+
+
+class HubUnavailable(CheckpointError):
+    code = "hub_unavailable"
+    retryable = True
+
+
+class ScoringError(M3AGIQAError):
+    code = "scoring_error"
+
+
+class ScoreNotFinite(ScoringError):
+    code = "score_not_finite"
+
+
+class ScoringOutOfMemory(ScoringError):
+    code = "scoring_out_of_memory"
+    retryable = True
+
+
+class ScoringTimeout(ScoringError):
+    code = "scoring_timeout"
+    retryable = True
+
+
+class DeliveryError(M3AGIQAError):
+    code = "delivery_error"
+
+
+class DeliveryForbidden(DeliveryError):
+    code = "delivery_forbidden"
+
+
+class DeliveryGone(DeliveryError):
+    code = "delivery_gone"
+
+
+class DeliveryUnavailable(DeliveryError):
+    """The receiver did not take the verdict; `retry_after_s` is what it asked for, if it did."""
+
+    code = "delivery_unavailable"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueUnavailable(M3AGIQAError):
+    code = "queue_unavailable"
+    retryable = True
+
+
+class ResultTimeout(M3AGIQAError):
+    code = "result_timeout"
+    retryable = True
+
+
+class InternalError(M3AGIQAError):
+    code = "internal_error"
+    retryable = True

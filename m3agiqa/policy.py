@@ -1,0 +1,95 @@
+"""Scores and a policy in, a decision with its reasons out. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from m3agiqa import config
+from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef
+
+#: A failure of ours never rejects a picture, so "reject" cannot be configured here.
+WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
+
+_SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
+
+
+class Thresholds(BaseModel):
+    """On the MOS scale 0..5; a score exactly on a threshold passes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reject_below: float = Field(default=0.0, ge=0, le=5)
+    review_below: float = Field(default=0.0, ge=0, le=5)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.reject_below > self.review_below:
+            raise ValueError(f"reject_below {self.reject_below} is above review_below {self.review_below}")
+        return self
+
+
+class Policy(BaseModel):
+    """One file of `cfg/policies/`. Aspects it does not name do not influence the decision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int = Field(ge=1)
+    aspects: dict[Aspect, Thresholds] = Field(min_length=1)
+    #: When an aspect was asked for and this policy judges it, but it has no score.
+    on_missing: WithoutScore = Decision.REVIEW
+    #: When the picture as a whole could not be scored.
+    on_failure: WithoutScore = Decision.REVIEW
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Load a policy by name or path.
+
+        Raises:
+            ConfigError: no such policy, or the file is wrong.
+        """
+        return config.load(config.find("policies", name), cls)
+
+    @property
+    def ref(self) -> PolicyRef:
+        return PolicyRef(name=self.name, version=self.version)
+
+    def decide(
+        self,
+        scores: Mapping[Aspect, AspectScore],
+        wanted: Sequence[Aspect],
+        failure: Failure | None = None,
+    ) -> tuple[Decision, tuple[str, ...]]:
+        """The most severe decision any aspect calls for, and every reason against "accept".
+
+        A rejection needs a score below its threshold: a failure alone leads to `on_failure` at most.
+        """
+        findings: list[tuple[Decision, str]] = []
+        if failure is not None:
+            findings.append((self.on_failure, f"not scored: {failure.code}"))
+        for aspect in wanted:
+            thresholds = self.aspects.get(aspect)
+            if thresholds is None:
+                continue
+            if aspect in scores:
+                findings += _judge(aspect, scores[aspect].score, thresholds)
+            elif failure is None:
+                findings.append((self.on_missing, f"{aspect} has no score"))
+        if failure is None and not any(aspect in self.aspects for aspect in wanted):
+            findings.append((self.on_missing, f"policy {self.name} judges none of the aspects asked for"))
+        decision = max((found for found, _ in findings), key=_SEVERITY.__getitem__, default=Decision.ACCEPT)
+        return decision, tuple(reason for _, reason in findings)
+
+
+def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[Decision, str]]:
+    # Rounded down: a score that failed must not read like one that passed.
+    shown = f"{aspect} {math.floor(score * 100) / 100:.2f}"
+    if score < thresholds.reject_below:
+        return [(Decision.REJECT, f"{shown} < reject_below {thresholds.reject_below:.2f}")]
+    if score < thresholds.review_below:
+        return [(Decision.REVIEW, f"{shown} < review_below {thresholds.review_below:.2f}")]
+    return []

@@ -1,0 +1,124 @@
+"""`cfg/models/*.yaml`: which weights, prompts and limits make up a model.
+
+Prompts belong to the profile, not to the code: the published adapters were trained on slightly other words than the
+original's inference script uses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+from m3agiqa import config
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import ConfigError
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+#: Stands for random weights at the published shapes; benchmarks only.
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class HubRef:
+    """A repository on the hub; `revision` None means its main branch until a lock pins it."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Describe(_Section):
+    """How descriptions are generated."""
+
+    #: 1 is greedy search.
+    num_beams: int = Field(default=3, ge=1, le=16)
+    repetition_penalty: float = Field(default=1.2, gt=0)
+    max_new_tokens: int = Field(default=1024, ge=1, le=4096)
+    #: Slices a picture is cut into at most, the overview not counted.
+    max_slices: int = Field(default=9, ge=1, le=9)
+
+
+class HubHead(_Section):
+    """A head's checkpoint inside a hub repository."""
+
+    repo: str
+    file: str
+
+    @field_validator("repo")
+    @classmethod
+    def _is_hub_id(cls, value: str) -> str:
+        if not _HUB_ID.fullmatch(value):
+            raise ValueError("must be a hub id like owner/name, with an optional @revision")
+        return value
+
+
+class AspectProfile(_Section):
+    adapter: str
+    head: HubHead | str
+    #: Slices at most in the scoring pass.
+    max_slices: int = Field(ge=1, le=9)
+    #: Tokens of the scoring conversation the head was trained with.
+    context: int = Field(ge=16, le=4096)
+    analysis: str
+    question: str
+
+    @field_validator("analysis")
+    @classmethod
+    def _has_the_prompt(cls, value: str) -> str:
+        if value.count("{prompt}") != 1:
+            raise ValueError("must hold {prompt} exactly once, where the generation prompt goes")
+        return value
+
+
+class ModelProfile(_Section):
+    """One file of `cfg/models/`."""
+
+    name: str
+    base: str
+    #: On a GPU; a CPU always computes in float32.
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    #: False for random weights; stands in every verdict.
+    trained: bool = True
+    describe: Describe = Describe()
+    aspects: dict[Aspect, AspectProfile] = Field(min_length=1)
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Load a profile by name or path; relative folders in it are relative to the file.
+
+        Raises:
+            ConfigError: no such profile, or the file is wrong.
+        """
+        path = config.find("models", name)
+        profile = config.load(path, cls)
+        profile._folder = path.resolve().parent
+        return profile
+
+    def source(self, reference: str) -> HubRef | Path:
+        """What `base`, an adapter or a head's path or repository points to: a place on the hub or on this disk.
+
+        Raises:
+            ConfigError: no such folder or file, and no hub id either.
+        """
+        path = self._folder / Path(reference).expanduser()
+        if path.exists():
+            return path
+        match = _HUB_ID.fullmatch(reference)
+        if match is None or reference.startswith("."):
+            raise ConfigError(
+                f"profile {self.name}: {path} does not exist, and {reference!r} is no hub id (owner/name)"
+            )
+        return HubRef(match["repo"], match["revision"])

@@ -1,0 +1,53 @@
+"""Puts a verdict together from what scoring gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from m3agiqa.contract import Aspect, Failure, ImageInfo, ModelInfo, ScoreRequest, Verdict
+from m3agiqa.policy import Policy
+from m3agiqa.scorer import Scores
+
+
+def assemble(
+    request: ScoreRequest,
+    outcome: Scores | Failure,
+    wanted: Sequence[Aspect],
+    *,
+    policy: Policy,
+    model: ModelInfo,
+    image: ImageInfo | None = None,
+    timings_ms: Mapping[str, float] | None = None,
+    attempt: int = 1,
+) -> Verdict:
+    """Decide by `policy` and write down everything the caller gets.
+
+    `outcome` is a Failure when the picture as a whole could not be scored (it was not fetched, say). `timings_ms` are
+    the caller's own stages, in front of the scorer's.
+    """
+    error: Failure | None
+    if isinstance(outcome, Failure):
+        outcome, error = Scores({}), outcome
+        decision, reasons = policy.decide({}, wanted, error)
+    else:
+        error = next(iter(outcome.failures.values()), None)
+        decision, reasons = policy.decide(outcome.aspects, wanted)
+    if outcome.aspects and not model.trained:
+        reasons = (*reasons, "the model is untrained: its scores mean nothing")
+    return Verdict(
+        request_id=request.request_id,
+        status="scored" if error is None else "failed",
+        decision=decision,
+        reasons=reasons,
+        aspects=dict(outcome.aspects),
+        policy=policy.ref,
+        model=model,
+        image=image,
+        timings_ms={name: round(value, 3) for name, value in {**(timings_ms or {}), **outcome.timings_ms}.items()},
+        attempt=attempt,
+        submitted_at=request.submitted_at,
+        scored_at=datetime.now(UTC),
+        metadata=request.metadata,
+        error=error,
+    )
