@@ -23,10 +23,7 @@ def find(kind: str, name: str) -> Path:
     Raises:
         ConfigError: nothing there; lists the names there are.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        path = CFG_DIR / kind / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CFG_DIR / kind / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(names(kind))
         raise ConfigError(f"no {kind} file at {path}; give a path ending in .yaml or one of: {known}")

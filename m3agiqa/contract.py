@@ -160,7 +160,7 @@ class Failure(_Wire):
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
-        """Anything unforeseen becomes an `internal_error` that shows only its type: texts of others may hold secrets."""
+        """Anything unforeseen becomes an `internal_error` showing only its type: its text may hold secrets."""
         if isinstance(error, M3AGIQAError):
             return cls(code=error.code, message=str(error), retryable=error.retryable)
         return cls(

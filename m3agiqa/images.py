@@ -9,7 +9,6 @@ import hashlib
 import io
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from m3agiqa.contract import ImageInfo
@@ -78,8 +77,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scale
-        samples = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((samples + 128) // 257).clip(0, 255).astype(np.uint8))
+        image = image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         opaque = Image.new("RGBA", image.size, "white")

@@ -46,8 +46,7 @@ class Scoring(Protocol):
 
 
 class FakeScorer:
-    """Stands in for a model where there is none: scores drawn from a hash of picture and prompt, so the same pair always
-    gets the same ones.
+    """Stands in for a model: scores drawn from a hash of picture and prompt, so the same pair always gets the same.
 
     Lets a generator team test its integration, and a load test its queue, without a GPU.
     """

@@ -28,7 +28,8 @@ def assemble(
     """
     error: Failure | None
     if isinstance(outcome, Failure):
-        outcome, error = Scores({}), outcome
+        error = outcome
+        outcome = Scores({})
         decision, reasons = policy.decide({}, wanted, error)
     else:
         error = next(iter(outcome.failures.values()), None)

@@ -1,0 +1,120 @@
+"""Every setting of the worker, read from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from m3agiqa.contract import describe_validation
+from m3agiqa.errors import ConfigError
+from m3agiqa.images import MAX_PIXELS
+
+PREFIX = "M3AGIQA_"
+
+#: Comma-separated in the environment.
+Names = Annotated[tuple[str, ...], NoDecode]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
+Delays = Annotated[tuple[float, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """One field per environment variable, `M3AGIQA_` in front of its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://localhost:6379/0"), description="Redis with the queues; rediss:// for TLS."
+    )
+
+    model: str = Field(
+        default="mini", description="Profile under cfg/models, a path to one, or `fake` for scores without a model."
+    )
+    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
+    policy: str = Field(default="default", description="Policy of requests that name none.")
+    max_batch: int = Field(default=8, ge=1, description="Pictures scored together at most.")
+    max_wait_ms: float = Field(
+        default=50, ge=0, description="Milliseconds the first picture waits for others to fill its batch."
+    )
+    score_timeout_s: float = Field(
+        default=120, gt=0, description="Seconds a picture may wait for its batch and be scored, together."
+    )
+    score_retry_delays_s: Delays = Field(
+        default=(5, 30), description="Seconds until a retryable failure (a picture server's 503, say) is tried again."
+    )
+    visibility_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds until a task whose worker died is given to another; "
+        "unset, three times fetching, waiting and scoring together.",
+    )
+
+    fetch_timeout_s: float = Field(default=20, gt=0, description="Seconds to fetch a picture, in all.")
+    fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of a picture as fetched, at most.")
+    fetch_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(80, 443), description="Ports a picture may be fetched from."
+    )
+    fetch_allow_hosts: Names = Field(
+        default=(), description="host:port pairs trusted although their address is private or their port unusual."
+    )
+    fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// pictures may be read from.")
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of a picture, at most.")
+
+    webhook_secrets: Secrets = Field(
+        default=(), description="Standard Webhooks secrets (whsec_...); each signs every callback, for rotation."
+    )
+    deliver_timeout_s: float = Field(default=10, gt=0, description="Seconds a receiver may take to answer.")
+    deliver_retry_delays_s: Delays = Field(
+        default=(5, 30, 300, 1800), description="Seconds until a failed delivery is tried again; then it is dead."
+    )
+    deliver_allow_hosts: Names = Field(
+        default=(), description="host:port pairs of receivers trusted although private or on an unusual port."
+    )
+    deliver_s3_buckets: Names = Field(default=(), description="Buckets that verdicts may be written to.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
+
+    result_ttl_s: int = Field(default=86_400, ge=1, description="Seconds a verdict stays in Redis.")
+    sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
+    sentry_environment: str = Field(default="production", description="Environment named to Sentry.")
+    health_dir: Path | None = Field(
+        default=None, description="Folder for the probes' files, heartbeat-QUEUE and ready-QUEUE; unset, none."
+    )
+
+    @field_validator(
+        "score_retry_delays_s",
+        "fetch_ports",
+        "fetch_allow_hosts",
+        "fetch_s3_buckets",
+        "webhook_secrets",
+        "deliver_retry_delays_s",
+        "deliver_allow_hosts",
+        "deliver_s3_buckets",
+        mode="before",
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+    @property
+    def effective_visibility_timeout_s(self) -> float:
+        if self.visibility_timeout_s is not None:
+            return self.visibility_timeout_s
+        return 3 * (self.fetch_timeout_s + self.max_wait_ms / 1000 + self.score_timeout_s)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            ConfigError: a wrong value, or a variable with our prefix that no setting has: a misspelt guard is no guard.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+            raise ConfigError(f"no such setting: {', '.join(unknown)}")
+        try:
+            return cls()
+        except ValidationError as error:
+            raise ConfigError(f"environment: {describe_validation(error)}") from None
