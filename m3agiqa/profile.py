@@ -17,10 +17,10 @@ from m3agiqa import config
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
 
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-
-#: Stands for random weights at the published shapes; benchmarks only.
+#: As a base: random weights at the published shapes.
 RANDOM = "random"
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class HubHead(_Section):
     """A head's checkpoint inside a hub repository."""
 
     repo: str
+    #: Path in the repository; one with a `*` must match exactly one file there.
     file: str
 
     @field_validator("repo")

@@ -7,31 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, Self
 
+from m3agiqa import hub
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
-from m3agiqa.images import Picture
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.profile import ModelProfile
 
+if TYPE_CHECKING:
+    from m3agiqa.model.pipeline import Pipeline
 
-@dataclass(frozen=True)
-class Job:
-    """One picture to score; `aspects` None asks for all the scorer has."""
-
-    picture: Picture
-    prompt: str
-    aspects: tuple[Aspect, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What became of one picture: every aspect asked for is in exactly one of the two."""
-
-    aspects: Mapping[Aspect, AspectScore]
-    failures: Mapping[Aspect, Failure] = field(default_factory=dict)
-    #: Milliseconds of the batch this picture was in, by stage.
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
+__all__ = ["FakeScorer", "Job", "Scorer", "Scores", "Scoring", "load_scorer"]
 
 
 class Scoring(Protocol):
@@ -43,6 +30,65 @@ class Scoring(Protocol):
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score a batch; the result has the length and order of `jobs`. Never raises for one bad picture."""
         ...
+
+
+class Scorer:
+    """The model of one profile on one device, every weight loaded once."""
+
+    def __init__(self, pipeline: Pipeline, info: ModelInfo, *, max_batch: int = 8) -> None:
+        self.info = info
+        self.aspects = pipeline.aspects
+        self.max_batch = max_batch
+        self._pipeline = pipeline
+
+    @classmethod
+    def load(cls, profile: ModelProfile | str, device: str = "auto", *, max_batch: int = 8) -> Self:
+        """Find, download if need be, and load a profile's weights.
+
+        Args:
+            profile: a profile, or its name or path.
+            device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
+            max_batch: pictures that run through the model together at most.
+
+        Raises:
+            ConfigError: no such profile or device.
+            CheckpointError: weights are missing or do not fit.
+        """
+        from m3agiqa.model.pipeline import Pipeline
+
+        if isinstance(profile, str):
+            profile = ModelProfile.load(profile)
+        resolved = hub.resolve(profile)
+        pipeline = Pipeline.load(profile, resolved, device)
+        info = ModelInfo(
+            profile=profile.name,
+            base=profile.base,
+            adapters={aspect: part.adapter for aspect, part in profile.aspects.items()},
+            heads={aspect: str(part.head) for aspect, part in profile.aspects.items()},
+            revisions=resolved.revisions,
+            dtype=pipeline.dtype,
+            engine=pipeline.engine,
+            trained=profile.trained,
+        )
+        return cls(pipeline, info, max_batch=max_batch)
+
+    def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
+        """Score pictures; the result has the length and order of `jobs`, and one bad picture fails alone."""
+        batches = (jobs[start : start + self.max_batch] for start in range(0, len(jobs), self.max_batch))
+        return [outcome for batch in batches for outcome in self._score_isolated(batch)]
+
+    def _score_isolated(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
+        """Score a batch; if it fails as a whole, halve it until the failing picture stands alone.
+
+        A batch that ran out of memory comes through in the same way.
+        """
+        try:
+            return list(self._pipeline.run(jobs))
+        except Exception as error:
+            if len(jobs) == 1:
+                return [Failure.of(self._pipeline.typed(error))]
+        middle = len(jobs) // 2
+        return self._score_isolated(jobs[:middle]) + self._score_isolated(jobs[middle:])
 
 
 class FakeScorer:
@@ -82,3 +128,12 @@ class FakeScorer:
             )
 
         return Scores({aspect: aspect_score(aspect) for aspect in job.aspects or self.aspects})
+
+
+def load_scorer(name: str, device: str = "auto", *, max_batch: int = 8) -> Scoring:
+    """The scorer for a model's name: "fake", or a profile's name or path.
+
+    Raises:
+        ConfigError, CheckpointError: as `Scorer.load`.
+    """
+    return FakeScorer() if name == "fake" else Scorer.load(name, device, max_batch=max_batch)

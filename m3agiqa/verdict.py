@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from m3agiqa.contract import Aspect, Failure, ImageInfo, ModelInfo, ScoreRequest, Verdict
+from m3agiqa.jobs import Scores
 from m3agiqa.policy import Policy
-from m3agiqa.scorer import Scores
 
 
 def assemble(

@@ -1,0 +1,28 @@
+"""What goes into a scorer and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from m3agiqa.contract import Aspect, AspectScore, Failure
+from m3agiqa.images import Picture
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to score; `aspects` None asks for all the scorer has."""
+
+    picture: Picture
+    prompt: str
+    aspects: tuple[Aspect, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What became of one picture: every aspect asked for is in exactly one of the two."""
+
+    aspects: Mapping[Aspect, AspectScore]
+    failures: Mapping[Aspect, Failure] = field(default_factory=dict)
+    #: Milliseconds of the batch this picture was in, by stage.
+    timings_ms: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""PEFT adapters: LoRA on the language model, and modules saved whole.
+
+Several adapters run in one forward pass: rows of a batch are grouped by adapter, and a `Routing` says how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+from m3agiqa.errors import CheckpointError
+from m3agiqa.model.checkpoints import TensorFiles
+
+_PREFIX = "base_model.model."
+_STEM = "adapter_model"
+
+#: Modules an adapter may bring whole, with the prefixes of their tensors in the base.
+SAVED_MODULES = {"embed_tokens": "llm.model.embed_tokens.", "vpm": "vpm.", "resampler": "resampler."}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter's configuration and files."""
+
+    name: str
+    config: LoraConfig
+    files: TensorFiles
+    #: Tensors it brings whole, by their name in the base.
+    saved: frozenset[str]
+    #: Modules of the base it changes by LoRA.
+    targets: frozenset[str]
+
+    def read(self, base_key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        return self.files.read(_PREFIX + base_key, device, dtype)
+
+    def scaling(self, module: str) -> float:
+        """Alpha / r, or alpha / sqrt(r), with the configuration's exceptions for single modules (peft's rules)."""
+        alpha_key = get_pattern_key(list(self.config.alpha_pattern), module)
+        rank = self.rank(module)
+        alpha = self.config.alpha_pattern.get(alpha_key, self.config.lora_alpha)
+        return float(alpha / math.sqrt(rank) if self.config.use_rslora else alpha / rank)
+
+    def rank(self, module: str) -> int:
+        rank_key = get_pattern_key(list(self.config.rank_pattern), module)
+        return int(self.config.rank_pattern.get(rank_key, self.config.r))
+
+
+def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys: Sequence[str]) -> Adapter:
+    """Read an adapter's configuration and hold it against its tensors and the base.
+
+    Args:
+        base_modules: names of the base's linear modules, `llm.model.layers.0.self_attn.q_proj` and so on.
+        base_keys: names of the base's tensors.
+
+    Raises:
+        CheckpointError: missing files, a kind of adapter that is not supported, or tensors that do not fit.
+    """
+    config = _read_config(folder)
+    files = TensorFiles.in_folder(folder, _STEM)
+    targets = frozenset(module for module in base_modules if check_target_module_exists(config, module))
+    saved = frozenset(
+        key
+        for module in config.modules_to_save or ()
+        for key in base_keys
+        if key.startswith(_saved_prefix(module, folder))
+    )
+    wanted = {f"{_PREFIX}{key}" for key in saved} | {
+        f"{_PREFIX}{module}.lora_{side}.weight" for module in targets for side in "AB"
+    }
+    if missing := sorted(wanted - set(files.keys())):
+        raise CheckpointError(f"{folder}: adapter_config.json asks for {missing[0]} and {len(missing) - 1} others")
+    if unknown := sorted(set(files.keys()) - wanted):
+        raise CheckpointError(f"{folder}: {unknown[0]} and {len(unknown) - 1} others are not in adapter_config.json")
+    return Adapter(name, config, files, saved, targets)
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    try:
+        config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / 'adapter_config.json'}: {error}") from error
+    unsupported = {
+        "peft_type other than LORA": config.peft_type != "LORA",
+        "bias": config.bias != "none",
+        "use_dora": config.use_dora,
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "layer_replication": bool(config.layer_replication),
+        "lora_bias": config.lora_bias,
+    }
+    if found := [name for name, present in unsupported.items() if present]:
+        raise CheckpointError(f"{folder}: adapters with {', '.join(found)} are not supported")
+    return config
+
+
+def _saved_prefix(module: str, folder: Path) -> str:
+    if module not in SAVED_MODULES:
+        known = ", ".join(SAVED_MODULES)
+        raise CheckpointError(f"{folder}: modules_to_save has {module}; only {known} can be an adapter's own")
+    return SAVED_MODULES[module]
+
+
+class Routing:
+    """Which rows of the batch now running belong to which adapter: (adapter, rows) in order."""
+
+    def __init__(self) -> None:
+        self._groups: tuple[tuple[int, int], ...] = ()
+
+    @contextmanager
+    def rows(self, groups: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Route batches whose rows are `groups`, each row standing for one or, in beam search, several."""
+        self._groups = tuple(groups)
+        try:
+            yield
+        finally:
+            self._groups = ()
+
+    def split(self, batch: int) -> list[tuple[int, slice]]:
+        """Adapter and rows of each group in a batch of `batch` rows."""
+        beams, rest = divmod(batch, sum(rows for _, rows in self._groups))
+        assert rest == 0
+        found, start = [], 0
+        for adapter, rows in self._groups:
+            found.append((adapter, slice(start, start + rows * beams)))
+            start += rows * beams
+        return found
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer plus each row's own low-rank change, never merged.
+
+    A and B stay in float32 on a float16 base, as PEFT 0.12 ran them.
+    """
+
+    def __init__(self, base: nn.Linear, routing: Routing) -> None:
+        super().__init__()
+        self.base = base
+        self.routing = routing
+        self.lora_a = nn.ParameterDict()
+        self.lora_b = nn.ParameterDict()
+
+    def add(self, adapter: int, lora_a: torch.Tensor, lora_b: torch.Tensor, scaling: float) -> None:
+        """Args: lora_a [r, in] and lora_b [out, r], float32; the scaling is folded into B."""
+        self.lora_a[str(adapter)] = nn.Parameter(lora_a, requires_grad=False)
+        self.lora_b[str(adapter)] = nn.Parameter(lora_b * scaling, requires_grad=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.base(states)
+        for adapter, rows in self.routing.split(states.shape[0]):
+            if (name := str(adapter)) in self.lora_a:
+                change = states[rows].float() @ self.lora_a[name].T @ self.lora_b[name].T
+                output[rows] = (output[rows] + change).to(output.dtype)
+        return output
+
+
+class AdaptedEmbedding(nn.Module):
+    """Each row's token embeddings from its own adapter's table; equal tables are one."""
+
+    def __init__(self, tables: Sequence[torch.Tensor], routing: Routing) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(nn.Parameter(table, requires_grad=False) for table in tables)
+        self.routing = routing
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Args: ids [rows, time], int64. Returns: [rows, time, hidden]."""
+        return torch.cat(
+            [nn.functional.embedding(ids[rows], self.tables[adapter]) for adapter, rows in self.routing.split(len(ids))]
+        )

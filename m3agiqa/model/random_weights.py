@@ -1,0 +1,283 @@
+"""Writes checkpoints of random weights in the published layout: for the bundled model until it is trained, for tests,
+and for measuring at the published shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from m3agiqa.contract import Aspect
+from m3agiqa.model.adapters import Routing
+from m3agiqa.model.language import Language
+from m3agiqa.model.vision import Tower
+
+#: Bytes of one shard of the base.
+_SHARD_BYTES = 4 * 2**30
+
+#: Special tokens of MiniCPM-Llama3-V-2.5, in the order of their ids, behind the vocabulary.
+SPECIAL_TOKENS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<unk>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<image>",
+    "</image>",
+    "<slice>",
+    "</slice>",
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a network; the defaults are the published ones."""
+
+    vocab: int = 128_256
+    hidden: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    ffn: int = 14_336
+    vision_hidden: int = 1152
+    vision_layers: int = 27
+    vision_heads: int = 16
+    vision_ffn: int = 4304
+    queries: int = 96
+    rank: int = 64
+    head_width: int = 512
+    #: Modules each adapter brings whole.
+    saved: tuple[str, ...] = ("embed_tokens", "resampler", "vpm")
+
+    def config(self) -> dict[str, Any]:
+        """The base's `config.json`."""
+        return {
+            "model_type": "minicpmv",
+            "version": "2.5",
+            "vocab_size": self.vocab,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "hidden_act": "silu",
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-05,
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": False,
+            "query_num": self.queries,
+            "vision_config": {
+                "model_type": "idefics2",
+                "hidden_size": self.vision_hidden,
+                "intermediate_size": self.vision_ffn,
+                "num_hidden_layers": self.vision_layers,
+                "num_attention_heads": self.vision_heads,
+                "image_size": 980,
+                "patch_size": 14,
+            },
+        }
+
+
+#: The bundled checkpoint's.
+MINI = Shape(
+    vocab=512,
+    hidden=128,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    ffn=256,
+    vision_hidden=64,
+    vision_layers=2,
+    vision_heads=4,
+    vision_ffn=128,
+    queries=16,
+    rank=4,
+    head_width=64,
+    saved=("resampler",),
+)
+
+
+def write_base(
+    folder: Path,
+    shape: Shape,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float16,
+    device: str = "cpu",
+) -> None:
+    """Write a base: config.json, tokenizer.json, and one safetensors file or shards with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1) + "\n")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    written: list[list[str]] = []
+    size = 0
+    for key, tensor in _random(_base_shapes(shape), seed, dtype, device):
+        if size and size + tensor.nbytes > _SHARD_BYTES:
+            written.append(_write_shard(folder, len(written), shards.pop()))
+            shards.append({})
+            size = 0
+        shards[0][key] = tensor
+        size += tensor.nbytes
+    if not written:
+        save_file(shards[0], folder / "model.safetensors")
+        return
+    written.append(_write_shard(folder, len(written), shards[0]))
+    weight_map = {key: _shard_name(number) for number, keys in enumerate(written) for key in keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def write_adapter(
+    folder: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16, device: str = "cpu"
+) -> None:
+    """Write an adapter in PEFT's format: LoRA on the attention, and `shape.saved` whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "r": shape.rank,
+        "lora_alpha": shape.rank,
+        "target_modules": r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+        "modules_to_save": list(shape.saved),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    base = _base_shapes(shape)
+    saved = {key: size for key, size in base.items() if any(f"{part}." in key for part in shape.saved)}
+    lora: dict[str, Sequence[int]] = {}
+    for key, (rows, columns) in {
+        key: size for key, size in base.items() if ".self_attn." in key and "llm." in key
+    }.items():
+        module = key.removesuffix(".weight")
+        lora[f"{module}.lora_A.weight"] = (shape.rank, columns)
+        lora[f"{module}.lora_B.weight"] = (rows, shape.rank)
+    tensors = {f"base_model.model.{key}": tensor for key, tensor in _random({**saved, **lora}, seed, dtype, device)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def write_head(path: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16) -> None:
+    """Write a head as safetensors under the published names, sLSTM in the CUDA backend's layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = dict(_random(_head_shapes(shape), seed, dtype, "cpu"))
+    tensors["model.fc.2.weight"] *= 30
+    tensors["model.fc.2.bias"] += 2.5
+    save_file(tensors, path)
+
+
+def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of `vocab` entries, SPECIAL_TOKENS included, whose id 0 is `!`, the pad token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def _base_shapes(shape: Shape) -> dict[str, Sequence[int]]:
+    config = shape.config()
+    with torch.device("meta"):
+        parts = Language(config, Routing()), Tower(config["vision_config"], shape.hidden, shape.queries)
+    return {key: tensor.shape for part in parts for key, tensor in part.state_dict().items()}
+
+
+def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
+    width, inner, heads = shape.head_width, 2 * shape.head_width, 4
+    ffn = 64 * round(1.375 * width / 64) or 64
+    shapes: dict[str, Sequence[int]] = {
+        "W.weight": (width, shape.vocab),
+        "W.bias": (width,),
+        "fc.0.weight": (128, width),
+        "fc.0.bias": (128,),
+        "fc.2.weight": (1, 128),
+        "fc.2.bias": (1,),
+        "xlstm_pooler.xlstm_stack.post_blocks_norm.weight": (width,),
+    }
+    slstm = {
+        "xlstm_norm.weight": (width,),
+        "xlstm.conv1d.conv.weight": (width, 1, 4),
+        "xlstm.conv1d.conv.bias": (width,),
+        **{f"xlstm.{gate}gate.weight": (heads, width // heads, width // heads) for gate in "fizo"},
+        "xlstm.slstm_cell._recurrent_kernel_": (heads, width // heads, 4 * width // heads),
+        "xlstm.slstm_cell._bias_": (4 * width,),
+        "xlstm.group_norm.weight": (width,),
+        "ffn_norm.weight": (width,),
+        "ffn.proj_up.weight": (2 * ffn, width),
+        "ffn.proj_down.weight": (width, ffn),
+    }
+    mlstm = {
+        "xlstm_norm.weight": (width,),
+        "xlstm.learnable_skip": (inner,),
+        "xlstm.proj_up.weight": (2 * inner, width),
+        **{f"xlstm.{part}_proj.weight": (inner // 4, 4, 4) for part in "qkv"},
+        "xlstm.conv1d.conv.weight": (inner, 1, 4),
+        "xlstm.conv1d.conv.bias": (inner,),
+        **{f"xlstm.mlstm_cell.{gate}gate.weight": (heads, 3 * inner) for gate in "if"},
+        **{f"xlstm.mlstm_cell.{gate}gate.bias": (heads,) for gate in "if"},
+        "xlstm.mlstm_cell.outnorm.weight": (inner,),
+        "xlstm.proj_down.weight": (width, inner),
+    }
+    for index, block in enumerate((mlstm, slstm, mlstm, mlstm)):
+        shapes |= {f"xlstm_pooler.xlstm_stack.blocks.{index}.{key}": size for key, size in block.items()}
+    return {f"model.{key}": size for key, size in shapes.items()}
+
+
+def _random(
+    shapes: Mapping[str, Sequence[int]], seed: int, dtype: torch.dtype, device: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Norms of about one, everything else normal with the variance that keeps activations' size."""
+    generator = torch.Generator(device).manual_seed(seed)
+    for key, size in shapes.items():
+        noise = torch.randn(*size, generator=generator, device=device, dtype=torch.float32)
+        stored_less_one = key.startswith("model.")
+        if len(size) == 1:
+            tensor = 0.1 * noise
+            if "norm" in key.rsplit(".", 2)[-2] or ".ln_" in key:
+                tensor += 0.0 if stored_less_one or key.endswith("bias") else 1.0
+        elif "embed" in key and key.endswith("embedding.weight"):
+            tensor = 0.5 * noise
+        else:
+            tensor = noise / size[-1] ** 0.5
+        yield key, tensor.to(dtype)
+
+
+def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
+    save_file(tensors, folder / _shard_name(number))
+    return list(tensors)
+
+
+def _shard_name(number: int) -> str:
+    return f"model-{number + 1:05d}.safetensors"
+
+
+def main() -> None:
+    """Write the bundled checkpoint's random form to a folder."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("texts", type=Path, nargs="+", help="text files the tokenizer's merges are learnt from")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    texts = [path.read_text(encoding="utf-8") for path in arguments.texts]
+    write_base(arguments.folder / "base", MINI, train_tokenizer(texts, MINI.vocab), seed=arguments.seed)
+    for number, aspect in enumerate(Aspect, start=1):
+        write_adapter(arguments.folder / "adapters" / aspect, MINI, seed=arguments.seed + number)
+        write_head(arguments.folder / "heads" / f"{aspect}.safetensors", MINI, seed=arguments.seed + 10 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The vision tower and its resampler: slices of one picture to `query_num` embeddings each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
+from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+
+from m3agiqa.model.resampler import Resampler
+from m3agiqa.model.slicing import PATCH, Slices
+
+#: Buckets along one side of the tower's position table.
+_POSITION_BUCKETS = 70
+
+
+class Tower(nn.Module):
+    """`vpm.*` and `resampler.*` of a checkpoint."""
+
+    def __init__(self, vision_config: dict[str, Any], hidden_size: int, query_num: int) -> None:
+        super().__init__()
+        config = Idefics2VisionConfig(**{key: value for key, value in vision_config.items() if key != "model_type"})
+        config._attn_implementation = "sdpa"
+        self.vpm = Idefics2VisionTransformer(config)
+        self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
+
+    def forward(self, slices: Slices) -> torch.Tensor:
+        """Encode the overview and slices of one picture, padded to their longest.
+
+        Args:
+            slices: float32 patches, on any device.
+
+        Returns:
+            [1 + slices, query_num, hidden], in the tower's dtype.
+        """
+        return self.resample(self.encode(slices.patches), slices.sizes)
+
+    def encode(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Patches to features [n, Lmax, vision hidden].
+
+        As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
+        it. Pictures must therefore not be padded to one another.
+        """
+        weight = self.vpm.embeddings.patch_embedding.weight
+        longest = max(patch.shape[-1] for patch in patches)
+        pixels = torch.stack([nn.functional.pad(patch, (0, longest - patch.shape[-1])) for patch in patches])
+        pixels = pixels.to(device=weight.device, dtype=weight.dtype)
+        embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        positions = self.vpm.embeddings.position_embedding(position_ids(longest // PATCH).to(weight.device))
+        encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
+        features: torch.Tensor = self.vpm.post_layernorm(encoded)
+        return features
+
+    def resample(self, features: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        resampled: torch.Tensor = self.resampler(features, sizes)
+        return resampled
+
+
+def position_ids(length: int) -> torch.Tensor:
+    """Position ids [length], int64, of a row of `length` patches.
+
+    Fractions k / length fall into 70 buckets by float32 arithmetic as MiniCPM-V-2.5 does it; an integer formula, and
+    current transformers, differ for some lengths.
+    """
+    step = 1.0 / torch.tensor(length)
+    fractions = torch.arange(0, 1 - 1e-6, step.item())[:length]
+    boundaries = torch.arange(1 / _POSITION_BUCKETS, 1.0, 1 / _POSITION_BUCKETS)
+    return torch.bucketize(fractions, boundaries, right=True)
