@@ -6,6 +6,7 @@ Importing this module does not import torch; `Scorer.load` does.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Self
@@ -131,9 +132,12 @@ class FakeScorer:
 
 
 def load_scorer(name: str, device: str = "auto", *, max_batch: int = 8) -> Scoring:
-    """The scorer for a model's name: "fake", or a profile's name or path.
+    """The scorer for a model's name: a profile's name or path, "fake", or "fake:0.5" for one that takes half a second
+    a batch.
 
     Raises:
         ConfigError, CheckpointError: as `Scorer.load`.
     """
-    return FakeScorer() if name == "fake" else Scorer.load(name, device, max_batch=max_batch)
+    if match := re.fullmatch(r"fake(:(?P<seconds>\d+(\.\d+)?))?", name):
+        return FakeScorer(batch_time_s=float(match["seconds"] or 0))
+    return Scorer.load(name, device, max_batch=max_batch)
