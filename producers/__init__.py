@@ -1,0 +1,6 @@
+"""Submit pictures to the queue and wait for their verdicts. Needs redis and pydantic, neither Celery nor torch."""
+
+from m3agiqa.contract import ScoreRequest, Verdict
+from producers.client import Client
+
+__all__ = ["Client", "ScoreRequest", "Verdict"]

@@ -1,0 +1,205 @@
+"""`m3agiqa-submit`: submit pictures to the queue, and read what came of them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TextIO, cast
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from m3agiqa.contract import Aspect, ScoreRequest, Verdict
+from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from producers.client import Client
+
+OK, FAILED, USAGE = 0, 1, 2
+
+_REDIS_URL_VARIABLE = "M3AGIQA_REDIS_URL"
+_COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
+#: Rows of a CSV sent together; the progress bar moves by as many.
+_ROWS = 200
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 done, 1 failed, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
+    try:
+        with Client(arguments.redis_url) as client:
+            return run(client, arguments)
+    except (RequestInvalid, ConfigError) as error:
+        _note(f"error: {error}")
+        return USAGE
+    except M3AGIQAError as error:
+        _note(f"error: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="m3agiqa-submit", description="Submit pictures to be scored.")
+    parser.add_argument(
+        "--redis-url",
+        default=os.environ.get(_REDIS_URL_VARIABLE, "redis://localhost:6379/0"),
+        help=f"Redis with the queues (default: ${_REDIS_URL_VARIABLE}, else redis://localhost:6379/0)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("one", help="submit one picture; prints its request id")
+    one.add_argument("image_url", metavar="URL")
+    one.add_argument("--prompt", required=True, help="what the picture was generated from")
+    one.add_argument("--callback-url", help="receives the signed verdict by POST")
+    one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
+    one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
+    one.add_argument("--policy", help="default: the worker's")
+    one.add_argument("--priority", type=int, choices=(0, 3, 6, 9), default=3, help="0 is the most urgent (default: 3)")
+    one.add_argument("--request-id", help="default: a random one")
+    _add_waiting(one)
+    one.set_defaults(run=_one)
+
+    many = commands.add_parser("csv", help="submit the rows of a CSV; prints their request ids")
+    many.add_argument("file", type=Path, metavar="FILE", help=f"with the columns {', '.join(_COLUMNS)}; two are needed")
+    many.set_defaults(run=_csv)
+
+    result = commands.add_parser("result", help="print a verdict")
+    result.add_argument("request_id", metavar="ID")
+    _add_waiting(result)
+    result.set_defaults(run=_result)
+
+    export = commands.add_parser("export", help="print every verdict in Redis, one JSON object a line")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _add_waiting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait for the verdict so long, and print it")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+
+
+def _one(client: Client, arguments: argparse.Namespace) -> int:
+    request_id = client.submit(
+        image_url=arguments.image_url,
+        prompt=arguments.prompt,
+        callback_url=arguments.callback_url,
+        s3_uri=arguments.s3_uri,
+        aspects=arguments.aspect,
+        policy=arguments.policy,
+        priority=arguments.priority,
+        request_id=arguments.request_id,
+    )
+    if arguments.wait is None:
+        print(json.dumps({"request_id": request_id}) if arguments.json else request_id)
+        return OK
+    _note(f"submitted {request_id}")
+    return _show(client.result(request_id, arguments.wait), as_json=arguments.json)
+
+
+def _csv(client: Client, arguments: argparse.Namespace) -> int:
+    try:
+        with arguments.file.open(encoding="utf-8-sig", newline="") as file:
+            lines = sum(1 for _ in file)
+            file.seek(0)
+            return _submit_rows(client, file, lines)
+    except OSError as error:
+        raise ConfigError(f"{arguments.file}: {error.strerror}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{arguments.file}: not a CSV in UTF-8: {error}") from None
+
+
+def _submit_rows(client: Client, file: TextIO, lines: int) -> int:
+    bad = 0
+    with Progress(console=_stderr()) as progress:
+        bar = progress.add_task("submitting", total=lines)
+        chunk: list[ScoreRequest] = []
+
+        def send(line: int) -> None:
+            for request_id in client.submit_many(chunk):
+                print(request_id)
+            chunk.clear()
+            progress.update(bar, completed=line)
+
+        for line, row in _rows(file):
+            try:
+                chunk.append(_request(row))
+            except RequestInvalid as error:
+                bad += 1
+                _note(f"line {line}: {error}")
+            if len(chunk) == _ROWS:
+                send(line)
+        send(lines)
+    if bad:
+        _note(f"{bad} rows were not submitted")
+    return FAILED if bad else OK
+
+
+def _rows(file: TextIO) -> Iterator[tuple[int, dict[str | None, str | list[str] | None]]]:
+    """Each row with the line it ends on: a quoted prompt may span several."""
+    reader = csv.DictReader(file, strict=True)
+    names = reader.fieldnames or ()
+    if not {"image_url", "prompt"} <= set(names) or not set(names) <= set(_COLUMNS):
+        raise ConfigError(f"the first line must name the columns image_url and prompt, and none but {_COLUMNS}")
+    for row in reader:
+        yield reader.line_num, cast("dict[str | None, str | list[str] | None]", row)
+
+
+def _request(row: dict[str | None, str | list[str] | None]) -> ScoreRequest:
+    if None in row or None in row.values():
+        raise RequestInvalid("the number of fields differs from the first line's")
+    # An empty prompt is a prompt; any other empty field is one left out.
+    fields: dict[str, object] = {str(name): value for name, value in row.items() if value or name == "prompt"}
+    if "priority" in fields:
+        if fields["priority"] not in ("0", "3", "6", "9"):
+            raise RequestInvalid("priority: must be 0, 3, 6 or 9")
+        fields["priority"] = int(str(fields["priority"]))
+    return ScoreRequest.parse(fields)
+
+
+def _result(client: Client, arguments: argparse.Namespace) -> int:
+    return _show(client.result(arguments.request_id, arguments.wait or 0), as_json=arguments.json)
+
+
+def _export(client: Client, arguments: argparse.Namespace) -> int:
+    for verdict in client.results():
+        print(verdict.model_dump_json())
+    return OK
+
+
+def _show(verdict: Verdict, *, as_json: bool) -> int:
+    if as_json:
+        print(verdict.model_dump_json())
+    else:
+        Console(soft_wrap=True).print(_table(verdict))
+    return OK if verdict.status == "scored" else FAILED
+
+
+def _table(verdict: Verdict) -> Table:
+    outcome = verdict.status if verdict.error is None else f"{verdict.error.code}: {verdict.error.message}"
+    table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=outcome)
+    for aspect, scored in verdict.aspects.items():
+        table.add_row(aspect, f"{scored.score:.2f}", scored.rating)
+    for reason in verdict.reasons:
+        table.add_row("", "", reason)
+    return table
+
+
+@cache
+def _stderr() -> Console:
+    """For all that is not data: stdout is."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _note(text: str) -> None:
+    _stderr().print(text, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""`Client`: submit pictures, wait for verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from m3agiqa.contract import Priority, ScoreRequest, Verdict
+from m3agiqa.errors import QueueUnavailable, ResultTimeout
+from producers import keys, message
+from producers.connection import connect, translated
+
+#: Messages sent in one round trip by `submit_many`.
+_CHUNK = 500
+#: Seconds after which the verdict is looked for although nobody announced it.
+_LOOK_AGAIN_S = 1.0
+
+_Item = TypeVar("_Item")
+
+
+class Client:
+    """Submits pictures to the queue in Redis; safe to share between threads.
+
+    Raises:
+        ConfigError: `redis_url` is no Redis URL.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._redis = connect(redis_url)
+
+    def submit(
+        self,
+        *,
+        image_url: str,
+        prompt: str,
+        callback_url: str | None = None,
+        s3_uri: str | None = None,
+        aspects: Sequence[str] | None = None,
+        policy: str | None = None,
+        priority: Priority = 3,
+        request_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Enqueue one picture; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
+
+        Raises:
+            RequestInvalid: a field is wrong.
+            QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
+        """
+        fields = {
+            "image_url": image_url,
+            "prompt": prompt,
+            "callback_url": callback_url,
+            "s3_uri": s3_uri,
+            "aspects": aspects,
+            "policy": policy,
+            "priority": priority,
+            "request_id": request_id,
+            "metadata": metadata,
+        }
+        return self.submit_many([{name: value for name, value in fields.items() if value is not None}])[0]
+
+    def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
+        """Enqueue many pictures, 500 in a round trip; returns their request ids in order.
+
+        Each is a ScoreRequest or a mapping of its fields. A wrong one stops the call: the chunks before its own are
+        enqueued by then.
+
+        Raises:
+            RequestInvalid: a field of a request is wrong.
+            QueueUnavailable: Redis cannot be reached; says how many were enqueued for certain.
+        """
+        ids: list[str] = []
+        for chunk in _chunks(requests):
+            parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
+            try:
+                self._push(parsed)
+            except QueueUnavailable as error:
+                raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
+            ids += [request.request_id for request in parsed]
+        return ids
+
+    def _push(self, requests: Sequence[ScoreRequest]) -> None:
+        with translated(self._url), self._redis.pipeline(transaction=False) as pipe:
+            for request in requests:
+                pipe.lpush(message.list_key(keys.SCORE_QUEUE, request.priority), message.score_message(request))
+            pipe.execute()
+
+    def result(self, request_id: str, timeout: float | None = None) -> Verdict:
+        """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
+
+        Raises:
+            ResultTimeout: no verdict within that time; it may still come. Verdicts also expire.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with translated(self._url), self._redis.pubsub() as announced:  # type: ignore[no-untyped-call]
+            # Subscribed before the first look: an announcement between the two is not missed.
+            announced.subscribe(keys.done(request_id))
+            while True:
+                if (found := self._redis.get(keys.result(request_id))) is not None:
+                    return Verdict.model_validate_json(found)
+                left = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
+                if left <= 0:
+                    raise ResultTimeout(
+                        f"no verdict for {request_id} within {timeout} s; is a worker running, and was it submitted?"
+                    )
+                announced.get_message(timeout=left)
+
+    def results(self) -> Iterator[Verdict]:
+        """Every verdict that is in Redis now, in no order.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            # A set, because a scan may name a key twice.
+            for page in _chunks(set(self._redis.scan_iter(match=keys.RESULTS, count=_CHUNK))):
+                for found in self._redis.mget(page):
+                    if found is not None:  # it expired since
+                        yield Verdict.model_validate_json(found)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk

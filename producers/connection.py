@@ -1,0 +1,69 @@
+"""One way to reach Redis, and one failure when it cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
+from redis.retry import Retry
+
+from m3agiqa.errors import ConfigError, QueueUnavailable
+
+#: Seconds. Longer than any command we send takes, shorter than anybody's patience.
+SOCKET_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+#: Tries of a command after the first, with pauses growing to a second.
+RETRIES = 4
+#: Seconds a connection may have been idle before it is checked: firewalls forget it silently.
+HEALTH_CHECK_S = 10
+
+
+def connect(url: str, *, retries: int = RETRIES) -> Redis:
+    """A client for `url`, safe to share between threads; connects on first use.
+
+    Raises:
+        ConfigError: not a Redis URL.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=HEALTH_CHECK_S,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+        )
+    except ValueError:
+        raise ConfigError("the Redis URL must look like redis://host:6379/0, rediss:// for TLS") from None
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn redis-py's failures into ours, saying what to do.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached, or refused the command.
+    """
+    try:
+        yield
+    except AuthenticationError:
+        raise QueueUnavailable(f"Redis at {_place(url)} refused the password; check the one in its URL") from None
+    except (ConnectionError, TimeoutError) as error:
+        raise QueueUnavailable(
+            f"Redis at {_place(url)} cannot be reached ({type(error).__name__}); is it running, and its URL right?"
+        ) from None
+    except RedisError as error:
+        # The first word is Redis' own error code (OOM, READONLY, ...); the rest may quote the command.
+        word = str(error).partition(" ")[0]
+        raise QueueUnavailable(f"Redis at {_place(url)} refused a command: {word}") from None
+
+
+def _place(url: str) -> str:
+    """Host and port, without the password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
