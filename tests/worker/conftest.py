@@ -1,0 +1,144 @@
+"""Real servers on loopback for whatever goes out to the web."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+Answer = Callable[["Handler"], None]
+
+
+@dataclass
+class Received:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Writes down every request, then lets the test's own function answer it."""
+
+    server: HttpServer
+
+    def answer(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.received.append(Received(self.command, self.path, headers, self.rfile.read(length)))
+        self.server.answers(self)
+
+    do_GET = do_POST = answer  # noqa: N815
+
+    def reply(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "content_length" not in headers:
+            self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def drip(self, data: bytes) -> None:
+        """Send `data` over and over, a byte at a time, until the client is gone or the test is over."""
+        while not self.server.over.wait(0.01):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                if self.server.over.wait(0.01):
+                    return
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, answers: Answer) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = answers
+        self.received: list[Received] = []
+        self.over = threading.Event()
+
+    @property
+    def netloc(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.netloc}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that hang up are what these tests are about
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer], HttpServer]]:
+    """Starts an HTTP server that answers with the given function."""
+    servers = []
+
+    def start(answers: Answer) -> HttpServer:
+        server = HttpServer(answers)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+
+
+@dataclass
+class Connects:
+    """Every connection this process tries to open; those that would leave this machine are refused on the spot."""
+
+    watching: bool = False
+    tried: list[tuple[object, ...]] = field(default_factory=list)
+
+    def hook(self, event: str, args: tuple[object, ...]) -> None:
+        if event == "socket.connect" and self.watching and isinstance(address := args[1], tuple):
+            self.tried.append(address)
+            if address[0] != "127.0.0.1":
+                raise ConnectionRefusedError(f"tests stay on loopback: {address}")
+
+
+_connects = Connects()
+_hooked = threading.Event()
+
+
+@pytest.fixture
+def connects() -> Iterator[Connects]:
+    if not _hooked.is_set():
+        sys.addaudithook(_connects.hook)  # cannot be removed, so there is one for all tests
+        _hooked.set()
+    _connects.tried.clear()
+    _connects.watching = True
+    yield _connects
+    _connects.watching = False
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 API, empty; give its buckets names of your own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that any S3 API made for tests takes."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

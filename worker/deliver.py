@@ -1,0 +1,150 @@
+"""Sends a verdict where its caller wants it: a signed callback, or an S3 object."""
+
+from __future__ import annotations
+
+import re
+import time
+from binascii import Error as Base64Error
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError
+
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from worker import s3
+from worker.http import Transport, host_of
+from worker.settings import Settings
+
+#: Seconds. A receiver cannot ask for more patience than this.
+MAX_RETRY_AFTER_S = 86_400.0
+
+#: S3's words for what only an operator can change.
+_S3_PERMANENT = frozenset({"AccessDenied", "AllAccessDisabled", "NoSuchBucket", "InvalidBucketName"})
+
+
+class Delivery(BaseModel):
+    """One verdict on its way to one place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_id: str
+    kind: Literal["callback", "s3"]
+    #: Where to: the callback's URL, or `s3://bucket/prefix`.
+    url: str
+    #: The verdict as JSON; what is signed and sent is exactly its UTF-8.
+    body: str
+    submitted_at: AwareDatetime
+    attempt: int = Field(ge=1)
+
+
+class Sender:
+    """Delivers. Safe to share among threads.
+
+    Raises:
+        ConfigError: a webhook secret is not base64, or `deliver_allow_hosts` holds something other than host:port.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout_s = settings.deliver_timeout_s
+        self._buckets = settings.deliver_s3_buckets
+        self._web = Transport(
+            timeout_s=settings.deliver_timeout_s,
+            allow_hosts=settings.deliver_allow_hosts,
+            forbidden=DeliveryForbidden,
+            unavailable=DeliveryUnavailable,
+        )
+        self._s3 = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
+        try:
+            self._signers = [Webhook(secret.get_secret_value()) for secret in settings.webhook_secrets]
+        except (Base64Error, EmptyWebhookSecretError):
+            raise ConfigError("M3AGIQA_WEBHOOK_SECRETS: each must be whsec_ and 24 to 64 bytes in base64") from None
+
+    def send(self, delivery: Delivery) -> None:
+        """Deliver once; returning means that the receiver has it.
+
+        Raises:
+            DeliveryForbidden: the destination is not allowed or does not exist, or nothing is configured to sign with.
+            DeliveryGone: the receiver answered 410.
+            DeliveryUnavailable: anything else; `retry_after_s` if the receiver named a time.
+        """
+        if delivery.kind == "callback":
+            self._post(delivery)
+        else:
+            self._put(delivery)
+
+    def _post(self, delivery: Delivery) -> None:
+        if not self._signers:
+            raise DeliveryForbidden("callbacks are never sent unsigned: set M3AGIQA_WEBHOOK_SECRETS")
+        headers = {"Content-Type": "application/json", **self._signed(delivery)}
+        until = time.monotonic() + self._timeout_s
+        with self._web.open(
+            "POST", delivery.url, until=until, body=delivery.body.encode(), headers=headers
+        ) as response:
+            # The body is left unread: the status says all, and a receiver cannot make us wait for more.
+            host, status = host_of(response), response.status_code
+            retry_after = response.headers.get("retry-after")
+        if 200 <= status < 300:
+            return
+        if status == 410:
+            raise DeliveryGone(f"{host} answered 410")
+        raise DeliveryUnavailable(f"{host} answered {status}", retry_after_s=_seconds(retry_after))
+
+    def _signed(self, delivery: Delivery) -> dict[str, str]:
+        """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
+        # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
+        message_id = delivery.request_id.replace(".", "~")
+        now = datetime.now(UTC)
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signer.sign(message_id, now, delivery.body) for signer in self._signers),
+        }
+
+    def _put(self, delivery: Delivery) -> None:
+        bucket, prefix = s3.split(delivery.url, self._buckets, DeliveryForbidden)
+        assert self._s3 is not None, "a bucket is allowed, so there is a client"
+        try:
+            self._s3.put_object(
+                Bucket=bucket,
+                Key=_key(prefix, delivery),
+                Body=delivery.body.encode(),
+                ContentType="application/json",
+                # The first verdict stays: a repeated delivery changes nothing a reader may have seen.
+                IfNoneMatch="*",
+            )
+        except ClientError as error:
+            status, code = s3.reason(error)
+            if status == 412:
+                return
+            failure = DeliveryForbidden if code in _S3_PERMANENT else DeliveryUnavailable
+            raise failure(f"s3://{bucket} answered {status} {code}") from None
+        except ParamValidationError:
+            raise DeliveryForbidden(f"s3://{bucket}: the prefix makes a malformed key") from None
+        except BotoCoreError as error:
+            raise DeliveryUnavailable(f"s3://{bucket} cannot be written ({type(error).__name__})") from None
+
+
+def _key(prefix: str, delivery: Delivery) -> str:
+    """By the date of submission (UTC), which every repetition of a delivery shares."""
+    day = delivery.submitted_at.astimezone(UTC).date().isoformat()
+    name = f"results/v1/dt={day}/{delivery.request_id}.json"
+    return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None if it says neither."""
+    if retry_after is None:
+        return None
+    if re.fullmatch(r"\d{1,18}", retry_after.strip()):
+        seconds = float(retry_after)
+    else:
+        try:
+            when = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

@@ -1,0 +1,112 @@
+"""Fetches a picture from a URL that a stranger gave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import partial
+from urllib.parse import urljoin
+
+import requests
+import urllib3
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
+from worker import s3
+from worker.http import Transport, host_of, is_temporary
+from worker.settings import Settings
+
+MAX_REDIRECTS = 3
+CHUNK_BYTES = 65_536
+
+
+class Fetcher:
+    """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
+
+    Raises:
+        ConfigError: `fetch_allow_hosts` holds something other than host:port.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout_s = settings.fetch_timeout_s
+        self._max_bytes = settings.fetch_max_bytes
+        self._buckets = settings.fetch_s3_buckets
+        self._web = Transport(
+            timeout_s=settings.fetch_timeout_s,
+            allow_hosts=settings.fetch_allow_hosts,
+            ports=settings.fetch_ports,
+            forbidden=FetchForbidden,
+            unavailable=FetchUnavailable,
+        )
+        # Without a bucket it can never be used, and looking for credentials takes time.
+        self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
+
+    def fetch(self, url: str) -> bytes:
+        """The bytes at `url`, whatever they are.
+
+        Messages of failures hold the host and the status, never path, query or credentials.
+
+        Raises:
+            FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
+            FetchRefused: the server will not serve it (4xx), redirects too often, or encodes it unasked.
+            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx.
+            ImageTooLarge: more than `fetch_max_bytes`.
+        """
+        until = time.monotonic() + self._timeout_s
+        if url.lower().startswith(s3.SCHEME):
+            return self._from_s3(url, until)
+        return self._from_web(url, until)
+
+    def _from_web(self, url: str, until: float) -> bytes:
+        for _ in range(1 + MAX_REDIRECTS):
+            with self._web.open("GET", url, until=until, headers={"Accept": "image/*,*/*;q=0.5"}) as response:
+                if not response.is_redirect:
+                    return self._body(response)
+                # A redirect's own body is never read: it has no limit of its own.
+                url = urljoin(response.url, response.headers["location"])
+        raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
+
+    def _body(self, response: requests.Response) -> bytes:
+        host, status = host_of(response), response.status_code
+        if status != 200:
+            failure = FetchUnavailable if is_temporary(status) else FetchRefused
+            raise failure(f"{host} answered {status}")
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding != "identity":
+            raise FetchRefused(f"{host} compressed its answer, though asked not to")
+        length = response.headers.get("content-length", "")
+        chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
+        return self._capped(chunks, int(length) if length.isdecimal() else 0)
+
+    def _from_s3(self, url: str, until: float) -> bytes:
+        bucket, key = s3.split(url, self._buckets, FetchForbidden)
+        assert self._s3 is not None, "a bucket is allowed, so there is a client"
+        try:
+            found = self._s3.get_object(Bucket=bucket, Key=key)
+            with found["Body"] as body:
+                # One wait a chunk: read() would wait for a full one however little arrives at a time.
+                chunks = iter(partial(body.read1, CHUNK_BYTES), b"")
+                data = self._capped(chunks, found["ContentLength"], until)
+            if len(data) < found["ContentLength"]:
+                raise FetchUnavailable(f"s3://{bucket} broke off")
+            return data
+        except ClientError as error:
+            status, code = s3.reason(error)
+            failure = FetchUnavailable if is_temporary(status) else FetchRefused
+            raise failure(f"s3://{bucket} answered {status} {code}") from None
+        except ParamValidationError:
+            raise FetchForbidden(f"s3://{bucket}: the key is malformed") from None
+        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
+            raise FetchUnavailable(f"s3://{bucket} cannot be read ({type(error).__name__})") from None
+
+    def _capped(self, chunks: Iterable[bytes], announced: int, until: float | None = None) -> bytes:
+        if announced > self._max_bytes:
+            raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise ImageTooLarge(f"more than {self._max_bytes} bytes")
+            if until is not None and time.monotonic() >= until:
+                raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
+        return bytes(body)

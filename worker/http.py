@@ -1,0 +1,245 @@
+"""The one way out to the web, for addresses that strangers gave.
+
+`requests-hardened` resolves a name once, refuses private addresses and connects to the very address it checked, so that
+a second DNS answer changes nothing. Added here: ports, trusted hosts, no credentials in URLs, the few ranges its filter
+lets pass, and a deadline over the whole exchange. Redirects are never followed: each hop is a new `open`, checked anew.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import socket
+import ssl
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import certifi
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests_hardened import Config, HTTPSession
+from requests_hardened.ip_filter import InvalidIPAddress
+from requests_hardened.ip_filter_adapter import IPFilterAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from m3agiqa import __version__
+from m3agiqa.errors import ConfigError, M3AGIQAError
+
+USER_AGENT = f"m3agiqa/{__version__}"
+#: Anything else needs the allow-list.
+DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Statuses that may be gone with the next try; every 5xx is one as well.
+TEMPORARY_STATUSES = frozenset({408, 425, 429})
+
+#: One connection an exchange; no compression, as unpacking is where a few bytes become many.
+_HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
+
+_NOT_PUBLIC = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, on an address that looks public
+    ipaddress.ip_network("fec0::/10"),  # site-local: deprecated, still routed where it is in use
+)
+_HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+
+#: Monotonic seconds. Sockets belong to one thread's one exchange, so the thread's deadline is theirs.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+def is_temporary(status: int) -> bool:
+    return status in TEMPORARY_STATUSES or status >= 500
+
+
+def host_of(response: requests.Response) -> str:
+    """The answering host, as messages may show it."""
+    return urlsplit(response.url).hostname or ""
+
+
+class Transport:
+    """Sends one request at a time to a checked address. Safe to share among threads; keeps no connections or cookies.
+
+    `timeout_s` is named in messages; the deadline itself comes with each `open`. `forbidden` and `unavailable` are the
+    failures to raise: the first permanent, the second retryable.
+
+    Raises:
+        ConfigError: an entry of `allow_hosts` is not host:port.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        allow_hosts: Collection[str],
+        ports: Collection[int] = tuple(DEFAULT_PORTS.values()),
+        forbidden: type[M3AGIQAError],
+        unavailable: type[M3AGIQAError],
+    ) -> None:
+        for entry in allow_hosts:
+            if not _HOST_AND_PORT.fullmatch(entry):
+                raise ConfigError(f"allowed host {entry!r} is not host:port, such as pictures.internal:8080")
+        self._timeout_s = timeout_s
+        self._trusted = frozenset(entry.lower() for entry in allow_hosts)
+        self._ports = frozenset(ports)
+        self._forbidden = forbidden
+        self._unavailable = unavailable
+        self._config = Config(
+            ip_filter_enable=True,
+            ip_filter_allow_loopback_ips=False,
+            never_redirect=True,
+            default_timeout=(timeout_s, timeout_s),
+            user_agent_override=USER_AGENT,
+        )
+        self._tls = _tls_context()
+
+    @contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        until: float,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[requests.Response]:
+        """Send one request; the response's body is not read yet, and is as the server sent it (never decompressed).
+
+        `until` is in seconds of `time.monotonic`; reading the body inside the `with` obeys it too. Looking up the name
+        is bounded by the system's resolver alone. Failures to resolve are retryable like any other: a resolver's
+        outage and a record that is not there yet look the same as a name that never existed.
+
+        Raises:
+            forbidden: scheme, port, address or form of the URL are not accepted.
+            unavailable: no connection, no answer, or not all of it before `until`.
+        """
+        token = _deadline.set(until)
+        name = "the URL"
+        try:
+            request = requests.Request(method, url, data=body, headers={**_HEADERS, **(headers or {})})
+            with _Session(self._config) as session:
+                session.trust_env = False
+                session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+                prepared = session.prepare_request(request)
+                # The adapter takes host and port from this very string by the same function.
+                name, trusted = self._check(str(prepared.url))
+                for scheme in DEFAULT_PORTS:
+                    session.mount(f"{scheme}://", _Trusted(self._tls) if trusted else _Guarded(scheme, self._tls))
+                with session.send(prepared, stream=True, timeout=_seconds_left()) as response:
+                    yield response
+        except InvalidIPAddress:
+            raise self._forbidden(f"{name} is not a public address, and not on the allow-list") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, ValueError):
+            raise self._forbidden(f"{name} cannot be requested: malformed") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if time.monotonic() >= until:
+                raise self._unavailable(f"{name} took more than {self._timeout_s:g} s") from None
+            raise self._unavailable(f"{name} cannot be reached, or broke off ({type(error).__name__})") from None
+        finally:
+            _deadline.reset(token)
+
+    def _check(self, url: str) -> tuple[str, bool]:
+        """The host as messages may show it, and whether it is trusted."""
+        parts = urlsplit(url)
+        if parts.scheme not in DEFAULT_PORTS:
+            raise self._forbidden("only http and https URLs are accepted")
+        if "@" in parts.netloc or "%" in parts.netloc:
+            raise self._forbidden("a URL with a user name, a password or a network zone is not accepted")
+        host = parts.hostname or ""
+        host = f"[{host}]" if ":" in host else host
+        port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+        trusted = f"{host}:{port}" in self._trusted
+        if not trusted and port not in self._ports:
+            raise self._forbidden(f"{host}: port {port} is not allowed, and {host}:{port} not on the allow-list")
+        return host, trusted
+
+
+def _seconds_left() -> float:
+    left = _deadline.get() - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
+class _Session(HTTPSession):  # type: ignore[misc]
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[requests.PreparedRequest]:
+        # Even when told not to follow, requests looks for the next hop and reads all of the redirect's body for it.
+        return iter(())
+
+
+class _Socket(socket.socket):
+    """Ends every wait at the deadline. A timeout alone starts anew with each byte a slow server sends."""
+
+    def settimeout(self, value: float | None) -> None:
+        super().settimeout(min(_seconds_left(), value or math.inf))
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(None)
+        return super().recv_into(*args, **kwargs)
+
+
+class _TLSSocket(_Socket, ssl.SSLSocket):
+    """Its handshake is one wait: the timeout it takes over from the plain socket covers all of it."""
+
+
+def _tls_context() -> ssl.SSLContext:
+    # The system's authorities, so that SSL_CERT_FILE can name a private one; certifi's where an image ships none.
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    context.sslsocket_class = _TLSSocket
+    return context
+
+
+class _Connection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        self.timeout = _seconds_left()
+        plain = super()._new_conn()  # type: ignore[no-untyped-call, unused-ignore]
+        punctual = _Socket(fileno=plain.detach())
+        punctual.settimeout(None)
+        return punctual
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+class _Trusted(HTTPAdapter):
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        super().__init__()
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls, **pool_kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        # The context holds the authorities already; requests would read its bundle again for every connection.
+        conn.cert_reqs = "CERT_REQUIRED"
+
+
+class _Guarded(_Trusted, IPFilterAdapter):  # type: ignore[misc]
+    def __init__(self, scheme: str, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        IPFilterAdapter.__init__(self, is_https_proto=scheme == "https")
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
+        # The filter has put the address it found in the host's place.
+        address = ipaddress.ip_address(host_params["host"].strip("[]"))
+        if not address.is_global or address.is_reserved or any(address in network for network in _NOT_PUBLIC):
+            raise InvalidIPAddress(address)
+        return host_params, pool_kwargs
