@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
-from binascii import Error as Base64Error
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -12,7 +12,6 @@ from typing import Literal
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from standardwebhooks import Webhook
-from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
 from worker import s3
@@ -45,7 +44,7 @@ class Sender:
     """Delivers. Safe to share among threads.
 
     Raises:
-        ConfigError: a webhook secret is not base64, or `deliver_allow_hosts` holds something other than host:port.
+        ConfigError: a webhook secret breaks the standard, or `deliver_allow_hosts` holds more than host:port.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,10 +57,7 @@ class Sender:
             unavailable=DeliveryUnavailable,
         )
         self._s3 = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
-        try:
-            self._signers = [Webhook(secret.get_secret_value()) for secret in settings.webhook_secrets]
-        except (Base64Error, EmptyWebhookSecretError):
-            raise ConfigError("M3AGIQA_WEBHOOK_SECRETS: each must be whsec_ and 24 to 64 bytes in base64") from None
+        self._signers = [_signer(secret.get_secret_value()) for secret in settings.webhook_secrets]
 
     def send(self, delivery: Delivery) -> None:
         """Deliver once; returning means that the receiver has it.
@@ -126,6 +122,18 @@ class Sender:
             raise DeliveryForbidden(f"s3://{bucket}: the prefix makes a malformed key") from None
         except BotoCoreError as error:
             raise DeliveryUnavailable(f"s3://{bucket} cannot be written ({type(error).__name__})") from None
+
+
+def _signer(secret: str) -> Webhook:
+    text = secret.removeprefix("whsec_").rstrip("=")
+    try:
+        # The package would take "hunter2" for base64 as well.
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ConfigError("M3AGIQA_WEBHOOK_SECRETS: each must be whsec_ and 24 to 64 bytes in base64")
+    return Webhook(key)
 
 
 def _key(prefix: str, delivery: Delivery) -> str:

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.received.append(Received(self.command, self.path, headers, self.rfile.read(length)))
         self.server.answers(self)
 
-    do_GET = do_POST = answer  # noqa: N815
+    do_GET = do_POST = do_PUT = answer  # noqa: N815
 
     def reply(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)

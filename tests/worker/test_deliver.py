@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from pydantic import ValidationError
+from standardwebhooks import Webhook
+
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from worker.deliver import MAX_RETRY_AFTER_S, Delivery, Sender
+from worker.settings import Settings
+
+OLD, NEW, STRANGER = ("whsec_" + base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
+VERDICT = json.dumps({"request_id": "r-1", "reasons": ["Straße — 素晴らしい"]}, ensure_ascii=False)
+
+
+def delivery(url: str, kind: str = "callback", **fields: Any) -> Delivery:
+    values = {"request_id": "r-1", "body": VERDICT, "submitted_at": datetime.now(UTC), "attempt": 1, **fields}
+    return Delivery.model_validate({"kind": kind, "url": url, **values})
+
+
+def sender(*servers: Any, **settings: Any) -> Sender:
+    settings = {"webhook_secrets": (NEW,), **settings}
+    return Sender(Settings(deliver_allow_hosts=tuple(server.netloc for server in servers), **settings))
+
+
+# --- what is sent ------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_sent_are_the_bytes_signed(serve: Any) -> None:
+    server = serve(lambda request: request.reply(204))
+    sender(server).send(delivery(f"{server.url}/hook?who=me"))
+    [request] = server.received
+    assert (request.method, request.path) == ("POST", "/hook?who=me")
+    assert request.body == VERDICT.encode()
+    assert request.headers["content-type"] == "application/json"
+    assert Webhook(NEW).verify(request.body, request.headers) == json.loads(VERDICT)
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(NEW).verify(request.body + b" ", request.headers)
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(STRANGER).verify(request.body, request.headers)
+
+
+def test_while_secrets_rotate_either_verifies(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    sender(server, webhook_secrets=(OLD, NEW)).send(delivery(server.url))
+    [request] = server.received
+    assert len(request.headers["webhook-signature"].split(" ")) == 2
+    for secret in (OLD, NEW):
+        assert Webhook(secret).verify(request.body, request.headers)
+
+
+def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    for request_id, attempt in (("a.b", 1), ("a.b", 2), ("a-b", 1), ("a_b", 1)):
+        sender(server).send(delivery(server.url, request_id=request_id, attempt=attempt))
+    ids = [request.headers["webhook-id"] for request in server.received]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert not any("." in message_id for message_id in ids), "a dot separates the id from the rest of what is signed"
+    for request in server.received:
+        assert Webhook(NEW).verify(request.body, request.headers)
+
+
+def test_nothing_is_sent_unsigned(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden, match="M3AGIQA_WEBHOOK_SECRETS"):
+        sender(server, webhook_secrets=()).send(delivery(server.url))
+    assert server.received == []
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "hunter2", "whsec_hunter2!" * 4, "ß" * 40, "QUJD" * 7, "QUJD" * 22])
+def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret: str) -> None:
+    with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_SECRETS") as failure:
+        sender(webhook_secrets=(OLD, secret))
+    assert secret.removeprefix("whsec_") not in str(failure.value) or secret == "whsec_"
+
+
+# --- what a receiver answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_delivered(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status))
+    sender(server).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_not_followed(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status, location="/elsewhere"))
+    with pytest.raises(DeliveryUnavailable, match=str(status)):
+        sender(server).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+def test_gone_is_gone(serve: Any) -> None:
+    server = serve(lambda request: request.reply(410))
+    with pytest.raises(DeliveryGone):
+        sender(server).send(delivery(server.url))
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 422, 429, 500, 503])
+def test_any_other_status_may_be_tried_again(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status))
+    with pytest.raises(DeliveryUnavailable, match=f"127.0.0.1 answered {status}") as failure:
+        sender(server).send(delivery(f"{server.url}/SECRET?token=SECRET"))
+    assert failure.value.retry_after_s is None
+    assert "SECRET" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        (" 7 ", 7),
+        ("999999999999", MAX_RETRY_AFTER_S),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER_S),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("9" * 5000, None),
+        ("", None),
+    ],
+)
+def test_the_time_a_receiver_asks_for_is_passed_on(header: str, seconds: float | None, serve: Any) -> None:
+    server = serve(lambda request: request.reply(503, retry_after=header))
+    with pytest.raises(DeliveryUnavailable) as failure:
+        sender(server).send(delivery(server.url))
+    assert failure.value.retry_after_s == seconds
+
+
+def test_a_date_becomes_the_seconds_until_then(serve: Any) -> None:
+    then = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    server = serve(lambda request: request.reply(429, retry_after=then))
+    with pytest.raises(DeliveryUnavailable) as failure:
+        sender(server).send(delivery(server.url))
+    assert failure.value.retry_after_s is not None
+    assert 3300 < failure.value.retry_after_s <= 3600
+
+
+def test_an_answer_without_end_does_not_matter(serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.reply(200, content_length=str(10**12))
+        request.drip(b"x")
+
+    server = serve(answer)
+    sender(server, deliver_timeout_s=60).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+def test_a_receiver_that_drips_headers_is_given_up(serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        request.drip(b"x-more: of the same\r\n")
+
+    server = serve(answer)
+    with pytest.raises(DeliveryUnavailable, match=r"took more than 0\.5 s"):
+        sender(server, deliver_timeout_s=0.5).send(delivery(server.url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://169.254.169.254/",
+        "http://10.0.0.1/hook",
+        "http://93.184.215.14:6379/",
+        "http://user:password@93.184.215.14/",
+        "file:///etc/passwd",
+    ],
+)
+def test_a_receiver_inside_is_forbidden(url: str, serve: Any, connects: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden):
+        sender().send(delivery(url.format(port=server.server_port)))
+    assert connects.tried == []
+    assert server.received == []
+
+
+def test_what_fetching_may_reach_delivering_may_not(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden):
+        sender(fetch_allow_hosts=(server.netloc,), fetch_ports=(server.server_port,)).send(delivery(server.url))
+    assert server.received == []
+
+
+def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    url, to_closed_port = server.url, sender(server)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DeliveryUnavailable):
+        to_closed_port.send(delivery(url))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attempt": 0}, {"submitted_at": datetime(2026, 1, 1)}, {"kind": "mail"}, {"extra": 1}],
+)
+def test_a_delivery_is_validated(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        delivery("http://receiver.example/", **fields)
+
+
+# --- S3 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, aws: None) -> Any:
+    bucket = boto3.session.Session().resource("s3", endpoint_url=s3_endpoint).Bucket("verdicts")
+    bucket.create()
+    yield bucket
+    bucket.objects.delete()
+    bucket.delete()
+
+
+def to_s3(endpoint: str, **settings: Any) -> Sender:
+    return sender(s3_endpoint_url=endpoint, deliver_s3_buckets=("verdicts", "missing"), **settings)
+
+
+def keys(bucket: Any) -> list[str]:
+    return [found.key for found in bucket.objects.all()]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [
+        ("", "results/v1/dt=2026-02-28/r-1.json"),
+        ("/", "results/v1/dt=2026-02-28/r-1.json"),
+        ("/team", "team/results/v1/dt=2026-02-28/r-1.json"),
+        ("/team/a b/", "team/a b/results/v1/dt=2026-02-28/r-1.json"),
+    ],
+)
+def test_a_verdict_lies_under_the_day_it_was_submitted(prefix: str, key: str, bucket: Any, s3_endpoint: str) -> None:
+    # Given a request submitted on 1 March in Tokyo, when it was still February in UTC
+    submitted_at = datetime(2026, 3, 1, 8, 59, tzinfo=timezone(timedelta(hours=9)))
+    to_s3(s3_endpoint).send(delivery(f"s3://verdicts{prefix}", "s3", submitted_at=submitted_at))
+    assert keys(bucket) == [key]
+    found = bucket.Object(key).get()
+    assert found["Body"].read() == VERDICT.encode()
+    assert found["ContentType"] == "application/json"
+
+
+def test_delivered_twice_is_one_object_with_the_first_content(bucket: Any, s3_endpoint: str) -> None:
+    first = delivery("s3://verdicts/team", "s3")
+    to_s3(s3_endpoint).send(first)
+    to_s3(s3_endpoint).send(first.model_copy(update={"body": "{}", "attempt": 2}))
+    [key] = keys(bucket)
+    assert bucket.Object(key).get()["Body"].read() == VERDICT.encode()
+
+
+def test_no_secret_is_needed_for_s3(bucket: Any, s3_endpoint: str) -> None:
+    to_s3(s3_endpoint, webhook_secrets=()).send(delivery("s3://verdicts", "s3"))
+    assert len(keys(bucket)) == 1
+
+
+def test_a_bucket_that_is_not_allowed_is_forbidden(bucket: Any, s3_endpoint: str) -> None:
+    for url in ("s3://others/team", "s3://", "s3:///verdicts", "s3://verdicts.evil/"):
+        with pytest.raises(DeliveryForbidden, match="not on the list"):
+            to_s3(s3_endpoint).send(delivery(url, "s3"))
+    assert keys(bucket) == []
+
+
+def test_a_bucket_that_is_not_there_is_forbidden(bucket: Any, s3_endpoint: str) -> None:
+    with pytest.raises(DeliveryForbidden, match="NoSuchBucket"):
+        to_s3(s3_endpoint).send(delivery("s3://missing/team", "s3"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "failure"),
+    [
+        (403, "AccessDenied", DeliveryForbidden),
+        (409, "ConditionalRequestConflict", DeliveryUnavailable),
+        (503, "SlowDown", DeliveryUnavailable),
+        (500, "InternalError", DeliveryUnavailable),
+    ],
+)
+def test_what_s3_answers_decides_whether_to_try_again(
+    status: int, code: str, failure: Any, serve: Any, aws: None
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>SECRET</Message></Error>".encode()
+    server = serve(lambda request: request.reply(status, body, content_type="application/xml"))
+    with pytest.raises(failure, match=f"s3://verdicts answered {status} {code}") as raised:
+        to_s3(server.url).send(delivery("s3://verdicts/SECRET", "s3"))
+    assert "SECRET" not in str(raised.value)
+    assert len(server.received) == 1
+
+
+def test_an_s3_service_that_hangs_is_given_up(serve: Any, aws: None) -> None:
+    server = serve(lambda request: request.server.over.wait(60))
+    with pytest.raises(DeliveryUnavailable, match="cannot be written"):
+        to_s3(server.url, deliver_timeout_s=0.5).send(delivery("s3://verdicts", "s3"))
+
+
+def test_moto_itself_refuses_to_overwrite(bucket: Any) -> None:
+    """What the tests above rest on."""
+    bucket.put_object(Key="k", Body=b"1")
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        bucket.put_object(Key="k", Body=b"2", IfNoneMatch="*")
