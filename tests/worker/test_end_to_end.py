@@ -1,0 +1,183 @@
+"""Real worker processes on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from producers import Client, keys, message
+from tests.support import Web, Worker, eventually
+
+Start = Callable[..., Worker]
+
+
+def test_a_picture_comes_back_as_a_verdict(client: Client, web: Web, worker_process: Start) -> None:
+    # given a worker
+    worker_process("score")
+    # when a picture is submitted
+    request_id = client.submit(image_url=web.url("cat.png"), prompt="a cat", metadata={"user": 7})
+    # then its verdict comes
+    verdict = client.result(request_id, timeout=60)
+    assert verdict.status == "scored"
+    assert set(verdict.aspects) == {"quality", "correspondence", "authenticity"}
+    assert verdict.image is not None
+    assert verdict.image.width == 16
+    assert verdict.metadata == {"user": 7}
+    assert verdict.attempt == 1
+    assert {"queue", "fetch", "decode", "score"} <= set(verdict.timings_ms)
+
+
+def test_every_priority_arrives(client: Client, web: Web, worker_process: Start) -> None:
+    worker_process("score")
+    ids = [client.submit(image_url=web.url("a.png"), prompt="", priority=priority) for priority in (0, 3, 6, 9)]
+    assert [client.result(request_id, timeout=60).status for request_id in ids] == ["scored"] * 4
+
+
+def test_a_verdict_is_delivered(client: Client, web: Web, worker_process: Start) -> None:
+    # given both workers
+    worker_process("score")
+    worker_process("deliver")
+    # when a request names a callback
+    request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+    # then exactly the verdict in Redis is posted there
+    eventually(lambda: web.count("hook"), "a callback")
+    [body] = [body for method, _, body in web.requests if method == "POST"]
+    assert json.loads(body) == client.result(request_id, timeout=0).model_dump(mode="json")
+
+
+def test_a_receiver_that_fails_gets_identical_bytes_again_and_at_last_a_dead_letter(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a receiver that recovers, and one that does not
+    web.answers |= {"recovers": [503, 500, 200], "broken": [503]}
+    worker_process("score")
+    worker_process("deliver", deliver_retry_delays_s="0.1,0.1,0.1")
+    # when verdicts are to be delivered to them
+    for path in ("recovers", "broken"):
+        client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url(path), request_id=path)
+    # then the first takes it at the third attempt, the second is given up after the fourth
+    eventually(lambda: redis.llen(keys.DEAD), "a dead letter")
+    eventually(lambda: web.count("recovers") == 3, "the third attempt")
+    assert len({body for _, path, body in web.requests if path == "/recovers"}) == 1
+    assert web.count("broken") == 4
+    [letter] = client.dead_letters()
+    assert (letter.request_id, letter.kind, letter.code, letter.attempts) == (
+        "broken",
+        "callback",
+        "delivery_unavailable",
+        4,
+    )
+    assert "503" in letter.reason
+    assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["attempt"] == 1
+
+
+def test_a_receiver_that_is_gone_is_not_asked_twice(client: Client, web: Web, worker_process: Start) -> None:
+    web.answers["gone"] = [410]
+    worker_process("score")
+    worker_process("deliver", deliver_retry_delays_s="0.1")
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("gone"))
+    [letter] = eventually(lambda: list(client.dead_letters()), "a dead letter")
+    assert (letter.code, letter.attempts) == ("delivery_gone", 1)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "attempt", "code"),
+    [
+        ([503, 503, 200], "scored", 3, None),
+        ([503], "failed", 3, "fetch_unavailable"),
+        ([404], "failed", 1, "fetch_refused"),
+    ],
+    ids=["recovers", "stays away", "is not there"],
+)
+def test_a_picture_that_cannot_be_fetched(
+    statuses: list[int],
+    status: str,
+    attempt: int,
+    code: str | None,
+    client: Client,
+    web: Web,
+    worker_process: Start,
+) -> None:
+    # given a picture server with troubles
+    web.answers["a.png"] = statuses
+    worker_process("score", score_retry_delays_s="0.1,0.1")
+    # when one of its pictures is submitted
+    verdict = client.result(client.submit(image_url=web.url("a.png"), prompt=""), timeout=60)
+    # then what may pass is tried again, and a failure is never a rejection
+    assert (verdict.status, verdict.attempt) == (status, attempt)
+    assert (verdict.error and verdict.error.code) == code
+    assert web.count("a.png") == attempt
+    assert verdict.decision == "review" or code is None
+
+
+def test_a_policy_that_does_not_exist_fails_the_request(client: Client, web: Web, worker_process: Start) -> None:
+    worker_process("score")
+    verdict = client.result(client.submit(image_url=web.url("a.png"), prompt="", policy="none-such"), timeout=60)
+    assert verdict.error is not None
+    assert verdict.error.code == "config_error"
+    assert verdict.decision == "review"
+
+
+def test_an_invalid_request_that_names_itself_is_answered(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given requests with a wrong field, an unknown field, and text that no UTF-8 holds
+    payloads: dict[str, dict[str, object]] = {
+        "wrong": {"image_url": "ftp://host/x.png", "prompt": "p", "metadata": {"k": 1}},
+        "unknown": {"image_url": web.url("a.png"), "prompt": "p", "colour": "red"},
+        "surrogate": {"image_url": web.url("a.png"), "prompt": "\ud800"},
+    }
+    worker_process("score")
+    # when they are pushed by a producer that did not check them
+    for name, payload in payloads.items():
+        raw = message.envelope(keys.SCORE_QUEUE, {**payload, "request_id": name}, task_id=name)
+        redis.lpush(keys.SCORE_QUEUE, raw)
+    # then each is answered with a failed verdict
+    for name, payload in payloads.items():
+        verdict = client.result(name, timeout=60)
+        assert verdict.error is not None
+        assert verdict.error.code == "request_invalid"
+        assert verdict.metadata == payload.get("metadata", {})
+
+
+def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a queue with garbage in it
+    good = json.loads(message.envelope(keys.SCORE_QUEUE, {"image_url": "x"}, task_id="x"))
+    tagless = {**good, "properties": {k: v for k, v in good["properties"].items() if k != "delivery_tag"}}
+    stranger = {**good, "headers": {**good["headers"], "task": "other.task"}}
+    nameless = message.envelope(keys.SCORE_QUEUE, {"prompt": "no request id"}, task_id="x")
+    garbage = [b"not json", b"\xff\xfe", "[]", json.dumps(tagless), json.dumps(stranger), nameless]
+    worker = worker_process("score")
+    # when the worker takes it, and a good message after it
+    redis.lpush(keys.SCORE_QUEUE, *garbage)
+    request_id = client.submit(image_url=web.url("a.png"), prompt="", priority=0)
+    # then the good one is scored by the same process, and every other is kept with the reason
+    assert client.result(request_id, timeout=60).status == "scored"
+    eventually(lambda: redis.llen(keys.DEAD) == len(garbage), "dead letters")
+    assert worker.process.poll() is None
+    assert {letter.code for letter in client.dead_letters()} == {"request_invalid"}
+    assert any("delivery_tag" in letter.reason for letter in client.dead_letters())
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+
+
+def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, worker_process: Start) -> None:
+    # given a picture that fails, one that does not, and a message of an unknown task
+    web.answers["private.png"] = [404]
+    worker = worker_process("score")
+    secret = {"image_url": web.url("private.png"), "prompt": "a private wish"}
+    # when they are handled
+    ids = [client.submit(**secret), client.submit(image_url=web.url("private2.png"), prompt="a private wish")]
+    stranger = json.loads(message.envelope(keys.SCORE_QUEUE, secret, task_id="x"))
+    stranger["headers"]["task"] = "other.task"
+    redis.lpush(keys.SCORE_QUEUE, json.dumps(stranger))
+    for request_id in ids:
+        client.result(request_id, timeout=60)
+    eventually(lambda: redis.llen(keys.DEAD), "the dead letter")
+    # then nothing private is in the log
+    assert worker.terminate() == 0
+    assert "private" not in worker.log

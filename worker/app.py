@@ -1,0 +1,83 @@
+"""The Celery application: `celery -A worker.app worker -P threads -c N -Q score`, and the same with `-Q deliver`.
+
+Importing this module reads no setting and starts nothing; `worker.lifecycle` does, once a worker starts.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+from m3agiqa.errors import ConfigError
+from producers import keys, message
+from producers.connection import CONNECT_TIMEOUT_S, HEALTH_CHECK_S
+from worker import lifecycle
+from worker.settings import Settings
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings."""
+    url = settings.redis_url.get_secret_value()
+    return {
+        "broker_url": url,
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss:") else False,
+        # Redis may go away for any time, also while a worker starts, and may refuse commands during a failover.
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "broker_transport_options": {
+            "visibility_timeout": settings.effective_visibility_timeout_s,
+            # The defaults look for abandoned messages only every 100 s.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "queue_order_strategy": "priority",
+            "priority_steps": list(message.PRIORITY_STEPS),
+            "sep": message.SEPARATOR,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_keepalive": True,
+            "health_check_interval": HEALTH_CHECK_S,
+        },
+        "task_queues": [_queue(keys.SCORE_QUEUE), _queue(keys.DELIVER_QUEUE)],
+        "task_default_queue": keys.SCORE_QUEUE,
+        # A misspelt -Q is an error, not a new queue.
+        "task_create_missing_queues": False,
+        # A task is gone from Redis only after it is done.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # A worker takes no more than it works on, so that others may, and that priorities hold.
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        # Verdicts are kept by worker.store.
+        "result_backend": None,
+        "task_ignore_result": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "enable_utc": True,
+        # Flower lives on events. Those of sending would need Celery in the producer.
+        "worker_send_task_events": True,
+        "task_send_sent_event": False,
+        # Leave handlers that others put on the root logger, and stdout, alone.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
+
+
+def _from_environment() -> dict[str, Any]:
+    try:
+        return configuration(Settings.from_environment())
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+app = Celery("m3agiqa", include=["worker.tasks"])
+app.add_defaults(_from_environment)
+lifecycle.connect()

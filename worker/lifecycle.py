@@ -1,0 +1,150 @@
+"""What happens when a worker starts and stops.
+
+Everything is ready before the first message is taken, and stands until the last task has ended: Celery sends
+`celeryd_after_setup` before it connects, and `worker_shutdown` after its pool is empty.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import signals
+from celery.concurrency import thread
+from kombu.transport import TRANSPORT_ALIASES
+
+from m3agiqa.contract import Failure
+from m3agiqa.errors import ConfigError, M3AGIQAError, ScoringError
+from producers import keys
+from worker.batcher import Batcher
+from worker.health import Health
+from worker.settings import Settings
+from worker.store import Poller, Store
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for the first batch, in which kernels may be compiled.
+WARM_UP_TIMEOUT_S = 900.0
+#: A batch that outlives the deadline of those in it this many times will never end.
+HANGING_AFTER = 2.0
+
+#: Run in the reverse of the order they were added in.
+_on_stop: list[Callable[[], None]] = []
+_on_ready: list[Callable[[], None]] = []
+
+
+def connect() -> None:
+    """Let a worker that starts from now on do so with what is below."""
+    signals.celeryd_init.connect(_check_messages)
+    signals.celeryd_after_setup.connect(_start)
+    signals.worker_ready.connect(_ready)
+    signals.worker_shutdown.connect(_stop)
+
+
+def _check_messages(**_: Any) -> None:
+    # In the worker alone: producers and Flower take nothing from the lists.
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.broker:Transport"))
+
+
+def _start(instance: Any, **_: Any) -> None:
+    """Build what the tasks need, or end the process with a message that says what is wrong."""
+    try:
+        settings = Settings.from_environment()
+        queues = list(instance.app.amqp.queues.consume_from)
+        _check_command_line(instance, queues, settings)
+        if settings.sentry_dsn is not None:
+            from worker.reporting import setup_sentry
+
+            setup_sentry(settings)
+        _serve(instance.app, queues, settings)
+    except M3AGIQAError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Celery swallows every Exception here, and would go on without what the tasks need.
+        raise SystemExit(1) from None
+
+
+def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings) -> None:
+    if instance.pool_cls is not thread.TaskPool:
+        raise ConfigError("start the worker with -P threads: its tasks share one process, with the model in it")
+    if keys.SCORE_QUEUE in queues and instance.concurrency < 2 * settings.max_batch:
+        raise ConfigError(
+            f"start the worker with -c {2 * settings.max_batch} or more, twice M3AGIQA_MAX_BATCH: "
+            "one batch is fetched while another is scored"
+        )
+
+
+def _serve(app: Any, queues: list[str], settings: Settings) -> None:
+    store = Store(settings)
+    _on_stop.append(store.close)
+    checks: list[Callable[[], bool]] = []
+    if keys.DELIVER_QUEUE in queues:
+        _prepare_deliver(app, settings, store)
+    if keys.SCORE_QUEUE in queues:
+        batcher = _prepare_score(app, settings, store)
+        checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
+    poller = Poller(store)
+    _on_stop.append(poller.stop)
+    checks.append(lambda: poller.alive)
+    if settings.health_dir is not None:
+        health = Health(settings.health_dir, queues, lambda: all(check() for check in checks))
+        _on_stop.append(health.stop)
+        _on_ready.append(health.ready)
+
+
+def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
+    from worker.deliver import Sender
+    from worker.tasks import Courier
+
+    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings))
+
+
+def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
+    # Not at the top: a worker that only delivers has no model.
+    from m3agiqa.policy import Policy
+    from m3agiqa.scorer import load_scorer
+    from worker.fetch import Fetcher
+    from worker.tasks import Moderator
+
+    logger.info("loading model %s", settings.model)
+    scoring = load_scorer(settings.model, settings.device, max_batch=settings.max_batch)
+    batcher = Batcher(scoring, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
+    _on_stop.append(batcher.stop)
+    _warm_up(batcher, settings.max_batch)
+    app.tasks[keys.SCORE_TASK].moderator = Moderator(
+        settings, store, Fetcher(settings), batcher, Policy.load(settings.policy)
+    )
+    return batcher
+
+
+def _warm_up(batcher: Batcher, size: int) -> None:
+    """Score one full batch: what is compiled or allocated on first use is then, and a model that cannot score never
+    takes a picture.
+    """
+    from PIL import Image
+
+    from m3agiqa.contract import ImageInfo
+    from m3agiqa.images import Picture
+    from m3agiqa.jobs import Job
+
+    side = 512
+    picture = Picture(
+        Image.new("RGB", (side, side), "grey"), ImageInfo(sha256="0" * 64, width=side, height=side, format="PNG")
+    )
+    for future in [batcher.submit(Job(picture, "a grey square")) for _ in range(size)]:
+        result = future.result(WARM_UP_TIMEOUT_S)
+        failure = result if isinstance(result, Failure) else next(iter(result.failures.values()), None)
+        if failure is not None:
+            raise ScoringError(f"the model cannot score a grey square: {failure.code}: {failure.message}")
+    logger.info("the model scored its first batch")
+
+
+def _ready(**_: Any) -> None:
+    for action in _on_ready:
+        action()
+
+
+def _stop(**_: Any) -> None:
+    while _on_stop:
+        _on_stop.pop()()
