@@ -44,14 +44,13 @@ class Adapter:
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r), with the configuration's exceptions for single modules (peft's rules)."""
-        alpha_key = get_pattern_key(list(self.config.alpha_pattern), module)
-        rank = self.rank(module)
-        alpha = self.config.alpha_pattern.get(alpha_key, self.config.lora_alpha)
-        return float(alpha / math.sqrt(rank) if self.config.use_rslora else alpha / rank)
+        rank = _exception(self.config.rank_pattern, module, self.config.r)
+        alpha = _exception(self.config.alpha_pattern, module, self.config.lora_alpha)
+        return alpha / math.sqrt(rank) if self.config.use_rslora else alpha / rank
 
-    def rank(self, module: str) -> int:
-        rank_key = get_pattern_key(list(self.config.rank_pattern), module)
-        return int(self.config.rank_pattern.get(rank_key, self.config.r))
+
+def _exception(pattern: dict[str, int] | None, module: str, default: int) -> int:
+    return (pattern or {}).get(get_pattern_key(list(pattern or {}), module), default)
 
 
 def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys: Sequence[str]) -> Adapter:
@@ -85,7 +84,7 @@ def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys
 
 def _read_config(folder: Path) -> LoraConfig:
     try:
-        config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
+        config: LoraConfig = LoraConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: {error}") from error
     unsupported = {

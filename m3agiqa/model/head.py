@@ -119,8 +119,9 @@ class _HeadwiseLinear(nn.Module):
         self.weight = nn.Parameter(weight.float())
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        blocks = states.unflatten(-1, (self.weight.shape[0], -1))
-        return torch.einsum("...bi,boi->...bo", blocks, self.weight).flatten(-2)
+        blocks: torch.Tensor = states.unflatten(-1, (self.weight.shape[0], -1))
+        mapped: torch.Tensor = torch.einsum("...bi,boi->...bo", blocks, self.weight)
+        return mapped.flatten(-2)
 
 
 class _MLSTMBlock(nn.Module):
@@ -145,13 +146,15 @@ class _MLSTMBlock(nn.Module):
         convolved = silu(self.conv(inner))
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(inner)
         gates = torch.cat([q, k, v], dim=-1)
-        mixed = mlstm(*(self._heads_first(part) for part in (q, k, v)), self.igate(gates), self.fgate(gates))
+        q, k, v = (self._heads_first(part) for part in (q, k, v))
+        mixed = mlstm(q, k, v, self.igate(gates), self.fgate(gates))
         normed = self.outnorm(mixed.transpose(1, 2).flatten(-2))
         down: torch.Tensor = self.proj_down((normed + self.learnable_skip * convolved) * silu(gate))
         return states + down
 
     def _heads_first(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: torch.Tensor = states.unflatten(-1, (self.heads, -1))
+        return split.transpose(1, 2)
 
 
 def mlstm(

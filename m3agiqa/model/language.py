@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ class Language(nn.Module):
         embeds = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with self.routing.rows(groups):
-            generated = self.llm.generate(
+            generated: torch.Tensor = cast("Any", self.llm).generate(
                 inputs_embeds=embeds,
                 attention_mask=mask.to(embeds.device),
                 generation_config=GenerationConfig(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -134,7 +134,7 @@ def _fill_language(language: Language, loader: _Loader, adapters: list[Adapter])
     assign(language, {**state, _EMBEDDING: tables[0]}, "language model")
     language.llm.model.embed_tokens = AdaptedEmbedding(tables, language.routing)
     for name in sorted(set().union(*(adapter.targets for adapter in adapters))):
-        layer = AdaptedLinear(language.get_submodule(name), language.routing)
+        layer = AdaptedLinear(cast("nn.Linear", language.get_submodule(name)), language.routing)
         for number, adapter in enumerate(adapters):
             if name in adapter.targets:
                 lora_a, lora_b = (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def write_head(path: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torc
     """Write a head as safetensors under the published names, sLSTM in the CUDA backend's layout."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = dict(_random(_head_shapes(shape), seed, dtype, "cpu"))
-    tensors["model.fc.2.weight"] *= 30
+    tensors["model.fc.2.weight"] *= 6
     tensors["model.fc.2.bias"] += 2.5
     save_file(tensors, path)
 
@@ -198,7 +199,7 @@ def _base_shapes(shape: Shape) -> dict[str, Sequence[int]]:
 
 def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
     width, inner, heads = shape.head_width, 2 * shape.head_width, 4
-    ffn = 64 * round(1.375 * width / 64) or 64
+    ffn = 64 * math.ceil(1.3 * width / 64)  # as xlstm rounds its projection factor
     shapes: dict[str, Sequence[int]] = {
         "W.weight": (width, shape.vocab),
         "W.bias": (width,),
