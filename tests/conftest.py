@@ -48,7 +48,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Starts a real worker of a queue and waits until it is ready; `web` is allowed to it, for pictures and callbacks."""
+    """Starts a real worker of a queue and waits until it is ready; it may fetch from `web` and call back to it."""
     started: list[Worker] = []
 
     def start(queue: str, *, concurrency: int = 8, **settings: object) -> Worker:
