@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import signals
@@ -38,6 +39,7 @@ _on_ready: list[Callable[[], None]] = []
 def connect() -> None:
     """Let a worker that starts from now on do so with what is below."""
     signals.celeryd_init.connect(_check_messages)
+    signals.celeryd_init.connect(_report_errors)
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
     signals.worker_shutdown.connect(_stop)
@@ -48,17 +50,30 @@ def _check_messages(**_: Any) -> None:
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.broker:Transport"))
 
 
-def _start(instance: Any, **_: Any) -> None:
-    """Build what the tasks need, or end the process with a message that says what is wrong."""
-    try:
+def _report_errors(**_: Any) -> None:
+    """Before Celery imports what Sentry's integration replaces."""
+    with _or_end():
         settings = Settings.from_environment()
-        queues = list(instance.app.amqp.queues.consume_from)
-        _check_command_line(instance, queues, settings)
         if settings.sentry_dsn is not None:
             from worker.reporting import setup_sentry
 
             setup_sentry(settings)
+
+
+def _start(instance: Any, **_: Any) -> None:
+    """Build what the tasks need."""
+    with _or_end():
+        settings = Settings.from_environment()
+        queues = list(instance.app.amqp.queues.consume_from)
+        _check_command_line(instance, queues, settings)
         _serve(instance.app, queues, settings)
+
+
+@contextmanager
+def _or_end() -> Iterator[None]:
+    """End the process with a message that says what is wrong."""
+    try:
+        yield
     except M3AGIQAError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Celery swallows every Exception here, and would go on without what the tasks need.
