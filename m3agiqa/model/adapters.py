@@ -18,7 +18,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.model.checkpoints import TensorFiles, read_json
 
 _PREFIX = "base_model.model."
 _STEM = "adapter_model"
@@ -83,12 +83,14 @@ def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys
 
 
 def _read_config(folder: Path) -> LoraConfig:
+    path = folder / "adapter_config.json"
+    if (kind := read_json(path).get("peft_type")) != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {kind}; only LORA adapters are supported")
     try:
         config: LoraConfig = LoraConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'adapter_config.json'}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
     unsupported = {
-        "peft_type other than LORA": config.peft_type != "LORA",
         "bias": config.bias != "none",
         "use_dora": config.use_dora,
         "fan_in_fan_out": config.fan_in_fan_out,
