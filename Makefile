@@ -1,0 +1,44 @@
+# Every target sets itself up in .venv; `make demo` and `make test` are all a fresh machine with Python 3.11+ needs.
+
+PYTHON ?= python3
+# Elsewhere than here PyPI's torch for Linux brings CUDA along; this keeps it small:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+KEEP ?=
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/demo.stamp
+	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch by itself first: named outright, pip takes the pinned build and no newer one for some other package.
+.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+.venv/dev.stamp: .venv/demo.stamp
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
