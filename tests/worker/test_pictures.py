@@ -9,7 +9,7 @@ import worker
 from m3agiqa.images import open_picture
 
 FOLDER = Path(worker.__file__).parent / "pictures"
-ROWS = list(csv.DictReader((FOLDER / "manifest.csv").open(encoding="utf-8")))
+ROWS = list(csv.DictReader((FOLDER / "manifest.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def test_the_manifest_names_every_picture_once() -> None:
