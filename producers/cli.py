@@ -15,6 +15,7 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
@@ -77,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="print every verdict in Redis, one JSON object a line")
     export.set_defaults(run=_export)
+
+    dead = commands.add_parser("dead", help="what workers gave up").add_subparsers(required=True, metavar="COMMAND")
+    listed = dead.add_parser("list", help="list the dead letters, the newest first")
+    listed.add_argument("--json", action="store_true", help="one JSON object a line, with the message itself")
+    listed.set_defaults(run=_dead_list)
     return parser
 
 
@@ -170,6 +176,20 @@ def _result(client: Client, arguments: argparse.Namespace) -> int:
 def _export(client: Client, arguments: argparse.Namespace) -> int:
     for verdict in client.results():
         print(verdict.model_dump_json())
+    return OK
+
+
+def _dead_list(client: Client, arguments: argparse.Namespace) -> int:
+    table = Table("died at", "queue", "request", "kind", "attempts", "code", "reason")
+    for letter in client.dead_letters():
+        if arguments.json:
+            print(letter.model_dump_json())
+        else:
+            died_at = f"{letter.died_at:%Y-%m-%d %H:%M:%S}"
+            cells = (died_at, letter.queue, letter.request_id or "?", letter.kind, str(letter.attempts), letter.code)
+            table.add_row(*cells, Text(letter.reason))
+    if not arguments.json:
+        Console(soft_wrap=True).print(table)
     return OK
 
 

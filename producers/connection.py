@@ -58,8 +58,8 @@ def translated(url: str) -> Iterator[None]:
             f"Redis at {_place(url)} cannot be reached ({type(error).__name__}); is it running, and its URL right?"
         ) from None
     except RedisError as error:
-        # The first word is Redis' own error code (OOM, READONLY, ...); the rest may quote the command.
-        word = str(error).partition(" ")[0]
+        # Redis' own code (OOM, READONLY, ...) is the first word; around it stands the command, with what it carries.
+        word = str(error).rpartition("caused error: ")[2].partition(" ")[0]
         raise QueueUnavailable(f"Redis at {_place(url)} refused a command: {word}") from None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callabl
     for worker in started:
         if worker.process.poll() is None:
             worker.kill()
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A port of loopback that refuses connections: taken, but nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

@@ -49,6 +49,11 @@ class Web:
     #: Path to the statuses it answers with, one after the other; the last one stays.
     answers: dict[str, list[int]] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    #: Pictures are served only while it is set.
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     @property
     def place(self) -> str:
@@ -69,6 +74,7 @@ class Web:
 def serving() -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            web.gate.wait(PATIENCE_S)
             self.answer(png())
 
         def do_POST(self) -> None:
@@ -97,6 +103,7 @@ def serving() -> Iterator[Web]:
     try:
         yield web
     finally:
+        web.gate.set()
         web.server.shutdown()
         web.server.server_close()
         thread.join()

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+
+import pytest
+
+from m3agiqa.contract import Failure
+from m3agiqa.errors import ScoringOutOfMemory, ScoringTimeout
+from m3agiqa.images import open_picture
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.scorer import FakeScorer
+from tests.support import PATIENCE_S, eventually, png
+from worker.batcher import Batcher
+
+PICTURE = open_picture(png())
+
+
+class Watched(FakeScorer):
+    """A fake that writes down its batches, waits at a gate, and fails where the prompt tells it to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
+        self.batches.append([job.prompt for job in jobs])
+        assert self.gate.wait(PATIENCE_S)
+        prompts = {job.prompt for job in jobs}
+        if "out of memory" in prompts:
+            raise ScoringOutOfMemory("no room")
+        if "defect" in prompts:
+            raise ZeroDivisionError("a secret wish")
+        if "too few" in prompts:
+            return []
+        refused = Failure(code="score_not_finite", message="NaN", retryable=False)
+        return [refused if job.prompt == "bad" else self._score_one(job) for job in jobs]
+
+
+@pytest.fixture
+def scorer() -> Watched:
+    return Watched()
+
+
+Start = Callable[..., Batcher]
+
+
+@pytest.fixture
+def start(scorer: Watched) -> Iterator[Start]:
+    started: list[Batcher] = []
+
+    def start(max_batch: int = 4, max_wait_s: float = 0.0) -> Batcher:
+        started.append(Batcher(scorer, max_batch=max_batch, max_wait_s=max_wait_s))
+        return started[-1]
+
+    yield start
+    scorer.gate.set()
+    for batcher in started:
+        batcher.stop(PATIENCE_S)
+        assert not batcher.alive(PATIENCE_S)
+
+
+def submit(batcher: Batcher, *prompts: str) -> list[Future[Scores | Failure]]:
+    return [batcher.submit(Job(PICTURE, prompt)) for prompt in prompts]
+
+
+def results(futures: Sequence[Future[Scores | Failure]]) -> list[Scores | Failure]:
+    return [future.result(PATIENCE_S) for future in futures]
+
+
+def test_a_full_batch_does_not_wait(scorer: Watched, start: Start) -> None:
+    results(submit(start(max_batch=3, max_wait_s=10 * PATIENCE_S), "a", "b", "c"))
+    assert scorer.batches == [["a", "b", "c"]]
+
+
+def test_a_batch_that_does_not_fill_goes_after_its_wait(scorer: Watched, start: Start) -> None:
+    results(submit(start(max_wait_s=0.05), "a"))
+    assert scorer.batches == [["a"]]
+
+
+def test_what_gathers_during_a_batch_is_the_next_one_without_a_wait(scorer: Watched, start: Start) -> None:
+    # given a batcher that is busy
+    scorer.gate.clear()
+    batcher = start(max_batch=4, max_wait_s=0.0)
+    first = submit(batcher, "a")
+    eventually(lambda: scorer.batches, "a batch")
+    # when more come than fit into one batch
+    more = submit(batcher, *"bcdef")
+    scorer.gate.set()
+    # then they are taken in order, as many as fit
+    results([*first, *more])
+    assert scorer.batches == [["a"], list("bcde"), ["f"]]
+
+
+def test_results_go_to_those_who_asked(start: Start) -> None:
+    prompts = [str(number) for number in range(50)]
+    scored = results(submit(start(), *prompts))
+    assert scored == FakeScorer().score([Job(PICTURE, prompt) for prompt in prompts])
+
+
+def test_one_failing_job_does_not_fail_its_neighbours(scorer: Watched, start: Start) -> None:
+    scored = results(submit(start(max_wait_s=10 * PATIENCE_S), "a", "bad", "b", "c"))
+    assert scorer.batches == [["a", "bad", "b", "c"]]
+    assert [type(one) for one in scored] == [Scores, Failure, Scores, Scores]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "retryable"),
+    [
+        ("out of memory", "scoring_out_of_memory", True),
+        ("defect", "internal_error", True),
+        ("too few", "internal_error", True),
+    ],
+)
+def test_a_scorer_that_raises_fails_its_batch_and_no_other(
+    prompt: str, code: str, retryable: bool, start: Start
+) -> None:
+    batcher = start(max_batch=2, max_wait_s=10 * PATIENCE_S)
+    failed, neighbour, *others = results(submit(batcher, prompt, "neighbour", "a", "b"))
+    assert isinstance(failed, Failure)
+    assert (failed.code, failed.retryable) == (code, retryable)
+    assert "secret" not in failed.message
+    assert neighbour == failed
+    assert [type(one) for one in others] == [Scores, Scores]
+
+
+def test_a_job_that_waits_too_long_is_given_up_and_never_scored(scorer: Watched, start: Start) -> None:
+    # given a batcher that hangs
+    scorer.gate.clear()
+    batcher = start()
+    [first] = submit(batcher, "a")
+    eventually(lambda: scorer.batches, "a batch")
+    # when a job has a deadline
+    with pytest.raises(ScoringTimeout, match=r"0\.05 s"):
+        batcher.score(Job(PICTURE, "late"), timeout_s=0.05)
+    # then it is not scored once the batcher goes on
+    scorer.gate.set()
+    results([first, *submit(batcher, "b")])
+    assert scorer.batches == [["a"], ["b"]]
+
+
+def test_stop_finishes_what_was_submitted(scorer: Watched, start: Start) -> None:
+    scorer.gate.clear()
+    batcher = start(max_batch=2)
+    futures = submit(batcher, *"abcde")
+    stopping = threading.Thread(target=batcher.stop)
+    stopping.start()
+    scorer.gate.set()
+    stopping.join(PATIENCE_S)
+    assert all(future.done() for future in futures)
+    assert not batcher.alive(PATIENCE_S)
+
+
+def test_a_batch_that_never_ends_is_noticed(scorer: Watched, start: Start) -> None:
+    scorer.gate.clear()
+    batcher = start()
+    assert batcher.alive(longest_batch_s=0)
+    submit(batcher, "a")
+    eventually(lambda: scorer.batches, "a batch")
+    assert batcher.alive(longest_batch_s=PATIENCE_S)
+    assert not batcher.alive(longest_batch_s=0)
