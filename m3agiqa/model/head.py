@@ -176,7 +176,8 @@ def mlstm(
     stabiliser = log_weights.amax(dim=-1, keepdim=True)
     weights = (q @ (k / k.shape[-1] ** 0.5).transpose(-1, -2)) * torch.exp(log_weights - stabiliser)
     normaliser = torch.maximum(weights.sum(dim=-1, keepdim=True).abs(), torch.exp(-stabiliser))
-    return (weights / (normaliser + _NORMALISER_EPS)) @ v
+    mixed: torch.Tensor = (weights / (normaliser + _NORMALISER_EPS)) @ v
+    return mixed
 
 
 class _SLSTMBlock(nn.Module):

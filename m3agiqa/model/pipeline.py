@@ -18,6 +18,7 @@ from m3agiqa.errors import (
     ImageTooLarge,
     M3AGIQAError,
     PromptTooLong,
+    RequestInvalid,
     ScoreNotFinite,
     ScoringOutOfMemory,
 )
@@ -113,14 +114,7 @@ class Pipeline:
             self._describe(rows)
         with self._timed("rate", timings):
             self._rate(rows)
-        return [
-            Scores(
-                aspects={row.aspect: row.score for row in rows if row.job == index and row.score is not None},
-                failures={row.aspect: row.failure for row in rows if row.job == index and row.failure is not None},
-                timings_ms=timings,
-            )
-            for index in range(len(jobs))
-        ]
+        return [self._scores(job, [row for row in rows if row.job == index], timings) for index, job in enumerate(jobs)]
 
     def typed(self, error: Exception) -> M3AGIQAError | Exception:
         """The failure an exception of `run` stands for."""
@@ -141,6 +135,15 @@ class Pipeline:
                     analysis = profile.analysis.replace("{prompt}", job.prompt)
                     rows.append(Row(index, aspect, pictures[index], profile, analysis))
         return rows
+
+    def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:
+        unknown = RequestInvalid(f"model {self._profile.name} scores {', '.join(self.aspects)} only")
+        failures = {aspect: Failure.of(unknown) for aspect in job.aspects or () if aspect not in self.aspects}
+        return Scores(
+            aspects={row.aspect: row.score for row in rows if row.score is not None},
+            failures=failures | {row.aspect: row.failure for row in rows if row.failure is not None},
+            timings_ms=timings,
+        )
 
     def _describe(self, rows: Sequence[Row]) -> None:
         """Have the adapted model write each row's description."""

@@ -266,18 +266,32 @@ def _shard_name(number: int) -> str:
     return f"model-{number + 1:05d}.safetensors"
 
 
+def write_checkpoint(folder: Path, shape: Shape, texts: Sequence[str], *, seed: int, device: str = "cpu") -> None:
+    """Write a base, and an adapter and a head per aspect; the tokenizer learns its merges from `texts`."""
+    write_base(folder / "base", shape, train_tokenizer(texts, shape.vocab), seed=seed, device=device)
+    for number, aspect in enumerate(Aspect, start=1):
+        write_adapter(folder / "adapters" / aspect, shape, seed=seed + number, device=device)
+        write_head(folder / "heads" / f"{aspect}.safetensors", shape, seed=seed + 10 + number)
+
+
 def main() -> None:
-    """Write the bundled checkpoint's random form to a folder."""
+    """Write a checkpoint of random weights to a folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("texts", type=Path, nargs="+", help="text files the tokenizer's merges are learnt from")
+    parser.add_argument("--shape", choices=("mini", "published"), default="mini", help="published takes 24 GB of disk")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--device", default="cpu", help="where the numbers are drawn; cuda is faster at published sizes"
+    )
     arguments = parser.parse_args()
-    texts = [path.read_text(encoding="utf-8") for path in arguments.texts]
-    write_base(arguments.folder / "base", MINI, train_tokenizer(texts, MINI.vocab), seed=arguments.seed)
-    for number, aspect in enumerate(Aspect, start=1):
-        write_adapter(arguments.folder / "adapters" / aspect, MINI, seed=arguments.seed + number)
-        write_head(arguments.folder / "heads" / f"{aspect}.safetensors", MINI, seed=arguments.seed + 10 + number)
+    write_checkpoint(
+        arguments.folder,
+        MINI if arguments.shape == "mini" else Shape(),
+        [path.read_text(encoding="utf-8") for path in arguments.texts],
+        seed=arguments.seed,
+        device=arguments.device,
+    )
 
 
 if __name__ == "__main__":

@@ -96,6 +96,13 @@ def test_only_the_aspects_asked_for_are_scored_and_order_is_kept(network) -> Non
     assert outcomes[2].aspects[ASPECTS[0]].score == pytest.approx(reference.aspects[ASPECTS[0]].score, abs=1e-4)
 
 
+def test_an_aspect_the_model_does_not_have_is_a_typed_failure(network) -> None:
+    outcome = pipeline(network).run([Job(picture(64, 64), "x", (Aspect.AUTHENTICITY, Aspect.QUALITY))])[0]
+
+    assert set(outcome.aspects) == {Aspect.QUALITY}
+    assert outcome.failures[Aspect.AUTHENTICITY].code == "request_invalid"
+
+
 def test_a_large_picture_is_sliced_again_until_the_description_fits(network) -> None:
     # Given how far the description reaches with each number of slices
     job = Job(picture(1400, 1400), "x", (Aspect.QUALITY,))
