@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,13 @@ def eventually(probe: Callable[[], T], what: str, patience_s: float = PATIENCE_S
             raise AssertionError(f"not within {patience_s:g} s: {what}")
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def png(shade: int = 0, side: int = 16) -> bytes:

