@@ -11,6 +11,7 @@ from celery import Celery
 from redis import Redis
 
 from producers import Client, keys, message
+from producers.dead import DeadLetter
 from tests.support import Web, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -183,6 +184,33 @@ def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, 
     # then nothing private is in the log
     assert worker.terminate() == 0
     assert "private" not in worker.log
+
+
+def test_an_outcome_that_cannot_be_kept_leaves_the_request_on_the_queue(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a Redis that refuses deliveries
+    redis.set(keys.DELIVER_QUEUE, "something else has this name")
+    worker = worker_process("score")
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+    eventually(lambda: "back on the queue" in worker.log, "the refusal")
+    # when it takes them again
+    redis.delete(keys.DELIVER_QUEUE)
+    # then the delivery is there
+    eventually(lambda: redis.llen(keys.DELIVER_QUEUE) == 1, "the delivery")
+    eventually(lambda: redis.hlen("unacked") == 0, "the message acknowledged")
+
+
+def test_a_message_that_shows_a_defect_of_ours_is_kept(redis: Redis, worker_process: Start) -> None:
+    # given a delivery that no worker of ours wrote
+    worker = worker_process("deliver")
+    redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, {"request_id": "x", "url": 7}, task_id="x"))
+    # then it is a dead letter, and the worker goes on
+    eventually(lambda: redis.llen(keys.DEAD), "a dead letter")
+    letter = DeadLetter.model_validate_json(redis.lindex(keys.DEAD, 0))
+    assert (letter.request_id, letter.code) == ("x", "internal_error")
+    assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["url"] == 7
+    assert worker.terminate() == 0
 
 
 @pytest.fixture
