@@ -108,6 +108,41 @@ def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_pat
         worker.kill()
 
 
+def test_a_worker_may_start_before_its_redis(web: Web, tmp_path: Path) -> None:
+    # given a worker without a Redis
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place}
+    worker = start_worker(tmp_path / "worker", "score", concurrency=8, **settings)
+    try:
+        eventually(lambda: "Cannot connect" in worker.log, "the worker misses its Redis")
+        # when Redis starts
+        with ValkeyServer(port=port), Client(url) as client:
+            # then the worker does as well
+            worker.wait_ready("score")
+            [request_id] = submit(client, web, 1)
+            assert client.result(request_id, timeout=PATIENCE_S).status == "scored"
+            assert worker.terminate() == 0
+    finally:
+        worker.kill()
+
+
+def test_a_worker_can_be_stopped_while_redis_is_away(tmp_path: Path) -> None:
+    worker = start_worker(
+        tmp_path / "worker",
+        "score",
+        concurrency=2,
+        redis_url=f"redis://127.0.0.1:{free_port()}/0",
+        max_batch=1,
+        model="fake",
+    )
+    try:
+        eventually(lambda: "Cannot connect" in worker.log, "the worker misses its Redis")
+        assert worker.terminate() == 0
+    finally:
+        worker.kill()
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
