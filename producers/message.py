@@ -133,8 +133,8 @@ def parse(raw: bytes | str, queue: str) -> Message:
         raise RequestInvalid(f"headers.task must be {_TASK_OF_QUEUE[queue]!r} on this queue")
     if not isinstance(headers.get("id"), str) or not headers["id"]:
         raise RequestInvalid("headers.id must be a string")
-    if type(headers.get("retries", 0)) is not int:
-        raise RequestInvalid("headers.retries must be a whole number")
+    if type(headers.get("retries", 0)) is not int or headers.get("retries", 0) < 0:
+        raise RequestInvalid("headers.retries must be a whole number from 0 on")
     if any(headers.get(name) is not None for name in ("eta", "expires")):
         raise RequestInvalid("headers.eta and headers.expires must be null: a worker would hold or drop the message")
     if message.get("content-type") != "application/json" or message.get("content-encoding") != "utf-8":

@@ -141,6 +141,7 @@ def _body(value: object) -> str:
         ("headers.task", "m3agiqa.deliver", "headers.task"),
         ("headers.id", ..., "headers.id"),
         ("headers.retries", "1", "headers.retries"),
+        ("headers.retries", -1, "headers.retries"),
         ("headers.eta", "2030-01-01T00:00:00", "eta"),
         ("properties", None, "properties"),
         ("properties.delivery_tag", ..., "delivery_tag"),
