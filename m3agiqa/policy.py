@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
@@ -86,10 +85,14 @@ class Policy(BaseModel):
 
 
 def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[Decision, str]]:
-    # Rounded down: a score that failed must not read like one that passed.
-    shown = f"{aspect} {math.floor(score * 100) / 100:.2f}"
     if score < thresholds.reject_below:
-        return [(Decision.REJECT, f"{shown} < reject_below {thresholds.reject_below:.2f}")]
+        return [(Decision.REJECT, f"{aspect} {_short_of(score, thresholds.reject_below, 'reject_below')}")]
     if score < thresholds.review_below:
-        return [(Decision.REVIEW, f"{shown} < review_below {thresholds.review_below:.2f}")]
+        return [(Decision.REVIEW, f"{aspect} {_short_of(score, thresholds.review_below, 'review_below')}")]
     return []
+
+
+def _short_of(score: float, threshold: float, name: str) -> str:
+    """`1.32 < reject_below 1.50`, with the decimals it takes for the two to look different."""
+    decimals = next(decimals for decimals in range(2, 18) if round(score, decimals) < threshold)
+    return f"{score:.{decimals}f} < {name} {threshold:.2f}"
