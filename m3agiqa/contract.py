@@ -119,7 +119,10 @@ class ScoreRequest(_Wire):
     @field_validator("metadata")
     @classmethod
     def _bounded(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        size = len(json.dumps(value, separators=(",", ":")).encode())
+        try:
+            size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair, which UTF-8 has no way to write") from None
         if size > MAX_METADATA_BYTES:
             raise ValueError(f"is {size} bytes as JSON, more than {MAX_METADATA_BYTES}")
         return value
