@@ -63,6 +63,9 @@ class HubHead(_Section):
             raise ValueError("must be a hub id like owner/name, with an optional @revision")
         return value
 
+    def __str__(self) -> str:
+        return f"{self.repo} {self.file}"
+
 
 class AspectProfile(_Section):
     adapter: str

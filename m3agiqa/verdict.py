@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
-from m3agiqa.contract import Aspect, Failure, ImageInfo, ModelInfo, ScoreRequest, Verdict
+from pydantic import JsonValue
+
+from m3agiqa.contract import Aspect, Failure, ImageInfo, ModelInfo, Verdict
 from m3agiqa.jobs import Scores
 from m3agiqa.policy import Policy
 
 
+class Request(Protocol):
+    """What a verdict repeats of its request; a `ScoreRequest` has it."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def submitted_at(self) -> datetime: ...
+    @property
+    def metadata(self) -> dict[str, JsonValue]: ...
+
+
+@dataclass(frozen=True)
+class LocalRequest:
+    """A request that came by no queue, for a picture on this disk."""
+
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    metadata: dict[str, JsonValue] = field(default_factory=dict)
+
+
 def assemble(
-    request: ScoreRequest,
+    request: Request,
     outcome: Scores | Failure,
     wanted: Sequence[Aspect],
     *,
     policy: Policy,
-    model: ModelInfo,
+    model: ModelInfo | None,
     image: ImageInfo | None = None,
     timings_ms: Mapping[str, float] | None = None,
     attempt: int = 1,
 ) -> Verdict:
     """Decide by `policy` and write down everything the caller gets.
 
-    `outcome` is a Failure when the picture as a whole could not be scored (it was not fetched, say). `timings_ms` are
-    the caller's own stages, in front of the scorer's.
+    `outcome` is a Failure when the picture as a whole could not be scored (it was not fetched, say), `model` None when
+    it failed before a model was loaded. `timings_ms` are the caller's own stages, in front of the scorer's.
     """
     error: Failure | None
     if isinstance(outcome, Failure):
@@ -34,7 +59,7 @@ def assemble(
     else:
         error = next(iter(outcome.failures.values()), None)
         decision, reasons = policy.decide(outcome.aspects, wanted)
-    if outcome.aspects and not model.trained:
+    if outcome.aspects and model is not None and not model.trained:
         reasons = (*reasons, "the model is untrained: its scores mean nothing")
     return Verdict(
         request_id=request.request_id,

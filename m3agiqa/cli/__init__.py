@@ -1,0 +1,40 @@
+"""`m3agiqa`: one module a command, each with `HELP`, `add_arguments` and `run`; a new one is a line in `COMMANDS`.
+
+The modules import what the base install has, and the rest when they run: `--help` and `doctor` work without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from m3agiqa.cli import batch, doctor, download, score
+from m3agiqa.cli.arguments import FAILED, INTERRUPTED
+from m3agiqa.errors import M3AGIQAError
+
+COMMANDS = {"score": score, "batch": batch, "download": download, "doctor": doctor}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="m3agiqa", description="Score AI-generated images, with reasons.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except M3AGIQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "m3agiqa":
+            raise
+        print(f"error: {error.name} is not installed: pip install 'm3agiqa[score]'", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code

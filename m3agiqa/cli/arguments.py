@@ -1,0 +1,44 @@
+"""Arguments that several commands share, and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from m3agiqa.contract import Aspect
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+ALL = "all"
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aspect",
+        nargs="+",
+        action="extend",
+        choices=[*Aspect, ALL],
+        metavar="NAME",
+        help=f"one or more of {', '.join(Aspect)}, or {ALL} (default)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PROFILE",
+        help="name under cfg/models, or a path to such a file; default `published` where there is a GPU and it is "
+        "downloaded, else `mini`",
+    )
+    parser.add_argument("--policy", default="default", metavar="NAME", help="name under cfg/policies, or a path")
+    parser.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda or cuda:N")
+
+
+def wanted_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:
+    """None for all."""
+    if names is None or ALL in names:
+        return None
+    return tuple(Aspect(name) for name in dict.fromkeys(names))
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not auto, cpu, cuda or cuda:N")
+    return value

@@ -1,0 +1,170 @@
+"""`m3agiqa doctor`, and the ping it does over a plain socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from redis import Redis
+from rich.table import Table
+
+from m3agiqa.cli import doctor, main, ping
+from m3agiqa.errors import ConfigError, QueueUnavailable
+from m3agiqa.hub import Resolved
+from tests.m3agiqa.hub_server import Hub
+from tests.test_imports import BLOCKER, TORCH
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture
+def locked_redis(redis_url: str, redis: Redis) -> Iterator[str]:
+    """`host:port` of a Redis that wants a password."""
+    redis.config_set("requirepass", "s3cret word")
+    yield redis_url.removeprefix("redis://").partition("/")[0]
+    redis.config_set("requirepass", "")
+
+
+def test_a_machine_that_can_score_passes(
+    redis_url: str, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["doctor", "--redis-url", redis_url]) == 0
+
+    out = capsys.readouterr().out
+    assert f"{ping.place(redis_url)} answers" in out
+    assert "model mini" in out
+    assert "profile published is not downloaded" in out
+    assert "next: m3agiqa download" in out
+    assert "next: start Redis" not in out
+    assert "ready to score" in out.splitlines()
+    assert hub.seen == []
+
+
+def test_redis_is_not_needed_to_score(
+    hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", "redis://:hidden@127.0.0.1:9/0")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "Redis at 127.0.0.1:9 cannot be reached (ConnectionRefusedError)" in out
+    assert "next: start Redis" in out
+    assert "hidden" not in out
+
+
+def test_it_works_without_torch_and_says_what_to_install() -> None:
+    program = BLOCKER.format(blocked=TORCH | {"PIL", "yaml"}) + (
+        "import importlib.metadata as metadata; from m3agiqa.cli import doctor, main\n"
+        "real = doctor.version\n"
+        "def version(package):\n"
+        "    if package in ('torch', 'pillow'): raise metadata.PackageNotFoundError(package)\n"
+        "    return real(package)\n"
+        "doctor.version = version\n"
+        "sys.exit(main(['doctor', '--redis-url', 'redis://127.0.0.1:9']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "torch MISSING" in done.stdout
+    assert "pip install 'm3agiqa[score]'" in done.stdout
+    assert "not ready to score" in done.stdout
+
+
+def test_a_gpu_with_the_published_checkpoint_makes_it_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = Resolved(base=Path(), adapters={}, heads={}, revisions={})
+    monkeypatch.setattr("m3agiqa.hub.resolve", lambda profile, offline: resolved)
+    table, todo = Table("what", "state"), list[str]()
+    assert doctor._add_models(table, todo, has_gpu=True)
+    assert list(table.columns[1].cells)[-1] == "published"
+    assert todo == []
+
+
+def test_ping_logs_in(locked_redis: str) -> None:
+    ping.ping(f"redis://:s3cret%20word@{locked_redis}/0")
+    ping.ping(f"redis://default:s3cret%20word@{locked_redis}/0")
+
+
+@pytest.mark.parametrize(("login", "code"), [("", "NOAUTH"), (":wrong@", "WRONGPASS"), ("nobody:wrong@", "WRONGPASS")])
+def test_a_wrong_password_is_told_without_it(locked_redis: str, login: str, code: str) -> None:
+    with pytest.raises(QueueUnavailable, match=rf"refused (AUTH|PING) \({code}\)") as caught:
+        ping.ping(f"redis://{login}{locked_redis}/0")
+    assert ":wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "redis://host:port", ""])
+def test_what_is_no_redis_url_is_told_without_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="the Redis URL"):
+        ping.ping(url)
+
+
+def test_something_else_than_redis_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1_000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(QueueUnavailable, match="refused PING"):
+            ping.ping(f"redis://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def make_certificate(folder: Path) -> Path:
+    """A key with a certificate for 127.0.0.1, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "redis.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"rediss://127.0.0.1:{server.getsockname()[1]}"
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as tls:
+                    tls.recv(1_000)
+                    tls.sendall(b"+PONG\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(QueueUnavailable, match="SSLCertVerificationError"):
+            ping.ping(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        ping.ping(url)
+        thread.join()
