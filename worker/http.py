@@ -16,7 +16,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -123,7 +122,6 @@ class Transport:
             request = requests.Request(method, url, data=body, headers={**_HEADERS, **(headers or {})})
             with _Session(self._config) as session:
                 session.trust_env = False
-                session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
                 prepared = session.prepare_request(request)
                 # The adapter takes host and port from this very string by the same function.
                 name, trusted = self._check(str(prepared.url))
