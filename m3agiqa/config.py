@@ -41,7 +41,7 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
         ConfigError: unreadable, no YAML, an unknown key or a wrong value, with file and field.
     """
     try:
-        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return model.model_validate(yaml.safe_load(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:

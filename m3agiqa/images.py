@@ -9,7 +9,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3agiqa.contract import ImageInfo
 from m3agiqa.errors import ImageTooLarge, ImageUnreadable
@@ -20,6 +20,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 MAX_PIXELS = 68_000_000
 #: Long side over short side. Beyond it a slice holds too few pixels across to say anything.
 MAX_SIDE_RATIO = 100
+
+#: EXIF orientation to what brings the picture upright; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
             frames = int(getattr(image, "n_frames", 1))
             image.seek(0)
             image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            rgb = _to_rgb(_upright(image))
         except Exception as error:
             # Decoders raise OSError, SyntaxError, struct.error, ValueError and others on broken data.
             raise ImageUnreadable(f"broken or truncated {image.format} ({type(error).__name__})") from error
@@ -73,6 +84,16 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageTooLarge(f"{width}x{height} is more than {max_pixels} pixels")
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
         raise ImageTooLarge(f"{width}x{height}: one side is over {MAX_SIDE_RATIO} times the other")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        # Broken metadata is no broken picture: browsers show it as it lies. For the same reason this is not
+        # ImageOps.exif_transpose, which writes all of the metadata anew and fails where one field is odd.
+        orientation = None
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

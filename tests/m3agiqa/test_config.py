@@ -1,0 +1,67 @@
+"""Finding and reading configuration files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from m3agiqa import config
+from m3agiqa.errors import ConfigError
+
+
+class Room(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    doors: int = 1
+
+
+def test_a_file_is_read_and_validated(tmp_path: Path) -> None:
+    file = tmp_path / "room.yaml"
+    file.write_text("name: größer\ndoors: 2\n", encoding="utf-8")
+    assert config.load(file, Room) == Room(name="größer", doors=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: x\nwindows: 3\n", "windows: Extra inputs"),
+        (b"doors: 2\n", "name: Field required"),
+        (b"name: x\ndoors: many-secret\n", "doors: Input should be a valid integer"),
+        (b"", "Input should be a valid dictionary"),
+        (b"- a\n", "Input should be a valid dictionary"),
+        (b"name: [", "not valid YAML"),
+        (b"name: !!python/object/apply:os.system [echo]", "not valid YAML"),
+        (b"name: \xff\xfe", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_where(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "room.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        config.load(file, Room)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "many-secret" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(tmp_path / "none.yaml", Room)
+
+
+def test_a_name_or_a_path(tmp_path: Path) -> None:
+    assert config.find("policies", "default") == config.CFG_DIR / "policies" / "default.yaml"
+    own = tmp_path / "own.yaml"
+    own.write_text("")
+    assert config.find("policies", str(own)) == own
+
+
+@pytest.mark.parametrize("name", ["none", "../policies/none", "/etc/passwd", "none.yaml", ""])
+def test_a_name_that_is_not_there_lists_those_that_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"one of: default, observe"):
+        config.find("policies", name)
+
+
+def test_names_are_sorted() -> None:
+    assert config.names("policies") == ["default", "observe"]
