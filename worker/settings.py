@@ -118,3 +118,23 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise ConfigError(f"environment: {describe_validation(error)}") from None
+
+
+def table() -> str:
+    """Every setting in Markdown, as the README shows them."""
+    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = f"`{_shown(field.default)}`" if field.default not in (None, ()) else ""
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _shown(default: object) -> str:
+    """As it would stand in the environment."""
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    return ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
+
+
+if __name__ == "__main__":
+    print(table())
