@@ -35,6 +35,9 @@ class CheckedRedis(Redis):
             return reply
         list_key, raw = reply
         queue = list_key.decode().split(message.SEPARATOR)[0]
+        if queue not in (keys.SCORE_QUEUE, keys.DELIVER_QUEUE):
+            # What workers ask each other as they start is answered on lists of Celery's own.
+            return reply
         try:
             message.parse(raw, queue)
         except RequestInvalid as error:
