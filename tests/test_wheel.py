@@ -1,0 +1,78 @@
+"""What is installed from a wheel works far from the sources: configuration and the bundled checkpoint travel along."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.test_imports import import_all, modules
+
+TIMEOUT_S = 180
+
+
+def pip(*arguments: object) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `pip install` puts there, of this project alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # Without isolation, so that nothing is downloaded; hatchling is one of the development packages.
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    [wheel] = folder.glob("*.whl")
+    pip("install", "--no-deps", "--no-index", "--target", folder / "site", wheel)
+    return folder / "site"
+
+
+def run(installed: Path, *arguments: object) -> str:
+    """Run Python outside the tree, with the installed packages in front of the tree's; its stdout."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("M3AGIQA_")}
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=installed.parent,
+        env=environment | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Path) -> None:
+    picture = installed / "worker" / "pictures" / "boat.png"
+    verdict = json.loads(run(installed, "-m", "m3agiqa", "score", picture, "--prompt", "a boat", "--json"))
+    assert verdict["status"] == "scored"
+    assert set(verdict["aspects"]) == {"quality", "correspondence", "authenticity"}
+    assert verdict["policy"] == {"name": "default", "version": 1}
+
+
+def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -> None:
+    names = [name for package in ("m3agiqa", "producers", "worker") for name in modules(package)]
+    show = "\nimport sys\nfor name in sys.argv[1:]: print(sys.modules[name].__file__)"
+    files = run(installed, "-c", import_all(names) + show, *names).splitlines()
+    assert len(files) == len(names)
+    assert all(Path(file).is_relative_to(installed) for file in files)
+
+
+def test_profiles_policies_and_the_demos_pictures_are_installed(installed: Path) -> None:
+    for folder in ("cfg", "worker/pictures", "m3agiqa/mini"):
+        files = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file()}
+        there = {file.relative_to(installed) for file in (installed / folder).rglob("*") if file.is_file()}
+        assert files == there
+
+
+def test_commands_and_licence_are_installed(installed: Path) -> None:
+    assert {file.name for file in (installed / "bin").iterdir()} >= {"m3agiqa", "m3agiqa-submit"}
+    [licence] = installed.glob("m3agiqa-*.dist-info/licenses/LICENSE")
+    assert licence.read_bytes() == (ROOT / "LICENSE").read_bytes()
