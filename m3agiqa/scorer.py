@@ -17,7 +17,7 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 
 if TYPE_CHECKING:
-    from m3agiqa.model.pipeline import Pipeline
+    from m3agiqa.engine.pipeline import Pipeline
 
 __all__ = ["FakeScorer", "Job", "Scorer", "Scores", "Scoring", "load_scorer"]
 
@@ -55,7 +55,7 @@ class Scorer:
             ConfigError: no such profile or device.
             CheckpointError: weights are missing or do not fit.
         """
-        from m3agiqa.model.pipeline import Pipeline
+        from m3agiqa.engine.pipeline import Pipeline
 
         if isinstance(profile, str):
             profile = ModelProfile.load(profile)

@@ -1,13 +1,9 @@
-"""PEFT adapters: LoRA on the language model, and modules saved whole.
-
-Several adapters run in one forward pass: rows of a batch are grouped by adapter, and a `Routing` says how.
-"""
+"""PEFT adapters: LoRA on the language model, and modules saved whole."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +11,6 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
-from torch import nn
 
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import TensorFiles, read_json
@@ -41,6 +36,11 @@ class Adapter:
 
     def read(self, base_key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return self.files.read(_PREFIX + base_key, device, dtype)
+
+    def low_rank(self, module: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """A [r, in] and B [out, r] of a target, float32, the scaling in B."""
+        lora_a, lora_b = (self.read(f"{module}.lora_{side}.weight", device, torch.float32) for side in "AB")
+        return lora_a, lora_b * self.scaling(module)
 
     def scaling(self, module: str) -> float:
         """Alpha / r, or alpha / sqrt(r), with the configuration's exceptions for single modules (peft's rules)."""
@@ -107,71 +107,3 @@ def _saved_prefix(module: str, folder: Path) -> str:
         known = ", ".join(SAVED_MODULES)
         raise CheckpointError(f"{folder}: modules_to_save has {module}; only {known} can be an adapter's own")
     return SAVED_MODULES[module]
-
-
-class Routing:
-    """Which rows of the batch now running belong to which adapter: (adapter, rows) in order."""
-
-    def __init__(self) -> None:
-        self._groups: tuple[tuple[int, int], ...] = ()
-
-    @contextmanager
-    def rows(self, groups: Sequence[tuple[int, int]]) -> Iterator[None]:
-        """Route batches whose rows are `groups`, each row standing for one or, in beam search, several."""
-        self._groups = tuple(groups)
-        try:
-            yield
-        finally:
-            self._groups = ()
-
-    def split(self, batch: int) -> list[tuple[int, slice]]:
-        """Adapter and rows of each group in a batch of `batch` rows."""
-        beams, rest = divmod(batch, sum(rows for _, rows in self._groups))
-        assert rest == 0
-        found, start = [], 0
-        for adapter, rows in self._groups:
-            found.append((adapter, slice(start, start + rows * beams)))
-            start += rows * beams
-        return found
-
-
-class AdaptedLinear(nn.Module):
-    """A linear layer plus each row's own low-rank change, never merged.
-
-    A and B stay in float32 on a float16 base, as PEFT 0.12 ran them.
-    """
-
-    def __init__(self, base: nn.Linear, routing: Routing) -> None:
-        super().__init__()
-        self.base = base
-        self.routing = routing
-        self.lora_a = nn.ParameterDict()
-        self.lora_b = nn.ParameterDict()
-
-    def add(self, adapter: int, lora_a: torch.Tensor, lora_b: torch.Tensor, scaling: float) -> None:
-        """Args: lora_a [r, in] and lora_b [out, r], float32; the scaling is folded into B."""
-        self.lora_a[str(adapter)] = nn.Parameter(lora_a, requires_grad=False)
-        self.lora_b[str(adapter)] = nn.Parameter(lora_b * scaling, requires_grad=False)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.base(states)
-        for adapter, rows in self.routing.split(states.shape[0]):
-            if (name := str(adapter)) in self.lora_a:
-                change = states[rows].float() @ self.lora_a[name].T @ self.lora_b[name].T
-                output[rows] = (output[rows] + change).to(output.dtype)
-        return output
-
-
-class AdaptedEmbedding(nn.Module):
-    """Each row's token embeddings from its own adapter's table; equal tables are one."""
-
-    def __init__(self, tables: Sequence[torch.Tensor], routing: Routing) -> None:
-        super().__init__()
-        self.tables = nn.ParameterList(nn.Parameter(table, requires_grad=False) for table in tables)
-        self.routing = routing
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Args: ids [rows, time], int64. Returns: [rows, time, hidden]."""
-        return torch.cat(
-            [nn.functional.embedding(ids[rows], self.tables[adapter]) for adapter, rows in self.routing.split(len(ids))]
-        )

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from m3agiqa.contract import Aspect
-from m3agiqa.model.adapters import Routing
-from m3agiqa.model.language import Language
+from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.vision import Tower
 
 #: Bytes of one shard of the base.
@@ -193,8 +192,8 @@ def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
 def _base_shapes(shape: Shape) -> dict[str, Sequence[int]]:
     config = shape.config()
     with torch.device("meta"):
-        parts = Language(config, Routing()), Tower(config["vision_config"], shape.hidden, shape.queries)
-    return {key: tensor.shape for part in parts for key, tensor in part.state_dict().items()}
+        tower = Tower(config["vision_config"], shape.hidden, shape.queries)
+    return {**LlamaShape.of(config).tensors(), **{key: tensor.shape for key, tensor in tower.state_dict().items()}}
 
 
 def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from m3agiqa.contract import Aspect
+from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.pipeline import Encoded, Pipeline
 from m3agiqa.images import Picture, open_picture
-from m3agiqa.model.network import Network, load_network
-from m3agiqa.model.pipeline import Pipeline
+from m3agiqa.model.lora import Groups
 from m3agiqa.profile import AspectProfile, Describe, ModelProfile
 
 CPU = torch.device("cpu")
@@ -80,6 +82,15 @@ class Case:
     @property
     def question(self) -> str:
         return WORDS[self.aspect][1]
+
+    def embedded(self, ids: Sequence[int], bounds: Sequence[Sequence[int]], max_slices: int) -> torch.Tensor:
+        """Embeddings [tokens, hidden] of a conversation, the picture's in their places."""
+        network, picture = self.network, Encoded(self.picture)
+        embedded = network.language.embed(torch.tensor(ids), Groups.of([(0, len(ids))], 1))
+        slices = picture.embeddings(network.towers[self.aspect], picture.grid(max_slices))
+        for (start, end), part in zip(bounds, slices, strict=True):
+            embedded[start:end] = part
+        return embedded
 
     def describe(self, kind: str = "gen") -> Describe:
         settings = self.facts["llm_generate_kwargs"][kind]

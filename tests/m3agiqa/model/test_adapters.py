@@ -3,14 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.network import load_network
+from m3agiqa.engine.session import Session
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.adapters import Routing
-from m3agiqa.model.network import load_network
 from m3agiqa.model.random_weights import MINI, Shape, train_tokenizer, write_adapter, write_base, write_head
 from tests.m3agiqa.golden import CPU, close
+from tests.m3agiqa.oracle import Oracle
 
 SHAPE = Shape(**{**vars(MINI), "saved": ("embed_tokens", "resampler")})
 
@@ -33,6 +34,12 @@ def load(checkpoint: Path, *aspects: str):
         device=CPU,
         dtype=torch.float32,
     )
+
+
+def states(network, rows: list[torch.Tensor], adapters: list[int]) -> list[torch.Tensor]:
+    llama = network.language
+    cache = KVCache(llama.shape, sum(map(len, rows)), CPU, torch.float32)
+    return Session(llama, cache, rows, adapters, [0] * len(rows)).states
 
 
 def change_config(folder: Path, **changes: object) -> None:
@@ -71,58 +78,24 @@ def adapter(checkpoint: Path, tmp_path: Path) -> Path:
 def test_changed_states_are_pefts(adapter: Path, changes: dict[str, object]) -> None:
     # Given an adapter with such a configuration
     change_config(adapter / "quality", **changes)
-    embeds = torch.randn(2, 7, SHAPE.hidden, generator=torch.Generator().manual_seed(0))
-    # When peft puts it into the plain base, and we into ours
-    plain = load(adapter, "quality").language
-    ours = plain.hidden_states(list(embeds), [(0, 2)])
-    config = LoraConfig.from_pretrained(adapter / "quality")
-    config.modules_to_save = None
-    theirs = _plain_base(adapter)
-    inject_adapter_in_model(config, theirs)
-    tensors = {
-        key.removeprefix("base_model.model."): tensor
-        for key, tensor in load_file(adapter / "quality/adapter_model.safetensors").items()
-        if "lora" in key
-    }
-    set_peft_model_state_dict(theirs, tensors)
-    expected = theirs.llm.model(inputs_embeds=embeds).last_hidden_state
+    embeddings = torch.randn(7, SHAPE.hidden, generator=torch.Generator().manual_seed(0))
+    # When peft puts it into transformers' model, and we into ours
+    ours = states(load(adapter, "quality"), [embeddings], [0])[0]
     # Then the states are the same, and not the base's
-    assert close(ours, expected, 1e-5)
-    assert not close(ours, _plain_base(adapter).llm.model(inputs_embeds=embeds).last_hidden_state, 1e-2)
+    assert close(ours, Oracle(adapter / "base", adapter / "quality").states(embeddings), 1e-5)
+    assert not close(ours, Oracle(adapter / "base").states(embeddings), 1e-2)
 
 
-def _plain_base(folder: Path):
-    """The base's language model without adapters."""
-    from m3agiqa.model.checkpoints import TensorFiles, assign, read_json
-    from m3agiqa.model.language import Language
-
-    with torch.device("meta"):
-        language = Language(read_json(folder / "base/config.json"), Routing())
-    files = TensorFiles.in_folder(folder / "base", "model")
-    assign(language, {key: files.read(key, CPU, torch.float32) for key in language.state_dict()}, "base")
-    language.materialise(CPU)
-    return language
-
-
+@pytest.mark.parametrize("adapters", [[0, 0, 1, 2, 2], [0, 1, 2], [1, 2], [2, 2]])
 @torch.inference_mode()
-def test_rows_of_several_adapters_in_one_batch_are_each_their_own(checkpoint: Path) -> None:
+def test_rows_of_several_adapters_in_one_batch_are_each_their_own(checkpoint: Path, adapters: list[int]) -> None:
     aspects = ("quality", "correspondence", "authenticity")
-    together = load(checkpoint, *aspects).language
-    rows = list(torch.randn(5, 9, SHAPE.hidden, generator=torch.Generator().manual_seed(0)))
+    rows = list(torch.randn(len(adapters), 9, SHAPE.hidden, generator=torch.Generator().manual_seed(0)))
 
-    states = together.hidden_states(rows, [(0, 2), (1, 1), (2, 2)])
+    together = states(load(checkpoint, *aspects), rows, adapters)
 
-    for row, aspect in enumerate(("quality", "quality", "correspondence", "authenticity", "authenticity")):
-        alone = load(checkpoint, aspect).language.hidden_states([rows[row]], [(0, 1)])
-        assert close(states[row], alone[0], 1e-5)
-    assert not close(states[1], states[2], 1e-2)
-
-
-def test_beams_follow_their_rows_adapter() -> None:
-    routing = Routing()
-
-    with routing.rows([(0, 2), (2, 1)]):
-        assert routing.split(9) == [(0, slice(0, 6)), (2, slice(6, 9))]
+    for row, adapter in enumerate(adapters):
+        assert close(together[row], states(load(checkpoint, aspects[adapter]), [rows[row]], [0])[0], 1e-5)
 
 
 def test_equal_towers_are_loaded_once_and_others_are_not(adapter: Path) -> None:
@@ -146,7 +119,7 @@ def test_base_tensors_that_every_adapter_replaces_are_not_loaded(checkpoint: Pat
     network = load(checkpoint, "quality", "correspondence")
 
     base = load_file(checkpoint / "base/model.safetensors")["llm.model.embed_tokens.weight"]
-    tables = network.language.llm.model.embed_tokens.tables
+    tables = network.language.tables
     assert len(tables) == 2
     assert not any(torch.equal(table, base) for table in tables)
 
@@ -186,10 +159,10 @@ def test_a_tensor_of_another_shape_is_refused(adapter: Path) -> None:
 def test_pickled_adapter_loads_without_running_code(adapter: Path) -> None:
     path = adapter / "quality/adapter_model.safetensors"
     torch.save(load_file(path), path.with_suffix(".bin"))
-    expected = load(adapter, "quality").language.llm.model.embed_tokens.tables[0]
+    expected = load(adapter, "quality").language.tables[0]
     path.unlink()
 
-    assert torch.equal(load(adapter, "quality").language.llm.model.embed_tokens.tables[0], expected)
+    assert torch.equal(load(adapter, "quality").language.tables[0], expected)
 
     path.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'echo no'\ntR.")
     with pytest.raises(CheckpointError, match="cannot be read as weights"):

@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Self
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
+from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.session import Session, generated_places
 from m3agiqa.errors import (
     ConfigError,
     ImageTooLarge,
@@ -25,7 +28,7 @@ from m3agiqa.errors import (
 from m3agiqa.hub import Resolved
 from m3agiqa.images import Picture
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.network import Network, load_network
+from m3agiqa.model.lora import Groups
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, choose_grid, slice_picture
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.model.vision import Tower
@@ -70,19 +73,36 @@ class Row:
     picture: Encoded
     profile: AspectProfile
     analysis: str
+    #: What was read before the description, and how the picture was cut for it.
+    prompt: Conversation | None = None
+    grid: Grid | None = None
     description: str = ""
     score: AspectScore | None = None
     failure: Failure | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What of a scoring conversation is read: the ids the context holds, of which `known` were read before."""
+
+    grid: Grid
+    conversation: Conversation
+    ids: list[int]
+    known: int
+
+    @property
+    def cut_tokens(self) -> int:
+        return len(self.conversation.ids) - len(self.ids)
+
+
 class Pipeline:
     """One profile's network on one device. Not thread-safe: one thread owns it."""
 
-    engine = "transformers"
+    engine = "m3agiqa"
 
     def __init__(self, network: Network, profile: ModelProfile, device: torch.device) -> None:
         self.aspects = tuple(profile.aspects)
-        self.dtype = str(network.language.llm.dtype).removeprefix("torch.")
+        self.dtype = str(network.language.dtype).removeprefix("torch.")
         self._network = network
         self._profile = profile
         self._device = device
@@ -96,6 +116,8 @@ class Pipeline:
             CheckpointError: weights are missing or do not fit.
         """
         target = choose_device(device)
+        if resolved.base is None:
+            raise ConfigError(f"profile {profile.name} has random weights: they are for measuring, not for scoring")
         network = load_network(
             resolved.base,
             resolved.adapters,
@@ -110,10 +132,14 @@ class Pipeline:
         """Score a batch, in order. A failure of one picture and aspect is in its scores; any other is raised."""
         timings: dict[str, float] = {}
         rows = self._rows(jobs)
-        with self._timed("describe", timings):
-            self._describe(rows)
-        with self._timed("rate", timings):
-            self._rate(rows)
+        with self._timed("encode", timings):
+            prompts = self._prompts(rows)
+        alive = _alive(rows)
+        if alive:
+            with self._timed("describe", timings):
+                session = self._describe(alive, prompts)
+            with self._timed("rate", timings):
+                self._rate(alive, session)
         return [self._scores(job, [row for row in rows if row.job == index], timings) for index, job in enumerate(jobs)]
 
     def typed(self, error: Exception) -> M3AGIQAError | Exception:
@@ -145,53 +171,73 @@ class Pipeline:
             timings_ms=timings,
         )
 
-    def _describe(self, rows: Sequence[Row]) -> None:
-        """Have the adapted model write each row's description."""
-        settings = self._profile.describe
+    def _prompts(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Embeddings [tokens, hidden] of what each row is asked, those that fail left out."""
         prompts = []
         for row in rows:
             with _failing_alone(row):
-                grid = row.picture.grid(settings.max_slices)
-                conversation = self._network.tokenizer.generation_prompt(grid, row.analysis)
-                if len(conversation.ids) > MAX_PROMPT_TOKENS:
+                grid = row.picture.grid(self._profile.describe.max_slices)
+                prompt = self._network.tokenizer.generation_prompt(grid, row.analysis)
+                if len(prompt.ids) > MAX_PROMPT_TOKENS:
                     raise PromptTooLong(
-                        f"{row.aspect}: picture and prompt take {len(conversation.ids)} tokens of {MAX_PROMPT_TOKENS}; "
+                        f"{row.aspect}: picture and prompt take {len(prompt.ids)} tokens of {MAX_PROMPT_TOKENS}; "
                         "shorten the prompt"
                     )
-                prompts.append(self._embed(row, grid, conversation, conversation.ids))
-        alive = _alive(rows)
-        if alive:
-            generated = self._network.language.generate(
-                prompts, self._groups(alive), settings, self._network.tokenizer.eos_ids
-            )
-            for row, ids in zip(alive, generated, strict=True):
-                row.description = self._network.tokenizer.decode(ids)
+                prompts.append(self._embed(row, Reading(grid, prompt, prompt.ids, known=0)))
+                row.grid, row.prompt = grid, prompt
+        return prompts
 
-    def _rate(self, rows: Sequence[Row]) -> None:
-        """Score each row from the model's states over the whole conversation."""
-        conversations: list[torch.Tensor] = []
-        fitted: list[tuple[Grid, int]] = []
-        for row in _alive(rows):
+    def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
+        """Have the adapted model write each row's description."""
+        llama, describe = self._network.language, self._profile.describe
+        room = [max(0, row.profile.context - len(prompt)) for row, prompt in zip(rows, prompts, strict=True)]
+        cache = KVCache(
+            llama.shape,
+            sum(map(len, prompts)) + sum(room) + len(rows) * generated_places(describe),
+            llama.device,
+            llama.dtype,
+        )
+        adapters = [self._network.adapters[row.aspect] for row in rows]
+        session = Session(llama, cache, prompts, adapters, room)
+        for row, ids in zip(rows, session.generate(describe, self._network.tokenizer.eos_ids), strict=True):
+            row.description = self._network.tokenizer.decode(ids)
+        return session
+
+    def _rate(self, rows: Sequence[Row], session: Session) -> None:
+        """Score each row from the model's states over the whole conversation.
+
+        What was read before the description is not read again, as far as the ids and the picture's slices agree.
+        """
+        readings: dict[int, Reading] = {}
+        for number, row in enumerate(rows):
             with _failing_alone(row):
-                grid, conversation = self._fit(row)
-                kept = conversation.ids[: row.profile.context]
-                conversations.append(self._embed(row, grid, conversation, kept))
-                fitted.append((grid, len(conversation.ids) - len(kept)))
-        alive = _alive(rows)
-        if not alive:
-            return
-        states = self._network.language.hidden_states(conversations, self._groups(alive))
-        lengths = torch.tensor([len(conversation) for conversation in conversations], device=self._device)
-        raw: list[float] = []
-        start = 0
-        for aspect, count in self._counts(alive):
-            group = slice(start, start + count)
-            longest = int(lengths[group].max())
-            raw += self._network.heads[aspect](states[group, :longest], lengths[group]).tolist()
-            start += count
-        for row, (grid, cut_tokens), score in zip(alive, fitted, raw, strict=True):
-            with _failing_alone(row):
-                row.score = _aspect_score(row, grid, cut_tokens, score)
+                readings[number] = self._reading(row)
+        states: dict[int, torch.Tensor] = {}
+        for anew in (False, True):
+            part = {number: reading for number, reading in readings.items() if (reading.known == 0) is anew}
+            if part:
+                known = [reading.known for reading in part.values()]
+                embeddings = [self._embed(rows[number], reading) for number, reading in part.items()]
+                read = session.read(list(part), known, embeddings)
+                for number, count, new in zip(part, known, read, strict=True):
+                    states[number] = torch.cat([session.states[number][:count], new])
+        for aspect, head in self._network.heads.items():
+            of = [number for number in sorted(states) if rows[number].aspect == aspect]
+            if of:
+                lengths = torch.tensor([len(states[number]) for number in of], device=self._device)
+                raw = head(pad_sequence([states[number] for number in of], batch_first=True), lengths)
+                for number, score in zip(of, raw.tolist(), strict=True):
+                    with _failing_alone(rows[number]):
+                        rows[number].score = _aspect_score(rows[number], readings[number], score)
+
+    def _reading(self, row: Row) -> Reading:
+        grid, conversation = self._fit(row)
+        ids = conversation.ids[: row.profile.context]
+        known = 0
+        if row.prompt is not None and grid == row.grid:
+            agree = [mine == theirs for mine, theirs in zip(ids, row.prompt.ids, strict=False)]
+            known = agree.index(False) if False in agree else len(agree)
+        return Reading(grid, conversation, ids, known)
 
     def _fit(self, row: Row) -> tuple[Grid, Conversation]:
         """The finest grid with which image, analysis and description fit the head's context.
@@ -216,19 +262,16 @@ class Pipeline:
             )
         return grid, conversation
 
-    def _embed(self, row: Row, grid: Grid, conversation: Conversation, ids: Sequence[int]) -> torch.Tensor:
-        return self._network.language.embed(
-            ids,
-            self._network.adapters[row.aspect],
-            row.picture.embeddings(self._network.towers[row.aspect], grid),
-            conversation.image_bounds,
-        )
-
-    def _counts(self, rows: Sequence[Row]) -> list[tuple[Aspect, int]]:
-        return [(aspect, len(list(group))) for aspect, group in groupby(rows, key=lambda row: row.aspect)]
-
-    def _groups(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
-        return [(self._network.adapters[aspect], count) for aspect, count in self._counts(rows)]
+    def _embed(self, row: Row, reading: Reading) -> torch.Tensor:
+        """Embeddings [tokens, hidden] of the ids that are new, the picture's in their places."""
+        llama = self._network.language
+        ids = torch.tensor(reading.ids[reading.known :], device=self._device)
+        embedded = llama.embed(ids, Groups.of([(self._network.adapters[row.aspect], len(ids))], len(llama.tables)))
+        if reading.known == 0:
+            slices = row.picture.embeddings(self._network.towers[row.aspect], reading.grid)
+            for (start, end), picture in zip(reading.conversation.image_bounds, slices, strict=True):
+                embedded[start:end] = picture
+        return embedded
 
     @contextmanager
     def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
@@ -258,7 +301,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _aspect_score(row: Row, grid: Grid, cut_tokens: int, raw: float) -> AspectScore:
+def _aspect_score(row: Row, reading: Reading, raw: float) -> AspectScore:
     if not math.isfinite(raw):
         raise ScoreNotFinite(f"{row.aspect}: the head returned {raw}; check the checkpoint and the dtype")
     score = min(max(raw, 0.0), 5.0)
@@ -266,8 +309,8 @@ def _aspect_score(row: Row, grid: Grid, cut_tokens: int, raw: float) -> AspectSc
         score=score,
         rating=Rating.of(score),
         description=row.description,
-        slices=grid.slices,
-        cut_tokens=cut_tokens,
+        slices=reading.grid.slices,
+        cut_tokens=reading.cut_tokens,
     )
 
 

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from m3agiqa.contract import Aspect
+from m3agiqa.engine.network import load_network
+from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.jobs import Job
-from m3agiqa.model.network import load_network
-from m3agiqa.model.pipeline import Pipeline
 from m3agiqa.model.slicing import choose_grid
 from m3agiqa.profile import Describe, ModelProfile
 from tests.m3agiqa.golden import BUNDLED, CPU, WORDS, Case, every_case

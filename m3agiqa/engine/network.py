@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.adapters import AdaptedEmbedding, AdaptedLinear, Adapter, Routing, read_adapter
+from m3agiqa.model.adapters import Adapter, read_adapter
 from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, assign, expect, read_head, read_json
 from m3agiqa.model.head import Head
-from m3agiqa.model.language import Language
+from m3agiqa.model.language import EMBEDDING, Llama, LlamaShape
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
-
-_EMBEDDING = "llm.model.embed_tokens.weight"
-_LM_HEAD = "llm.lm_head.weight"
 
 #: Called with what is being loaded.
 Progress = Callable[[str], None]
@@ -31,10 +28,10 @@ class Network:
     """What scoring runs. Aspects whose towers are equal share one."""
 
     tokenizer: ConversationTokenizer
-    language: Language
+    language: Llama
     towers: Mapping[Aspect, Tower]
     heads: Mapping[Aspect, Head]
-    #: Number of an aspect's adapter in the language model's routing.
+    #: Number of an aspect's adapter in the language model.
     adapters: Mapping[Aspect, int]
 
 
@@ -56,23 +53,21 @@ def load_network(
     """
     config = read_json(base / "config.json")
     files = TensorFiles.in_folder(base, "model")
-    routing = Routing()
-    language, tower = _on_meta(config, routing)
-    expect(files.keys(), _base_keys(language, tower), str(base))
-    linears = [name for name, module in language.named_modules() if isinstance(module, nn.Linear)]
-    loader = _Loader(files, device, dtype)
+    shape, tower = _architecture(config)
+    expect(files.keys(), [*shape.tensors(), *tower.state_dict()], str(base))
     progress("adapters")
-    read = [read_adapter(adapters[aspect], aspect, linears, files.keys()) for aspect in adapters]
+    read = [read_adapter(adapters[aspect], aspect, shape.linears(), files.keys()) for aspect in adapters]
+    loader = _Loader(files, device, dtype)
     progress("language model")
-    _fill_language(language, loader, read)
-    language.materialise(device)
+    tables = [loader.tensor(EMBEDDING, adapter) for adapter in read]
+    language = Llama.load(shape, partial(files.read, device=device, dtype=dtype), tables, read)
     towers: dict[Aspect, Tower] = {}
     fused: dict[Aspect, Head] = {}
     for aspect, adapter in zip(adapters, read, strict=True):
         progress(f"{aspect}: vision tower")
         towers[aspect] = loader.tower(adapter, config)
         progress(f"{aspect}: head")
-        fused[aspect] = _head(heads[aspect], language.llm.lm_head.weight)
+        fused[aspect] = _head(heads[aspect], language.lm_head)
     return Network(
         tokenizer=ConversationTokenizer.from_file(base / "tokenizer.json", config["query_num"]),
         language=language,
@@ -82,19 +77,17 @@ def load_network(
     )
 
 
-def _on_meta(config: dict[str, Any], routing: Routing) -> tuple[Language, Tower]:
+def _architecture(config: dict[str, Any]) -> tuple[LlamaShape, Tower]:
+    """The language model's sizes, and a tower without weights."""
     try:
-        with torch.device("meta"):
-            language = Language(config, routing)
-            tower = Tower(config["vision_config"], config["hidden_size"], config["query_num"])
+        return LlamaShape.of(config), _tower_on_meta(config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json is not MiniCPM-Llama3-V-2.5's: {type(error).__name__}: {error}") from error
-    return language, tower
 
 
-def _base_keys(language: Language, tower: Tower) -> Iterator[str]:
-    yield from language.state_dict()
-    yield from tower.state_dict()
+def _tower_on_meta(config: dict[str, Any]) -> Tower:
+    with torch.device("meta"):
+        return Tower(config["vision_config"], config["hidden_size"], config["query_num"])
 
 
 class _Loader:
@@ -115,34 +108,13 @@ class _Loader:
         return self._base[key]
 
     def tower(self, adapter: Adapter, config: dict[str, Any]) -> Tower:
-        with torch.device("meta"):
-            tower = Tower(config["vision_config"], config["hidden_size"], config["query_num"])
+        tower = _tower_on_meta(config)
         tensors = {key: self.tensor(key, adapter) for key in tower.state_dict()}
         identity = tuple(id(tensor) for tensor in tensors.values())
         if identity not in self._towers:
             assign(tower, tensors, f"{adapter.name}: vision tower")
             self._towers[identity] = tower
         return self._towers[identity]
-
-
-def _fill_language(language: Language, loader: _Loader, adapters: list[Adapter]) -> None:
-    """Give the language model its tensors, then put the adapters' layers in."""
-    state = {
-        key: loader.files.read(key, loader.device, loader.dtype) for key in language.state_dict() if key != _EMBEDDING
-    }
-    tables = [loader.tensor(_EMBEDDING, adapter) for adapter in adapters]
-    assign(language, {**state, _EMBEDDING: tables[0]}, "language model")
-    language.llm.model.embed_tokens = AdaptedEmbedding(tables, language.routing)
-    for name in sorted(set().union(*(adapter.targets for adapter in adapters))):
-        layer = AdaptedLinear(cast("nn.Linear", language.get_submodule(name)), language.routing)
-        for number, adapter in enumerate(adapters):
-            if name in adapter.targets:
-                lora_a, lora_b = (
-                    adapter.read(f"{name}.lora_{side}.weight", loader.device, torch.float32) for side in "AB"
-                )
-                layer.add(number, lora_a, lora_b, adapter.scaling(name))
-        parent, _, child = name.rpartition(".")
-        setattr(language.get_submodule(parent), child, layer)
 
 
 def _head(path: Path, lm_head: torch.Tensor) -> Head:

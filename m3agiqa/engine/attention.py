@@ -1,0 +1,127 @@
+"""Attention over the cache: for new tokens of many sequences, and for one new token of every beam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from m3agiqa.engine.cache import KVCache
+
+#: Steps whose beams' places lie in one run of the cache.
+PAGE_STEPS = 64
+
+
+class Reading:
+    """Attention of new tokens at the end of each sequence; earlier ones are in the cache.
+
+    Args:
+        starts: first place of each sequence in the cache.
+        known: tokens of each sequence that are in the cache.
+        new: tokens of each sequence that come now.
+    """
+
+    def __init__(
+        self, cache: KVCache, starts: Sequence[int], known: Sequence[int], new: Sequence[int], device: torch.device
+    ) -> None:
+        self._cache = cache
+        counts = torch.tensor(new)
+        rows = torch.arange(len(new)).repeat_interleave(counts)
+        offsets = torch.cat([torch.arange(count) for count in new])
+        positions = torch.tensor(known)[rows] + offsets
+        self.positions = positions.to(device)
+        self._rows, self._offsets = rows.to(device), offsets.to(device)
+        self._places = (torch.tensor(starts)[rows] + positions).to(device)
+        self._shape = (len(new), max(new))
+        self._causal = not any(known)
+        if not self._causal:
+            lengths = torch.tensor(known) + counts
+            seen = torch.arange(int(lengths.max()))
+            last = torch.tensor(starts) + lengths - 1
+            self._seen = torch.minimum(torch.tensor(starts)[:, None] + seen, last[:, None]).to(device)
+            queries = torch.tensor(known)[:, None] + torch.arange(max(new))
+            self._mask = (seen <= queries[..., None])[:, None].to(device)
+
+    def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        self._cache.write(layer, self._places, keys, values)
+        queries = self._padded(queries)
+        if self._causal:
+            attended = scaled_dot_product_attention(
+                queries, self._padded(keys), self._padded(values), is_causal=True, enable_gqa=True
+            )
+        else:
+            group = queries.shape[1] // keys.shape[1]
+            keys, values = (
+                pool[layer][self._seen].transpose(1, 2).repeat_interleave(group, dim=1)
+                for pool in (self._cache.keys, self._cache.values)
+            )
+            attended = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
+        return attended.transpose(1, 2)[self._rows, self._offsets]
+
+    def _padded(self, packed: torch.Tensor) -> torch.Tensor:
+        """[tokens, heads, dim] to [rows, heads, longest, dim], right-padded; no real token sees the padding."""
+        padded = packed.new_zeros(*self._shape, *packed.shape[1:])
+        padded[self._rows, self._offsets] = packed
+        return padded.transpose(1, 2)
+
+
+@dataclass
+class Layout:
+    """Where the sequences of P prompts with B beams each lie in the cache."""
+
+    #: First place and length of each prompt, [P] int32.
+    starts: torch.Tensor
+    lengths: torch.Tensor
+    #: First place of each page of generated tokens, [P, pages] int32. A page has PAGE_STEPS * B places, step by step.
+    pages: torch.Tensor
+
+    def current(self, step: torch.Tensor, beams: int) -> torch.Tensor:
+        """Places [P * B], int64, of the tokens of `step` ([1] int64)."""
+        page = self.pages.index_select(1, step // PAGE_STEPS) + (step % PAGE_STEPS * beams)
+        return (page + torch.arange(beams, device=page.device)).flatten().long()
+
+    def select(self, rows: torch.Tensor) -> Self:
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def decode_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: Layout, ancestors: torch.Tensor, step: int
+) -> torch.Tensor:
+    """Attention of every beam's newest token over its prompt and its own past.
+
+    Beams share the prompt, and all that any beam of the prompt generated is read; `ancestors` says which of it is a
+    beam's own past. So reordering beams moves no keys or values.
+
+    Args:
+        queries: [P * B, heads, dim].
+        keys, values: one layer of the cache, [places, kv heads, dim], the newest tokens written.
+        layout: where the prompts lie.
+        ancestors: [P, T, B] int32: in which beam's slot of a step the past of a beam is.
+        step: the newest tokens', from 0.
+
+    Returns:
+        [P * B, heads, dim].
+    """
+    prompts, beams = len(layout.starts), ancestors.shape[2]
+    device = queries.device
+    longest = int(layout.lengths.max())
+    offsets = torch.arange(longest, device=device)
+    in_prompt = offsets < layout.lengths[:, None]
+    places = torch.where(in_prompt, layout.starts[:, None] + offsets, layout.starts[:, None])
+    steps = torch.arange(step + 1, device=device)
+    slots = torch.arange(beams, device=device)
+    written = layout.pages[:, steps // PAGE_STEPS, None] + (steps % PAGE_STEPS * beams)[:, None] + slots
+    own = ancestors[:, : step + 1].permute(0, 2, 1)[..., None] == slots
+    places = torch.cat([places, written.flatten(1)], dim=1).long()
+    mask = torch.cat([in_prompt[:, None].expand(-1, beams, -1), own.flatten(2)], dim=2)
+    group = queries.shape[1] // keys.shape[1]
+    attended = scaled_dot_product_attention(
+        queries.unflatten(0, (prompts, beams)).transpose(1, 2),
+        keys[places].transpose(1, 2).repeat_interleave(group, dim=1),
+        values[places].transpose(1, 2).repeat_interleave(group, dim=1),
+        attn_mask=mask[:, None],
+    )
+    return attended.transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,67 @@
+"""Low-rank changes of several adapters, applied to rows grouped by adapter and never merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which rows belong to which adapter: contiguous, in order."""
+
+    #: (adapter, rows).
+    parts: tuple[tuple[int, slice], ...]
+    #: Every adapter has the same number of rows, in the adapters' order, so that one batched product serves all.
+    uniform: bool
+
+    @classmethod
+    def of(cls, counts: Sequence[tuple[int, int]], adapters: int) -> Groups:
+        """From (adapter, number of rows) in order."""
+        parts, start = [], 0
+        for adapter, rows in counts:
+            parts.append((adapter, slice(start, start + rows)))
+            start += rows
+        uniform = [adapter for adapter, _ in counts] == list(range(adapters)) and len({rows for _, rows in counts}) == 1
+        return cls(tuple(parts), uniform)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One layer's changes: `a` [adapters, in, rank] and `b` [adapters, rank, out], the scaling in `b`."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+    def add_(self, output: torch.Tensor, states: torch.Tensor, groups: Groups) -> None:
+        """Add each row's own change to `output` [rows, out], given the layer's input `states` [rows, in]."""
+        if groups.uniform:
+            adapters = len(self.a)
+            grouped = output.view(adapters, -1, output.shape[-1])
+            reduced = torch.bmm(states.view(adapters, -1, states.shape[-1]), self.a)
+            torch.baddbmm(grouped, reduced, self.b, out=grouped)
+            return
+        for adapter, rows in groups.parts:
+            output[rows].addmm_(states[rows] @ self.a[adapter], self.b[adapter])
+
+
+def block_diagonal(
+    blocks: Sequence[tuple[torch.Tensor, torch.Tensor] | None], outs: Sequence[int], rank: int, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One adapter's (A [r, in], B [out, r]) of n layers fused side by side: [in, n * rank] and [n * rank, sum outs].
+
+    `rank` is the largest there is; smaller ones, and layers the adapter leaves alone (None), are zero.
+    """
+    a = like.new_zeros(like.shape[1], len(blocks) * rank)
+    b = like.new_zeros(len(blocks) * rank, sum(outs))
+    column = 0
+    for index, (block, out) in enumerate(zip(blocks, outs, strict=True)):
+        if block is not None:
+            lora_a, lora_b = block
+            start = index * rank
+            a[:, start : start + len(lora_a)] = lora_a.T
+            b[start : start + len(lora_a), column : column + out] = lora_b.T
+        column += out
+    return a, b

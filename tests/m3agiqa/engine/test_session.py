@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from m3agiqa.engine import session as session_module
+from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.pipeline import Encoded
+from m3agiqa.engine.session import Session, generated_places
+from m3agiqa.errors import ScoringOutOfMemory
+from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.slicing import choose_grid
+from m3agiqa.profile import Describe
+from tests.m3agiqa.golden import CPU, Case, close, every_case
+from tests.m3agiqa.oracle import Oracle
+
+SHAPE = Shape(
+    vocab=400,
+    hidden=64,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    ffn=96,
+    vision_hidden=16,
+    vision_layers=1,
+    vision_heads=1,
+    vision_ffn=16,
+    queries=2,
+    rank=4,
+    head_width=32,
+    saved=("embed_tokens",),
+)
+ASPECTS = ("quality", "correspondence", "authenticity")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_base(folder / "base", SHAPE, train_tokenizer(["a"], SHAPE.vocab), seed=0, dtype=torch.float32)
+    for number, aspect in enumerate(ASPECTS, start=1):
+        write_adapter(folder / aspect, SHAPE, seed=number, dtype=torch.float32)
+    write_head(folder / "head.safetensors", SHAPE, seed=9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> Network:
+    return load_network(
+        folder / "base",
+        {aspect: folder / aspect for aspect in ASPECTS},
+        dict.fromkeys(ASPECTS, folder / "head.safetensors"),
+        device=CPU,
+        dtype=torch.float32,
+    )
+
+
+@pytest.fixture(scope="module")
+def oracles(folder: Path) -> list[Oracle]:
+    return [Oracle(folder / "base", folder / aspect) for aspect in ASPECTS]
+
+
+def sequences(lengths: Sequence[int], hidden: int = SHAPE.hidden) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(length, hidden, generator=generator) for length in lengths]
+
+
+def begin(
+    network: Network, prompts: Sequence[torch.Tensor], adapters: Sequence[int], describe: Describe, room: int = 0
+) -> Session:
+    llama = network.language
+    places = sum(map(len, prompts)) + len(prompts) * (room + generated_places(describe))
+    return Session(llama, KVCache(llama.shape, places, CPU, torch.float32), prompts, adapters, [room] * len(prompts))
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["gen", "gen_greedy", "gen_greedy_norep"])
+@torch.inference_mode()
+def test_generated_ids_are_the_originals(case: Case, kind: str) -> None:
+    prompt = case.embedded(case.facts["gen_input_ids"], case.facts["gen_image_bound"], max_slices=9)
+
+    generated = begin(case.network, [prompt], [0], case.describe(kind)).generate(
+        case.describe(kind), case.network.tokenizer.eos_ids
+    )[0]
+
+    expected = case.facts["gen_ids"][kind]
+    if kind == "gen":  # the older beam search wrote eos[0] whichever end token came
+        assert generated[:-1] == expected[:-1]
+        assert (generated[-1] in case.network.tokenizer.eos_ids) == (expected[-1] in case.network.tokenizer.eos_ids)
+        assert generated[-1] == expected[-1] or expected[-1] == case.network.tokenizer.eos_ids[0]
+    else:
+        assert generated == expected
+
+
+@every_case
+@torch.inference_mode()
+def test_states_of_a_conversation_are_the_originals(case: Case) -> None:
+    ids = case.facts["score_input_ids_truncated"]
+    embedded = case.embedded(ids, case.facts["score_image_bound"], case.facts["cfg"]["max_slice_nums"])
+
+    states = begin(case.network, [embedded], [0], Describe()).states[0]
+
+    stages = case.stages
+    if "score.last_hidden" in stages:
+        assert close(states, stages["score.last_hidden"][0])
+    else:
+        assert close(states[-32:], stages["score.last_hidden.tail"][0])
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@torch.inference_mode()
+def test_a_mixed_batch_generates_what_transformers_does_for_each_alone(
+    network: Network, oracles: list[Oracle], beams: int, penalty: float
+) -> None:
+    # Given prompts of many lengths under three adapters, and end tokens that come often
+    prompts, adapters = sequences([5, 40, 17, 3, 28, 9, 61]), [0, 0, 0, 1, 1, 2, 2]
+    eos_ids = list(range(0, SHAPE.vocab, 23))
+    describe = Describe(num_beams=beams, repetition_penalty=penalty, max_new_tokens=90)
+
+    generated = begin(network, prompts, adapters, describe).generate(describe, eos_ids)
+
+    expected = [
+        oracles[adapter].generate(prompt, describe, eos_ids) for prompt, adapter in zip(prompts, adapters, strict=True)
+    ]
+    assert generated == expected
+    assert len({len(ids) for ids in generated}) > 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8, 9, 65])
+@torch.inference_mode()
+def test_a_search_stops_at_the_limit(network: Network, oracles: list[Oracle], limit: int) -> None:
+    describe = Describe(max_new_tokens=limit)
+    prompt = sequences([12])
+
+    generated = begin(network, prompt, [1], describe).generate(describe, [SHAPE.vocab - 1])[0]
+
+    assert generated == oracles[1].generate(prompt[0], describe, [SHAPE.vocab - 1])
+    assert len(generated) == limit or generated[-1] == SHAPE.vocab - 1
+
+
+@torch.inference_mode()
+def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: list[Oracle]) -> None:
+    # Given sequences that were read and continued, and others that agree with them up to a point
+    prompts, adapters = sequences([30, 12, 21]), [0, 1, 2]
+    describe = Describe(max_new_tokens=10)
+    session = begin(network, prompts, adapters, describe, room=40)
+    session.generate(describe, [7])
+    known, added = [30, 5, 21], sequences([13, 32, 1])
+    # When they are read on from there
+    states = session.read([0, 1, 2], known, added)
+    # Then it is as if the whole had been read at once
+    for row in range(3):
+        whole = oracles[adapters[row]].states(torch.cat([prompts[row][: known[row]], added[row]]))
+        assert close(torch.cat([session.states[row][: known[row]], states[row]]), whole, 1e-5)
+
+
+@torch.inference_mode()
+def test_some_rows_may_be_read_anew_in_any_portions(
+    network: Network, oracles: list[Oracle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_READ_TOKENS", 25)
+    prompts, adapters = sequences([30, 12, 21, 4]), [0, 0, 1, 2]
+
+    session = begin(network, prompts, adapters, Describe(), room=20)
+
+    for row, states in enumerate(session.states):
+        assert close(states, oracles[adapters[row]].states(prompts[row]), 1e-5)
+    anew = sequences([35, 22])
+    for row, states in zip((0, 3), session.read([0, 3], [0, 0], anew), strict=True):
+        assert close(states, oracles[adapters[row]].states(anew[(0, 3).index(row)]), 1e-5)
+
+
+@torch.inference_mode()
+def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) -> None:
+    cache = KVCache(network.language.shape, 40, CPU, torch.float32)
+
+    with pytest.raises(ScoringOutOfMemory):
+        Session(network.language, cache, sequences([30, 30]), [0, 0], [0, 0])
+
+
+def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
+    case = Case(Path(__file__).parents[2] / "golden/mini_c_1024x1024")
+
+    assert choose_grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
+    assert Encoded(case.picture).grid(9).slices == 6
