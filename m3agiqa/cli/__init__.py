@@ -9,11 +9,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from m3agiqa.cli import batch, doctor, download, score
+from m3agiqa.cli import batch, data, doctor, download, score
 from m3agiqa.cli.arguments import FAILED, INTERRUPTED
 from m3agiqa.errors import M3AGIQAError
 
-COMMANDS = {"score": score, "batch": batch, "download": download, "doctor": doctor}
+COMMANDS = {
+    "score": score,
+    "batch": batch,
+    "download": download,
+    "doctor": doctor,
+    "data": data,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

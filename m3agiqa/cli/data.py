@@ -1,0 +1,111 @@
+"""`m3agiqa data`: check a data set, and make conversation files of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import RequestInvalid
+
+if TYPE_CHECKING:
+    from m3agiqa.train.data import DataSet
+
+HELP = "Check a data set (data check), or make its train.json and val.json (data conversations)."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = commands.add_parser("check", help="Say what is missing, duplicated, unreadable or out of range.")
+    check.add_argument("--aspect", choices=list(Aspect), help="hold the rating words against this aspect's scores")
+    make = commands.add_parser("conversations", help="Write train.json and val.json from scores and descriptions.")
+    make.add_argument("--aspect", choices=list(Aspect), required=True)
+    make.add_argument(
+        "--descriptions",
+        type=Path,
+        required=True,
+        metavar="F.jsonl",
+        help="lines with image, description and, where there are several, aspect, as `m3agiqa describe` writes them",
+    )
+    make.add_argument("--model", default="published-training-wording", metavar="PROFILE", help="whose words to ask in")
+    make.add_argument("--output", type=Path, metavar="DIR", help="where the files go; default: the data set's folder")
+    make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
+    make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
+    make.add_argument("--seed", type=int, default=42)
+    for command in (check, make):
+        command.add_argument("folder", type=Path, metavar="DIR")
+        add_data_arguments(command)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
+    parser.add_argument(
+        "--label-scale", type=float, default=1.0, metavar="X", help="multiplies scores; 0.05 brings 0..100 to 0..5"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from m3agiqa.train.data import load_data
+
+    data = load_data(args.folder, args.images)
+    return _check(args, data) if args.action == "check" else _conversations(args, data)
+
+
+def _check(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.train.check import check_data
+
+    errors = Console(stderr=True)
+    problems = check_data(
+        data,
+        aspect=Aspect(args.aspect) if args.aspect else None,
+        label=args.label,
+        scale=args.label_scale,
+        progress=lambda entries: track(entries, "reading pictures", console=errors, transient=True),
+    )
+    for problem in problems:
+        print(problem)
+    prompts = len({entry.prompt for entry in data.entries})
+    kinds = "1 kind" if len(problems) == 1 else f"{len(problems) or 'no'} kinds"
+    summary = f"{len(data.entries)} pictures, {prompts} prompts, {kinds} of problem"
+    errors.print(Text(summary, style="red" if problems else "green"))
+    return FAILED if problems else DONE
+
+
+def _conversations(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.profile import ModelProfile
+    from m3agiqa.train.conversations import Conversation, write_conversations
+    from m3agiqa.train.descriptions import read_descriptions
+    from m3agiqa.train.splits import Split
+
+    aspect = Aspect(args.aspect)
+    profile = ModelProfile.load(args.model)
+    if aspect not in profile.aspects:
+        raise RequestInvalid(f"model {profile.name} has no {aspect}")
+    column = data.label_column(aspect, args.label)
+    descriptions = read_descriptions(args.descriptions, aspect)
+    entries = {entry.name: entry for entry in data.entries}
+    folder = args.output or args.folder
+    for part, names in Split(by=args.by, ratio=_ratio(args.ratio), seed=args.seed).names(data).items():
+        made = [
+            Conversation.made(name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect])
+            for name in names
+            if name in descriptions and (mos := entries[name].label(column, args.label_scale)) is not None
+        ]
+        write_conversations(folder / f"{part}.json", made)
+        left_out = f"; {len(names) - len(made)} have no description or score" if len(made) < len(names) else ""
+        print(f"{folder / f'{part}.json'}: {len(made)} pictures{left_out}")
+    return DONE
+
+
+def _ratio(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(":"))
+    except ValueError:
+        raise RequestInvalid(f"--ratio {text} is not like 8:2 or 7:1:2") from None

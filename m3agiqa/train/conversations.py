@@ -1,0 +1,104 @@
+"""Conversation files: what a model was asked about each picture, and what it should answer.
+
+A JSON list of `{id, image, conversations: [user, assistant, user, assistant]}`. The first turn starts with `<image>` in
+files made for fine-tuning, the fourth is the rating word. Files with a model's own answers have `response_0` (the
+description) and `response_1` (the word) besides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from m3agiqa.contract import Rating, describe_validation
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.profile import AspectProfile
+
+IMAGE = "<image>\n"
+
+
+def rating_word(mos: float) -> Rating:
+    """The word for a score on the scale 0 to 5, its ends where it lies outside."""
+    return Rating.of(min(max(mos, 0.0), 5.0))
+
+
+class Turn(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class Conversation(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    id: str
+    #: File name of the picture, without a folder.
+    image: str
+    conversations: tuple[Turn, ...] = Field(min_length=4, max_length=4)
+    response_0: str | None = None
+    response_1: str | None = None
+
+    @model_validator(mode="after")
+    def _takes_turns(self) -> Self:
+        if [turn.role for turn in self.conversations] != ["user", "assistant"] * 2:
+            raise ValueError("the turns must be user, assistant, user, assistant")
+        return self
+
+    @property
+    def description(self) -> str:
+        return self.conversations[1].content
+
+    @property
+    def word(self) -> str:
+        return self.conversations[3].content.strip()
+
+    @classmethod
+    def made(cls, identity: str, image: str, prompt: str, description: str, mos: float, asked: AspectProfile) -> Self:
+        """The conversation that fine-tuning learns from; `mos` is the aspect's own score, on the scale 0 to 5."""
+        contents = (
+            IMAGE + asked.analysis.replace("{prompt}", prompt),
+            description,
+            asked.question,
+            rating_word(mos).value,
+        )
+        roles = ("user", "assistant") * 2
+        turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        return cls.model_validate({"id": identity, "image": image, "conversations": turns})
+
+
+def read_conversations(path: Path) -> list[Conversation]:
+    """Read a conversation file; a folder in front of a picture's name is dropped.
+
+    Raises:
+        RequestInvalid: unreadable, not a JSON list, or an item that is none; says which.
+    """
+    items: list[Conversation] = []
+    for number, item in enumerate(_read_list(path)):
+        try:
+            conversation = Conversation.model_validate(item)
+        except ValidationError as error:
+            raise RequestInvalid(f"{path}, item {number + 1}: {describe_validation(error)}") from None
+        items.append(conversation.model_copy(update={"image": Path(conversation.image).name}))
+    return items
+
+
+def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
+    items = [item.model_dump(exclude_none=True) for item in conversations]
+    path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestInvalid(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RequestInvalid(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, list):
+        raise RequestInvalid(f"{path} is not a JSON list of conversations")
+    return content
