@@ -101,6 +101,8 @@ class ScoreRequest(_Wire):
     #: The caller's own keys, returned in the verdict untouched.
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     submitted_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    #: From then on nobody waits for the verdict: what is not scored yet is answered unscored.
+    expires_at: AwareDatetime | None = None
 
     @field_validator("request_id")
     @classmethod

@@ -5,7 +5,8 @@ score: at the edges it becomes a `contract.Failure`.
 
     M3AGIQAError
     ├── RequestInvalid            the message or an argument is not a valid request
-    │   └── PromptTooLong         image and prompt leave no room in the aspect's context
+    │   ├── PromptTooLong         image and prompt leave no room in the aspect's context
+    │   └── RequestExpired        nobody waits for it any more
     ├── ImageError                the bytes were fetched but are no usable picture
     │   ├── ImageUnreadable       not a picture, truncated, or a format that is not accepted
     │   └── ImageTooLarge         too many pixels or bytes, or sides too unequal
@@ -26,12 +27,14 @@ score: at the edges it becomes a `contract.Failure`.
     │   ├── DeliveryGone          the receiver answered 410: it wants no more
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
+    ├── QueueFull                 too many requests wait already                        (retryable)
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
     └── InternalError             a defect of ours                                      (retryable)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -51,6 +54,10 @@ class RequestInvalid(M3AGIQAError):
 
 class PromptTooLong(RequestInvalid):
     code = "prompt_too_long"
+
+
+class RequestExpired(RequestInvalid):
+    code = "expired"
 
 
 class ImageError(M3AGIQAError):
@@ -143,6 +150,18 @@ class DeliveryUnavailable(DeliveryError):
 class QueueUnavailable(M3AGIQAError):
     code = "queue_unavailable"
     retryable = True
+
+
+class QueueFull(M3AGIQAError):
+    """Come back after `retry_after_s` seconds; `submitted` are the ids of those before that are queued."""
+
+    code = "queue_full"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, submitted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.submitted = tuple(submitted)
 
 
 class ResultTimeout(M3AGIQAError):

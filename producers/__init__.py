@@ -2,5 +2,6 @@
 
 from m3agiqa.contract import ScoreRequest, Verdict
 from producers.client import Client
+from producers.ledger import State
 
-__all__ = ["Client", "ScoreRequest", "Verdict"]
+__all__ = ["Client", "ScoreRequest", "State", "Verdict"]

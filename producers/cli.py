@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid, ResultTimeout
 from producers.client import Client
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="print every verdict in Redis, one JSON object a line")
     export.set_defaults(run=_export)
+
+    state = commands.add_parser("state", help="print where a request is")
+    state.add_argument("request_id", metavar="ID")
+    state.add_argument("--history", action="store_true", help="and all that happened to it, with Unix times")
+    state.set_defaults(run=_state)
 
     dead = commands.add_parser("dead", help="what workers gave up").add_subparsers(required=True, metavar="COMMAND")
     listed = dead.add_parser("list", help="list the dead letters, the newest first")
@@ -171,6 +176,16 @@ def _request(row: dict[str | None, str | list[str] | None]) -> ScoreRequest:
 
 def _result(client: Client, arguments: argparse.Namespace) -> int:
     return _show(client.result(arguments.request_id, arguments.wait or 0), as_json=arguments.json)
+
+
+def _state(client: Client, arguments: argparse.Namespace) -> int:
+    state = client.state(arguments.request_id)
+    if state is None:
+        raise ResultTimeout(f"no request {arguments.request_id} is known; those settled long ago are forgotten")
+    print(state)
+    for event in client.history(arguments.request_id) if arguments.history else ():
+        print(event)
+    return OK
 
 
 def _export(client: Client, arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ class DeadLetter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     #: The queue it was taken from.
     queue: str
     #: None if the message does not tell.
@@ -23,5 +25,11 @@ class DeadLetter(BaseModel):
     reason: str
     attempts: int = Field(ge=1)
     died_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-    #: As it stood on the queue, complete, to be put back there.
+    #: Its name in the ledger; None if it never got there.
+    task: str | None = None
+    #: What the ledger has about its request, a line an event, the newest last.
+    history: tuple[str, ...] = ()
+    #: As it stood on the queue, to be put back there.
     message: str
+    #: Whether `message` is only the beginning of one too large to keep.
+    cut: bool = False

@@ -7,14 +7,20 @@ DELIVER_QUEUE = "deliver"
 SCORE_TASK = "m3agiqa.score"
 DELIVER_TASK = "m3agiqa.deliver"
 
-#: Sorted set: what is to be queued later, by its due time in seconds of the Redis server's clock.
-DUE = "m3agiqa:due"
-#: List: what was given up, newest first, one JSON object each.
+#: Sorted set: every task that is owed, by when to look after it, in seconds of the Redis server's clock.
+OWED = "m3agiqa:owed"
+#: Hash: what was given up, one JSON object each, by its id.
 DEAD = "m3agiqa:dead"
 
+_SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
 #: Glob over every key that `result` gives.
 RESULTS = _RESULT + "*"
+
+
+def request(request_id: str) -> str:
+    """Key of the request's entry in the ledger."""
+    return f"m3agiqa:request:{request_id}"
 
 
 def result(request_id: str) -> str:
@@ -25,3 +31,8 @@ def result(request_id: str) -> str:
 def done(request_id: str) -> str:
     """Channel on which the verdict's arrival is announced; the message has no content."""
     return f"m3agiqa:done:{request_id}"
+
+
+def scores(key: str) -> str:
+    """Key of what the model said about a picture with a prompt, as JSON, with a time to live."""
+    return _SCORES + key

@@ -25,6 +25,9 @@ from producers import keys
 PRIORITY_STEPS = (0, 3, 6, 9)
 SEPARATOR = ":"
 
+#: Above the largest that the contract allows, every character escaped.
+MAX_MESSAGE_BYTES = 1_048_576
+
 _TASK_OF_QUEUE = {keys.SCORE_QUEUE: keys.SCORE_TASK, keys.DELIVER_QUEUE: keys.DELIVER_TASK}
 
 #: Stands for the arguments wherever monitors show them: prompts and URLs are private.
@@ -119,6 +122,8 @@ def parse(raw: bytes | str, queue: str) -> Message:
     Raises:
         RequestInvalid: what is wrong with the message, without its content.
     """
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise RequestInvalid(f"message is {len(raw)} bytes, more than {MAX_MESSAGE_BYTES}")
     message = _as_object(_json(raw, "message"), "message")
     headers = _as_object(message.get("headers"), "headers")
     properties = _as_object(message.get("properties"), "properties")

@@ -21,6 +21,9 @@ from producers.dead import DeadLetter
 
 logger = logging.getLogger(__name__)
 
+#: Of a malformed message: enough to see what it was.
+_KEPT_BYTES = 65_536
+
 
 class CheckedRedis(Redis):
     """Answers a BRPOP that got a malformed message like one that got none."""
@@ -55,7 +58,8 @@ def malformed(queue: str, raw: bytes, error: RequestInvalid) -> DeadLetter:
         code=error.code,
         reason=str(error),
         attempts=1,
-        message=raw.decode("utf-8", errors="backslashreplace"),
+        message=raw[:_KEPT_BYTES].decode("utf-8", errors="backslashreplace"),
+        cut=len(raw) > _KEPT_BYTES,
     )
 
 
@@ -66,7 +70,7 @@ class Channel(kombu_redis.Channel):
 
     def _bury(self, letter: DeadLetter) -> None:
         with self.conn_or_acquire() as client:
-            client.lpush(keys.DEAD, letter.model_dump_json())
+            client.hset(keys.DEAD, letter.id, letter.model_dump_json())
 
 
 class Transport(kombu_redis.Transport):

@@ -23,7 +23,7 @@ from worker.batcher import Batcher
 from worker.health import Health
 from worker.reporting import setup_sentry
 from worker.settings import Settings
-from worker.store import Poller, Store
+from worker.store import Store, Sweeper
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ def _serve(app: Any, queues: list[str], settings: Settings) -> None:
     if keys.SCORE_QUEUE in queues:
         batcher = _prepare_score(app, settings, store)
         checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
-    poller = Poller(store)
-    _on_stop.append(poller.stop)
-    checks.append(lambda: poller.alive)
+    sweeper = Sweeper(store)
+    _on_stop.append(sweeper.stop)
+    checks.append(lambda: sweeper.alive)
     if settings.health_dir is not None:
         health = Health(settings.health_dir, queues, lambda: all(check() for check in checks))
         _on_stop.append(health.stop)
@@ -107,26 +107,31 @@ def _serve(app: Any, queues: list[str], settings: Settings) -> None:
 
 
 def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
+    from worker.courier import Courier, Slots
     from worker.deliver import Sender
-    from worker.tasks import Courier
 
-    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings))
+    slots = Slots(settings.deliver_max_per_host)
+    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
 
 
 def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     # Not at the top: a worker that only delivers has no model.
     from m3agiqa.policy import Policy
-    from m3agiqa.scorer import load_scorer
+    from m3agiqa.profile import ModelProfile
+    from m3agiqa.scorer import FakeScorer, load_scorer
+    from worker.cache import ScoreCache, fingerprint
     from worker.fetch import Fetcher
-    from worker.tasks import Moderator
+    from worker.moderator import Moderator
 
     logger.info("loading model %s", settings.model)
     scoring = load_scorer(settings.model, settings.device, max_batch=settings.max_batch)
     batcher = Batcher(scoring, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
     _on_stop.append(batcher.stop)
     _warm_up(batcher, settings.max_batch)
+    profile = "" if isinstance(scoring, FakeScorer) else ModelProfile.load(settings.model).model_dump_json()
+    cache = ScoreCache(store, fingerprint(scoring.info, profile))
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
-        settings, store, Fetcher(settings), batcher, Policy.load(settings.policy)
+        settings, store, cache, Fetcher(settings), batcher, Policy.load(settings.policy)
     )
     return batcher
 

@@ -52,6 +52,13 @@ class Settings(BaseSettings):
         "unset, three times fetching, waiting and scoring together.",
     )
 
+    max_lost_runs: int = Field(
+        default=5, ge=1, description="Runs in a row of a task whose worker died, after which it is a dead letter."
+    )
+    score_cache_ttl_s: int = Field(
+        default=86_400, ge=0, description="Seconds that scores are remembered for the same picture and prompt; 0, none."
+    )
+
     fetch_timeout_s: float = Field(default=20, gt=0, description="Seconds to fetch a picture, in all.")
     fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of a picture as fetched, at most.")
     fetch_ports: Annotated[tuple[int, ...], NoDecode] = Field(
@@ -68,7 +75,11 @@ class Settings(BaseSettings):
     )
     deliver_timeout_s: float = Field(default=10, gt=0, description="Seconds a receiver may take to answer.")
     deliver_retry_delays_s: Delays = Field(
-        default=(5, 30, 300, 1800), description="Seconds until a failed delivery is tried again; then it is dead."
+        default=(5, 30, 300, 1800, 7200, 18_000, 36_000),
+        description="Seconds until a failed delivery is tried again, plus up to a fifth; then it is dead.",
+    )
+    deliver_max_per_host: int = Field(
+        default=8, ge=1, description="Deliveries to one receiver at a time, by one worker; keep it below its threads."
     )
     deliver_allow_hosts: Names = Field(
         default=(), description="host:port pairs of receivers trusted although private or on an unusual port."

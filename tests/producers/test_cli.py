@@ -129,7 +129,7 @@ def test_dead_letters(redis: Redis, capsys: Output, monkeypatch: pytest.MonkeyPa
         attempts=1,
         message="private",
     )
-    redis.lpush(keys.DEAD, letter.model_dump_json())
+    redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
     assert main(["dead", "list"]) == 0
     output = capsys.readouterr().out
     assert "host answered 410" in output

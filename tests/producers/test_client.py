@@ -8,8 +8,8 @@ from redis import Redis
 
 import producers
 from m3agiqa.contract import Decision, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, QueueUnavailable, RequestInvalid, ResultTimeout
-from producers import Client, keys, message
+from m3agiqa.errors import ConfigError, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
+from producers import Client, State, keys, message
 from tests.support import eventually
 
 
@@ -34,7 +34,7 @@ def verdict(request_id: str) -> Verdict:
 
 
 def test_public_names() -> None:
-    assert set(producers.__all__) == {"Client", "ScoreRequest", "Verdict"}
+    assert set(producers.__all__) == {"Client", "ScoreRequest", "State", "Verdict"}
 
 
 def test_submit_puts_a_message_on_the_list_of_its_priority(client: Client, redis: Redis) -> None:
@@ -55,7 +55,40 @@ def test_submit_puts_a_message_on_the_list_of_its_priority(client: Client, redis
     request = ScoreRequest.parse(message.parse(redis.rpop("score:6"), keys.SCORE_QUEUE).payload)
     assert request.callback_url == "https://host/hook"
     assert request.metadata == {"user": 7}
-    assert redis.keys() == []
+    # and it is owed
+    assert set(redis.keys()) == {keys.OWED, keys.request("my-id")}
+    assert client.state("my-id") == State.SUBMITTED
+
+
+def test_a_request_submitted_twice_is_one_task(client: Client, redis: Redis) -> None:
+    for prompt in ("first", "second"):
+        assert client.submit(image_url="https://host/a.png", prompt=prompt, request_id="twice") == "twice"
+    [raw] = redis.lrange("score:3", 0, -1)
+    assert message.parse(raw, keys.SCORE_QUEUE).payload["prompt"] == "first"
+    assert len(client.history("twice")) == 1
+
+
+def test_submit_refuses_when_too_many_wait(redis_url: str, redis: Redis) -> None:
+    # given a client that lets five wait, and three that do
+    with Client(redis_url, max_queued=5) as client:
+        fields = {"image_url": "https://host/a.png", "prompt": ""}
+        client.submit_many([{**fields, "request_id": f"r{number}", "priority": 9} for number in range(3)])
+        # when it submits four more, of which one is known already
+        with pytest.raises(QueueFull, match="5 requests wait already") as refused:
+            client.submit_many([{**fields, "request_id": name} for name in ("a", "r0", "b", "c")])
+        # then those for which there was room are queued, and it says when to come back
+        assert refused.value.submitted == ("a", "r0", "b")
+        assert 1 <= refused.value.retry_after_s <= 60
+        assert client.state("c") is None
+        assert redis.llen("score:3") == 2
+        # and there is room again as soon as one is taken
+        redis.rpop("score:9")
+        assert client.submit(**fields, request_id="c") == "c"
+
+
+def test_a_request_nobody_knows_has_no_state(client: Client) -> None:
+    assert client.state("nobody") is None
+    assert client.history("nobody") == ()
 
 
 def test_submit_makes_up_an_id_and_takes_priority_3(client: Client, redis: Redis) -> None:

@@ -17,4 +17,4 @@ def test_what_workers_tell_each_other_is_no_dead_letter(redis: Redis, redis_url:
         assert answer.payload == {"neighbour@host": {"clock": 7}}
         answer.ack()
         answers.close()
-    assert redis.llen(keys.DEAD) == 0
+    assert redis.hlen(keys.DEAD) == 0

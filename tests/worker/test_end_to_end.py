@@ -62,7 +62,7 @@ def test_a_receiver_that_fails_gets_identical_bytes_again_and_at_last_a_dead_let
     for path in ("recovers", "broken"):
         client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url(path), request_id=path)
     # then the first takes it at the third attempt, the second is given up after the fourth
-    eventually(lambda: redis.llen(keys.DEAD), "a dead letter")
+    eventually(lambda: redis.hlen(keys.DEAD), "a dead letter")
     eventually(lambda: web.count("recovers") == 3, "the third attempt")
     assert len({body for _, path, body in web.requests if path == "/recovers"}) == 1
     assert web.count("broken") == 4
@@ -162,7 +162,7 @@ def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
     request_id = client.submit(image_url=web.url("a.png"), prompt="", priority=0)
     # then the good one is scored by the same process, and every other is kept with the reason
     assert client.result(request_id, timeout=60).status == "scored"
-    eventually(lambda: redis.llen(keys.DEAD) == len(garbage), "dead letters")
+    eventually(lambda: redis.hlen(keys.DEAD) == len(garbage), "dead letters")
     assert worker.process.poll() is None
     assert {letter.code for letter in client.dead_letters()} == {"request_invalid"}
     assert any("delivery_tag" in letter.reason for letter in client.dead_letters())
@@ -181,7 +181,7 @@ def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, 
     redis.lpush(keys.SCORE_QUEUE, json.dumps(stranger))
     for request_id in ids:
         client.result(request_id, timeout=60)
-    eventually(lambda: redis.llen(keys.DEAD), "the dead letter")
+    eventually(lambda: redis.hlen(keys.DEAD), "the dead letter")
     # then nothing private is in the log
     assert worker.terminate() == 0
     assert "private" not in worker.log
@@ -207,8 +207,8 @@ def test_a_message_that_shows_a_defect_of_ours_is_kept(redis: Redis, worker_proc
     worker = worker_process("deliver")
     redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, {"request_id": "x", "url": 7}, task_id="x"))
     # then it is a dead letter, and the worker goes on
-    eventually(lambda: redis.llen(keys.DEAD), "a dead letter")
-    letter = DeadLetter.model_validate_json(redis.lindex(keys.DEAD, 0))
+    eventually(lambda: redis.hlen(keys.DEAD), "a dead letter")
+    letter = DeadLetter.model_validate_json(redis.hvals(keys.DEAD)[0])
     assert (letter.request_id, letter.code) == ("x", "internal_error")
     assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["url"] == 7
     assert worker.terminate() == 0

@@ -1,0 +1,184 @@
+"""Turns a request into a verdict: fetch, score, decide, deliver."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict, describe_validation
+from m3agiqa.errors import M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
+from m3agiqa.images import open_picture
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.policy import Policy
+from m3agiqa.prompts import neutralised
+from m3agiqa.verdict import assemble
+from worker.batcher import Batcher
+from worker.cache import ScoreCache
+from worker.deliver import Delivery
+from worker.fetch import Fetcher
+from worker.settings import Settings
+from worker.store import Lease, Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Moderator:
+    """Methods return, in a few words, what was done."""
+
+    settings: Settings
+    store: Store
+    cache: ScoreCache
+    fetcher: Fetcher
+    batcher: Batcher
+    default_policy: Policy
+
+    def handle(self, request: ScoreRequest, attempt: int, lease: Lease) -> str:
+        """Fetch, score, decide, deliver; `attempt` counts from 1.
+
+        Raises:
+            QueueUnavailable: the outcome could not be kept; the request must be handled again.
+        """
+        clock = Stopwatch(request.submitted_at)
+        policy, image = self.default_policy, None
+        outcome: Scores | Failure
+        try:
+            policy = self._policy(request.policy)
+            _still_wanted(request)
+            with clock.stage("fetch"):
+                data = self.fetcher.fetch(request.image_url)
+            with clock.stage("decode"):
+                picture = open_picture(data, max_pixels=self.settings.max_pixels)
+            image = picture.info
+            with clock.stage("score"):
+                outcome = self._score(request, Job(picture, neutralised(request.prompt), request.aspects), lease)
+        except QueueUnavailable:
+            raise
+        except Exception as error:
+            outcome = failure_of(error, request.request_id)
+
+        delays = self.settings.score_retry_delays_s
+        if attempt <= len(delays) and (passing := _passing(outcome)):
+            delay_s = delays[attempt - 1]
+            self.store.score_later(lease, request, retries=attempt, delay_s=delay_s, why=passing.code)
+            return f"{passing.code}, again in {delay_s:g} s"
+
+        return self._answer(request, outcome, attempt, policy, image, clock.timings_ms)
+
+    def refuse(self, request: ScoreRequest, invalid: RequestInvalid, attempt: int) -> str:
+        """Answer a request that is not valid."""
+        return self._answer(request, Failure.of(invalid), attempt, self.default_policy)
+
+    def _score(self, request: ScoreRequest, job: Job, lease: Lease) -> Scores | Failure:
+        if (known := self.cache.get(job)) is not None:
+            return known
+        self.store.mark_scoring(lease)
+        _still_wanted(request)
+        outcome = self.batcher.score(job, self.settings.score_timeout_s)
+        if isinstance(outcome, Scores) and not outcome.failures:
+            self.cache.put(job, outcome)
+        return outcome
+
+    def _answer(
+        self,
+        request: ScoreRequest,
+        outcome: Scores | Failure,
+        attempt: int,
+        policy: Policy,
+        image: ImageInfo | None = None,
+        timings_ms: dict[str, float] | None = None,
+    ) -> str:
+        verdict = assemble(
+            request,
+            outcome,
+            request.aspects or self.batcher.scoring.aspects,
+            policy=policy,
+            model=self.batcher.scoring.info,
+            image=image,
+            timings_ms=timings_ms,
+            attempt=attempt,
+        )
+        if not self.store.publish(verdict, _deliveries(request, verdict)):
+            return "another worker was first"
+        return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
+
+    def _policy(self, name: str | None) -> Policy:
+        return self.default_policy if name is None else _load_policy(name)
+
+
+class Stopwatch:
+    """Milliseconds by stage, beginning with the time since `submitted_at`."""
+
+    def __init__(self, submitted_at: datetime) -> None:
+        waited_ms = (datetime.now(UTC) - submitted_at).total_seconds() * 1000
+        # The submitter's clock may be ahead of ours.
+        self.timings_ms = {"queue": max(0.0, waited_ms)}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_ms[name] = (time.perf_counter() - began) * 1000
+
+
+def failure_of(error: Exception, request_id: str) -> Failure:
+    if not isinstance(error, M3AGIQAError):
+        logger.error("unexpected failure of request %s", request_id, exc_info=error)
+    return Failure.of(error)
+
+
+def understood(payload: dict[str, Any]) -> tuple[ScoreRequest | None, RequestInvalid | None]:
+    """The request, and what is wrong with it.
+
+    Of an invalid one this is its valid fields, good for answering it; None if it does not say which it is.
+    """
+    try:
+        return ScoreRequest.model_validate(payload), None
+    except ValidationError as error:
+        invalid = RequestInvalid(describe_validation(error))
+        wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
+    valid = {name: value for name, value in payload.items() if name not in wrong}
+    unknown = {"image_url": "https://unknown.invalid", "prompt": ""}
+    return (ScoreRequest.model_validate({**unknown, **valid}) if "request_id" in valid else None), invalid
+
+
+@lru_cache(maxsize=64)
+def _load_policy(name: str) -> Policy:
+    return Policy.load(name)
+
+
+def _still_wanted(request: ScoreRequest) -> None:
+    if request.expires_at is not None and datetime.now(UTC) >= request.expires_at:
+        raise RequestExpired("its expires_at passed before it was scored")
+
+
+def _passing(outcome: Scores | Failure) -> Failure | None:
+    """A failure that may not be there next time."""
+    failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
+    return next((failure for failure in failures if failure.retryable), None)
+
+
+def _deliveries(request: ScoreRequest, verdict: Verdict) -> list[Delivery]:
+    body = verdict.model_dump_json()
+    return [
+        Delivery(
+            request_id=request.request_id,
+            kind=kind,
+            url=url,
+            body=body,
+            submitted_at=request.submitted_at,
+            attempt=1,
+        )
+        for kind, url in (("callback", request.callback_url), ("s3", request.s3_uri))
+        if url is not None
+    ]

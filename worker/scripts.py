@@ -1,0 +1,159 @@
+"""The scripts of `worker.store`, which says what they are for; `producers.ledger` shows what they write."""
+
+from __future__ import annotations
+
+from producers import keys
+from producers.ledger import LOST_AFTER_S, PRELUDE, State
+
+#: Seconds between two looks at a message that waits in a long queue, at most.
+_LOOK_AGAIN_S = 600
+
+#: Takes a task that is done with from its entry, and settles the request with its last one.
+_REMOVE = f"""
+local function remove(entry, kind, task, ttl)
+    redis.call('HDEL', entry, kind, kind .. '.list', kind .. '.queued', kind .. '.run', kind .. '.fair')
+    redis.call('ZREM', OWED, task)
+    for _, other in ipairs({{'score', 'callback', 's3'}}) do
+        if redis.call('HEXISTS', entry, other) == 1 then return end
+    end
+    if redis.call('HEXISTS', entry, 'buried') == 1 then
+        redis.call('HSET', entry, 'state', '{State.DEAD}')
+    else
+        redis.call('HSET', entry, 'state', '{State.SETTLED}')
+        redis.call('EXPIRE', entry, ttl)
+    end
+end
+"""
+
+#: ARGV: task, its list and message (for one never seen before), seconds of the lease, runs lost at most, who asks.
+BEGIN = (
+    PRELUDE
+    + f"""
+local task, list, message, lease, most, who = unpack(ARGV)
+local entry, kind = split(task)
+if redis.call('EXISTS', entry) == 0 then
+    redis.call('HSET', entry, kind, message, kind .. '.list', list, kind .. '.queued', now)
+    note(entry, kind .. ' seen for the first time')
+elseif redis.call('HEXISTS', entry, kind) == 0 then
+    return {{'gone', 0, ''}}
+else
+    local until_then = tonumber(redis.call('ZSCORE', OWED, task) or 0)
+    if redis.call('HGET', entry, kind .. '.queued') == '0' and until_then > now then return {{'taken', 0, ''}} end
+end
+local run = redis.call('HINCRBY', entry, kind .. '.run', 1)
+local lost = run - 1 - tonumber(redis.call('HGET', entry, kind .. '.fair') or 0)
+redis.call('HSET', entry, kind .. '.queued', 0)
+redis.call('ZADD', OWED, now + lease, task)
+local poison = lost >= tonumber(most)
+note(entry, kind .. (poison and ' found to be poison by ' or ' begun by ') .. who)
+redis.call('HSET', entry, 'state', kind == 'score' and '{State.FETCHING}' or '{State.DELIVERING}')
+return {{poison and 'poison' or 'begun', run, redis.call('HGET', entry, 'history')}}
+"""
+)
+
+#: ARGV: task, run, the state its request is in now.
+MARK = (
+    PRELUDE
+    + """
+local entry, kind = split(ARGV[1])
+if redis.call('HGET', entry, kind .. '.run') == ARGV[2] then redis.call('HSET', entry, 'state', ARGV[3]) end
+"""
+)
+
+#: ARGV: the request's id, its verdict, for how many seconds that is kept, then task and message of each delivery.
+PUBLISH = (
+    PRELUDE
+    + _REMOVE
+    + f"""
+local id = ARGV[1]
+local entry, kind = split(id)
+if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
+if not redis.call('SET', '{keys.result("")}' .. id, ARGV[2], 'NX', 'EX', ARGV[3]) then
+    remove(entry, kind, id, ARGV[3])
+    return 0
+end
+for at = 4, #ARGV, 2 do
+    enqueue(ARGV[at], '{keys.DELIVER_QUEUE}', ARGV[at + 1])
+    redis.call('HSET', entry, 'state', '{State.SCORED}')
+end
+note(entry, 'verdict published')
+remove(entry, kind, id, ARGV[3])
+redis.call('PUBLISH', '{keys.done("")}' .. id, '')
+return 1
+"""
+)
+
+#: ARGV: task, and for how many seconds a settled request is remembered.
+FINISH = (
+    PRELUDE
+    + _REMOVE
+    + """
+local entry, kind = split(ARGV[1])
+if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
+note(entry, kind .. ' delivered')
+remove(entry, kind, ARGV[1], ARGV[2])
+return 1
+"""
+)
+
+#: ARGV: task, run, its new message (empty if unchanged), in how many seconds, why, and 1 if the run ended properly.
+LATER = (
+    PRELUDE
+    + f"""
+local task, run, message, delay, why, fair = unpack(ARGV)
+local entry, kind = split(task)
+if redis.call('HGET', entry, kind .. '.run') ~= run then return 0 end
+if message ~= '' then redis.call('HSET', entry, kind, message) end
+if fair == '1' then redis.call('HSET', entry, kind .. '.fair', run) end
+if kind == 'score' then redis.call('HSET', entry, 'state', '{State.SUBMITTED}') end
+redis.call('HSET', entry, kind .. '.queued', 0)
+redis.call('ZADD', OWED, now + delay, task)
+note(entry, kind .. ' again in ' .. string.format('%.1f', delay) .. ' s: ' .. why)
+return 1
+"""
+)
+
+#: ARGV: task (empty if nobody knows), run (empty for any), the letter's id and the letter.
+BURY = (
+    PRELUDE
+    + _REMOVE
+    + f"""
+local task, run, id, letter = unpack(ARGV)
+local entry, kind = split(task)
+local known = task ~= '' and redis.call('HEXISTS', entry, kind) == 1
+if run ~= '' and redis.call('HGET', entry, kind .. '.run') ~= run then return 0 end
+redis.call('HSET', '{keys.DEAD}', id, letter)
+if known then
+    note(entry, kind .. ' buried')
+    redis.call('HINCRBY', entry, 'buried', 1)
+    remove(entry, kind, task, 0)
+end
+return 1
+"""
+)
+
+#: ARGV: how many at most.
+SWEEP = (
+    PRELUDE
+    + f"""
+local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[1])
+local since = {{}}
+for _, task in ipairs(overdue) do
+    local entry, kind = split(task)
+    local message, list, queued = unpack(redis.call('HMGET', entry, kind, kind .. '.list', kind .. '.queued'))
+    if not message then
+        redis.call('ZREM', OWED, task)
+    else
+        if not since[list] then since[list] = oldest(list) end
+        queued = tonumber(queued)
+        if queued > 0 and queued >= since[list] then
+            redis.call('ZADD', OWED, now + math.min(math.max(now - queued, {LOST_AFTER_S}), {_LOOK_AGAIN_S}), task)
+        else
+            enqueue(task, list, message)
+            note(entry, kind .. ' queued again')
+        end
+    end
+end
+return #overdue
+"""
+)
