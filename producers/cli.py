@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TextIO, cast
@@ -15,11 +16,11 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid, ResultTimeout
-from producers.client import Client
+from producers import cli_dead
+from producers.client import MAX_QUEUED, Client
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
     try:
-        with Client(arguments.redis_url) as client:
+        with Client(arguments.redis_url, max_queued=arguments.max_queued) as client:
             return run(client, arguments)
     except (RequestInvalid, ConfigError) as error:
         _note(f"error: {error}")
@@ -53,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get(_REDIS_URL_VARIABLE, "redis://localhost:6379/0"),
         help=f"Redis with the queues (default: ${_REDIS_URL_VARIABLE}, else redis://localhost:6379/0)",
     )
+    parser.add_argument(
+        "--max-queued",
+        type=int,
+        default=MAX_QUEUED,
+        metavar="N",
+        help=f"refuse to submit while N requests wait (default: {MAX_QUEUED})",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("one", help="submit one picture; prints its request id")
@@ -63,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
     one.add_argument("--policy", help="default: the worker's")
     one.add_argument("--priority", type=int, choices=(0, 3, 6, 9), default=3, help="0 is the most urgent (default: 3)")
-    one.add_argument("--request-id", help="default: a random one")
+    one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
+    one.add_argument(
+        "--expires-in", type=float, metavar="SECONDS", help="after so long nobody waits for it, and it is not scored"
+    )
     _add_waiting(one)
     one.set_defaults(run=_one)
 
@@ -84,10 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("--history", action="store_true", help="and all that happened to it, with Unix times")
     state.set_defaults(run=_state)
 
-    dead = commands.add_parser("dead", help="what workers gave up").add_subparsers(required=True, metavar="COMMAND")
-    listed = dead.add_parser("list", help="list the dead letters, the newest first")
-    listed.add_argument("--json", action="store_true", help="one JSON object a line, with the message itself")
-    listed.set_defaults(run=_dead_list)
+    cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     return parser
 
 
@@ -97,6 +105,9 @@ def _add_waiting(parser: argparse.ArgumentParser) -> None:
 
 
 def _one(client: Client, arguments: argparse.Namespace) -> int:
+    expires_at = None
+    if arguments.expires_in is not None:
+        expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
     request_id = client.submit(
         image_url=arguments.image_url,
         prompt=arguments.prompt,
@@ -106,6 +117,7 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
         policy=arguments.policy,
         priority=arguments.priority,
         request_id=arguments.request_id,
+        expires_at=expires_at,
     )
     if arguments.wait is None:
         print(json.dumps({"request_id": request_id}) if arguments.json else request_id)
@@ -191,20 +203,6 @@ def _state(client: Client, arguments: argparse.Namespace) -> int:
 def _export(client: Client, arguments: argparse.Namespace) -> int:
     for verdict in client.results():
         print(verdict.model_dump_json())
-    return OK
-
-
-def _dead_list(client: Client, arguments: argparse.Namespace) -> int:
-    table = Table("died at", "queue", "request", "kind", "attempts", "code", "reason")
-    for letter in client.dead_letters():
-        if arguments.json:
-            print(letter.model_dump_json())
-        else:
-            died_at = f"{letter.died_at:%Y-%m-%d %H:%M:%S}"
-            cells = (died_at, letter.queue, letter.request_id or "?", letter.kind, str(letter.attempts), letter.code)
-            table.add_row(*cells, Text(letter.reason))
-    if not arguments.json:
-        Console(soft_wrap=True).print(table)
     return OK
 
 

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from m3agiqa.contract import ScoreRequest
-from producers import keys, message
+from producers import Client, keys, message
 from producers.cli import main
 from producers.dead import DeadLetter
 from tests.producers.test_client import verdict
@@ -118,24 +118,92 @@ def test_export(redis: Redis, capsys: Output) -> None:
     assert sorted(json.loads(line)["request_id"] for line in capsys.readouterr().out.splitlines()) == ["a", "b"]
 
 
-def test_dead_letters(redis: Redis, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
+    """Two dead letters: a delivery, and a message too large to keep."""
     monkeypatch.setenv("COLUMNS", "200")
-    letter = DeadLetter(
+    private = {"request_id": "a", "kind": "callback", "url": "https://private"}
+    raw = message.envelope(keys.DELIVER_QUEUE, private, task_id="a:callback")
+    delivery = DeadLetter(
         queue="deliver",
         request_id="a",
         kind="callback",
         code="delivery_gone",
         reason="host answered 410",
         attempts=1,
-        message="private",
+        task="a:callback",
+        history=("1.000 callback begun by host:1",),
+        message=raw,
     )
-    redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
+    large = DeadLetter(
+        queue="score", request_id=None, kind="message", code="c", reason="too large", attempts=1, message="{", cut=True
+    )
+    for letter in (delivery, large):
+        redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
+    return [delivery, large]
+
+
+def test_dead_letters_are_listed(dead: list[DeadLetter], capsys: Output) -> None:
     assert main(["dead", "list"]) == 0
     output = capsys.readouterr().out
     assert "host answered 410" in output
+    assert dead[0].id in output
     assert "private" not in output
     assert main(["dead", "list", "--json"]) == 0
-    assert DeadLetter.model_validate_json(capsys.readouterr().out) == letter
+    assert [DeadLetter.model_validate_json(line) for line in capsys.readouterr().out.splitlines()] == dead[::-1]
+
+
+def test_a_dead_letter_is_shown(dead: list[DeadLetter], capsys: Output) -> None:
+    assert main(["dead", "show", dead[0].id]) == 0
+    assert "callback begun by host:1" in capsys.readouterr().out
+    assert main(["dead", "show", dead[0].id, "--json"]) == 0
+    assert DeadLetter.model_validate_json(capsys.readouterr().out) == dead[0]
+    assert main(["dead", "show", "none-such"]) == 2
+    assert "no dead letter none-such" in capsys.readouterr().err
+
+
+def test_a_dead_letter_is_replayed(dead: list[DeadLetter], redis: Redis, client: Client, capsys: Output) -> None:
+    assert main(["dead", "replay", dead[0].id]) == 0
+    assert capsys.readouterr().out == f"{dead[0].id}\n"
+    assert redis.lrange("deliver", 0, -1) == [dead[0].message]
+    assert client.state("a") == "scored"
+    assert main(["dead", "replay", dead[0].id]) == 2
+    # what was not kept cannot be
+    assert main(["dead", "replay", dead[1].id]) == 2
+    assert "too large" in capsys.readouterr().err
+
+
+def test_all_dead_letters_are_replayed_but_those_that_cannot_be(dead: list[DeadLetter], redis: Redis) -> None:
+    assert main(["dead", "replay", "--all"]) == 0
+    assert redis.hkeys(keys.DEAD) == [dead[1].id]
+
+
+def test_dead_letters_are_dropped(dead: list[DeadLetter], redis: Redis, capsys: Output) -> None:
+    assert main(["dead", "drop", dead[1].id]) == 0
+    assert redis.hkeys(keys.DEAD) == [dead[0].id]
+    assert main(["dead", "drop", "--all"]) == 0
+    assert redis.hkeys(keys.DEAD) == []
+    assert redis.llen("deliver") == 0
+
+
+def test_state(client: Client, capsys: Output) -> None:
+    client.submit(image_url="https://host/a.png", prompt="", request_id="a")
+    assert main(["state", "a"]) == 0
+    assert capsys.readouterr().out == "submitted\n"
+    assert main(["state", "a", "--history"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(" submitted")
+    assert main(["state", "b"]) == 1
+    assert "no request b" in capsys.readouterr().err
+
+
+def test_a_full_queue_is_a_failure_that_says_when_to_come_back(redis: Redis, capsys: Output) -> None:
+    arguments = ["--max-queued", "1", "one", "https://host/a.png", "--prompt", "", "--expires-in", "60"]
+    assert main(arguments) == 0
+    [request] = requests(redis)
+    assert request.expires_at is not None
+    assert 0 < (request.expires_at - request.submitted_at).total_seconds() <= 61
+    assert main(arguments) == 1
+    assert "come back in 1 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

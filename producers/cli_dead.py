@@ -1,0 +1,92 @@
+"""`m3agiqa-submit dead`: look at what workers gave up, put it back, or forget it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from producers.client import Client
+from producers.dead import DeadLetter
+
+#: As on the whole command line.
+_OK, _FAILED = 0, 1
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listed = commands.add_parser("list", help="list the dead letters, the newest first")
+    listed.add_argument("--json", action="store_true", help="one JSON object a line, with the message itself")
+    listed.set_defaults(run=_list)
+
+    shown = commands.add_parser("show", help="print one with its history and, as JSON, its message")
+    shown.add_argument("id", metavar="ID")
+    shown.add_argument("--json", action="store_true", help="one JSON object")
+    shown.set_defaults(run=_show)
+
+    for name, help_, run in (
+        ("replay", "put messages back on their queue, with all their attempts", _replay),
+        ("drop", "forget messages", _drop),
+    ):
+        changed = commands.add_parser(name, help=help_)
+        which = changed.add_mutually_exclusive_group(required=True)
+        which.add_argument("ids", nargs="*", default=[], metavar="ID")
+        which.add_argument("--all", action="store_true", help="every dead letter there is")
+        changed.set_defaults(run=run)
+
+
+def _list(client: Client, arguments: argparse.Namespace) -> int:
+    table = Table("id", "died at", "queue", "request", "kind", "attempts", "code", "reason")
+    for letter in client.dead_letters():
+        if arguments.json:
+            print(letter.model_dump_json())
+        else:
+            table.add_row(letter.id, *_cells(letter), Text(letter.reason))
+    if not arguments.json:
+        Console(soft_wrap=True).print(table)
+    return _OK
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    died_at = f"{letter.died_at:%Y-%m-%d %H:%M:%S}"
+    return died_at, letter.queue, letter.request_id or "?", letter.kind, str(letter.attempts), letter.code
+
+
+def _show(client: Client, arguments: argparse.Namespace) -> int:
+    letter = client.dead_letter(arguments.id)
+    if arguments.json:
+        print(letter.model_dump_json())
+        return _OK
+    table = Table(show_header=False)
+    for name, value in letter.model_dump(mode="json", exclude={"history"}).items():
+        table.add_row(name, Text(str(value)))
+    table.add_row("history", Text("\n".join(letter.history)))
+    Console(soft_wrap=True).print(table)
+    return _OK
+
+
+def _replay(client: Client, arguments: argparse.Namespace) -> int:
+    return _change(client, arguments, client.replay)
+
+
+def _drop(client: Client, arguments: argparse.Namespace) -> int:
+    return _change(client, arguments, client.drop)
+
+
+def _change(client: Client, arguments: argparse.Namespace, change: Callable[[DeadLetter], Any]) -> int:
+    letters: Iterable[DeadLetter]
+    if arguments.all:
+        # What can never be replayed stays where it is.
+        letters = [letter for letter in client.dead_letters() if not (letter.cut and change == client.replay)]
+    else:
+        letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
+    outcomes = [(letter, change(letter)) for letter in letters]
+    for letter, changed in outcomes:
+        if changed:
+            print(letter.id)
+    return _OK if all(changed for _, changed in outcomes) else _FAILED
