@@ -7,7 +7,6 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from producers import keys
 from producers.dead import DeadLetter
@@ -75,7 +74,8 @@ class Courier:
         Raises:
             QueueUnavailable: the outcome could not be kept; the delivery must be handled again.
         """
-        place = urlsplit(delivery.url).netloc.lower()
+        # A malformed URL is the sender's to refuse.
+        place = delivery.url.partition("//")[2].partition("/")[0].lower()
         if busy_s := self.slots.enter(place):
             self.store.release(lease, delay_s=busy_s, why="its receiver is busy")
             return f"its receiver is busy, again in {busy_s:.1f} s"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 from standardwebhooks import Webhook
 
 from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
@@ -57,7 +59,10 @@ class Sender:
             unavailable=DeliveryUnavailable,
         )
         self._s3 = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
-        self._signers = [_signer(secret.get_secret_value()) for secret in settings.webhook_secrets]
+        self._signers = _signers(settings.webhook_secrets)
+        self._host_signers = {
+            host.lower(): _signers(secrets) for host, secrets in settings.webhook_host_secrets.items()
+        }
 
     def send(self, delivery: Delivery) -> None:
         """Deliver once; returning means that the receiver has it.
@@ -73,9 +78,10 @@ class Sender:
             self._put(delivery)
 
     def _post(self, delivery: Delivery) -> None:
-        if not self._signers:
+        signers = self._signers_of(delivery.url)
+        if not signers:
             raise DeliveryForbidden("callbacks are never sent unsigned: set M3AGIQA_WEBHOOK_SECRETS")
-        headers = {"Content-Type": "application/json", **self._signed(delivery)}
+        headers = {"Content-Type": "application/json", **_signed(delivery, signers)}
         until = time.monotonic() + self._timeout_s
         with self._web.open(
             "POST", delivery.url, until=until, body=delivery.body.encode(), headers=headers
@@ -89,16 +95,14 @@ class Sender:
             raise DeliveryGone(f"{host} answered 410")
         raise DeliveryUnavailable(f"{host} answered {status}", retry_after_s=_seconds(retry_after))
 
-    def _signed(self, delivery: Delivery) -> dict[str, str]:
-        """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
-        # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
-        message_id = delivery.request_id.replace(".", "~")
-        now = datetime.now(UTC)
-        return {
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": " ".join(signer.sign(message_id, now, delivery.body) for signer in self._signers),
-        }
+    def _signers_of(self, url: str) -> list[Webhook]:
+        """A receiver with secrets of its own learns none that another one verifies with."""
+        try:
+            parts = urlsplit(url)
+            places = (parts.netloc.lower(), parts.hostname or "")
+        except ValueError:
+            raise DeliveryForbidden("the URL cannot be requested: malformed") from None
+        return next((self._host_signers[place] for place in places if place in self._host_signers), self._signers)
 
     def _put(self, delivery: Delivery) -> None:
         bucket, prefix = s3.split(delivery.url, self._buckets, DeliveryForbidden)
@@ -124,6 +128,22 @@ class Sender:
             raise DeliveryUnavailable(f"s3://{bucket} cannot be written ({type(error).__name__})") from None
 
 
+def _signed(delivery: Delivery, signers: Sequence[Webhook]) -> dict[str, str]:
+    """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
+    # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
+    message_id = delivery.request_id.replace(".", "~")
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signer.sign(message_id, now, delivery.body) for signer in signers),
+    }
+
+
+def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
+    return [_signer(secret.get_secret_value()) for secret in secrets]
+
+
 def _signer(secret: str) -> Webhook:
     text = secret.removeprefix("whsec_").rstrip("=")
     try:
@@ -132,7 +152,9 @@ def _signer(secret: str) -> Webhook:
     except ValueError:
         key = b""
     if not 24 <= len(key) <= 64:
-        raise ConfigError("M3AGIQA_WEBHOOK_SECRETS: each must be whsec_ and 24 to 64 bytes in base64")
+        raise ConfigError(
+            "M3AGIQA_WEBHOOK_SECRETS and M3AGIQA_WEBHOOK_HOST_SECRETS: each must be whsec_ and 24 to 64 bytes in base64"
+        )
     return Webhook(key)
 
 

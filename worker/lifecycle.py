@@ -24,6 +24,7 @@ from worker.health import Health
 from worker.reporting import setup_sentry
 from worker.settings import Settings
 from worker.store import Store, Sweeper
+from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
 
 
 def _serve(app: Any, queues: list[str], settings: Settings) -> None:
+    from worker.tasks import hands
+
     store = Store(settings)
     _on_stop.append(store.close)
     checks: list[Callable[[], bool]] = []
@@ -100,8 +103,15 @@ def _serve(app: Any, queues: list[str], settings: Settings) -> None:
     sweeper = Sweeper(store)
     _on_stop.append(sweeper.stop)
     checks.append(lambda: sweeper.alive)
+
+    def alive() -> bool:
+        return all(check() for check in checks)
+
+    growth_limit_bytes = settings.memory_growth_limit_mib * 2**20
+    watchdog = Watchdog(store, alive, hands.held, growth_limit_bytes=growth_limit_bytes)
+    _on_stop.append(watchdog.stop)
     if settings.health_dir is not None:
-        health = Health(settings.health_dir, queues, lambda: all(check() for check in checks))
+        health = Health(settings.health_dir, queues, alive)
         _on_stop.append(health.stop)
         _on_ready.append(health.ready)
 
@@ -126,7 +136,7 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     logger.info("loading model %s", settings.model)
     scoring = load_scorer(settings.model, settings.device, max_batch=settings.max_batch)
     batcher = Batcher(scoring, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
-    _on_stop.append(batcher.stop)
+    _on_stop.append(lambda: batcher.stop(settings.score_timeout_s))
     _warm_up(batcher, settings.max_batch)
     profile = "" if isinstance(scoring, FakeScorer) else ModelProfile.load(settings.model).model_dump_json()
     cache = ScoreCache(store, fingerprint(scoring.info, profile))

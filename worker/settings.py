@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     webhook_secrets: Secrets = Field(
         default=(), description="Standard Webhooks secrets (whsec_...); each signs every callback, for rotation."
     )
+    webhook_host_secrets: dict[str, tuple[SecretStr, ...]] = Field(
+        default={},
+        description="Secrets of single receivers instead of those: JSON, host or host:port to a list of secrets.",
+    )
     deliver_timeout_s: float = Field(default=10, gt=0, description="Seconds a receiver may take to answer.")
     deliver_retry_delays_s: Delays = Field(
         default=(5, 30, 300, 1800, 7200, 18_000, 36_000),
@@ -87,6 +91,11 @@ class Settings(BaseSettings):
     deliver_s3_buckets: Names = Field(default=(), description="Buckets that verdicts may be written to.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
 
+    memory_growth_limit_mib: int = Field(
+        default=4096,
+        ge=0,
+        description="Mebibytes by which a worker may outgrow its start before it ends; 0, no limit.",
+    )
     result_ttl_s: int = Field(default=86_400, ge=1, description="Seconds a verdict stays in Redis.")
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")

@@ -54,6 +54,25 @@ def test_while_secrets_rotate_either_verifies(serve: Any) -> None:
         assert Webhook(secret).verify(request.body, request.headers)
 
 
+def test_a_receiver_with_secrets_of_its_own_gets_signatures_of_these_alone(serve: Any) -> None:
+    own, general = (serve(lambda request: request.reply()) for _ in range(2))
+    courier = sender(own, general, webhook_host_secrets={own.netloc: (STRANGER, OLD)})
+    courier.send(delivery(own.url))
+    courier.send(delivery(general.url))
+    assert len(own.received[0].headers["webhook-signature"].split(" ")) == 2
+    for server, secret in ((own, STRANGER), (own, OLD), (general, NEW)):
+        assert Webhook(secret).verify(server.received[0].body, server.received[0].headers)
+    for server, secret in ((own, NEW), (general, STRANGER)):
+        with pytest.raises(Exception, match="No matching signature"):
+            Webhook(secret).verify(server.received[0].body, server.received[0].headers)
+
+
+def test_a_receiver_with_secrets_of_its_own_may_be_named_without_its_port(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    sender(server, webhook_secrets=(), webhook_host_secrets={"127.0.0.1": (OLD,)}).send(delivery(server.url))
+    assert Webhook(OLD).verify(server.received[0].body, server.received[0].headers)
+
+
 def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) -> None:
     server = serve(lambda request: request.reply())
     for request_id, attempt in (("a.b", 1), ("a.b", 2), ("a-b", 1), ("a_b", 1)):
@@ -175,6 +194,7 @@ def test_a_receiver_that_drips_headers_is_given_up(serve: Any) -> None:
         "http://93.184.215.14:6379/",
         "http://user:password@93.184.215.14/",
         "file:///etc/passwd",
+        "http://[::1",
     ],
 )
 def test_a_receiver_inside_is_forbidden(url: str, serve: Any, connects: Any) -> None:

