@@ -1,0 +1,150 @@
+"""The README shows nothing that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from m3agiqa import cli as library_cli
+from m3agiqa import config
+from m3agiqa.contract import Verdict
+from m3agiqa.errors import M3AGIQAError
+from m3agiqa.policy import Policy
+from producers import cli as producers_cli
+from tests.support import ROOT
+from worker import settings
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROGRAMS = {"m3agiqa": library_cli.main, "m3agiqa-submit": producers_cli.main}
+
+
+def blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+def shell_lines() -> list[str]:
+    """Every command, whether in a block or in running text."""
+    joined = "".join(blocks("sh")).replace("\\\n", " ")
+    return [*joined.splitlines(), *SPANS]
+
+
+def commands() -> Iterator[tuple[str, list[str], list[str]]]:
+    """Program, subcommands and options of every use of our command lines."""
+    for line in shell_lines():
+        for found in re.finditer(r"(?:^|[\s/;|])(m3agiqa(?:-submit)?)((?: [a-z]+)+)(.*)", line):
+            program, words, rest = found.groups()
+            depth = 2 if words.split()[0] == "dead" else 1
+            yield program, words.split()[:depth], re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)
+
+
+def subclasses(root: type[M3AGIQAError]) -> Iterator[type[M3AGIQAError]]:
+    for child in root.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_the_settings_are_those_of_the_worker() -> None:
+    assert settings.table() in README, "put what `python -m worker.settings` prints into the README"
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {settings.PREFIX + name.upper() for name in settings.Settings.model_fields}
+    assert set(re.findall(r"M3AGIQA_[A-Z0-9_]+", README)) <= known
+
+
+def test_every_make_target_and_variable_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    used = [re.match(r"make ([a-z]+)(?: ([A-Z_]+)=)?", line) for line in shell_lines()]
+    assert {match[1] for match in used if match} <= targets
+    assert {"demo", "test"} <= {match[1] for match in used if match}
+    for match in used:
+        assert match is None or match[2] is None or f"\n{match[2]} ?=" in MAKEFILE
+
+
+@pytest.mark.parametrize(("program", "words", "options"), list(commands()))
+def test_every_command_and_option_exists(
+    program: str, words: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        PROGRAMS[program]([*words, "--help"])
+    assert ended.value.code == 0
+    known = re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)
+    assert set(options) <= set(known)
+
+
+def test_commands_were_found() -> None:
+    found = {(program, words[0]) for program, words, _ in commands()}
+    assert {("m3agiqa", "score"), ("m3agiqa", "batch"), ("m3agiqa-submit", "csv"), ("m3agiqa-submit", "dead")} <= found
+
+
+def test_every_module_that_is_run_exists() -> None:
+    modules = set(re.findall(r"python -m ([\w.]+)", README))
+    assert {"worker.settings", "worker.health"} <= modules
+    assert all(importlib.util.find_spec(module) for module in modules)
+    assert all("-A worker.app" in line for line in shell_lines() if "/celery" in line)
+
+
+def test_every_path_exists() -> None:
+    top = {path.name for path in ROOT.iterdir()}
+    words = {word for line in [*shell_lines(), *blocks("js")] for word in re.split(r"[\s,;\"']+", line)}
+    paths = {word.removeprefix("./").rstrip(".") for word in words}
+    ours = {path for path in paths if path.partition("/")[0] in top and not path.startswith(".venv")}
+    assert {"cfg/policies/", "worker/pictures/rocket.webp", "constraints.txt", "tests/golden/"} <= ours
+    assert [path for path in ours if not (ROOT / path).exists()] == []
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or target in anchors or (ROOT / target).exists(), target
+
+
+def test_the_tree_is_the_projects() -> None:
+    folders = re.findall(r"^(\w+)/ ", blocks("")[-1], re.MULTILINE)
+    assert len(folders) > 4
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_the_failures_are_those_of_the_tree() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*?\| (yes|no) \|", README, re.MULTILINE)
+    shown = {code: retryable == "yes" for code, retryable in rows}
+    known = {error.code: error.retryable for error in subclasses(M3AGIQAError)}
+    leaves = {error.code for error in subclasses(M3AGIQAError) if not error.__subclasses__()}
+    assert shown.items() <= known.items()
+    assert leaves <= shown.keys()
+
+
+def test_the_profiles_are_those_there_are() -> None:
+    table = README.partition("| Profile | What |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == config.names("models")
+
+
+def test_the_verdict_is_one() -> None:
+    [verdict] = blocks("json")
+    parsed = Verdict.model_validate_json(verdict)
+    assert parsed.model is not None
+    assert not parsed.model.trained
+
+
+def test_the_policy_is_the_default_one() -> None:
+    [policy] = blocks("yaml")
+    assert Policy.model_validate(yaml.safe_load(policy)) == Policy.load("default")
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_python_is_python(program: str) -> None:
+    compile(program, "README.md", "exec")
+
+
+@pytest.mark.parametrize("program", blocks("sh"))
+def test_shell_quotes_are_closed(program: str) -> None:
+    shlex.split(program.replace("\\\n", " "), comments=True)
