@@ -144,7 +144,7 @@ def table() -> str:
     """Every setting in Markdown, as the README shows them."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = f"`{_shown(field.default)}`" if field.default not in (None, ()) else ""
+        default = f"`{_shown(field.default)}`" if field.default not in (None, (), {}) else ""
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 
