@@ -8,13 +8,17 @@ KEEP ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test chaos check format clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+# Two thousand requests, and Redis frozen for 20 s at a time; CHAOS_SEED=2 for another day.
+chaos: .venv/dev.stamp
+	CHAOS_TASKS=2000 CHAOS_FREEZE_S=20 $(BIN)/python -m pytest tests/chaos -k nothing_is_lost
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
