@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from m3agiqa.cli import batch, data, doctor, download, score
+from m3agiqa.cli import batch, data, doctor, download, evaluate, plot, predict, score
 from m3agiqa.cli.arguments import FAILED, INTERRUPTED
 from m3agiqa.errors import M3AGIQAError
 
@@ -19,7 +19,13 @@ COMMANDS = {
     "download": download,
     "doctor": doctor,
     "data": data,
+    "predict": predict,
+    "evaluate": evaluate,
+    "plot": plot,
 }
+
+#: What brings a package that the extra `score` does not.
+EXTRAS = {"scipy": "evaluate", "matplotlib": "evaluate", "xlstm": "train", "google": "train", "openai": "train"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "m3agiqa":
             raise
-        print(f"error: {error.name} is not installed: pip install 'm3agiqa[score]'", file=sys.stderr)
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "score")
+        print(f"error: {error.name} is not installed: pip install 'm3agiqa[{extra}]'", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

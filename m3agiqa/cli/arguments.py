@@ -21,13 +21,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"one or more of {', '.join(Aspect)}, or {ALL} (default)",
     )
+    add_model_arguments(parser)
+    parser.add_argument("--policy", default="default", metavar="NAME", help="name under cfg/policies, or a path")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PROFILE",
         help="name under cfg/models, or a path to such a file; default `published` where there is a GPU and it is "
         "downloaded, else `mini`",
     )
-    parser.add_argument("--policy", default="default", metavar="NAME", help="name under cfg/policies, or a path")
     parser.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda or cuda:N")
 
 

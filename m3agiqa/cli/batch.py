@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import local
+    from m3agiqa.files import check_writable, write
     from m3agiqa.policy import Policy
 
     table = args.output.with_suffix(".csv")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     rows = _read(args.csv)
     policy = Policy.load(args.policy)
     for path in (args.output, table):
-        local.check_writable(path)
+        check_writable(path)
     aspects = wanted_aspects(args.aspect)
     scorer = local.load(args.model, args.device, aspects, max_batch=BATCH)
     records: list[dict[str, Any]] = []
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
                 records += _score(rows[start : start + BATCH], args.csv.parent, scorer, aspects, policy)
     finally:
         # Also when interrupted: what was scored is kept.
-        local.write(args.output, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
-        local.write(table, _as_csv(records))
+        write(args.output, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        write(table, _as_csv(records))
     _show_averages(records, aspects or scorer.aspects)
     return DONE if any(record["error"] is None for record in records) or not rows else FAILED
 
@@ -99,7 +100,7 @@ def _score(
     rows: Sequence[_Row], folder: Path, scorer: Scoring, aspects: tuple[Aspect, ...] | None, policy: Policy
 ) -> list[dict[str, Any]]:
     """The records of one batch, in order; a row that fails has its error and no score."""
-    from m3agiqa.cli.local import read_job
+    from m3agiqa.files import read_job
     from m3agiqa.jobs import Job
 
     jobs: list[Job | Failure] = []

@@ -23,7 +23,8 @@ EXTRAS = {
     "score": ("torch", "transformers", "tokenizers", "safetensors", "peft", "huggingface_hub", "pillow", "pyyaml"),
     "deliver": ("celery", "kombu", "requests", "standardwebhooks", "boto3", "pydantic-settings"),
     "monitor": ("flower",),
-    "train": ("xlstm",),
+    "evaluate": ("scipy", "matplotlib"),
+    "train": ("xlstm", "google-genai", "openai"),
 }
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.cli.local import check_writable, write
+    from m3agiqa.files import check_writable, write
     from m3agiqa.policy import Policy
 
     policy = Policy.load(args.policy)
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
     from m3agiqa.cli import local
+    from m3agiqa.files import read_job
     from m3agiqa.jobs import Scores
     from m3agiqa.verdict import LocalRequest, assemble
 
@@ -59,7 +60,7 @@ def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
     image = model = None
     outcome: Scores | Failure
     try:
-        job = local.read_job(args.image, args.prompt, aspects)
+        job = read_job(args.image, args.prompt, aspects)
         image = job.picture.info
         scorer = local.load(args.model, args.device, aspects, max_batch=1)
         model = scorer.info

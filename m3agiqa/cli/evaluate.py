@@ -1,0 +1,74 @@
+"""`m3agiqa evaluate`: how well the scores of one aspect follow human ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.cli.predict import add_rating_arguments, predictions
+
+HELP = "Hold a model's scores of one aspect against human ones: SRCC, PLCC, KRCC with confidence intervals."
+
+_NAMES = {
+    "srcc": "SRCC",
+    "plcc": "PLCC",
+    "plcc_logistic": "PLCC, logistic",
+    "krcc": "KRCC",
+    "srcc_within_groups": "SRCC within groups",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_rating_arguments(parser)
+    parser.add_argument("--predictions", type=Path, metavar="F.csv", help="also write the rows; a killed run continues")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="draw a scatter plot (png, pdf or svg)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from m3agiqa.files import check_writable
+    from m3agiqa.train.evaluation import evaluate
+
+    if args.plot is not None:
+        check_writable(args.plot)
+    rows, scorer = predictions(args, args.predictions)
+    result = {
+        "aspect": args.aspect,
+        "model": scorer.info.profile,
+        "revisions": scorer.info.revisions,
+        "trained": scorer.info.trained,
+        **evaluate(rows, seed=args.seed),
+    }
+    if args.plot is not None:
+        from m3agiqa.report import plots
+
+        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
+    if args.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        _show(result)
+    return DONE if len(rows) > result["failed"] else FAILED
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console()
+    trained = "" if result["trained"] else ", untrained"
+    table = Table("metric", "value", "95 % interval", title=f"{result['aspect']} by {result['model']}{trained}")
+    for key, name in _NAMES.items():
+        value, interval = result[key], result[f"{key}_ci95"]
+        shown = result["reasons"].get(key, "") if value is None else f"{value:.4f}"
+        table.add_row(name, shown, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "")
+    console.print(table)
+    console.print(f"{result['n']} pictures, {result['failed']} failed, {result['unlabelled']} without a label")
+    if result["groups"]:
+        groups = Table("group", "pictures", "SRCC")
+        for name, group in result["groups"].items():
+            groups.add_row(name, str(group["n"]), "-" if group["srcc"] is None else f"{group['srcc']:.4f}")
+        console.print(groups)

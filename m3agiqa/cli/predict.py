@@ -1,0 +1,77 @@
+"""`m3agiqa predict`: a data set's pictures scored for one aspect, one row each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from m3agiqa.cli.arguments import DONE, FAILED, add_model_arguments
+from m3agiqa.cli.data import add_data_arguments
+from m3agiqa.contract import Aspect
+
+if TYPE_CHECKING:
+    from m3agiqa.scorer import Scoring
+    from m3agiqa.train.data import DataSet
+    from m3agiqa.train.predictions import Asked, Prediction
+
+HELP = "Score a data set's pictures for one aspect; a killed run continues."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_rating_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="one row a picture")
+
+
+def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="with images/ and data.csv (name, prompt, labels)")
+    parser.add_argument("--aspect", choices=list(Aspect), required=True)
+    parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    rows, _ = predictions(args, args.output)
+    failed = sum(row.error is not None for row in rows)
+    print(f"{args.output}: {len(rows) - failed} scored, {failed} failed")
+    return DONE if len(rows) > failed or not rows else FAILED
+
+
+def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
+    """All rows of the data set, in its order; those that `output` has already are not scored again."""
+    from m3agiqa.cli import local
+    from m3agiqa.files import check_writable
+    from m3agiqa.train.data import load_data
+    from m3agiqa.train.predictions import Asked
+
+    aspect = Aspect(args.aspect)
+    data = load_data(args.folder, args.images)
+    label = data.label_column(aspect, args.label)
+    if args.group is not None:
+        data.check_group(args.group)
+    if output is not None:
+        check_writable(output)
+    scorer = local.load(args.model, args.device, (aspect,), max_batch=8)
+    asked = Asked(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
+    return _predict(data, asked, scorer, output), scorer
+
+
+def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None) -> list[Prediction]:
+    from m3agiqa.train.predictions import PredictionFile, model_name, predict
+
+    file = None if output is None else PredictionFile(output)
+    rows = [] if file is None else file.resume(model_name(scorer.info), asked.aspect)
+    known = {(row.name, row.prompt) for row in rows}
+    missing = [entry for entry in data.entries if (entry.name, entry.prompt) not in known]
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("scoring", total=len(data.entries), completed=len(known))
+        for batch in predict(data, asked, scorer, missing):
+            rows += batch
+            if file is not None:
+                file.append(batch)
+            progress.advance(task, len(batch))
+    return rows

@@ -1,0 +1,61 @@
+"""Files on this disk: pictures to score, and results written whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect
+from m3agiqa.errors import FetchError, RequestInvalid
+from m3agiqa.images import open_picture
+from m3agiqa.jobs import Job
+
+
+def read_job(path: Path, prompt: str, aspects: tuple[Aspect, ...] | None) -> Job:
+    """Open one picture.
+
+    Raises:
+        RequestInvalid: the prompt is too long.
+        FetchError: no such file, or not readable.
+        ImageError: no usable picture.
+    """
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise RequestInvalid(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT_CHARS}")
+    try:
+        # Only regular files: reading a device or a pipe may never end.
+        data = path.read_bytes() if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if data is None:
+        raise FetchError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    return Job(open_picture(data), prompt, aspects)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it.
+
+    Raises:
+        RequestInvalid: `path` is a folder or lies in none that can be written to.
+    """
+    try:
+        if path.is_dir():
+            raise RequestInvalid(f"cannot write {path}: it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error
+
+
+def write(path: Path, text: str) -> None:
+    """Write a whole file or none, so that an interruption leaves no half of one.
+
+    Raises:
+        RequestInvalid: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        # The text brings its own line ends.
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error

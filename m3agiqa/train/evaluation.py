@@ -1,0 +1,40 @@
+"""One aspect's predictions held against human scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from m3agiqa.train.metrics import RESAMPLES, as_json, correlations, srcc_by_group
+from m3agiqa.train.predictions import Prediction
+
+
+def rated(rows: Sequence[Prediction]) -> tuple[list[float], list[float], list[str] | None]:
+    """Scores, labels and groups (None where there are none) of the rows that have both a score and a label."""
+    known = [row for row in rows if row.score is not None and row.label is not None]
+    scores = [row.score for row in known if row.score is not None]
+    labels = [row.label for row in known if row.label is not None]
+    groups = [row.group for row in known if row.group is not None]
+    return scores, labels, groups if len(groups) == len(known) and known else None
+
+
+def evaluate(rows: Sequence[Prediction], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """What `m3agiqa evaluate --json` prints of the predictions themselves.
+
+    `n` pictures have score and label; `failed` were not scored; `unlabelled` were, but the table has no label. With 0
+    resamples intervals are null.
+    """
+    scores, labels, groups = rated(rows)
+    by_group = {} if groups is None else srcc_by_group(np.asarray(scores), np.asarray(labels), groups)
+    return {
+        "n": len(scores),
+        "failed": sum(row.error is not None for row in rows),
+        "unlabelled": sum(row.error is None and row.label is None for row in rows),
+        **as_json(correlations(scores, labels, groups, seed=seed, resamples=resamples)),
+        "groups": {
+            group: {"n": count, "srcc": by_group.get(group)} for group, count in sorted(Counter(groups or ()).items())
+        },
+    }

@@ -1,0 +1,199 @@
+"""`predict` and `evaluate` with the fake model, whose scores hang on picture and prompt alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3agiqa.cli import local, main
+from m3agiqa.contract import Aspect, Failure
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.scorer import FakeScorer
+from m3agiqa.train.data import load_data
+from m3agiqa.train.metrics import srcc
+from m3agiqa.train.predictions import COLUMNS, read_predictions
+from tests.m3agiqa.train.conftest import MakeData
+
+FAKE = ("--aspect", "quality", "--model", "fake")
+
+
+def no_constants(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
+    result: dict[str, object] = json.loads(capsys.readouterr().out, parse_constant=no_constants)
+    return result
+
+
+def test_evaluate_prints_json_and_nothing_else(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    # given
+    folder = make_data(20)
+    assert main(["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]) == 0
+    rows = read_predictions(folder / "p.csv")
+    # when
+    result = evaluated(capsys, folder, *FAKE, "--group", "prefix")
+    # then
+    assert result["aspect"] == "quality"
+    assert result["model"] == "fake"
+    assert result["trained"] is False
+    assert (result["n"], result["failed"], result["unlabelled"]) == (20, 0, 0)
+    for name in ("srcc", "plcc", "plcc_logistic", "krcc", "srcc_within_groups"):
+        low, high = result[f"{name}_ci95"]  # type: ignore[misc]
+        assert low <= result[name] <= high
+    data = load_data(folder)
+    scores = np.array([row.score for row in rows])
+    labels = np.array([entry.label("mos_quality") for entry in data.entries])
+    assert result["srcc"] == pytest.approx(srcc(scores, labels))
+    assert set(result["groups"]) == {"gen0", "gen1"}  # type: ignore[call-overload]
+
+
+def test_the_label_is_found_by_aspect_or_named(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(9, mos_align=lambda index: index % 5, beauty=lambda index: -index % 5)
+    arguments = (folder, "--model", "fake", "--aspect", "correspondence")
+
+    found = evaluated(capsys, *arguments)
+    named = evaluated(capsys, *arguments, "--label", "mos_align")
+    other = evaluated(capsys, *arguments, "--label", "beauty")
+
+    assert found == named
+    assert found["srcc"] != other["srcc"]
+    assert main(["evaluate", str(folder), *FAKE]) == 1
+    assert "no column mos_quality or mos" in capsys.readouterr().err
+    assert main(["evaluate", str(folder), "--aspect", "correspondence", "--model", "fake", "--group", "style"]) == 1
+    assert "no column style" in capsys.readouterr().err
+
+
+def test_a_bad_row_is_a_row_with_an_error(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    # given a missing picture, a broken one, and one without a score of its own
+    folder = make_data(10, mos=lambda index: "" if index == 2 else index % 5)
+    (folder / "images" / "gen0_000.png").unlink()
+    (folder / "images" / "gen1_001.png").write_bytes(b"no picture")
+    # when
+    result = evaluated(capsys, folder, *FAKE, "--predictions", folder / "p.csv")
+    # then
+    assert (result["n"], result["failed"], result["unlabelled"]) == (7, 2, 1)
+    rows = read_predictions(folder / "p.csv")
+    assert len(rows) == 10
+    assert [row.error and row.error.partition(":")[0] for row in rows[:3]] == ["fetch_error", "image_unreadable", None]
+    assert rows[0].score is rows[0].rating is None
+    assert rows[2].score is not None
+    assert rows[2].label is None
+
+
+def test_nothing_scored_is_a_failure_in_valid_json(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(4)
+    for path in (folder / "images").iterdir():
+        path.unlink()
+
+    assert main(["evaluate", str(folder), *FAKE, "--json"]) == 1
+
+    result = json.loads(capsys.readouterr().out, parse_constant=no_constants)
+    assert (result["n"], result["failed"], result["srcc"]) == (0, 4, None)
+    assert "at least 3" in result["reasons"]["srcc"]
+
+
+class Interrupted(FakeScorer):
+    """Scores some pictures, then the process is killed."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__()
+        self.allowed = allowed
+        self.scored = 0
+
+    def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
+        if self.scored + len(jobs) > self.allowed:
+            raise KeyboardInterrupt
+        self.scored += len(jobs)
+        return super().score(jobs)
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_rows(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given an unbroken run, and one that was killed in the middle of a row
+    folder = make_data(20)
+    command = ["predict", str(folder), *FAKE, "--output"]
+    assert main([*command, str(folder / "whole.csv")]) == 0
+    broken = folder / "broken.csv"
+    monkeypatch.setattr(local, "load_scorer", lambda *args, **kwargs: Interrupted(8))
+    assert main([*command, str(broken)]) == 130
+    text = broken.read_text()
+    assert len(text.splitlines()) == 9
+    broken.write_text(text[:-15])
+    # when it goes on
+    again = Interrupted(13)
+    monkeypatch.setattr(local, "load_scorer", lambda *args, **kwargs: again)
+    assert main([*command, str(broken)]) == 0
+    # then it scored only what was missing
+    assert again.scored == 13
+    assert sorted(broken.read_text().splitlines()) == sorted((folder / "whole.csv").read_text().splitlines())
+
+
+def test_rows_with_an_error_are_tried_again(make_data: MakeData) -> None:
+    folder = make_data(5)
+    path = folder / "images" / "gen0_002.png"
+    content = path.read_bytes()
+    path.unlink()
+    command = ["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]
+    main(command)
+    assert sum(row.error is not None for row in read_predictions(folder / "p.csv")) == 1
+
+    path.write_bytes(content)
+    main(command)
+
+    rows = read_predictions(folder / "p.csv")
+    assert sorted(row.name for row in rows) == sorted(entry.name for entry in load_data(folder).entries)
+    assert all(row.error is None for row in rows)
+
+
+def test_a_file_of_another_model_or_aspect_is_left_alone(
+    make_data: MakeData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_data(4, mos_quality=lambda index: index, mos_align=lambda index: index)
+    output = folder / "p.csv"
+    assert main(["predict", str(folder), *FAKE, "--output", str(output)]) == 0
+    before = output.read_bytes()
+
+    assert (
+        main(["predict", str(folder), "--aspect", Aspect.CORRESPONDENCE, "--model", "fake", "--output", str(output)])
+        == 1
+    )
+
+    assert "name another file" in capsys.readouterr().err
+    assert output.read_bytes() == before
+    with pytest.raises(RequestInvalid, match="was not written by `m3agiqa predict`"):
+        read_predictions(folder / "data.csv")
+
+
+def test_predictions_survive_text_of_every_kind(make_data: MakeData) -> None:
+    folder = make_data(3)
+    with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "prompt", "mos"])
+        writer.writerow(["gen0_000.png", 'a "cat",\nwith lines — и ещё', 3])
+
+    assert main(["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]) == 0
+
+    [row] = read_predictions(folder / "p.csv")
+    assert row.prompt == 'a "cat",\nwith lines — и ещё'
+    assert (folder / "p.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_people_read_a_table(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(9)
+
+    assert main(["evaluate", str(folder), *FAKE, "--group", "prefix", "--plot", str(folder / "p.png")]) == 0
+
+    out = capsys.readouterr().out
+    for words in ("quality by fake, untrained", "SRCC within groups", "9 pictures, 0 failed", "gen1"):
+        assert words in out
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
