@@ -8,7 +8,7 @@ KEEP ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: demo test chaos check format clean
+.PHONY: demo test chaos check audit format clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
@@ -24,6 +24,10 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known weaknesses of what is installed; not part of `check`, as a new advisory must not stop work.
+audit: .venv/dev.stamp
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
