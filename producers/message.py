@@ -8,8 +8,8 @@ the left, workers take from the right.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import math
 import socket
 import uuid
 from collections.abc import Mapping
@@ -27,6 +27,10 @@ SEPARATOR = ":"
 
 #: Above the largest that the contract allows, every character escaped.
 MAX_MESSAGE_BYTES = 1_048_576
+
+#: Characters of ids and tags.
+_NAME_CHARS = 200
+_NAME_FORM = f"1 to {_NAME_CHARS} printable ASCII characters"
 
 _TASK_OF_QUEUE = {keys.SCORE_QUEUE: keys.SCORE_TASK, keys.DELIVER_QUEUE: keys.DELIVER_TASK}
 
@@ -130,14 +134,14 @@ def parse(raw: bytes | str, queue: str) -> Message:
     info = _as_object(properties.get("delivery_info"), "properties.delivery_info")
     if info.get("exchange") != "" or info.get("routing_key") != queue:
         raise RequestInvalid(f"properties.delivery_info must be an empty exchange and the routing_key {queue!r}")
-    if not isinstance(properties.get("delivery_tag"), str) or not properties["delivery_tag"]:
-        raise RequestInvalid("properties.delivery_tag must be a unique string")
+    if not _is_name(properties.get("delivery_tag")):
+        raise RequestInvalid(f"properties.delivery_tag must be a unique string, {_NAME_FORM}")
     if properties.get("priority") not in PRIORITY_STEPS:
         raise RequestInvalid(f"properties.priority must be one of {PRIORITY_STEPS}")
     if headers.get("task") != _TASK_OF_QUEUE[queue]:
         raise RequestInvalid(f"headers.task must be {_TASK_OF_QUEUE[queue]!r} on this queue")
-    if not isinstance(headers.get("id"), str) or not headers["id"]:
-        raise RequestInvalid("headers.id must be a string")
+    if not _is_name(headers.get("id")):
+        raise RequestInvalid(f"headers.id must be a string, {_NAME_FORM}")
     if type(headers.get("retries", 0)) is not int or headers.get("retries", 0) < 0:
         raise RequestInvalid("headers.retries must be a whole number from 0 on")
     if any(headers.get(name) is not None for name in ("eta", "expires")):
@@ -152,7 +156,7 @@ def _payload(message: dict[str, Any], properties: dict[str, Any]) -> dict[str, A
         raise RequestInvalid("body must be base64, and properties.body_encoding say so")
     try:
         body = _json(base64.b64decode(message["body"], validate=True), "body")
-    except binascii.Error:
+    except ValueError:
         raise RequestInvalid("body is not base64") from None
     if not isinstance(body, list) or len(body) != 3 or body[1] != {} or not isinstance(body[2], dict):
         raise RequestInvalid("body must be [[request], {}, {}]")
@@ -163,11 +167,23 @@ def _payload(message: dict[str, Any], properties: dict[str, Any]) -> dict[str, A
     return _as_object(body[0][0], "the request")
 
 
+def _is_name(value: object) -> bool:
+    """Whether logs, Redis and Celery can carry `value`."""
+    return isinstance(value, str) and 0 < len(value) <= _NAME_CHARS and value.isascii() and value.isprintable()
+
+
 def _json(raw: bytes | str, what: str) -> object:
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         raise RequestInvalid(f"{what} is not JSON in UTF-8") from None
+
+
+def _finite(text: str) -> float:
+    """Python would take NaN, and 1e999 for infinity, which no JSON can pass on."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError("not a finite number")
+    return number
 
 
 def _as_object(value: object, what: str) -> dict[str, Any]:

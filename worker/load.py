@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not arguments.json:
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else 100).print(table)
     return 0
 
 

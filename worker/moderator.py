@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict, describe_validation
+from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict
 from m3agiqa.errors import M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
@@ -28,6 +28,9 @@ from worker.settings import Settings
 from worker.store import Lease, Store
 
 logger = logging.getLogger(__name__)
+
+#: Stands for what is wrong in an invalid request.
+_UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,21 @@ def understood(payload: dict[str, Any]) -> tuple[ScoreRequest | None, RequestInv
     Of an invalid one this is its valid fields, good for answering it; None if it does not say which it is.
     """
     try:
-        return ScoreRequest.model_validate(payload), None
-    except ValidationError as error:
-        invalid = RequestInvalid(describe_validation(error))
-        wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
-    valid = {name: value for name, value in payload.items() if name not in wrong}
-    unknown = {"image_url": "https://unknown.invalid", "prompt": ""}
-    return (ScoreRequest.model_validate({**unknown, **valid}) if "request_id" in valid else None), invalid
+        return ScoreRequest.parse(payload), None
+    except RequestInvalid as error:
+        invalid = error
+    valid = {
+        name: payload[name] for name in ScoreRequest.model_fields if name in payload and _fits(name, payload[name])
+    }
+    return (ScoreRequest.model_validate({**_UNKNOWN, **valid}) if "request_id" in valid else None), invalid
+
+
+def _fits(name: str, value: object) -> bool:
+    try:
+        ScoreRequest.model_validate({**_UNKNOWN, name: value})
+    except ValidationError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)

@@ -111,7 +111,8 @@ def _dead(queue: str, payload: dict[str, Any], failure: Failure, task: str, leas
     priority = payload.get("priority")
     return DeadLetter(
         queue=queue,
-        request_id=request_id if isinstance(request_id, str) else None,
+        # One that breaks the rules may hold what no JSON can.
+        request_id=request_id if isinstance(request_id, str) and request_id.isascii() else None,
         kind="message",
         code=failure.code,
         reason=failure.message,

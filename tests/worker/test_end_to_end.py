@@ -220,7 +220,8 @@ def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
     tagless = {**good, "properties": {k: v for k, v in good["properties"].items() if k != "delivery_tag"}}
     stranger = {**good, "headers": {**good["headers"], "task": "other.task"}}
     nameless = message.envelope(keys.SCORE_QUEUE, {"prompt": "no request id"}, task_id="x")
-    garbage = [b"not json", b"\xff\xfe", "[]", json.dumps(tagless), json.dumps(stranger), nameless]
+    oversized = "{" + " " * message.MAX_MESSAGE_BYTES + "}"
+    garbage = [b"not json", b"\xff\xfe", "[]", json.dumps(tagless), json.dumps(stranger), nameless, oversized]
     worker = worker_process("score")
     # when the worker takes it, and a good message after it
     redis.lpush(keys.SCORE_QUEUE, *garbage)
@@ -231,6 +232,9 @@ def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
     assert worker.process.poll() is None
     assert {letter.code for letter in client.dead_letters()} == {"request_invalid"}
     assert any("delivery_tag" in letter.reason for letter in client.dead_letters())
+    assert [letter.reason for letter in client.dead_letters() if letter.cut] == [
+        f"message is {len(oversized)} bytes, more than {message.MAX_MESSAGE_BYTES}"
+    ]
     eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
 
 
