@@ -60,7 +60,7 @@ class Scorer:
         if isinstance(profile, str):
             profile = ModelProfile.load(profile)
         resolved = hub.resolve(profile)
-        pipeline = Pipeline.load(profile, resolved, device)
+        pipeline = Pipeline.load(profile, resolved, device, max_batch=max_batch)
         info = ModelInfo(
             profile=profile.name,
             base=profile.base,

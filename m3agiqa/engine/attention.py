@@ -9,7 +9,9 @@ from typing import Self
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from m3agiqa.engine import ops
 from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.llama import Llama
 
 #: Steps whose beams' places lie in one run of the cache.
 PAGE_STEPS = 64
@@ -25,14 +27,15 @@ class Reading:
     """
 
     def __init__(
-        self, cache: KVCache, starts: Sequence[int], known: Sequence[int], new: Sequence[int], device: torch.device
+        self, llama: Llama, cache: KVCache, starts: Sequence[int], known: Sequence[int], new: Sequence[int]
     ) -> None:
-        self._cache = cache
+        self._llama, self._cache = llama, cache
+        device = llama.device
         counts = torch.tensor(new)
         rows = torch.arange(len(new)).repeat_interleave(counts)
         offsets = torch.cat([torch.arange(count) for count in new])
         positions = torch.tensor(known)[rows] + offsets
-        self.positions = positions.to(device)
+        self._positions = positions.to(device)
         self._rows, self._offsets = rows.to(device), offsets.to(device)
         self._places = (torch.tensor(starts)[rows] + positions).to(device)
         self._shape = (len(new), max(new))
@@ -45,21 +48,25 @@ class Reading:
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
             self._mask = (seen <= queries[..., None])[:, None].to(device)
 
-    def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        self._cache.write(layer, self._places, keys, values)
-        queries = self._padded(queries)
+    def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        queries = ops.rotate_and_store(qkv, self._positions, self._llama.frequencies, self._places, keys, values)
         if self._causal:
             attended = scaled_dot_product_attention(
-                queries, self._padded(keys), self._padded(values), is_causal=True, enable_gqa=True
+                self._padded(queries),
+                self._padded(keys[self._places]),
+                self._padded(values[self._places]),
+                is_causal=True,
+                enable_gqa=True,
             )
         else:
-            group = queries.shape[1] // keys.shape[1]
-            keys, values = (
-                pool[layer][self._seen].transpose(1, 2).repeat_interleave(group, dim=1)
-                for pool in (self._cache.keys, self._cache.values)
+            attended = scaled_dot_product_attention(
+                self._padded(queries),
+                _per_query_head(keys[self._seen], queries.shape[1]),
+                _per_query_head(values[self._seen], queries.shape[1]),
+                attn_mask=self._mask,
             )
-            attended = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
-        return attended.transpose(1, 2)[self._rows, self._offsets]
+        return attended.transpose(1, 2)[self._rows, self._offsets].flatten(1)
 
     def _padded(self, packed: torch.Tensor) -> torch.Tensor:
         """[tokens, heads, dim] to [rows, heads, longest, dim], right-padded; no real token sees the padding."""
@@ -88,7 +95,12 @@ class Layout:
 
 
 def decode_attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: Layout, ancestors: torch.Tensor, step: int
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    layout: Layout,
+    ancestors: torch.Tensor,
+    step: torch.Tensor,
 ) -> torch.Tensor:
     """Attention of every beam's newest token over its prompt and its own past.
 
@@ -100,28 +112,33 @@ def decode_attention(
         keys, values: one layer of the cache, [places, kv heads, dim], the newest tokens written.
         layout: where the prompts lie.
         ancestors: [P, T, B] int32: in which beam's slot of a step the past of a beam is.
-        step: the newest tokens', from 0.
+        step: [1] int64: tokens generated so far, the newest included.
 
     Returns:
-        [P * B, heads, dim].
+        [P * B, heads * dim].
     """
+    if queries.is_cuda:
+        from m3agiqa.engine.kernels import decode_attention as on_gpu
+
+        return on_gpu(queries, keys, values, layout, ancestors, step)
     prompts, beams = len(layout.starts), ancestors.shape[2]
-    device = queries.device
-    longest = int(layout.lengths.max())
-    offsets = torch.arange(longest, device=device)
+    offsets = torch.arange(int(layout.lengths.max()))
     in_prompt = offsets < layout.lengths[:, None]
     places = torch.where(in_prompt, layout.starts[:, None] + offsets, layout.starts[:, None])
-    steps = torch.arange(step + 1, device=device)
-    slots = torch.arange(beams, device=device)
+    steps, slots = torch.arange(int(step)), torch.arange(beams)
     written = layout.pages[:, steps // PAGE_STEPS, None] + (steps % PAGE_STEPS * beams)[:, None] + slots
-    own = ancestors[:, : step + 1].permute(0, 2, 1)[..., None] == slots
+    own = ancestors[:, : len(steps)].permute(0, 2, 1)[..., None] == slots
     places = torch.cat([places, written.flatten(1)], dim=1).long()
     mask = torch.cat([in_prompt[:, None].expand(-1, beams, -1), own.flatten(2)], dim=2)
-    group = queries.shape[1] // keys.shape[1]
     attended = scaled_dot_product_attention(
         queries.unflatten(0, (prompts, beams)).transpose(1, 2),
-        keys[places].transpose(1, 2).repeat_interleave(group, dim=1),
-        values[places].transpose(1, 2).repeat_interleave(group, dim=1),
+        _per_query_head(keys[places], queries.shape[1]),
+        _per_query_head(values[places], queries.shape[1]),
         attn_mask=mask[:, None],
     )
-    return attended.transpose(1, 2).flatten(0, 1)
+    return attended.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _per_query_head(gathered: torch.Tensor, heads: int) -> torch.Tensor:
+    """[rows, tokens, kv heads, dim] to [rows, heads, tokens, dim]."""
+    return gathered.transpose(1, 2).repeat_interleave(heads // gathered.shape[2], dim=1)

@@ -20,7 +20,7 @@ class KVCache:
         self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
         self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
         self.places = places
-        self._taken = 0
+        self._taken = self._kept = 0
 
     @staticmethod
     def place_bytes(shape: LlamaShape, dtype: torch.dtype) -> int:
@@ -38,10 +38,10 @@ class KVCache:
         self._taken += places
         return start
 
-    def clear(self) -> None:
-        self._taken = 0
+    def keep(self) -> None:
+        """What is taken now stays taken."""
+        self._kept = self._taken
 
-    def write(self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Args: places [tokens] int64; keys, values [tokens, kv heads, dim]."""
-        self.keys[layer].index_copy_(0, places, keys)
-        self.values[layer].index_copy_(0, places, values)
+    def clear(self) -> None:
+        """Take back all but what is to be kept."""
+        self._taken = self._kept

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from m3agiqa.contract import Aspect
+from m3agiqa.engine.llama import Llama
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.adapters import Adapter, read_adapter
-from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, assign, expect, read_head, read_json
+from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, Tensors, assign, expect, read_head, read_json
 from m3agiqa.model.head import Head
-from m3agiqa.model.language import EMBEDDING, Llama, LlamaShape
+from m3agiqa.model.language import EMBEDDING, LlamaShape
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
 
@@ -54,22 +55,46 @@ def load_network(
     config = read_json(base / "config.json")
     files = TensorFiles.in_folder(base, "model")
     shape, tower = _architecture(config)
-    expect(files.keys(), [*shape.tensors(), *tower.state_dict()], str(base))
+    expect(files.names(), [*shape.tensors(), *tower.state_dict()], str(base))
+    tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", config["query_num"])
     progress("adapters")
-    read = [read_adapter(adapters[aspect], aspect, shape.linears(), files.keys()) for aspect in adapters]
+    read = {aspect: read_adapter(adapters[aspect], aspect, shape.linears(), files.names()) for aspect in adapters}
+
+    def head(aspect: Aspect, lm_head: torch.Tensor) -> Head:
+        try:
+            return Head(read_head(heads[aspect]), lm_head)
+        except (KeyError, RuntimeError, IndexError) as error:
+            raise CheckpointError(f"{heads[aspect]} does not fit the base: {error}") from error
+
+    return assemble(config, files, read, head, tokenizer, device=device, dtype=dtype, progress=progress)
+
+
+def assemble(
+    config: dict[str, Any],
+    files: Tensors,
+    adapters: Mapping[Aspect, Adapter],
+    head: Callable[[Aspect, torch.Tensor], Head],
+    tokenizer: ConversationTokenizer,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress = lambda part: None,
+) -> Network:
+    """Build a network of its parts; `head` makes an aspect's head, given the language model's output layer."""
     loader = _Loader(files, device, dtype)
     progress("language model")
-    tables = [loader.tensor(EMBEDDING, adapter) for adapter in read]
-    language = Llama.load(shape, partial(files.read, device=device, dtype=dtype), tables, read)
+    tables = [loader.tensor(EMBEDDING, adapter) for adapter in adapters.values()]
+    read = partial(files.read, device=device, dtype=dtype)
+    language = Llama.load(LlamaShape.of(config), read, tables, list(adapters.values()))
     towers: dict[Aspect, Tower] = {}
     fused: dict[Aspect, Head] = {}
-    for aspect, adapter in zip(adapters, read, strict=True):
+    for aspect, adapter in adapters.items():
         progress(f"{aspect}: vision tower")
         towers[aspect] = loader.tower(adapter, config)
         progress(f"{aspect}: head")
-        fused[aspect] = _head(heads[aspect], language.lm_head)
+        fused[aspect] = head(aspect, language.lm_head)
     return Network(
-        tokenizer=ConversationTokenizer.from_file(base / "tokenizer.json", config["query_num"]),
+        tokenizer=tokenizer,
         language=language,
         towers=towers,
         heads=fused,
@@ -91,7 +116,7 @@ def _tower_on_meta(config: dict[str, Any]) -> Tower:
 
 
 class _Loader:
-    def __init__(self, files: TensorFiles, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, files: Tensors, device: torch.device, dtype: torch.dtype) -> None:
         self.files = files
         self.device = device
         self.dtype = dtype
@@ -115,10 +140,3 @@ class _Loader:
             assign(tower, tensors, f"{adapter.name}: vision tower")
             self._towers[identity] = tower
         return self._towers[identity]
-
-
-def _head(path: Path, lm_head: torch.Tensor) -> Head:
-    try:
-        return Head(read_head(path), lm_head)
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise CheckpointError(f"{path} does not fit the base: {error}") from error

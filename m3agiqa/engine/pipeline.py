@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -13,9 +13,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
-from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.engine import Engine
+from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, load_network
-from m3agiqa.engine.session import Session, generated_places
+from m3agiqa.engine.session import Session
 from m3agiqa.errors import (
     ConfigError,
     ImageTooLarge,
@@ -28,12 +29,13 @@ from m3agiqa.errors import (
 from m3agiqa.hub import Resolved
 from m3agiqa.images import Picture
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.lora import Groups
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, choose_grid, slice_picture
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.model.vision import Tower
 from m3agiqa.profile import AspectProfile, ModelProfile
 
+#: Slices that run through a vision tower together: bounds what its layers need.
+_SLICES_AT_ONCE = 48
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -49,19 +51,38 @@ class Encoded:
     def grid(self, max_slices: int) -> Grid:
         return choose_grid(self.width, self.height, max_slices)
 
-    def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:
-        """[1 + slices, query_num, hidden]."""
-        if (id(tower), grid) not in self._embeddings:
-            self._embeddings[id(tower), grid] = tower(self._cut(grid))
-        return self._embeddings[id(tower), grid]
+    def cut(self, grid: Grid) -> Slices:
+        """Slices along `grid`.
 
-    def _cut(self, grid: Grid) -> Slices:
+        Raises:
+            ImageTooLarge: its sides are too unequal.
+        """
         if grid not in self._slices:
             slices = slice_picture(self._rgb, grid)
-            if max(height * width for height, width in slices.sizes) > MAX_PATCHES:
+            if slices.longest > MAX_PATCHES:
                 raise ImageTooLarge(f"{self.width}x{self.height}: sides too unequal to be cut into slices")
             self._slices[grid] = slices
         return self._slices[grid]
+
+    def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:
+        """[1 + slices, query_num, hidden]."""
+        if (id(tower), grid) not in self._embeddings:
+            self._embeddings[id(tower), grid] = tower([self.cut(grid)])[0]
+        return self._embeddings[id(tower), grid]
+
+    @staticmethod
+    def encode_together(wanted: Iterable[tuple[Encoded, Tower, Grid]]) -> None:
+        """Encode many pictures ahead, those padded to the same length in one go."""
+        batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
+        for picture, tower, grid in wanted:
+            if (id(tower), grid) not in picture._embeddings:
+                batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))
+        for batch in batches.values():
+            for part in _slice_batches(batch):
+                tower = part[0][1]
+                encoded = tower([picture.cut(grid) for picture, _, grid in part])
+                for (picture, _, grid), embeddings in zip(part, encoded, strict=True):
+                    picture._embeddings[id(tower), grid] = embeddings
 
 
 @dataclass
@@ -100,15 +121,17 @@ class Pipeline:
 
     engine = "m3agiqa"
 
-    def __init__(self, network: Network, profile: ModelProfile, device: torch.device) -> None:
+    def __init__(self, network: Network, profile: ModelProfile, device: torch.device, *, max_batch: int = 8) -> None:
+        self.max_batch = max_batch
         self.aspects = tuple(profile.aspects)
         self.dtype = str(network.language.dtype).removeprefix("torch.")
         self._network = network
         self._profile = profile
         self._device = device
+        self._engine = Engine(network.language, profile.describe, network.tokenizer.eos_ids, most=max_batch)
 
     @classmethod
-    def load(cls, profile: ModelProfile, resolved: Resolved, device: str) -> Self:
+    def load(cls, profile: ModelProfile, resolved: Resolved, device: str, *, max_batch: int = 8) -> Self:
         """Load a profile's parts.
 
         Raises:
@@ -125,7 +148,7 @@ class Pipeline:
             device=target,
             dtype=torch.float32 if target.type == "cpu" else _DTYPES[profile.dtype],
         )
-        return cls(network, profile, target)
+        return cls(network, profile, target, max_batch=max_batch)
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
@@ -173,8 +196,15 @@ class Pipeline:
 
     def _prompts(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Embeddings [tokens, hidden] of what each row is asked, those that fail left out."""
-        prompts = []
         for row in rows:
+            with _failing_alone(row):
+                row.picture.cut(row.picture.grid(self._profile.describe.max_slices))
+        Encoded.encode_together(
+            (row.picture, self._network.towers[row.aspect], row.picture.grid(self._profile.describe.max_slices))
+            for row in _alive(rows)
+        )
+        prompts = []
+        for row in _alive(rows):
             with _failing_alone(row):
                 grid = row.picture.grid(self._profile.describe.max_slices)
                 prompt = self._network.tokenizer.generation_prompt(grid, row.analysis)
@@ -189,17 +219,9 @@ class Pipeline:
 
     def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
         """Have the adapted model write each row's description."""
-        llama, describe = self._network.language, self._profile.describe
         room = [max(0, row.profile.context - len(prompt)) for row, prompt in zip(rows, prompts, strict=True)]
-        cache = KVCache(
-            llama.shape,
-            sum(map(len, prompts)) + sum(room) + len(rows) * generated_places(describe),
-            llama.device,
-            llama.dtype,
-        )
-        adapters = [self._network.adapters[row.aspect] for row in rows]
-        session = Session(llama, cache, prompts, adapters, room)
-        for row, ids in zip(rows, session.generate(describe, self._network.tokenizer.eos_ids), strict=True):
+        session = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows], room)
+        for row, ids in zip(rows, session.generate(), strict=True):
             row.description = self._network.tokenizer.decode(ids)
         return session
 
@@ -280,6 +302,19 @@ class Pipeline:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         timings[stage] = (time.perf_counter() - started) * 1000
+
+
+def _slice_batches(batch: Sequence[tuple[Encoded, Tower, Grid]]) -> Iterator[list[tuple[Encoded, Tower, Grid]]]:
+    """Parts of about _SLICES_AT_ONCE slices, at least a picture each."""
+    part: list[tuple[Encoded, Tower, Grid]] = []
+    slices = 0
+    for picture, tower, grid in batch:
+        if part and slices + 1 + grid.slices > _SLICES_AT_ONCE:
+            yield part
+            part, slices = [], 0
+        part.append((picture, tower, grid))
+        slices += 1 + grid.slices
+    yield part
 
 
 def choose_device(name: str) -> torch.device:

@@ -63,7 +63,7 @@ class BeamSearch:
         """
         prompts, beams, length = self.tokens.shape
         keep = max(2, 1 + len(eos_ids)) * beams
-        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         if len(logits) != prompts:
             _penalise(log_probs, self.tokens.view(prompts * beams, length), penalty)
         # The best of all are among the best of each beam.
@@ -74,7 +74,7 @@ class BeamSearch:
         new = ids.view(prompts, -1).gather(1, chosen)
 
         last = step + 1 == length
-        ends = torch.isin(new, eos_ids) | last
+        ends = _is_in(new, eos_ids) | last
         candidates = self.tokens.gather(1, parents[..., None].expand(-1, -1, length))
         candidates.index_copy_(2, step, new[..., None].to(candidates.dtype))
         self._finish(candidates, totals, ends, step)
@@ -133,11 +133,15 @@ class GreedySearch(BeamSearch):
         new = torch.where(step > 0, penalised, logits).argmax(dim=-1, keepdim=True)
         new = torch.where(self.open, new, EMPTY)
         self.tokens.index_copy_(2, step, new[:, None].to(self.tokens.dtype))
-        self.open &= ~torch.isin(new, eos_ids) & (step + 1 != self.tokens.shape[2])
+        self.open &= ~_is_in(new, eos_ids) & (step + 1 != self.tokens.shape[2])
         self.done_tokens.copy_(self.tokens)
 
     def latest(self, step: torch.Tensor) -> torch.Tensor:
         return super().latest(step).clamp(min=0)
+
+
+def _is_in(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return (tokens[..., None] == ids).any(dim=-1)
 
 
 def _penalise(scores: torch.Tensor, tokens: torch.Tensor, penalty: float) -> None:

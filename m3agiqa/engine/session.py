@@ -7,12 +7,9 @@ from itertools import groupby
 
 import torch
 
-from m3agiqa.engine.attention import PAGE_STEPS, Layout, Reading, decode_attention
-from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.search import BeamSearch, GreedySearch
-from m3agiqa.model.language import Llama
-from m3agiqa.model.lora import Groups
-from m3agiqa.profile import Describe
+from m3agiqa.engine.attention import PAGE_STEPS, Layout, Reading
+from m3agiqa.engine.decoding import CapturedDecoding, Decoding, Graphs, Writer, pages
+from m3agiqa.engine.lora import Groups
 
 #: Tokens read at once: bounds what the layers between need.
 _READ_TOKENS = 16_384
@@ -24,6 +21,8 @@ class Session:
     """Sequences that were read together, and may be continued.
 
     Args:
+        writer: the model and its cache.
+        graphs: captured steps, if there are.
         embeddings: [tokens, hidden] of each sequence, sorted by adapter.
         adapters: number of each sequence's adapter.
         room: tokens by which each sequence may still be read on.
@@ -31,17 +30,18 @@ class Session:
 
     def __init__(
         self,
-        llama: Llama,
-        cache: KVCache,
+        writer: Writer,
         embeddings: Sequence[torch.Tensor],
         adapters: Sequence[int],
         room: Sequence[int],
+        graphs: Graphs | None = None,
     ) -> None:
-        self._llama = llama
-        self._cache = cache
+        self._writer = writer
+        self._llama, self._cache = writer.llama, writer.cache
+        self._graphs = graphs
         self._adapters = list(adapters)
         self._lengths = [len(each) for each in embeddings]
-        self._starts = [cache.take(length + extra) for length, extra in zip(self._lengths, room, strict=True)]
+        self._starts = [self._cache.take(length + extra) for length, extra in zip(self._lengths, room, strict=True)]
         #: States [tokens, hidden] of each sequence, after the final norm.
         self.states = self.read(range(len(embeddings)), [0] * len(embeddings), embeddings)
 
@@ -55,7 +55,7 @@ class Session:
         for part in _portions([len(each) for each in embeddings]):
             of = rows[part]
             new = [len(each) for each in embeddings[part]]
-            reading = Reading(self._cache, [self._starts[row] for row in of], known[part], new, self._llama.device)
+            reading = Reading(self._llama, self._cache, [self._starts[row] for row in of], known[part], new)
             counts = [
                 (adapter, sum(count for _, count in group))
                 for adapter, group in groupby(
@@ -63,89 +63,48 @@ class Session:
                 )
             ]
             read = self._llama.forward(
-                torch.cat(list(embeddings[part])),
-                reading.positions,
-                Groups.of(counts, len(self._llama.tables)),
-                reading,
+                torch.cat(list(embeddings[part])), Groups.of(counts, len(self._llama.tables)), reading
             )
             states += read.split(new)
         return states
 
-    def generate(self, describe: Describe, eos_ids: Sequence[int]) -> list[list[int]]:
-        """Continue every sequence.
-
-        Returns:
-            Generated ids of each, the end token with them.
-        """
-        device = self._llama.device
-        ends = torch.tensor(eos_ids, device=device)
-        step = torch.zeros(1, dtype=torch.int64, device=device)
-        kind = GreedySearch if describe.num_beams == 1 else BeamSearch
-        search = kind.start(len(self.states), describe, device)
-        search.advance(
-            self._llama.logits(torch.stack([states[-1] for states in self.states])),
-            step,
-            ends,
-            describe.repetition_penalty,
-        )
-        layout = self._layout(describe)
-        alive = torch.arange(len(self.states))
+    def generate(self) -> list[list[int]]:
+        """Continue every sequence; gives the generated ids of each, the end token with them."""
+        decoding = self._begin()
+        alive = list(range(len(self.states)))
         results: dict[int, list[int]] = {}
-        for count in range(1, describe.max_new_tokens + 1):
-            if count % _LOOK_STEPS == 1 or count == describe.max_new_tokens:
-                finished = torch.tensor(search.finished())
-                if finished.any():
-                    results |= dict(
-                        zip(alive[finished].tolist(), search.select(finished.to(device)).results(), strict=True)
-                    )
-                    alive, kept = alive[~finished], (~finished).to(device)
-                    search, layout = search.select(kept), layout.select(kept)
-                if not len(alive):
+        limit = self._writer.describe.max_new_tokens
+        for step in range(1, limit + 1):
+            if step % _LOOK_STEPS == 1 or step == limit:
+                finished = decoding.finished()
+                done = [row for row, ended in enumerate(finished) if ended]
+                results |= zip([alive[row] for row in done], decoding.results(done), strict=True)
+                if len(done) == len(alive):
                     break
-            self._grow(layout, count - 1, describe.num_beams)
-            step.fill_(count)
-            logits = self._decode(search, layout, [self._adapters[row] for row in alive.tolist()], step)
-            search.advance(logits, step, ends, describe.repetition_penalty)
+                if done:
+                    going = [row for row, ended in enumerate(finished) if not ended]
+                    alive = [alive[row] for row in going]
+                    decoding.keep(going)
+            if (step - 1) % PAGE_STEPS == 0:
+                decoding.turn_page((step - 1) // PAGE_STEPS)
+            decoding.advance(step)
         return [results[row] for row in range(len(self.states))]
 
-    def _layout(self, describe: Describe) -> Layout:
-        device = self._llama.device
-        pages = -(-describe.max_new_tokens // PAGE_STEPS)
-        return Layout(
+    def _begin(self) -> Decoding:
+        """Choose the first token of every sequence from what was read."""
+        writer, device = self._writer, self._llama.device
+        search = writer.search(len(self.states))
+        first = self._llama.logits(torch.stack([states[-1] for states in self.states]))
+        writer.choose(search, first, torch.zeros(1, dtype=torch.int64, device=device))
+        layout = Layout(
             starts=torch.tensor(self._starts, dtype=torch.int32, device=device),
             lengths=torch.tensor(self._lengths, dtype=torch.int32, device=device),
-            pages=torch.zeros(len(self._starts), pages, dtype=torch.int32, device=device),
+            pages=torch.zeros(len(self._starts), pages(writer.describe), dtype=torch.int32, device=device),
         )
-
-    def _grow(self, layout: Layout, step: int, beams: int) -> None:
-        """Take the cache's next pages when the generated tokens fill theirs."""
-        if step % PAGE_STEPS == 0:
-            places = [self._cache.take(PAGE_STEPS * beams) for _ in range(len(layout.starts))]
-            layout.pages[:, step // PAGE_STEPS] = torch.tensor(places, dtype=torch.int32)
-
-    def _decode(self, search: BeamSearch, layout: Layout, adapters: Sequence[int], step: torch.Tensor) -> torch.Tensor:
-        """Logits [P * B, vocab] behind the newest tokens."""
-        beams = search.tokens.shape[1]
-        written = step - 1
-        groups = Groups.of(
-            [(adapter, beams * len(list(rows))) for adapter, rows in groupby(adapters)], len(self._llama.tables)
-        )
-        places = layout.current(written, beams)
-
-        def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            self._cache.write(layer, places, keys, values)
-            return decode_attention(
-                queries, self._cache.keys[layer], self._cache.values[layer], layout, search.ancestors, int(written)
-            )
-
-        positions = (layout.lengths.long() + written).repeat_interleave(beams)
-        states = self._llama.embed(search.latest(step), groups)
-        return self._llama.logits(self._llama.forward(states, positions, groups, attend))
-
-
-def generated_places(describe: Describe) -> int:
-    """Places of the cache that one sequence's generated tokens take at most."""
-    return -(-describe.max_new_tokens // PAGE_STEPS) * PAGE_STEPS * describe.num_beams
+        if self._graphs is None:
+            return Decoding(writer, search, layout, self._adapters)
+        layout.pages.fill_(self._graphs.scratch)
+        return CapturedDecoding(writer, self._graphs, search, layout, self._adapters)
 
 
 def _portions(lengths: Sequence[int]) -> Iterator[slice]:

@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.checkpoints import TensorFiles, read_json
+from m3agiqa.model.checkpoints import TensorFiles, Tensors, read_json
 
 _PREFIX = "base_model.model."
 _STEM = "adapter_model"
@@ -28,7 +28,7 @@ class Adapter:
 
     name: str
     config: LoraConfig
-    files: TensorFiles
+    files: Tensors
     #: Tensors it brings whole, by their name in the base.
     saved: frozenset[str]
     #: Modules of the base it changes by LoRA.
@@ -75,9 +75,9 @@ def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys
     wanted = {f"{_PREFIX}{key}" for key in saved} | {
         f"{_PREFIX}{module}.lora_{side}.weight" for module in targets for side in "AB"
     }
-    if missing := sorted(wanted - set(files.keys())):
+    if missing := sorted(wanted - set(files.names())):
         raise CheckpointError(f"{folder}: adapter_config.json asks for {missing[0]} and {len(missing) - 1} others")
-    if unknown := sorted(set(files.keys()) - wanted):
+    if unknown := sorted(set(files.names()) - wanted):
         raise CheckpointError(f"{folder}: {unknown[0]} and {len(unknown) - 1} others are not in adapter_config.json")
     return Adapter(name, config, files, saved, targets)
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from m3agiqa.errors import CheckpointError
+
+
+class Tensors(Protocol):
+    """Tensors by name, read when asked for."""
+
+    def names(self) -> list[str]: ...
+
+    def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor: ...
 
 
 class TensorFiles:
@@ -43,7 +51,7 @@ class TensorFiles:
             return cls({}, _unpickle(pickled))
         raise CheckpointError(f"{folder} holds no {single.name}, {index.name} or {pickled.name}")
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return [*self._files, *self._pickled]
 
     def __contains__(self, key: str) -> bool:

@@ -21,6 +21,9 @@ _EPS = 1e-5
 #: Added to the mLSTM's normaliser.
 _NORMALISER_EPS = 1e-6
 
+#: Ways to make one state of all positions' ones; the published heads take the mean.
+POOLERS = ("mean", "max", "last", "first_last_mean")
+
 _PREFIX = "model."
 _STACK = "xlstm_pooler.xlstm_stack."
 
@@ -32,7 +35,7 @@ class Head(nn.Module):
         """Build from a checkpoint's tensors, `model.` stripped; shapes say the architecture.
 
         Args:
-            state: `W.*`, `xlstm_pooler.xlstm_stack.*`, `fc.*`.
+            state: `W.*`, `xlstm_pooler.xlstm_stack.*`, `fc.*`, and `pooler` (index in POOLERS) if it is not the mean.
             lm_head: [vocab, hidden], the language model's output layer; `W` is fused through it.
         """
         super().__init__()
@@ -43,6 +46,7 @@ class Head(nn.Module):
         self.projection.bias = nn.Parameter(state["W.bias"].float().to(lm_head.device))
         self.blocks = nn.ModuleList(_block(_below(stack, f"blocks.{index}.")) for index in kinds)
         self.post_blocks_norm = _Norm(stack["post_blocks_norm.weight"])
+        self.pooler = POOLERS[int(state["pooler"])] if "pooler" in state else "mean"
         self.fc = nn.Sequential(
             _linear(state["fc.0.weight"], state["fc.0.bias"]),
             nn.ReLU(),
@@ -65,10 +69,28 @@ class Head(nn.Module):
         for block in self.blocks:
             states = block(states)
         states = self.post_blocks_norm(states)
-        counted = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-        pooled = states.masked_fill(~counted[..., None], 0).sum(dim=1) / lengths[:, None]
-        scores: torch.Tensor = self.fc(pooled).squeeze(-1)
+        scores: torch.Tensor = self.fc(pool(states, lengths, self.pooler)).squeeze(-1)
         return scores
+
+
+def pool(states: torch.Tensor, lengths: torch.Tensor, pooler: str) -> torch.Tensor:
+    """One state of all positions' ones.
+
+    Args:
+        states: [rows, time, width], right-padded.
+        lengths: [rows], int64, positions that count.
+        pooler: one of POOLERS.
+
+    Returns:
+        [rows, width].
+    """
+    if pooler in ("last", "first_last_mean"):
+        last = states[torch.arange(len(states), device=states.device), lengths - 1]
+        return last if pooler == "last" else (states[:, 0] + last) / 2
+    counted = (torch.arange(states.shape[1], device=states.device) < lengths[:, None])[..., None]
+    if pooler == "max":
+        return states.masked_fill(~counted, -torch.inf).amax(dim=1)
+    return states.masked_fill(~counted, 0).sum(dim=1) / lengths[:, None]
 
 
 def fuse(projection: torch.Tensor, lm_head: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,75 @@ MINI = Shape(
 )
 
 
+class RandomTensors:
+    """Tensors that are drawn when asked for: norms of about one, everything else normal with the variance that keeps
+    activations' size. The same seed and name give the same numbers on the same kind of device.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], seed: int) -> None:
+        self.shapes = shapes
+        self.seed = seed
+
+    def names(self) -> list[str]:
+        return list(self.shapes)
+
+    def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        size = self.shapes[key]
+        generator = torch.Generator(device).manual_seed(zlib.crc32(f"{self.seed} {key}".encode()))
+        tensor = torch.randn(*size, generator=generator, device=device, dtype=torch.float32)
+        if len(size) == 1:
+            tensor *= 0.1
+            is_norm = "norm" in key.rsplit(".", 2)[-2] or ".ln_" in key
+            if is_norm and key.endswith("weight") and not key.startswith("model."):  # heads store them less one
+                tensor += 1.0
+        elif key.endswith("embedding.weight"):
+            tensor *= 0.5
+        else:
+            tensor *= size[-1] ** -0.5
+        if key == "model.fc.2.weight":
+            tensor *= 6.0
+        if key == "model.fc.2.bias":
+            tensor += 2.5
+        return tensor.to(dtype)
+
+
+def base_tensors(shape: Shape, seed: int) -> RandomTensors:
+    config = shape.config()
+    with torch.device("meta"):
+        tower = Tower(config["vision_config"], shape.hidden, shape.queries)
+    language = LlamaShape.of(config).tensors()
+    return RandomTensors({**language, **{key: tensor.shape for key, tensor in tower.state_dict().items()}}, seed)
+
+
+def adapter_tensors(shape: Shape, seed: int) -> RandomTensors:
+    """LoRA on the attention, and `shape.saved` whole."""
+    base = base_tensors(shape, seed).shapes
+    shapes = {key: size for key, size in base.items() if any(f"{part}." in key for part in shape.saved)}
+    for key, size in base.items():
+        if "llm." in key and ".self_attn." in key:
+            module = key.removesuffix(".weight")
+            shapes[f"{module}.lora_A.weight"] = (shape.rank, size[1])
+            shapes[f"{module}.lora_B.weight"] = (size[0], shape.rank)
+    return RandomTensors({f"base_model.model.{key}": size for key, size in shapes.items()}, seed)
+
+
+def adapter_config(shape: Shape) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "r": shape.rank,
+        "lora_alpha": shape.rank,
+        "target_modules": r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+        "modules_to_save": list(shape.saved),
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def head_tensors(shape: Shape, seed: int) -> RandomTensors:
+    """A head under the published names, sLSTM in the CUDA backend's layout."""
+    return RandomTensors(_head_shapes(shape), seed)
+
+
 def write_base(
     folder: Path,
     shape: Shape,
@@ -122,7 +192,9 @@ def write_base(
     shards: list[dict[str, torch.Tensor]] = [{}]
     written: list[list[str]] = []
     size = 0
-    for key, tensor in _random(_base_shapes(shape), seed, dtype, device):
+    tensors = base_tensors(shape, seed)
+    for key in tensors.names():
+        tensor = tensors.read(key, torch.device(device), dtype)
         if size and size + tensor.nbytes > _SHARD_BYTES:
             written.append(_write_shard(folder, len(written), shards.pop()))
             shards.append({})
@@ -142,36 +214,18 @@ def write_adapter(
 ) -> None:
     """Write an adapter in PEFT's format: LoRA on the attention, and `shape.saved` whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "peft_type": "LORA",
-        "r": shape.rank,
-        "lora_alpha": shape.rank,
-        "target_modules": r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
-        "modules_to_save": list(shape.saved),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
-    base = _base_shapes(shape)
-    saved = {key: size for key, size in base.items() if any(f"{part}." in key for part in shape.saved)}
-    lora: dict[str, Sequence[int]] = {}
-    for key, (rows, columns) in {
-        key: size for key, size in base.items() if ".self_attn." in key and "llm." in key
-    }.items():
-        module = key.removesuffix(".weight")
-        lora[f"{module}.lora_A.weight"] = (shape.rank, columns)
-        lora[f"{module}.lora_B.weight"] = (rows, shape.rank)
-    tensors = {f"base_model.model.{key}": tensor for key, tensor in _random({**saved, **lora}, seed, dtype, device)}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(adapter_config(shape), indent=1) + "\n")
+    _save(adapter_tensors(shape, seed), folder / "adapter_model.safetensors", dtype, device)
 
 
 def write_head(path: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16) -> None:
-    """Write a head as safetensors under the published names, sLSTM in the CUDA backend's layout."""
+    """Write a head as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = dict(_random(_head_shapes(shape), seed, dtype, "cpu"))
-    tensors["model.fc.2.weight"] *= 6
-    tensors["model.fc.2.bias"] += 2.5
-    save_file(tensors, path)
+    _save(head_tensors(shape, seed), path, dtype, "cpu")
+
+
+def _save(tensors: RandomTensors, path: Path, dtype: torch.dtype, device: str) -> None:
+    save_file({key: tensors.read(key, torch.device(device), dtype) for key in tensors.names()}, path)
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
@@ -187,13 +241,6 @@ def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
-
-
-def _base_shapes(shape: Shape) -> dict[str, Sequence[int]]:
-    config = shape.config()
-    with torch.device("meta"):
-        tower = Tower(config["vision_config"], shape.hidden, shape.queries)
-    return {**LlamaShape.of(config).tensors(), **{key: tensor.shape for key, tensor in tower.state_dict().items()}}
 
 
 def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
@@ -235,25 +282,6 @@ def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
     for index, block in enumerate((mlstm, slstm, mlstm, mlstm)):
         shapes |= {f"xlstm_pooler.xlstm_stack.blocks.{index}.{key}": size for key, size in block.items()}
     return {f"model.{key}": size for key, size in shapes.items()}
-
-
-def _random(
-    shapes: Mapping[str, Sequence[int]], seed: int, dtype: torch.dtype, device: str
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Norms of about one, everything else normal with the variance that keeps activations' size."""
-    generator = torch.Generator(device).manual_seed(seed)
-    for key, size in shapes.items():
-        noise = torch.randn(*size, generator=generator, device=device, dtype=torch.float32)
-        stored_less_one = key.startswith("model.")
-        if len(size) == 1:
-            tensor = 0.1 * noise
-            if "norm" in key.rsplit(".", 2)[-2] or ".ln_" in key:
-                tensor += 0.0 if stored_less_one or key.endswith("bias") else 1.0
-        elif "embed" in key and key.endswith("embedding.weight"):
-            tensor = 0.5 * noise
-        else:
-            tensor = noise / size[-1] ** 0.5
-        yield key, tensor.to(dtype)
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:

@@ -35,30 +35,30 @@ class Resampler(nn.Module):
             [n, query_num, hidden].
         """
         values = self.ln_kv(self.kv_proj(features))
-        tables = [sincos_2d(height, width, values.shape[-1]) for height, width in sizes]
-        positions = pad_sequence(tables, batch_first=True).to(values)
-        lengths = torch.tensor([height * width for height, width in sizes], device=values.device)
-        padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+        tables = {size: sincos_2d(*size, values.shape[-1], values.device) for size in set(sizes)}
+        positions = pad_sequence([tables[size] for size in sizes], batch_first=True).to(values)
+        lengths = [height * width for height, width in sizes]
+        padding = torch.arange(values.shape[1]) >= torch.tensor(lengths)[:, None]
         queries = self.ln_q(self.query).expand(len(sizes), -1, -1)
         attended, _ = self.attn(
             queries,
             values + nn.functional.pad(positions, (0, 0, 0, values.shape[1] - positions.shape[1])),
             values,
-            key_padding_mask=padding if bool(padding.any()) else None,
+            key_padding_mask=padding.to(values.device) if min(lengths) < values.shape[1] else None,
             need_weights=False,
         )
         resampled: torch.Tensor = self.ln_post(attended) @ self.proj
         return resampled
 
 
-def sincos_2d(height: int, width: int, dim: int) -> torch.Tensor:
+def sincos_2d(height: int, width: int, dim: int, device: torch.device | None = None) -> torch.Tensor:
     """Positions [height * width, dim], float32: columns in the first half, rows in the second, each [sin, cos]."""
-    rows = torch.arange(height, dtype=torch.float32).repeat_interleave(width)
-    columns = torch.arange(width, dtype=torch.float32).repeat(height)
+    rows = torch.arange(height, dtype=torch.float32, device=device).repeat_interleave(width)
+    columns = torch.arange(width, dtype=torch.float32, device=device).repeat(height)
     return torch.cat([_sincos(columns, dim // 2), _sincos(rows, dim // 2)], dim=1)
 
 
 def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    frequencies = 1.0 / 10000 ** (torch.arange(dim // 2, dtype=torch.float32) / (dim / 2))
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 2, dtype=torch.float32, device=positions.device) / (dim / 2))
     angles = torch.outer(positions, frequencies)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

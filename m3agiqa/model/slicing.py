@@ -42,6 +42,11 @@ class Slices:
     patches: tuple[torch.Tensor, ...]
     sizes: tuple[tuple[int, int], ...]
 
+    @property
+    def longest(self) -> int:
+        """Patches of the longest, to which the others are padded."""
+        return max(height * width for height, width in self.sizes)
+
 
 def choose_grid(width: int, height: int, max_slices: int) -> Grid:
     """The grid whose proportions are nearest the picture's, among those with one slice fewer, as many, or one more than

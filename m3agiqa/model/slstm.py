@@ -20,6 +20,11 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> tor
     Returns:
         Hidden states [batch, time, heads, dim], float32.
     """
+    # Tensor cores want tiles of 16 at least, and Triton powers of two.
+    if inputs.is_cuda and (dim := inputs.shape[-1]) >= 16 and dim & (dim - 1) == 0:
+        from m3agiqa.model import slstm_kernel
+
+        return slstm_kernel.slstm(inputs, kernel, bias)
     batch, time, gates, heads, dim = inputs.shape
     steps = (inputs + bias).permute(1, 3, 0, 2, 4).reshape(time, heads, batch, gates * dim)
     recurrent = kernel.reshape(heads, gates * dim, dim).transpose(1, 2).contiguous()

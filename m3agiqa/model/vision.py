@@ -27,16 +27,18 @@ class Tower(nn.Module):
         self.vpm = Idefics2VisionTransformer(config)
         self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
 
-    def forward(self, slices: Slices) -> torch.Tensor:
-        """Encode the overview and slices of one picture, padded to their longest.
+    def forward(self, pictures: Sequence[Slices]) -> list[torch.Tensor]:
+        """Encode the overviews and slices of pictures that are padded to the same length, their own longest.
 
         Args:
-            slices: float32 patches, on any device.
+            pictures: float32 patches, on any device.
 
         Returns:
-            [1 + slices, query_num, hidden], in the tower's dtype.
+            [1 + slices, query_num, hidden] of each picture, in the tower's dtype.
         """
-        return self.resample(self.encode(slices.patches), slices.sizes)
+        patches = [patch for slices in pictures for patch in slices.patches]
+        sizes = [size for slices in pictures for size in slices.sizes]
+        return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in pictures]))
 
     def encode(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
         """Patches to features [n, Lmax, vision hidden].

@@ -8,9 +8,11 @@ import torch
 
 from m3agiqa.engine import session as session_module
 from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.decoding import Writer
+from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.pipeline import Encoded
-from m3agiqa.engine.session import Session, generated_places
+from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
 from m3agiqa.model.slicing import choose_grid
@@ -69,11 +71,15 @@ def sequences(lengths: Sequence[int], hidden: int = SHAPE.hidden) -> list[torch.
 
 
 def begin(
-    network: Network, prompts: Sequence[torch.Tensor], adapters: Sequence[int], describe: Describe, room: int = 0
+    network: Network,
+    prompts: Sequence[torch.Tensor],
+    adapters: Sequence[int],
+    describe: Describe,
+    room: int = 0,
+    eos_ids: Sequence[int] = (7,),
 ) -> Session:
-    llama = network.language
-    places = sum(map(len, prompts)) + len(prompts) * (room + generated_places(describe))
-    return Session(llama, KVCache(llama.shape, places, CPU, torch.float32), prompts, adapters, [room] * len(prompts))
+    engine = Engine(network.language, describe, eos_ids, most=8)
+    return engine.session(prompts, adapters, [room] * len(prompts))
 
 
 @every_case
@@ -82,15 +88,14 @@ def begin(
 def test_generated_ids_are_the_originals(case: Case, kind: str) -> None:
     prompt = case.embedded(case.facts["gen_input_ids"], case.facts["gen_image_bound"], max_slices=9)
 
-    generated = begin(case.network, [prompt], [0], case.describe(kind)).generate(
-        case.describe(kind), case.network.tokenizer.eos_ids
-    )[0]
+    ends = case.network.tokenizer.eos_ids
+    generated = begin(case.network, [prompt], [0], case.describe(kind), eos_ids=ends).generate()[0]
 
     expected = case.facts["gen_ids"][kind]
     if kind == "gen":  # the older beam search wrote eos[0] whichever end token came
         assert generated[:-1] == expected[:-1]
-        assert (generated[-1] in case.network.tokenizer.eos_ids) == (expected[-1] in case.network.tokenizer.eos_ids)
-        assert generated[-1] == expected[-1] or expected[-1] == case.network.tokenizer.eos_ids[0]
+        assert (generated[-1] in ends) == (expected[-1] in ends)
+        assert generated[-1] == expected[-1] or expected[-1] == ends[0]
     else:
         assert generated == expected
 
@@ -121,7 +126,7 @@ def test_a_mixed_batch_generates_what_transformers_does_for_each_alone(
     eos_ids = list(range(0, SHAPE.vocab, 23))
     describe = Describe(num_beams=beams, repetition_penalty=penalty, max_new_tokens=90)
 
-    generated = begin(network, prompts, adapters, describe).generate(describe, eos_ids)
+    generated = begin(network, prompts, adapters, describe, eos_ids=eos_ids).generate()
 
     expected = [
         oracles[adapter].generate(prompt, describe, eos_ids) for prompt, adapter in zip(prompts, adapters, strict=True)
@@ -136,7 +141,7 @@ def test_a_search_stops_at_the_limit(network: Network, oracles: list[Oracle], li
     describe = Describe(max_new_tokens=limit)
     prompt = sequences([12])
 
-    generated = begin(network, prompt, [1], describe).generate(describe, [SHAPE.vocab - 1])[0]
+    generated = begin(network, prompt, [1], describe, eos_ids=[SHAPE.vocab - 1]).generate()[0]
 
     assert generated == oracles[1].generate(prompt[0], describe, [SHAPE.vocab - 1])
     assert len(generated) == limit or generated[-1] == SHAPE.vocab - 1
@@ -148,7 +153,7 @@ def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: lis
     prompts, adapters = sequences([30, 12, 21]), [0, 1, 2]
     describe = Describe(max_new_tokens=10)
     session = begin(network, prompts, adapters, describe, room=40)
-    session.generate(describe, [7])
+    session.generate()
     known, added = [30, 5, 21], sequences([13, 32, 1])
     # When they are read on from there
     states = session.read([0, 1, 2], known, added)
@@ -177,9 +182,10 @@ def test_some_rows_may_be_read_anew_in_any_portions(
 @torch.inference_mode()
 def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) -> None:
     cache = KVCache(network.language.shape, 40, CPU, torch.float32)
+    writer = Writer(network.language, cache, Describe(), torch.tensor([7]))
 
     with pytest.raises(ScoringOutOfMemory):
-        Session(network.language, cache, sequences([30, 30]), [0, 0], [0, 0])
+        Session(writer, sequences([30, 30]), [0, 0], [0, 0])
 
 
 def test_the_golden_pictures_take_the_grid_their_case_says() -> None:

@@ -5,11 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import load_network
-from m3agiqa.engine.session import Session
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.random_weights import MINI, Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle
 
@@ -37,9 +37,8 @@ def load(checkpoint: Path, *aspects: str):
 
 
 def states(network, rows: list[torch.Tensor], adapters: list[int]) -> list[torch.Tensor]:
-    llama = network.language
-    cache = KVCache(llama.shape, sum(map(len, rows)), CPU, torch.float32)
-    return Session(llama, cache, rows, adapters, [0] * len(rows)).states
+    engine = Engine(network.language, Describe(), [7], most=len(rows))
+    return engine.session(rows, adapters, [0] * len(rows)).states
 
 
 def change_config(folder: Path, **changes: object) -> None:
