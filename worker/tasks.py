@@ -70,16 +70,19 @@ hands = Hands()
 def _never_lost(store: Store, queue: str, payload: dict[str, Any], task: str) -> Iterator[None]:
     """Celery forgets a task that raises: see to it that its message stays somewhere."""
     try:
-        yield
+        try:
+            yield
+        except QueueUnavailable:
+            raise
+        except Exception as error:
+            if not isinstance(error, RequestInvalid):
+                logger.exception("a message on %s becomes a dead letter", queue)
+            store.bury(_dead(queue, payload, Failure.of(error), task))
     except QueueUnavailable as error:
         logger.error("back on the queue: %s", error)
         # Not at once: it would be taken again at once, over and over as long as Redis refuses.
         time.sleep(random.uniform(*_PAUSE_S))
         raise Reject(str(error), requeue=True) from None
-    except Exception as error:
-        if not isinstance(error, RequestInvalid):
-            logger.exception("a message on %s became a dead letter", queue)
-        store.bury(_dead(queue, payload, Failure.of(error), task))
 
 
 @contextmanager
