@@ -80,6 +80,6 @@ def _from_environment() -> dict[str, Any]:
         raise SystemExit(f"error: {error}") from None
 
 
-app = Celery("m3agiqa", include=["worker.tasks"])
+app = Celery("m3agiqa", include=["worker.tasks"], events="worker.events:Events")
 app.add_defaults(_from_environment)
 lifecycle.connect()
