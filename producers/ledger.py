@@ -73,13 +73,16 @@ local function note(entry, text)
     redis.call('HSET', entry, 'history', string.sub(past .. line, -{_HISTORY_CHARS}))
 end
 
-local function enqueue(task, list, message)
+-- As the last of its list, or in front of one that was queued at `ahead_of`: along a list, these times always grow.
+local function enqueue(task, list, message, ahead_of)
+    local entry, kind = split(task)
     -- What one script queues has an order as well; each of them takes longer than this.
     now = now + 0.000001
-    local entry, kind = split(task)
-    redis.call('HSET', entry, kind, message, kind .. '.list', list, kind .. '.queued', now)
+    local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
+    redis.call('HSET', entry, kind, message, kind .. '.list', list, kind .. '.queued', queued)
     redis.call('ZADD', OWED, now + {LOST_AFTER_S}, task)
-    redis.call('LPUSH', list, message)
+    redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, message)
+    return queued
 end
 
 -- When the message that is taken next was put on its list; math.huge if there is none, or nobody wrote it down.

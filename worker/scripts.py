@@ -140,7 +140,8 @@ local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[
 local since = {{}}
 for _, task in ipairs(overdue) do
     local entry, kind = split(task)
-    local message, list, queued = unpack(redis.call('HMGET', entry, kind, kind .. '.list', kind .. '.queued'))
+    local fields = {{kind, kind .. '.list', kind .. '.queued', kind .. '.run', kind .. '.fair'}}
+    local message, list, queued, run, fair = unpack(redis.call('HMGET', entry, unpack(fields)))
     if not message then
         redis.call('ZREM', OWED, task)
     else
@@ -149,8 +150,11 @@ for _, task in ipairs(overdue) do
         if queued > 0 and queued >= since[list] then
             redis.call('ZADD', OWED, now + math.min(math.max(now - queued, {LOST_AFTER_S}), {_LOOK_AGAIN_S}), task)
         else
-            enqueue(task, list, message)
-            note(entry, kind .. ' queued again')
+            -- What was lost has waited before; what was put off waits its turn.
+            local lost = queued > 0 or run ~= fair
+            local at = enqueue(task, list, message, lost and since[list])
+            if lost then since[list] = at end
+            note(entry, kind .. (lost and ' was lost, queued again' or ' due, queued again'))
         end
     end
 end

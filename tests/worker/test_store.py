@@ -194,10 +194,35 @@ def test_a_message_lost_between_list_and_worker_is_queued_again(store: Store, cl
     # when more time passes than a message is ever on its way, though less than a worker may take
     pass_time(redis, 100)
     assert store.sweep() == 2
-    # then only the lost one is queued again
-    assert [taken(redis), taken(redis)] == ["waiting", "lost"]
+    # then only the lost one is queued again, in front of those that never waited
+    assert [taken(redis), taken(redis)] == ["lost", "waiting"]
     assert redis.llen(LIST) == 0
     assert begin(store, "lost").outcome == "begun"
+
+
+def test_what_was_lost_comes_before_what_waits_and_nothing_is_copied(
+    store: Store, client: Client, redis: Redis
+) -> None:
+    # given a long queue, and tasks of a dead worker
+    for name in ("a", "b", "c"):
+        begin(store, name)
+    client.submit_many([request(f"r{number}") for number in range(20)])
+    pass_time(redis, 2000)
+    # when they are swept, again and again
+    for _ in range(3):
+        store.sweep()
+        pass_time(redis, 1000)
+    # then each is there once, the lost ones first
+    names = [taken(redis) for _ in range(redis.llen(LIST))]
+    assert set(names[:3]) == {"a", "b", "c"}
+    assert names[3:] == [f"r{number}" for number in range(20)]
+
+
+def test_what_was_put_off_waits_its_turn(store: Store, client: Client, redis: Redis) -> None:
+    store.release(begin(store, "again"), why="c")
+    client.submit_many([request("waiting")])
+    store.sweep()
+    assert [taken(redis), taken(redis)] == ["waiting", "again"]
 
 
 def test_a_long_queue_does_not_fill_with_copies(store: Store, client: Client, redis: Redis) -> None:
