@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from m3agiqa.cli import batch, data, doctor, download, evaluate, plot, predict, score
+from m3agiqa.cli import batch, bench, data, doctor, download, evaluate, plot, predict, score, train
 from m3agiqa.cli.arguments import FAILED, INTERRUPTED
 from m3agiqa.errors import M3AGIQAError
 
@@ -22,6 +22,8 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "plot": plot,
+    "train": train,
+    "bench": bench,
 }
 
 #: What brings a package that the extra `score` does not.

@@ -24,7 +24,7 @@ _NORMALISER_EPS = 1e-6
 #: Ways to make one state of all positions' ones; the published heads take the mean.
 POOLERS = ("mean", "max", "last", "first_last_mean")
 
-_PREFIX = "model."
+_ROWS_AT_ONCE = 32
 _STACK = "xlstm_pooler.xlstm_stack."
 
 
@@ -65,6 +65,13 @@ class Head(nn.Module):
         Returns:
             Raw scores [rows], float32, not clamped.
         """
+        # A few rows at a time: the mLSTM's weights are quadratic in time.
+        scores = [
+            self._score(*part) for part in zip(hidden.split(_ROWS_AT_ONCE), lengths.split(_ROWS_AT_ONCE), strict=True)
+        ]
+        return torch.cat(scores)
+
+    def _score(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         states = self.projection(hidden.float())
         for block in self.blocks:
             states = block(states)

@@ -47,7 +47,9 @@ def plcc(scores: Floats, labels: Floats) -> float:
 
 
 def krcc(scores: Floats, labels: Floats) -> float:
-    """Kendall's tau-b; NaN where one side is constant."""
+    """Kendall's tau-b; NaN where one side is constant, or of fewer than MIN_PAIRS."""
+    if len(scores) < MIN_PAIRS:
+        return math.nan
     # Asymptotic: the exact p-value, which nobody reads, takes longer than tau itself.
     return float(stats.kendalltau(scores, labels, method="asymptotic").statistic)
 

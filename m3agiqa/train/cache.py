@@ -1,0 +1,83 @@
+"""Hidden states on disk, so that the frozen model reads each picture once and not once an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from m3agiqa.errors import CheckpointError, RequestInvalid
+
+
+class StateCache:
+    """States of conversations by name, under one key: all that they hang on beside the picture.
+
+    Args:
+        folder: may be shared by several keys.
+        key: weights, prompts and limits; other values are another cache.
+        max_bytes: of all files in `folder` together.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, object], max_bytes: float) -> None:
+        text = json.dumps(key, sort_keys=True, indent=1, default=str)
+        self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "key.json").write_text(text + "\n", encoding="utf-8")
+        self._max_bytes = max_bytes
+        self._bytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the states are there and undamaged. Reads them."""
+        try:
+            self.read(name)
+        except CheckpointError:
+            return False
+        return True
+
+    def read(self, name: str) -> torch.Tensor:
+        """States [tokens, hidden], float16 or bfloat16.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        path = self._path(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                states: torch.Tensor = file.get_tensor("states")
+                if (file.metadata() or {}).get("sha256") == _digest(states):
+                    return states
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is missing or damaged: run again to make it anew") from error
+        raise CheckpointError(f"{path} is damaged: run again to make it anew")
+
+    def write(self, name: str, states: torch.Tensor) -> None:
+        """Keep states [tokens, hidden]; float32 is rounded to float16.
+
+        Raises:
+            RequestInvalid: the cache would grow beyond its bound.
+        """
+        states = states.detach().to("cpu", torch.float16 if states.dtype == torch.float32 else states.dtype)
+        # Also out of inference mode, which serialisation does not accept.
+        states = states.clone().contiguous()
+        if self._bytes + states.nbytes > self._max_bytes:
+            raise RequestInvalid(
+                f"{self._folder.parent} would grow beyond {self._max_bytes / 1e9:.3g} GB; raise cache_gb, or delete "
+                "old folders in it"
+            )
+        path = self._path(name)
+        partial = path.with_suffix(".partial")
+        save_file({"states": states}, partial, metadata={"sha256": _digest(states)})
+        partial.replace(path)
+        self._bytes += states.nbytes
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _digest(states: torch.Tensor) -> str:
+    return hashlib.sha256(states.view(torch.uint8).numpy().data).hexdigest()

@@ -1,0 +1,195 @@
+"""From a data set to a trained head: labels, split, states, training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from m3agiqa import hub
+from m3agiqa.contract import Aspect, Failure
+from m3agiqa.engine.pipeline import choose_device
+from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
+from m3agiqa.files import read_job
+from m3agiqa.jobs import Job
+from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.profile import RANDOM, ModelProfile
+from m3agiqa.train.cache import StateCache
+from m3agiqa.train.data import DataSet, Entry
+from m3agiqa.train.fitting import Epoch, Example, RunFolder, fit
+from m3agiqa.train.module import HeadModule, save_head
+from m3agiqa.train.settings import HeadTraining
+from m3agiqa.train.states import Reader
+
+#: Pictures read together.
+BATCH = 8
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """What is to be trained, on what."""
+
+    data: DataSet
+    aspect: Aspect
+    #: Column of the human scores.
+    label: str
+    settings: HeadTraining
+    #: Picture to description; None has the frozen model write its own.
+    descriptions: Mapping[str, str] | None = None
+
+
+class Frozen:
+    """The model that is read and not trained, loaded only when a picture is not in the cache."""
+
+    def __init__(self, task: HeadTask, device: str) -> None:
+        profile = ModelProfile.load(task.settings.model)
+        if task.aspect not in profile.aspects:
+            raise RequestInvalid(f"model {profile.name} has no {task.aspect}, only {', '.join(profile.aspects)}")
+        # The head is what is to be made: whatever the profile names for it is not even looked for.
+        part = profile.aspects[task.aspect].model_copy(update={"head": RANDOM})
+        self.profile = profile.model_copy(update={"aspects": {task.aspect: part}})
+        self.part = part
+        self.aspect = task.aspect
+        self.device = choose_device(device)
+        self._resolved = hub.resolve(self.profile)
+        self._described = task.descriptions is not None
+
+    def lm_head(self) -> torch.Tensor:
+        """The language model's output layer [vocab, hidden], float32."""
+        if self._resolved.base is None:
+            raise RequestInvalid(f"model {self.profile.name} has random weights: there is nothing to learn from it")
+        files = TensorFiles.in_folder(self._resolved.base, "model")
+        return files.read("llm.lm_head.weight", self.device, torch.float32)
+
+    def key(self) -> dict[str, object]:
+        """All that states hang on beside picture, prompt and a given description."""
+        return {
+            "weights": self._resolved.revisions,
+            "dtype": "float32" if self.device.type == "cpu" else self.profile.dtype,
+            "aspect": self.part.model_dump(exclude={"adapter", "head"}),
+            "describe": self.profile.describe.model_dump(),
+            "descriptions": "given" if self._described else "own",
+        }
+
+    def reader(self, head: Path) -> Reader:
+        """The loaded model; `head` is any head that fits it."""
+        return Reader.load(self.profile, replace(self._resolved, heads={self.aspect: head}), str(self.device))
+
+
+def train_head(
+    task: HeadTask,
+    run: Path,
+    cache_folder: Path,
+    device: str,
+    *,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+    note: Callable[[str], None],
+) -> list[Epoch]:
+    """Train a head into the folder `run`; continues what a killed run left there.
+
+    Raises:
+        RequestInvalid: the data set, the run's folder or the cache does not allow it.
+        ConfigError, CheckpointError: as loading a model does.
+    """
+    settings = task.settings
+    frozen = Frozen(task, device)
+    folder = RunFolder(run)
+    given = None
+    if task.descriptions is not None:
+        given = _digest(*(text for item in sorted(task.descriptions.items()) for text in item))
+    state = folder.open(
+        {
+            "data": str(task.data.folder.resolve()),
+            "aspect": task.aspect.value,
+            "label": task.label,
+            "descriptions": given,
+            **settings.model_dump(mode="json"),
+        }
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        module = HeadModule(settings.head, frozen.part.context, frozen.lm_head())
+    cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
+    labels = _labels(task, note)
+    names = _fill(task, labels, frozen, cache, module, run, progress, note)
+    parts = {
+        part: [Example(names[name], labels[name]) for name in of if name in names]
+        for part, of in settings.split.names(task.data).items()
+    }
+    for part in ("train", "val"):
+        if not parts[part]:
+            raise RequestInvalid(f"no picture of the part {part} could be read")
+    note(f"{len(parts['train'])} pictures to train on, {len(parts['val'])} to validate on")
+    return fit(module, settings, parts["train"], parts["val"], cache, folder, state, report)
+
+
+def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
+    labels: dict[str, float] = {}
+    for entry in task.data.entries:
+        label = entry.label(task.label, task.settings.label_scale)
+        if label is not None:
+            labels[entry.name] = label
+    if outside := [name for name, label in labels.items() if not 0 <= label <= 5]:
+        raise RequestInvalid(
+            f"{len(outside)} scores lie outside 0..5, {outside[0]}'s is {labels[outside[0]]:g}: set label_scale"
+        )
+    if unlabelled := len({entry.name for entry in task.data.entries}) - len(labels):
+        note(f"{unlabelled} pictures have no number in {task.label} and are left out")
+    return labels
+
+
+def _fill(
+    task: HeadTask,
+    labels: Mapping[str, float],
+    frozen: Frozen,
+    cache: StateCache,
+    module: HeadModule,
+    run: Path,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> dict[str, str]:
+    """Have every picture's states in the cache. Returns their names there by picture, those left out that failed."""
+    wanted: dict[str, tuple[str, Job]] = {}
+    failed: list[str] = []
+    for entry in {entry.name: entry for entry in task.data.entries if entry.name in labels}.values():
+        try:
+            wanted[entry.name] = _named(task, entry)
+        except M3AGIQAError as error:
+            failed.append(f"{entry.name}: {error}")
+    missing = [name for name, (state, _) in wanted.items() if state not in cache]
+    if missing:
+        initial = run / "initial.safetensors"
+        save_head(module, initial)
+        reader = frozen.reader(initial)
+        for start in progress(range(0, len(missing), BATCH)):
+            names = missing[start : start + BATCH]
+            given = None if task.descriptions is None else [task.descriptions[name] for name in names]
+            for name, states in zip(names, reader.read([wanted[name][1] for name in names], given), strict=True):
+                if isinstance(states, Failure):
+                    failed.append(f"{name}: {states.message}")
+                    del wanted[name]
+                else:
+                    cache.write(wanted[name][0], states)
+        initial.unlink()
+    if failed:
+        note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
+    return {name: state for name, (state, _) in wanted.items()}
+
+
+def _named(task: HeadTask, entry: Entry) -> tuple[str, Job]:
+    """A picture's name in the cache, and the picture."""
+    if task.descriptions is not None and entry.name not in task.descriptions:
+        raise CheckpointError("no description")
+    job = read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
+    given = "" if task.descriptions is None else task.descriptions[entry.name]
+    return _digest(job.picture.info.sha256, entry.prompt, given), job
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

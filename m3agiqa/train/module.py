@@ -1,0 +1,107 @@
+"""The head as it is trained: the xlstm package's stack, under the published names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from xlstm import (
+    FeedForwardConfig,
+    mLSTMBlockConfig,
+    mLSTMLayerConfig,
+    sLSTMBlockConfig,
+    sLSTMLayerConfig,
+    xLSTMBlockStack,
+    xLSTMBlockStackConfig,
+)
+
+from m3agiqa.model.head import POOLERS, pool
+from m3agiqa.train.settings import HeadShape
+
+_FC_WIDTH = 128
+
+
+class HeadModule(nn.Module):
+    """Hidden states of whole conversations to raw scores, with gradients.
+
+    `W` stands behind the language model's output layer, as in the published heads; both being linear, they are
+    multiplied first, so that no logits [tokens, vocab] exist.
+    """
+
+    lm_head: torch.Tensor
+
+    def __init__(self, shape: HeadShape, context: int, lm_head: torch.Tensor) -> None:
+        """Initialise from torch's current seed: Xavier for W and fc, the package's own for its stack.
+
+        Args:
+            shape: sizes.
+            context: tokens of the longest conversation.
+            lm_head: [vocab, hidden], the language model's output layer.
+        """
+        super().__init__()
+        self.pooler = shape.pooler
+        self.register_buffer("lm_head", lm_head.float(), persistent=False)
+        self.W = nn.Linear(lm_head.shape[0], shape.width)
+        self.xlstm_pooler = nn.ModuleDict({"xlstm_stack": _stack(shape, context)})
+        inner, last = nn.Linear(shape.width, _FC_WIDTH), nn.Linear(_FC_WIDTH, 1)
+        self.fc = nn.Sequential(inner, nn.ReLU(), last)
+        for linear in (self.W, inner, last):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self.to(lm_head.device)
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Raw scores [rows] of states [rows, time, hidden], right-padded, of which `lengths` [rows] count."""
+        states = nn.functional.linear(hidden.float(), self.W.weight @ self.lm_head, self.W.bias)
+        scores: torch.Tensor = self.fc(pool(self.xlstm_pooler["xlstm_stack"](states), lengths, self.pooler))
+        return scores.squeeze(-1)
+
+    def published(self) -> dict[str, torch.Tensor]:
+        """All weights under the published names, sLSTM in the CUDA backend's layout; a pooler other than the mean adds
+        `model.pooler`, which the published heads do not have.
+        """
+        state = {key: tensor.detach().cpu() for key, tensor in self.state_dict().items()}
+        for key in [key for key in state if key.endswith("slstm_cell._recurrent_kernel_")]:
+            kernel = state[key]
+            heads, _, dim = kernel.shape
+            state[key] = kernel.view(heads, 4, dim, dim).permute(0, 3, 1, 2).reshape(heads, dim, 4 * dim)
+            bias = key.replace("_recurrent_kernel_", "_bias_")
+            state[bias] = state[bias].view(4, heads, dim).permute(1, 0, 2).reshape(-1)
+        if self.pooler != "mean":
+            state["pooler"] = torch.tensor(POOLERS.index(self.pooler))
+        return {f"model.{key}": tensor.contiguous() for key, tensor in state.items()}
+
+
+def save_head(module: HeadModule, *paths: Path) -> None:
+    """Write a head to each path: `.safetensors`, or the published `.ckpt` layout."""
+    state = module.published()
+    for path in paths:
+        partial = path.with_name(path.name + ".partial")
+        if path.suffix == ".safetensors":
+            save_file(state, partial)
+        else:
+            torch.save({"state_dict": state}, partial)
+        # safetensors keeps what it writes from other users.
+        partial.chmod(0o644)
+        partial.replace(path)
+
+
+def _stack(shape: HeadShape, context: int) -> xLSTMBlockStack:
+    return xLSTMBlockStack(
+        xLSTMBlockStackConfig(
+            mlstm_block=mLSTMBlockConfig(
+                mlstm=mLSTMLayerConfig(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=shape.heads)
+            ),
+            slstm_block=sLSTMBlockConfig(
+                # The CUDA backend would compile with nvcc at run time, and compute in bfloat16.
+                slstm=sLSTMLayerConfig(backend="vanilla", num_heads=shape.heads, conv1d_kernel_size=4),
+                feedforward=FeedForwardConfig(proj_factor=1.3, act_fn="gelu"),
+            ),
+            context_length=context,
+            num_blocks=shape.blocks,
+            embedding_dim=shape.width,
+            slstm_at=list(shape.slstm_at),
+        )
+    )

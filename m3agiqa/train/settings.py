@@ -1,0 +1,67 @@
+"""`cfg/train/*.yaml`: how a head is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from m3agiqa import config
+from m3agiqa.train.splits import Split
+
+#: As in `m3agiqa.train.losses` and `m3agiqa.model.head`, which need torch.
+LossName = Literal["mse", "mae", "huber", "fidelity", "margin", "ranknet"]
+Pooler = Literal["mean", "max", "last", "first_last_mean"]
+#: Losses that need at least two pictures.
+PAIRWISE: frozenset[LossName] = frozenset({"fidelity", "margin", "ranknet"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HeadShape(_Section):
+    """Sizes of a head; the defaults are the published ones."""
+
+    width: int = Field(default=512, ge=64, multiple_of=64)
+    blocks: int = Field(default=4, ge=1)
+    #: Indices of the sLSTM blocks; the others are mLSTM.
+    slstm_at: tuple[int, ...] = (1,)
+    heads: int = Field(default=4, ge=1)
+    #: How the states of all positions become one.
+    pooler: Pooler = "mean"
+
+
+class HeadTraining(_Section):
+    """One file of `cfg/train/`."""
+
+    #: Profile whose frozen model is read; `--model` overrides it.
+    model: str
+    #: Multiplies scores; 0.05 brings 0..100 to 0..5.
+    label_scale: float = Field(default=1.0, gt=0)
+    split: Split = Split()
+    head: HeadShape = HeadShape()
+    #: Weights of the losses that are summed.
+    loss: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default={"mse": 1.0}, min_length=1)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    seed: int = 42
+    #: Gigabytes of hidden states kept on disk at most.
+    cache_gb: float = Field(default=50, gt=0)
+
+    @model_validator(mode="after")
+    def _pairs_need_two(self) -> Self:
+        if self.batch_size == 1 and (pairwise := PAIRWISE & set(self.loss)):
+            raise ValueError(f"{', '.join(sorted(pairwise))} compare pictures of a batch: batch_size must be 2 or more")
+        return self
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Load a file of `cfg/train/` by name, or any by its path.
+
+        Raises:
+            ConfigError: no such file, or it is wrong.
+        """
+        return config.load(config.find("train", name), cls)
