@@ -16,6 +16,8 @@ class Job:
     picture: Picture
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
+    #: What a scorer's `prepare` made of the picture ahead of time, for that scorer alone.
+    prepared: object = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ class Scoring(Protocol):
     info: ModelInfo
     aspects: tuple[Aspect, ...]
 
+    def prepare(self, job: Job) -> Job:
+        """Do ahead of time, in any thread, what needs no model. Never raises for a bad picture; `score` tells."""
+        ...
+
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score a batch; the result has the length and order of `jobs`. Never raises for one bad picture."""
         ...
@@ -73,6 +77,10 @@ class Scorer:
         )
         return cls(pipeline, info, max_batch=max_batch)
 
+    def prepare(self, job: Job) -> Job:
+        """Cut the picture into slices ahead of time; safe in any thread."""
+        return self._pipeline.prepare(job)
+
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score pictures; the result has the length and order of `jobs`, and one bad picture fails alone."""
         batches = (jobs[start : start + self.max_batch] for start in range(0, len(jobs), self.max_batch))
@@ -111,6 +119,9 @@ class FakeScorer:
             engine="fake",
             trained=False,
         )
+
+    def prepare(self, job: Job) -> Job:
+        return job
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         time.sleep(self.batch_time_s)

@@ -36,9 +36,12 @@ class Batcher:
         self._thread.start()
 
     def submit(self, job: Job) -> Future[Scores | Failure]:
-        """The future's result is what the scorer gave for `job`; a scorer that raised becomes a Failure there."""
+        """The future's result is what the scorer gave for `job`; a scorer that raised becomes a Failure there.
+
+        What needs no model is done here, in the caller's thread, while the model works on others.
+        """
         future: Future[Scores | Failure] = Future()
-        self._queue.put((job, future))
+        self._queue.put((self.scoring.prepare(job), future))
         return future
 
     def score(self, job: Job, timeout_s: float) -> Scores | Failure:

@@ -17,7 +17,7 @@ _PROMPT_TOKENS = 1152
 #: Generated tokens a prompt is expected to take at most, likewise.
 _GENERATED_TOKENS = 256
 #: Bytes left free on a GPU for what lies between the layers.
-_WORKING_BYTES = 3 * 2**30
+_WORKING_BYTES = 2 * 2**30
 
 
 class Engine:
@@ -27,7 +27,15 @@ class Engine:
     decoding are captured as graphs. Elsewhere each batch has a cache of its own size.
     """
 
-    def __init__(self, llama: Llama, describe: Describe, eos_ids: Sequence[int], *, most: int) -> None:
+    def __init__(
+        self,
+        llama: Llama,
+        describe: Describe,
+        eos_ids: Sequence[int],
+        *,
+        most: int,
+        memory_bytes: int | None = None,
+    ) -> None:
         self._llama = llama
         self._describe = describe
         self._eos_ids = torch.tensor(list(eos_ids), device=llama.device)
@@ -35,7 +43,7 @@ class Engine:
         self._writer: Writer | None = None
         self._graphs: Graphs | None = None
         if llama.device.type == "cuda":
-            cache = KVCache(llama.shape, self._places(), llama.device, llama.dtype)
+            cache = KVCache(llama.shape, self._places(memory_bytes), llama.device, llama.dtype)
             self._writer = Writer(llama, cache, describe, self._eos_ids)
             self._graphs = Graphs(self._writer, most)
 
@@ -58,10 +66,15 @@ class Engine:
         self._writer.cache.clear()
         return Session(self._writer, embeddings, adapters, room, self._graphs)
 
-    def _places(self) -> int:
-        """Places of the cache: what `most` pictures need, or what there is memory for."""
+    def _places(self, memory_bytes: int | None) -> int:
+        """Places of the cache: what `most` pictures need, or what there is memory for.
+
+        `memory_bytes` is what of the device may be in use at most; None is all of it.
+        """
         rows = self._most * len(self._llama.tables)
         wanted = rows * (_PROMPT_TOKENS + _GENERATED_TOKENS * self._describe.num_beams)
-        free, _ = torch.cuda.mem_get_info(self._llama.device)
+        free, total = torch.cuda.mem_get_info(self._llama.device)
+        if memory_bytes is not None:
+            free = min(free, memory_bytes - (total - free))
         room = (free - _WORKING_BYTES) // KVCache.place_bytes(self._llama.shape, self._llama.dtype)
         return max(int(min(wanted, room)), 1)

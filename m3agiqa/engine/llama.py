@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch.nn.functional import embedding, linear, rms_norm
+from torch.nn.functional import linear, rms_norm
 
 from m3agiqa.engine import ops
 from m3agiqa.engine.lora import Groups, LowRank, block_diagonal
@@ -99,9 +99,23 @@ class Llama:
             )
         return cls(shape, tables, layers, read(NORM), read(LM_HEAD))
 
+    def unfused(self) -> dict[str, torch.Tensor]:
+        """The base's tensors by their published names, sharing memory with ours; the embeddings left out."""
+        tensors = {NORM: self.norm, LM_HEAD: self.lm_head}
+        shapes = self.shape.tensors()
+        for number, layer in enumerate(self.layers):
+            prefix = f"llm.model.layers.{number}."
+            tensors[f"{prefix}input_layernorm.weight"] = layer.input_norm
+            tensors[f"{prefix}post_attention_layernorm.weight"] = layer.post_norm
+            for fused, parts in _FUSED.items():
+                names = [f"{prefix}{part}.weight" for part in parts]
+                weights = getattr(layer, fused).weight.split([shapes[name][0] for name in names])
+                tensors |= dict(zip(names, weights, strict=True))
+        return tensors
+
     def embed(self, ids: torch.Tensor, groups: Groups) -> torch.Tensor:
         """Ids [tokens] to embeddings [tokens, hidden], each from its own adapter's table."""
-        return torch.cat([embedding(ids[rows], self.tables[adapter]) for adapter, rows in groups.parts])
+        return torch.cat([ops.lookup(ids[rows], self.tables[adapter]) for adapter, rows in groups.parts])
 
     def forward(self, states: torch.Tensor, groups: Groups, attend: Attend) -> torch.Tensor:
         """Run all layers.

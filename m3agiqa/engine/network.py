@@ -84,6 +84,9 @@ def assemble(
     loader = _Loader(files, device, dtype)
     progress("language model")
     tables = [loader.tensor(EMBEDDING, adapter) for adapter in adapters.values()]
+    if device.type == "cuda":
+        tables = _in_host_memory(tables)
+        loader.forget(EMBEDDING)
     read = partial(files.read, device=device, dtype=dtype)
     language = Llama.load(LlamaShape.of(config), read, tables, list(adapters.values()))
     towers: dict[Aspect, Tower] = {}
@@ -115,6 +118,12 @@ def _tower_on_meta(config: dict[str, Any]) -> Tower:
         return Tower(config["vision_config"], config["hidden_size"], config["query_num"])
 
 
+def _in_host_memory(tables: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Move embedding tables off the GPU, equal ones once: a gigabyte each, of which a batch reads a few rows."""
+    moved = {id(table): table.cpu().pin_memory() for table in tables}
+    return [moved[id(table)] for table in tables]
+
+
 class _Loader:
     def __init__(self, files: Tensors, device: torch.device, dtype: torch.dtype) -> None:
         self.files = files
@@ -131,6 +140,11 @@ class _Loader:
         if key not in self._base:
             self._base[key] = self._shared.share(key, self.files.read(key, self.device, self.dtype))
         return self._base[key]
+
+    def forget(self, key: str) -> None:
+        """Keep no reference to any version of a tensor."""
+        self._base.pop(key, None)
+        self._shared.forget(key)
 
     def tower(self, adapter: Adapter, config: dict[str, Any]) -> Tower:
         tower = _tower_on_meta(config)

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import silu
+from torch.nn.functional import embedding, silu
+
+
+def lookup(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rows of `table` [vocab, hidden] for ids [tokens]; a GPU's ids may look into a table in pinned host memory."""
+    if ids.is_cuda and not table.is_cuda:
+        from m3agiqa.engine.kernels import lookup as on_gpu
+
+        return on_gpu(ids, table)
+    return embedding(ids, table)
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:

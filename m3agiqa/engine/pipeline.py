@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -35,7 +35,7 @@ from m3agiqa.model.vision import Tower
 from m3agiqa.profile import AspectProfile, ModelProfile
 
 #: Slices that run through a vision tower together: bounds what its layers need.
-_SLICES_AT_ONCE = 48
+_SLICES_AT_ONCE = 32
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -46,6 +46,7 @@ class Encoded:
         self.width, self.height = picture.rgb.size
         self._rgb = picture.rgb
         self._slices: dict[Grid, Slices] = {}
+        self._moved: dict[Grid, Slices] = {}
         self._embeddings: dict[tuple[int, Grid], torch.Tensor] = {}
 
     def grid(self, max_slices: int) -> Grid:
@@ -64,10 +65,17 @@ class Encoded:
             self._slices[grid] = slices
         return self._slices[grid]
 
+    def on_device(self, grid: Grid, device: torch.device) -> Slices:
+        """Slices along `grid`, their patches moved once for all towers."""
+        if grid not in self._moved:
+            slices = self.cut(grid)
+            self._moved[grid] = replace(slices, patches=tuple(patch.to(device) for patch in slices.patches))
+        return self._moved[grid]
+
     def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:
         """[1 + slices, query_num, hidden]."""
         if (id(tower), grid) not in self._embeddings:
-            self._embeddings[id(tower), grid] = tower([self.cut(grid)])[0]
+            self._embeddings[id(tower), grid] = tower([self.on_device(grid, tower.device)])[0]
         return self._embeddings[id(tower), grid]
 
     @staticmethod
@@ -80,7 +88,7 @@ class Encoded:
         for batch in batches.values():
             for part in _slice_batches(batch):
                 tower = part[0][1]
-                encoded = tower([picture.cut(grid) for picture, _, grid in part])
+                encoded = tower([picture.on_device(grid, tower.device) for picture, _, grid in part])
                 for (picture, _, grid), embeddings in zip(part, encoded, strict=True):
                     picture._embeddings[id(tower), grid] = embeddings
 
@@ -121,14 +129,31 @@ class Pipeline:
 
     engine = "m3agiqa"
 
-    def __init__(self, network: Network, profile: ModelProfile, device: torch.device, *, max_batch: int = 8) -> None:
+    def __init__(
+        self,
+        network: Network,
+        profile: ModelProfile,
+        device: torch.device,
+        *,
+        max_batch: int = 8,
+        memory_bytes: int | None = None,
+    ) -> None:
         self.max_batch = max_batch
         self.aspects = tuple(profile.aspects)
         self.dtype = str(network.language.dtype).removeprefix("torch.")
         self._network = network
         self._profile = profile
         self._device = device
-        self._engine = Engine(network.language, profile.describe, network.tokenizer.eos_ids, most=max_batch)
+        if device.type == "cuda" and network.language.dtype != torch.float32:
+            # The heads' float32 products: far within what float16 leaves exact of their inputs.
+            torch.backends.cuda.matmul.allow_tf32 = True
+        self._engine = Engine(
+            network.language,
+            profile.describe,
+            network.tokenizer.eos_ids,
+            most=max_batch,
+            memory_bytes=memory_bytes,
+        )
 
     @classmethod
     def load(cls, profile: ModelProfile, resolved: Resolved, device: str, *, max_batch: int = 8) -> Self:
@@ -174,9 +199,16 @@ class Pipeline:
             )
         return error
 
+    def prepare(self, job: Job) -> Job:
+        """Cut a picture as its description will want it; safe in any thread, while a batch runs in another."""
+        encoded = Encoded(job.picture)
+        with suppress(ImageTooLarge):  # `run` will say so, where it belongs
+            encoded.cut(encoded.grid(self._profile.describe.max_slices))
+        return replace(job, prepared=encoded)
+
     def _rows(self, jobs: Sequence[Job]) -> list[Row]:
         """A row per picture and aspect, sorted by aspect as the adapters are."""
-        pictures = [Encoded(job.picture) for job in jobs]
+        pictures = [job.prepared if isinstance(job.prepared, Encoded) else Encoded(job.picture) for job in jobs]
         rows = []
         for aspect, profile in self._profile.aspects.items():
             for index, job in enumerate(jobs):

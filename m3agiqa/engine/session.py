@@ -12,7 +12,7 @@ from m3agiqa.engine.decoding import CapturedDecoding, Decoding, Graphs, Writer, 
 from m3agiqa.engine.lora import Groups
 
 #: Tokens read at once: bounds what the layers between need.
-_READ_TOKENS = 16_384
+_READ_TOKENS = 8_192
 #: Steps between two looks at which prompts are finished; each look waits for the device.
 _LOOK_STEPS = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import Network, assemble
@@ -11,14 +12,26 @@ from m3agiqa.model.adapters import SAVED_MODULES, Adapter
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.random_weights import (
+    SPECIAL_TOKENS,
     Shape,
     adapter_config,
     adapter_tensors,
     base_tensors,
     head_tensors,
-    train_tokenizer,
 )
-from m3agiqa.model.tokens import ConversationTokenizer
+from m3agiqa.model.tokens import PAD, PAD_ID, ConversationTokenizer
+
+#: Of a base's `config.json`, what transformers' Llama calls by the same name.
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
 
 
 def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Network:
@@ -43,5 +56,15 @@ def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, se
         state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}
         return Head(state, lm_head)
 
-    tokenizer = ConversationTokenizer(train_tokenizer([str(config)], shape.vocab), shape.queries)
-    return assemble(config, base, adapters, head, tokenizer, device=device, dtype=dtype)
+    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype)
+
+
+def _tokenizer(shape: Shape) -> ConversationTokenizer:
+    """A word for every id, so that what is generated comes back token by token when it is tokenised again, and a
+    description has as many tokens as were asked for.
+    """
+    words = {PAD: PAD_ID, **{f"w{number}": number for number in range(1, shape.vocab - len(SPECIAL_TOKENS))}}
+    tokenizer = Tokenizer(models.WordLevel(words, "w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return ConversationTokenizer(tokenizer, shape.queries)

@@ -156,6 +156,9 @@ class SharedTensors:
         versions.append(tensor)
         return tensor
 
+    def forget(self, key: str) -> None:
+        self._known.pop(key, None)
+
 
 def assign(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Give a module made on the meta device its tensors, without copying.

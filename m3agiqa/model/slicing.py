@@ -34,7 +34,7 @@ class Grid:
 class Slices:
     """The overview and the slices of one picture.
 
-    `patches` are float32 [3, 14, 14 * L], overview first, then the grid row by row; `sizes` are (height, width) in
+    `patches` are uint8 [3, 14, 14 * L], overview first, then the grid row by row; `sizes` are (height, width) in
     patches, L = height * width.
     """
 
@@ -107,8 +107,12 @@ def _multiple(length: float, divisor: int) -> int:
 
 
 def _patches(image: Image.Image) -> torch.Tensor:
-    """RGB to float32 [3, PATCH, PATCH * L] in [-1, 1]: patches side by side, row by row."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-    pixels = (pixels - 0.5) / 0.5
+    """RGB to uint8 [3, PATCH, PATCH * L]: patches side by side, row by row."""
     rows, columns = image.height // PATCH, image.width // PATCH
-    return pixels.view(3, rows, PATCH, columns, PATCH).permute(0, 2, 1, 3, 4).reshape(3, PATCH, -1)
+    pixels = torch.from_numpy(np.array(image)).view(rows, PATCH, columns, PATCH, 3)
+    return pixels.permute(4, 1, 0, 2, 3).reshape(3, PATCH, -1)
+
+
+def normalise(patches: torch.Tensor) -> torch.Tensor:
+    """Uint8 to float32 in [-1, 1], as the original does it."""
+    return (patches.float().div(255) - 0.5) / 0.5

@@ -11,7 +11,7 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionCo
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
 from m3agiqa.model.resampler import Resampler
-from m3agiqa.model.slicing import PATCH, Slices
+from m3agiqa.model.slicing import PATCH, Slices, normalise
 
 #: Buckets along one side of the tower's position table.
 _POSITION_BUCKETS = 70
@@ -27,11 +27,15 @@ class Tower(nn.Module):
         self.vpm = Idefics2VisionTransformer(config)
         self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
 
+    @property
+    def device(self) -> torch.device:
+        return self.vpm.post_layernorm.weight.device
+
     def forward(self, pictures: Sequence[Slices]) -> list[torch.Tensor]:
         """Encode the overviews and slices of pictures that are padded to the same length, their own longest.
 
         Args:
-            pictures: float32 patches, on any device.
+            pictures: uint8 patches, on any device.
 
         Returns:
             [1 + slices, query_num, hidden] of each picture, in the tower's dtype.
@@ -41,16 +45,18 @@ class Tower(nn.Module):
         return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in pictures]))
 
     def encode(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Patches to features [n, Lmax, vision hidden].
+        """Uint8 patches to features [n, Lmax, vision hidden].
 
         As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
         it. Pictures must therefore not be padded to one another.
         """
         weight = self.vpm.embeddings.patch_embedding.weight
         longest = max(patch.shape[-1] for patch in patches)
-        pixels = torch.stack([nn.functional.pad(patch, (0, longest - patch.shape[-1])) for patch in patches])
-        pixels = pixels.to(device=weight.device, dtype=weight.dtype)
-        embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        pixels = weight.new_zeros(len(patches), 3, PATCH, longest)
+        for row, patch in zip(pixels, patches, strict=True):
+            row[..., : patch.shape[-1]] = normalise(patch.to(weight.device))
+        # Contiguous, or every layer copies.
+        embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2).contiguous()
         positions = self.vpm.embeddings.position_embedding(position_ids(longest // PATCH).to(weight.device))
         encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
         features: torch.Tensor = self.vpm.post_layernorm(encoded)

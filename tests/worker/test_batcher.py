@@ -26,6 +26,9 @@ class Watched(FakeScorer):
         self.gate = threading.Event()
         self.gate.set()
 
+    def prepare(self, job: Job) -> Job:
+        return job
+
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         self.batches.append([job.prompt for job in jobs])
         assert self.gate.wait(PATIENCE_S)

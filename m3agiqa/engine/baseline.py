@@ -1,0 +1,131 @@
+"""The original's algorithm written plainly, to measure against: transformers' `generate`, adapters by peft, logits of
+every position, one picture and aspect at a time, everything loaded beforehand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from m3agiqa.contract import Aspect
+from m3agiqa.engine.lora import Groups
+from m3agiqa.engine.network import Network
+from m3agiqa.engine.synthetic import SHAPE_KEYS
+from m3agiqa.images import Picture
+from m3agiqa.model.language import EMBEDDING
+from m3agiqa.model.random_weights import Shape, adapter_config
+from m3agiqa.model.slicing import choose_grid, slice_picture
+from m3agiqa.profile import ModelProfile
+
+
+class Baseline(nn.Module):
+    """Shares a synthetic network's weights, so that both fit one GPU."""
+
+    def __init__(self, network: Network, shape: Shape, profile: ModelProfile) -> None:
+        super().__init__()
+        self.network, self.profile = network, profile
+        config = shape.config()
+        with torch.device("meta"):
+            self.llm = LlamaForCausalLM(
+                LlamaConfig(
+                    **{key: config[key] for key in SHAPE_KEYS},
+                    rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+                    bos_token_id=None,
+                    eos_token_id=None,
+                )
+            )
+        llama = network.language
+        self.load_state_dict({**llama.unfused(), EMBEDDING: llama.tables[0]}, strict=True, assign=True)
+        self.llm.model.rotary_emb = LlamaRotaryEmbedding(self.llm.config).to(llama.device)
+        lora = LoraConfig(**{**adapter_config(shape), "modules_to_save": None})
+        inject_adapter_in_model(lora, self)
+        for name, parameter in self.llm.named_parameters():
+            if "lora_" in name:  # float32 on a float16 base, as peft 0.12 had it
+                parameter.data = torch.randn(parameter.shape, device=llama.device) / parameter.shape[-1] ** 0.5
+        self.W = nn.Linear(shape.vocab, shape.head_width, device=llama.device, dtype=llama.dtype)
+        self.eval()
+        self.requires_grad_(False)
+
+    @torch.inference_mode()
+    def score(self, picture: Picture, prompt: str, aspect: Aspect) -> tuple[float, dict[str, float]]:
+        """One picture and aspect; gives the raw score and milliseconds by stage."""
+        network, part = self.network, self.profile.aspects[aspect]
+        clock = Events()
+        grid = choose_grid(*picture.rgb.size, self.profile.describe.max_slices)
+        slices = slice_picture(picture.rgb, grid)
+        clock.mark("pixels")
+        image = network.towers[aspect]([slices])[0]
+        clock.mark("vision")
+        analysis = part.analysis.replace("{prompt}", prompt)
+        conversation = network.tokenizer.generation_prompt(grid, analysis)
+        embeds = self._embed(conversation.ids, conversation.image_bounds, image)
+        describe = self.profile.describe
+        generated = cast("Any", self.llm).generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.int64, device=embeds.device),
+            generation_config=GenerationConfig(
+                num_beams=describe.num_beams,
+                max_new_tokens=describe.max_new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=network.tokenizer.eos_ids,
+            ),
+            logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(describe.repetition_penalty)]),
+        )
+        description = network.tokenizer.decode(generated[0].tolist())
+        clock.mark("generate")
+        # The original encodes the picture again for its scoring pass.
+        image = network.towers[aspect]([slices])[0]
+        clock.mark("vision")
+        conversation = network.tokenizer.scoring_conversation(grid, analysis, description, part.question)
+        embeds = self._embed(conversation.ids[: part.context], conversation.image_bounds, image)
+        logits = self.llm(inputs_embeds=embeds, use_cache=False).logits
+        clock.mark("score")
+        states = self.W(logits).float()
+        clock.mark("project")
+        head = network.heads[aspect]
+        for block in head.blocks:
+            states = block(states)
+        score = float(head.fc(head.post_blocks_norm(states).mean(dim=1)))
+        clock.mark("head")
+        return score, clock.times_ms()
+
+    def _embed(self, ids: list[int], bounds: list[tuple[int, int]], image: torch.Tensor) -> torch.Tensor:
+        llama = self.network.language
+        tokens = torch.tensor(ids, device=llama.device)
+        embedded = llama.embed(tokens, Groups.of([(0, len(ids))], len(llama.tables)))
+        for (start, end), part in zip(bounds, image, strict=True):
+            embedded[start:end] = part
+        return embedded[None]
+
+
+class Events:
+    """Milliseconds between marks on the GPU's own clock; marks of one name add up."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, torch.cuda.Event]] = []
+        self.mark("")
+
+    def mark(self, name: str) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((name, event))
+
+    def times_ms(self) -> dict[str, float]:
+        """By name; waits for the GPU."""
+        torch.cuda.synchronize()
+        times: dict[str, float] = {}
+        for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
+            times[name] = times.get(name, 0.0) + before.elapsed_time(after)
+        return times
