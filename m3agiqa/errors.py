@@ -28,6 +28,7 @@ score: at the edges it becomes a `contract.Failure`.
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
+    ├── PoisonTask                it took too many workers along
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
     └── InternalError             a defect of ours                                      (retryable)
 """
@@ -162,6 +163,10 @@ class QueueFull(M3AGIQAError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.submitted = tuple(submitted)
+
+
+class PoisonTask(M3AGIQAError):
+    code = "poison"
 
 
 class ResultTimeout(M3AGIQAError):

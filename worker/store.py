@@ -10,9 +10,9 @@ The life of a task (scoring a request, or one delivery of its verdict; `producer
                  └──────────────── sweep ◀── overdue: lost on its way, its worker died, or due again
 
 Each owed task has one time at which somebody must look after it: soon after it was queued, after the lease of the
-worker that has it, or when it is due again. `sweep` puts what is overdue on its queue, and what was lost in front of it.
-A message that is still waiting there is told by the time at which its list's oldest was queued: along a list, these
-times grow, so that a long queue never fills with copies.
+worker that has it, or when it is due again. `sweep` puts what is overdue on its queue, what was lost in front of all. A
+message that is still waiting there is told by the time at which its list's oldest was queued: along a list, these times
+grow, so that a long queue never fills with copies.
 
 A second copy of a message is worth nothing: `begin` lets nobody have a task that somebody has, that waits until it is
 due, or that is gone. A worker that was thought dead and comes back may still publish, if it is the first to do so: the

@@ -14,7 +14,7 @@ from celery.exceptions import Reject
 from celery.worker.request import Request
 
 from m3agiqa.contract import Failure
-from m3agiqa.errors import InternalError, QueueUnavailable, RequestInvalid
+from m3agiqa.errors import InternalError, PoisonTask, QueueUnavailable, RequestInvalid
 from producers import keys, message
 from producers.dead import DeadLetter
 from worker.app import app
@@ -101,10 +101,8 @@ def _given_back(store: Store, lease: Lease) -> Iterator[None]:
 def _refused(store: Store, lease: Lease, queue: str, payload: dict[str, Any]) -> str | None:
     """Why there is nothing to do for this message; None if there is."""
     if lease.outcome == "poison":
-        lost = Failure(
-            code="poison", message="its runs never ended: it kills its workers, or takes too long", retryable=False
-        )
-        store.bury(_dead(queue, payload, lost, lease.task, lease), lease)
+        poison = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
+        store.bury(_dead(queue, payload, Failure.of(poison), lease.task, lease), lease)
         return "poison, given up"
     return None if lease.outcome == "begun" else f"a copy: its task is {lease.outcome}"
 

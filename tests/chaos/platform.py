@@ -79,14 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        kind = self.server.platform.trouble("image server")
+        kind = "404" if self.path.startswith("/missing/") else self.server.platform.trouble("image server")
         shade = int(self.path.rpartition("/")[2].partition(".")[0])
         self.answer(kind, png(shade))
 
     def do_POST(self) -> None:
         platform = self.server.platform
         body = self.rfile.read(int(self.headers["content-length"]))
-        kind = platform.trouble("receiver")
+        kind = "410" if self.path == "/gone" else platform.trouble("receiver")
         headers = {name.lower(): value for name, value in self.headers.items()}
         platform.receive(headers, body, accepted=kind is None)
         self.answer(kind, b"")

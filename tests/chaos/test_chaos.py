@@ -32,6 +32,8 @@ FREEZE_S = float(os.environ.get("CHAOS_FREEZE_S", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 #: Seconds; longer than anything a worker does to a task here takes.
 LEASE_S = 8.0
+#: Requests whose picture is not there, and those whose receiver wants no more.
+MISSING, GONE = ({str(number) for number in range(start, TASKS, 40)} for start in (7, 13))
 #: Requests submitted before each fault: more than are done with before it strikes.
 WAVE = max(25, TASKS // 40)
 
@@ -82,9 +84,9 @@ def submit(client: Client, platform: Platform, names: list[str]) -> None:
     """As a backend does: again, until it is certain."""
     requests = [
         {
-            "image_url": platform.url(f"{name}.png"),
+            "image_url": platform.url(f"missing/{name}.png" if name in MISSING else f"{name}.png"),
             "prompt": f"prompt {name}",
-            "callback_url": platform.url("hook"),
+            "callback_url": platform.url("gone" if name in GONE else "hook"),
             "request_id": name,
             "priority": (0, 3, 6, 9)[int(name) % 4],
         }
@@ -125,6 +127,8 @@ def check(client: Client, platform: Platform, redis: Redis, names: list[str]) ->
         state = client.state(name)
         assert (state == State.DEAD) == (name in letters), (name, state, client.history(name))
         assert name not in letters or letters[name].reason
+        assert (name in letters) == (name in GONE), (name, client.history(name))
+        assert (verdicts[name].status == "failed") == (name in MISSING), (name, verdicts[name].error)
         if state == State.SETTLED:
             assert any(callback.accepted for callback in callbacks), (name, client.history(name))
         # One verdict, the same in Redis and in each callback; one id for all of these, which verify.
