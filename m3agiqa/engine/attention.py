@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.engine import ops
 from m3agiqa.engine.cache import KVCache
@@ -21,13 +22,13 @@ class Reading:
     """Attention of new tokens at the end of each sequence; earlier ones are in the cache.
 
     Args:
-        starts: first place of each sequence in the cache.
+        places: where in the cache each sequence's tokens belong, [length] int64 on the host, by position.
         known: tokens of each sequence that are in the cache.
         new: tokens of each sequence that come now.
     """
 
     def __init__(
-        self, llama: Llama, cache: KVCache, starts: Sequence[int], known: Sequence[int], new: Sequence[int]
+        self, llama: Llama, cache: KVCache, places: Sequence[torch.Tensor], known: Sequence[int], new: Sequence[int]
     ) -> None:
         self._llama, self._cache = llama, cache
         device = llama.device
@@ -37,16 +38,16 @@ class Reading:
         positions = torch.tensor(known)[rows] + offsets
         self._positions = positions.to(device)
         self._rows, self._offsets = rows.to(device), offsets.to(device)
-        self._places = (torch.tensor(starts)[rows] + positions).to(device)
+        self._places = torch.cat(
+            [of[count : count + more] for of, count, more in zip(places, known, new, strict=True)]
+        ).to(device)
         self._shape = (len(new), max(new))
         self._causal = not any(known)
         if not self._causal:
-            lengths = torch.tensor(known) + counts
-            seen = torch.arange(int(lengths.max()))
-            last = torch.tensor(starts) + lengths - 1
-            self._seen = torch.minimum(torch.tensor(starts)[:, None] + seen, last[:, None]).to(device)
+            read = [of[: count + more] for of, count, more in zip(places, known, new, strict=True)]
+            self._seen = pad_sequence(read, batch_first=True).to(device)
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
-            self._mask = (seen <= queries[..., None])[:, None].to(device)
+            self._mask = (torch.arange(self._seen.shape[1]) <= queries[..., None])[:, None].to(device)
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]

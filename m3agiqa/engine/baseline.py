@@ -46,7 +46,7 @@ class Baseline(nn.Module):
                 )
             )
         llama = network.language
-        self.load_state_dict({**llama.unfused(), EMBEDDING: llama.tables[0]}, strict=True, assign=True)
+        self.load_state_dict({**llama.unfused(), EMBEDDING: llama.tables[0].to(llama.device)}, strict=True, assign=True)
         self.llm.model.rotary_emb = LlamaRotaryEmbedding(self.llm.config).to(llama.device)
         lora = LoraConfig(**{**adapter_config(shape), "modules_to_save": None})
         inject_adapter_in_model(lora, self)

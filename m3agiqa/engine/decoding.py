@@ -155,7 +155,6 @@ class Graphs:
     def __init__(self, writer: Writer, most: int) -> None:
         #: First place of a page for what nobody wants.
         self.scratch = writer.cache.take(page_places(writer.describe))
-        writer.cache.keep()
         sizes = sorted({*(size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64) if size < most), most}, reverse=True)
         self._steps: list[CapturedStep] = []
         pool: Any = None

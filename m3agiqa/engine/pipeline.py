@@ -251,8 +251,7 @@ class Pipeline:
 
     def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
         """Have the adapted model write each row's description."""
-        room = [max(0, row.profile.context - len(prompt)) for row, prompt in zip(rows, prompts, strict=True)]
-        session = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows], room)
+        session = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
         for row, ids in zip(rows, session.generate(), strict=True):
             row.description = self._network.tokenizer.decode(ids)
         return session

@@ -25,7 +25,6 @@ class Session:
         graphs: captured steps, if there are.
         embeddings: [tokens, hidden] of each sequence, sorted by adapter.
         adapters: number of each sequence's adapter.
-        room: tokens by which each sequence may still be read on.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class Session:
         writer: Writer,
         embeddings: Sequence[torch.Tensor],
         adapters: Sequence[int],
-        room: Sequence[int],
         graphs: Graphs | None = None,
     ) -> None:
         self._writer = writer
@@ -41,7 +39,8 @@ class Session:
         self._graphs = graphs
         self._adapters = list(adapters)
         self._lengths = [len(each) for each in embeddings]
-        self._starts = [self._cache.take(length + extra) for length, extra in zip(self._lengths, room, strict=True)]
+        #: Place of every token in the cache, by position.
+        self._places = [torch.empty(0, dtype=torch.int64) for _ in embeddings]
         #: States [tokens, hidden] of each sequence, after the final norm.
         self.states = self.read(range(len(embeddings)), [0] * len(embeddings), embeddings)
 
@@ -55,7 +54,9 @@ class Session:
         for part in _portions([len(each) for each in embeddings]):
             of = rows[part]
             new = [len(each) for each in embeddings[part]]
-            reading = Reading(self._llama, self._cache, [self._starts[row] for row in of], known[part], new)
+            for row, count, more in zip(of, known[part], new, strict=True):
+                self._reach(row, count + more)
+            reading = Reading(self._llama, self._cache, [self._places[row] for row in of], known[part], new)
             counts = [
                 (adapter, sum(count for _, count in group))
                 for adapter, group in groupby(
@@ -68,8 +69,24 @@ class Session:
             states += read.split(new)
         return states
 
+    def _reach(self, row: int, length: int) -> None:
+        """Have places for a sequence of `length` tokens."""
+        if (missing := length - len(self._places[row])) > 0:
+            start = self._cache.take(missing)
+            self._places[row] = torch.cat([self._places[row], torch.arange(start, start + missing)])
+
     def generate(self) -> list[list[int]]:
-        """Continue every sequence; gives the generated ids of each, the end token with them."""
+        """Continue every sequence as it was first read; gives the generated ids of each, the end token with them.
+
+        What was generated is not kept in the cache: it is tokenised anew before it is read on.
+        """
+        taken = self._cache.taken
+        try:
+            return self._generate()
+        finally:
+            self._cache.give_back(taken)
+
+    def _generate(self) -> list[list[int]]:
         decoding = self._begin()
         alive = list(range(len(self.states)))
         results: dict[int, list[int]] = {}
@@ -97,9 +114,9 @@ class Session:
         first = self._llama.logits(torch.stack([states[-1] for states in self.states]))
         writer.choose(search, first, torch.zeros(1, dtype=torch.int64, device=device))
         layout = Layout(
-            starts=torch.tensor(self._starts, dtype=torch.int32, device=device),
+            starts=torch.tensor([int(places[0]) for places in self._places], dtype=torch.int32, device=device),
             lengths=torch.tensor(self._lengths, dtype=torch.int32, device=device),
-            pages=torch.zeros(len(self._starts), pages(writer.describe), dtype=torch.int32, device=device),
+            pages=torch.zeros(len(self._lengths), pages(writer.describe), dtype=torch.int32, device=device),
         )
         if self._graphs is None:
             return Decoding(writer, search, layout, self._adapters)

@@ -43,10 +43,9 @@ class Reader(Pipeline):
     def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
         if self._given is None:
             return super()._describe(rows, prompts)
-        room = [max(0, row.profile.context - len(prompt)) for row, prompt in zip(rows, prompts, strict=True)]
         for row in rows:
             row.description = self._given[row.job]
-        return self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows], room)
+        return self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
 
 
 class _Keeper(nn.Module):

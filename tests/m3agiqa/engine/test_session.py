@@ -75,11 +75,10 @@ def begin(
     prompts: Sequence[torch.Tensor],
     adapters: Sequence[int],
     describe: Describe,
-    room: int = 0,
     eos_ids: Sequence[int] = (7,),
 ) -> Session:
     engine = Engine(network.language, describe, eos_ids, most=8)
-    return engine.session(prompts, adapters, [room] * len(prompts))
+    return engine.session(prompts, adapters)
 
 
 @every_case
@@ -152,7 +151,7 @@ def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: lis
     # Given sequences that were read and continued, and others that agree with them up to a point
     prompts, adapters = sequences([30, 12, 21]), [0, 1, 2]
     describe = Describe(max_new_tokens=10)
-    session = begin(network, prompts, adapters, describe, room=40)
+    session = begin(network, prompts, adapters, describe)
     session.generate()
     known, added = [30, 5, 21], sequences([13, 32, 1])
     # When they are read on from there
@@ -170,7 +169,7 @@ def test_some_rows_may_be_read_anew_in_any_portions(
     monkeypatch.setattr(session_module, "_READ_TOKENS", 25)
     prompts, adapters = sequences([30, 12, 21, 4]), [0, 0, 1, 2]
 
-    session = begin(network, prompts, adapters, Describe(), room=20)
+    session = begin(network, prompts, adapters, Describe())
 
     for row, states in enumerate(session.states):
         assert close(states, oracles[adapters[row]].states(prompts[row]), 1e-5)
@@ -181,11 +180,11 @@ def test_some_rows_may_be_read_anew_in_any_portions(
 
 @torch.inference_mode()
 def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) -> None:
-    cache = KVCache(network.language.shape, 40, CPU, torch.float32)
+    cache = KVCache(network.language.shape, 40, CPU, torch.float32, fixed=True)
     writer = Writer(network.language, cache, Describe(), torch.tensor([7]))
 
     with pytest.raises(ScoringOutOfMemory):
-        Session(writer, sequences([30, 30]), [0, 0], [0, 0])
+        Session(writer, sequences([30, 30]), [0, 0])
 
 
 def test_the_golden_pictures_take_the_grid_their_case_says() -> None:

@@ -38,7 +38,7 @@ def load(checkpoint: Path, *aspects: str):
 
 def states(network, rows: list[torch.Tensor], adapters: list[int]) -> list[torch.Tensor]:
     engine = Engine(network.language, Describe(), [7], most=len(rows))
-    return engine.session(rows, adapters, [0] * len(rows)).states
+    return engine.session(rows, adapters).states
 
 
 def change_config(folder: Path, **changes: object) -> None:
