@@ -1,0 +1,208 @@
+"""Asking a teacher about many pictures: several keys in turn, limits obeyed, answers kept as they come."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from m3agiqa.train.questions import Template, sent_picture
+from m3agiqa.train.teacher import Busy, KeyRefused, Refused, Teacher, TeacherError
+
+#: Times that a question is put while limits are in the way, within one round.
+MAX_TRIES = 8
+#: Seconds of the first pause where the teacher names none; doubled each time, up to the second.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture to be described."""
+
+    image: str
+    path: Path
+    prompt: str
+    scores: dict[Aspect, float]
+
+
+class Keys:
+    """API keys that take turns; a limited one rests, a refused one is dropped."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._ready_at = dict.fromkeys(keys, 0.0)
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def take(self) -> str:
+        """The key that was ready first, waiting for it if need be.
+
+        Raises:
+            ConfigError: every key was refused.
+            KeyRefused: the run was stopped.
+        """
+        with self._changed:
+            while True:
+                if self._stopped:
+                    raise KeyRefused("stopped")
+                if not self._ready_at:
+                    raise ConfigError("the teacher refused every API key: check them, and what they may use")
+                key = min(self._ready_at, key=self._ready_at.__getitem__)
+                now = time.monotonic()
+                if self._ready_at[key] <= now:
+                    # Behind the others, for whom it is the turn now.
+                    self._ready_at[key] = now
+                    return key
+                self._changed.wait(self._ready_at[key] - now)
+
+    def rest(self, key: str, seconds: float) -> None:
+        with self._changed:
+            if key in self._ready_at:
+                self._ready_at[key] = max(self._ready_at[key], time.monotonic() + seconds)
+
+    def drop(self, key: str) -> None:
+        with self._changed:
+            self._ready_at.pop(key, None)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class DescriptionFile:
+    """JSON lines `{image, aspect, prompt, description, teacher}`, or `{image, error}` for one given up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def resume(self, aspects: Sequence[Aspect], *, retry_failed: bool) -> set[str]:
+        """Pictures that need not be asked about again; a line that was cut off is dropped.
+
+        Raises:
+            RequestInvalid: the file holds something else.
+        """
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        described: dict[str, set[str]] = {}
+        failed = set()
+        try:
+            for line in whole.splitlines():
+                item = json.loads(line)
+                if "error" in item:
+                    failed.add(item["image"])
+                else:
+                    described.setdefault(item["image"], set()).add(item["aspect"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestInvalid(f"{self.path} holds no descriptions: {type(error).__name__}; name another") from None
+        if whole != text:
+            self.path.write_text(whole, encoding="utf-8")
+        done = {image for image, known in described.items() if known >= set(aspects)}
+        return done if retry_failed else done | failed
+
+    def append(self, items: Sequence[dict[str, Any]]) -> None:
+        """Write lines at once, so that a picture's aspects stay together."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+
+
+def ask_all(
+    questions: Sequence[Question],
+    teacher: Teacher,
+    template: Template,
+    keys: Keys,
+    file: DescriptionFile,
+    *,
+    concurrency: int,
+    rounds: int,
+    advance: Callable[[], None],
+) -> int:
+    """Ask every question; refusals and broken answers again in later rounds. Returns how many were given up.
+
+    Raises:
+        ConfigError: no such model, or no key that it takes.
+    """
+    given_up = 0
+    left = list(questions)
+    for number in range(rounds):
+        unanswered = []
+        with _asking(left, teacher, template, keys, concurrency) as answers:
+            for question, answer in answers:
+                if isinstance(answer, dict):
+                    file.append([_line(question, aspect, text, teacher) for aspect, text in answer.items()])
+                elif number + 1 < rounds and isinstance(answer, Refused | Busy):
+                    unanswered.append(question)
+                    continue
+                else:
+                    given_up += 1
+                    file.append([{"image": question.image, "error": str(answer), "teacher": teacher.name}])
+                advance()
+        left = unanswered
+    return given_up
+
+
+Answer = dict[Aspect, str] | Exception
+
+
+@contextmanager
+def _asking(
+    questions: Sequence[Question], teacher: Teacher, template: Template, keys: Keys, concurrency: int
+) -> Iterator[Iterator[tuple[Question, Answer]]]:
+    """Questions with their answers, as they come."""
+
+    def ask(question: Question) -> Answer:
+        try:
+            picture, mime = sent_picture(question.path)
+            text = template.question(question.prompt, question.scores)
+            return template.explanations(_patiently(teacher, keys, picture, mime, text))
+        except ConfigError:
+            raise
+        except (TeacherError, M3AGIQAError) as error:
+            return error
+
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="asking")
+    try:
+        futures: dict[Future[Answer], Question] = {pool.submit(ask, question): question for question in questions}
+        yield ((futures[future], future.result()) for future in as_completed(futures))
+    except BaseException:
+        keys.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _patiently(teacher: Teacher, keys: Keys, picture: bytes, mime: str, text: str) -> str:
+    """Ask with whatever key has its turn, until limits are out of the way."""
+    busy = Busy("busy")
+    tries = 0
+    while tries < MAX_TRIES:
+        key = keys.take()
+        try:
+            return teacher.ask(key, picture, mime, text)
+        except Busy as error:
+            busy = error
+            pause = min(FIRST_PAUSE_S * 2**tries, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+            keys.rest(key, pause if error.retry_after_s is None else error.retry_after_s)
+            tries += 1
+        except KeyRefused:
+            keys.drop(key)
+    raise busy
+
+
+def _line(question: Question, aspect: Aspect, text: str, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "image": question.image,
+        "aspect": aspect.value,
+        "prompt": question.prompt,
+        "description": text,
+        "teacher": teacher.name,
+    }
