@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid, ResultTimeout
+from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
 from producers import cli_dead
 from producers.client import MAX_QUEUED, Client
 
@@ -145,8 +146,7 @@ def _submit_rows(client: Client, file: TextIO, lines: int) -> int:
         chunk: list[ScoreRequest] = []
 
         def send(line: int) -> None:
-            for request_id in client.submit_many(chunk):
-                print(request_id)
+            _submit_patiently(client, chunk)
             chunk.clear()
             progress.update(bar, completed=line)
 
@@ -162,6 +162,22 @@ def _submit_rows(client: Client, file: TextIO, lines: int) -> int:
     if bad:
         _note(f"{bad} rows were not submitted")
     return FAILED if bad else OK
+
+
+def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
+    """Print the id of each as it is queued; wait while too many others are."""
+    rest = list(requests)
+    while rest:
+        pause_s = 0.0
+        try:
+            ids: Sequence[str] = client.submit_many(rest)
+        except QueueFull as full:
+            ids, pause_s = full.submitted, full.retry_after_s
+            _note(f"the queue is full; going on in {pause_s:.0f} s")
+        for request_id in ids:
+            print(request_id)
+        del rest[: len(ids)]
+        time.sleep(pause_s)
 
 
 def _rows(file: TextIO) -> Iterator[tuple[int, dict[str | None, str | list[str] | None]]]:

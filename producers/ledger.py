@@ -9,7 +9,8 @@ A *task* is one message's worth of work: scoring a request (its name is the requ
     state                 see `State`
     score, callback, s3   the message of each task that is still owed
     TASK.list             where that message is queued
-    TASK.queued           when it was put there; 0 once a worker took it, and while it waits to be tried again
+    TASK.queued           when it was put there; 0 once a worker took it, and while it waits to be tried again, -1 while
+                          it waits because several workers were lost with it
     TASK.run, TASK.fair   how often a worker began it, and which of these runs last ended properly
     buried                how many of its tasks are dead letters
     history               a line for everything above, the newest last

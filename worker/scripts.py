@@ -5,6 +5,9 @@ from __future__ import annotations
 from producers import keys
 from producers.ledger import LOST_AFTER_S, PRELUDE, State
 
+#: Seconds over which tasks that lost two workers in a row are spread, and again as many for each further one. They were
+#: together both times; apart, the one that is to blame takes no others along until it is found out.
+_SPREAD_S = 15
 #: Seconds between two looks at a message that waits in a long queue, at most.
 _LOOK_AGAIN_S = 600
 
@@ -37,8 +40,9 @@ if redis.call('EXISTS', entry) == 0 then
 elseif redis.call('HEXISTS', entry, kind) == 0 then
     return {{'gone', 0, ''}}
 else
-    local until_then = tonumber(redis.call('ZSCORE', OWED, task) or 0)
-    if redis.call('HGET', entry, kind .. '.queued') == '0' and until_then > now then return {{'taken', 0, ''}} end
+    local due = tonumber(redis.call('ZSCORE', OWED, task) or 0)
+    local queued = tonumber(redis.call('HGET', entry, kind .. '.queued'))
+    if queued <= 0 and due > now then return {{'taken', 0, ''}} end
 end
 local run = redis.call('HINCRBY', entry, kind .. '.run', 1)
 local lost = run - 1 - tonumber(redis.call('HGET', entry, kind .. '.fair') or 0)
@@ -67,6 +71,8 @@ PUBLISH = (
     + f"""
 local id = ARGV[1]
 local entry, kind = split(id)
+-- Fails here if it must, before anything is written.
+redis.call('LLEN', '{keys.DELIVER_QUEUE}')
 if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
 if not redis.call('SET', '{keys.result("")}' .. id, ARGV[2], 'NX', 'EX', ARGV[3]) then
     remove(entry, kind, id, ARGV[3])
@@ -138,7 +144,7 @@ SWEEP = (
     + f"""
 local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[1])
 local since = {{}}
-for _, task in ipairs(overdue) do
+for at, task in ipairs(overdue) do
     local entry, kind = split(task)
     local fields = {{kind, kind .. '.list', kind .. '.queued', kind .. '.run', kind .. '.fair'}}
     local message, list, queued, run, fair = unpack(redis.call('HMGET', entry, unpack(fields)))
@@ -147,14 +153,22 @@ for _, task in ipairs(overdue) do
     else
         if not since[list] then since[list] = oldest(list) end
         queued = tonumber(queued)
+        local lost = tonumber(run or 0) - tonumber(fair or 0)
         if queued > 0 and queued >= since[list] then
             redis.call('ZADD', OWED, now + math.min(math.max(now - queued, {LOST_AFTER_S}), {_LOOK_AGAIN_S}), task)
+        elseif queued == 0 and lost > 1 then
+            -- Multiples of the golden ratio fall evenly.
+            local wait = {_SPREAD_S} * (lost - 1) * ((at * 0.618034 + now) % 1)
+            redis.call('HSET', entry, kind .. '.queued', -1)
+            redis.call('ZADD', OWED, now + wait, task)
+            note(entry, kind .. string.format(' was lost %d times in a row, again in %.1f s', lost, wait))
+        elseif queued > 0 or lost > 0 then
+            -- It has waited before.
+            since[list] = enqueue(task, list, message, since[list])
+            note(entry, kind .. ' was lost, queued again')
         else
-            -- What was lost has waited before; what was put off waits its turn.
-            local lost = queued > 0 or run ~= fair
-            local at = enqueue(task, list, message, lost and since[list])
-            if lost then since[list] = at end
-            note(entry, kind .. (lost and ' was lost, queued again' or ' due, queued again'))
+            enqueue(task, list, message)
+            note(entry, kind .. ' due, queued again')
         end
     end
 end

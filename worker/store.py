@@ -19,7 +19,8 @@ due, or that is gone. A worker that was thought dead and comes back may still pu
 verdict is set once, and its deliveries carry these very bytes. Anything else it does is ignored, because its run of the
 task is not the last one.
 
-A run that never ends properly took its worker along. So many of them in a row make a poison task, which is buried.
+A run that never ends properly took its worker along, or went with it. So many of them in a row make a poison task,
+which is buried; from the second on, tasks that were lost together come again apart.
 """
 
 from __future__ import annotations

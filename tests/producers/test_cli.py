@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from producers import Client, keys, message
 from producers.cli import main
 from producers.dead import DeadLetter
 from tests.producers.test_client import verdict
-from tests.support import Web, Worker
+from tests.support import Web, Worker, eventually
 
 Output = pytest.CaptureFixture[str]
 
@@ -84,6 +85,25 @@ def test_a_csv_longer_than_a_chunk(redis: Redis, tmp_path: Path, capsys: Output)
     assert main(["csv", write(tmp_path / "a.csv", ("image_url", "prompt", "request_id"), *rows)]) == 0
     assert capsys.readouterr().out.split() == [f"r{number}" for number in range(450)]
     assert len(requests(redis)) == 450
+
+
+def test_a_csv_waits_while_the_queue_is_full(redis: Redis, tmp_path: Path, capsys: Output) -> None:
+    # given room for two requests, and somebody who takes some away once it is full
+    def consume() -> None:
+        eventually(lambda: redis.llen("score:3") == 2, "the queue is full")
+        redis.ltrim("score:3", 1, 0)
+
+    rows = [("https://host/a.png", "p", name) for name in ("a", "b", "c")]
+    file = write(tmp_path / "a.csv", ("image_url", "prompt", "request_id"), *rows)
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    # when three are submitted, then all are in the end
+    assert main(["--max-queued", "2", "csv", file]) == 0
+    consumer.join()
+    output = capsys.readouterr()
+    assert output.out.split() == ["a", "b", "c"]
+    assert "the queue is full" in output.err
+    assert [request.request_id for request in requests(redis)] == ["c"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from redis import Redis
@@ -312,6 +313,7 @@ def test_a_task_that_takes_its_workers_along_is_poison(store: Store, redis: Redi
         assert begin(store).run == run
         pass_time(redis, 2000)
         store.sweep()
+        pass_time(redis, 2000)
     # then nobody may run it again
     lease = begin(store)
     assert lease.outcome == "poison"
@@ -330,6 +332,29 @@ def test_runs_that_a_worker_had_to_abandon_are(store: Store) -> None:
         lease = begin(store)
         assert lease.outcome == outcome
         store.abandon(lease, why="hangs")
+
+
+def test_tasks_that_were_lost_together_twice_come_again_apart(store: Store, client: Client, redis: Redis) -> None:
+    # given twenty tasks, one of which has killed two workers, and all others with them
+    names = [f"r{number}" for number in range(20)]
+    client.submit_many([request(name) for name in names])
+    for _ in range(2):
+        assert redis.llen(LIST) == 20
+        redis.delete(LIST)
+        for name in names:
+            begin(store, name)
+        pass_time(redis, 2000)
+        store.sweep()
+    # then they do not come at once, nor all together
+    assert redis.llen(LIST) == 0
+    due = sorted(score for _, score in redis.zrange(keys.OWED, 0, -1, withscores=True))
+    assert due[-1] - due[0] > 10
+    assert max(later - sooner for sooner, later in pairwise(due)) < 3
+    assert begin(store, "r7").outcome == "taken"
+    # but they come
+    pass_time(redis, 60)
+    store.sweep()
+    assert redis.llen(LIST) == 20
 
 
 def test_dead_letters_are_listed_the_newest_first(store: Store, client: Client) -> None:
