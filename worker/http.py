@@ -12,11 +12,13 @@ import math
 import re
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import certifi
@@ -49,6 +51,9 @@ _HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 #: Monotonic seconds. Sockets belong to one thread's one exchange, so the thread's deadline is theirs.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+_Result = TypeVar("_Result")
 
 
 def is_temporary(status: int) -> bool:
@@ -108,9 +113,9 @@ class Transport:
     ) -> Iterator[requests.Response]:
         """Send one request; the response's body is not read yet, and is as the server sent it (never decompressed).
 
-        `until` is in seconds of `time.monotonic`; reading the body inside the `with` obeys it too. Looking up the name
-        is bounded by the system's resolver alone. Failures to resolve are retryable like any other: a resolver's
-        outage and a record that is not there yet look the same as a name that never existed.
+        `until` is in seconds of `time.monotonic`; reading the body inside the `with` obeys it too. Failures to resolve
+        are retryable like any other: a resolver's outage and a record that is not there yet look the same as a name
+        that never existed.
 
         Raises:
             forbidden: scheme, port, address or form of the URL are not accepted.
@@ -163,6 +168,22 @@ def _seconds_left() -> float:
     return left
 
 
+def _in_time(call: Callable[..., _Result], *args: Any) -> _Result:
+    """Wait for `call` until the deadline. Looking up a name takes as long as the system's resolver likes, and cannot be
+    interrupted: what is late is left to end by itself.
+    """
+    done: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call(*args))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="lookup", daemon=True).start()
+    return done.result(_seconds_left())
+
+
 class _Session(HTTPSession):  # type: ignore[misc]
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[requests.PreparedRequest]:
         # Even when told not to follow, requests looks for the next hop and reads all of the redirect's body for it.
@@ -195,7 +216,7 @@ def _tls_context() -> ssl.SSLContext:
 class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         self.timeout = _seconds_left()
-        plain = super()._new_conn()  # type: ignore[no-untyped-call, unused-ignore]
+        plain: socket.socket = _in_time(super()._new_conn)
         punctual = _Socket(fileno=plain.detach())
         punctual.settimeout(None)
         return punctual
@@ -235,7 +256,7 @@ class _Guarded(_Trusted, IPFilterAdapter):  # type: ignore[misc]
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
+        host_params, pool_kwargs = _in_time(super().build_connection_pool_key_attributes, request, verify, cert)
         # The filter has put the address it found in the host's place.
         address = ipaddress.ip_address(host_params["host"].strip("[]"))
         if not address.is_global or address.is_reserved or any(address in network for network in _NOT_PUBLIC):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -149,3 +151,20 @@ def test_the_deadline_holds_through_tls(tls_server: Any, internet: Any) -> None:
     internet(server.server_port)
     with pytest.raises(FetchUnavailable, match="took more than"):
         Fetcher(Settings(fetch_timeout_s=0.7)).fetch("https://pictures.example/x")
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_resolver_that_never_answers_is_given_up(trusted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a name whose lookup does not end
+    over = threading.Event()
+
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        over.wait(60)
+        raise socket.gaierror("the test is over")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    fetcher = Fetcher(Settings(fetch_timeout_s=0.5, fetch_allow_hosts=("slow.example:80",) if trusted else ()))
+    # when something is fetched from there, then it takes no longer than it may
+    with pytest.raises(FetchUnavailable, match=r"took more than 0\.5 s"):
+        fetcher.fetch("http://slow.example/")
+    over.set()
