@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,13 +16,13 @@ from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
-from m3agiqa.profile import RANDOM, ModelProfile
+from m3agiqa.profile import ModelProfile
 from m3agiqa.train.cache import StateCache
 from m3agiqa.train.data import DataSet, Entry
 from m3agiqa.train.fitting import Epoch, Example, RunFolder, fit
-from m3agiqa.train.module import HeadModule, save_head
+from m3agiqa.train.module import HeadModule
 from m3agiqa.train.settings import HeadTraining
-from m3agiqa.train.states import Reader
+from m3agiqa.train.states import Reader, for_one_aspect
 
 #: Pictures read together.
 BATCH = 8
@@ -47,14 +47,8 @@ class Frozen:
     """The model that is read and not trained, loaded only when a picture is not in the cache."""
 
     def __init__(self, task: HeadTask, device: str) -> None:
-        profile = ModelProfile.load(task.settings.model)
-        if task.aspect not in profile.aspects:
-            raise RequestInvalid(f"model {profile.name} has no {task.aspect}, only {', '.join(profile.aspects)}")
-        # The head is what is to be made: whatever the profile names for it is not even looked for.
-        part = profile.aspects[task.aspect].model_copy(update={"head": RANDOM})
-        self.profile = profile.model_copy(update={"aspects": {task.aspect: part}})
-        self.part = part
-        self.aspect = task.aspect
+        self.profile = for_one_aspect(ModelProfile.load(task.settings.model), task.aspect)
+        self.part = self.profile.aspects[task.aspect]
         self.device = choose_device(device)
         self._resolved = hub.resolve(self.profile)
         self._described = task.descriptions is not None
@@ -76,9 +70,9 @@ class Frozen:
             "descriptions": "given" if self._described else "own",
         }
 
-    def reader(self, head: Path) -> Reader:
-        """The loaded model; `head` is any head that fits it."""
-        return Reader.load(self.profile, replace(self._resolved, heads={self.aspect: head}), str(self.device))
+    def reader(self) -> Reader:
+        """The loaded model."""
+        return Reader.of(self.profile, self._resolved, str(self.device))
 
 
 def train_head(
@@ -117,7 +111,7 @@ def train_head(
         module = HeadModule(settings.head, frozen.part.context, frozen.lm_head())
     cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
     labels = _labels(task, note)
-    names = _fill(task, labels, frozen, cache, module, run, progress, note)
+    names = _fill(task, labels, frozen, cache, progress, note)
     parts = {
         part: [Example(names[name], labels[name]) for name in of if name in names]
         for part, of in settings.split.names(task.data).items()
@@ -149,8 +143,6 @@ def _fill(
     labels: Mapping[str, float],
     frozen: Frozen,
     cache: StateCache,
-    module: HeadModule,
-    run: Path,
     progress: Progress,
     note: Callable[[str], None],
 ) -> dict[str, str]:
@@ -164,9 +156,7 @@ def _fill(
             failed.append(f"{entry.name}: {error}")
     missing = [name for name, (state, _) in wanted.items() if state not in cache]
     if missing:
-        initial = run / "initial.safetensors"
-        save_head(module, initial)
-        reader = frozen.reader(initial)
+        reader = frozen.reader()
         for start in progress(range(0, len(missing), BATCH)):
             names = missing[start : start + BATCH]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
@@ -176,7 +166,6 @@ def _fill(
                     del wanted[name]
                 else:
                     cache.write(wanted[name][0], states)
-        initial.unlink()
     if failed:
         note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
     return {name: state for name, (state, _) in wanted.items()}

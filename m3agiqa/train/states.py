@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -13,11 +15,34 @@ from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline, Row
 from m3agiqa.engine.session import Session
+from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.hub import Resolved
 from m3agiqa.jobs import Job
-from m3agiqa.profile import ModelProfile
+from m3agiqa.model.checkpoints import read_json
+from m3agiqa.model.random_weights import Shape, write_head
+from m3agiqa.profile import RANDOM, ModelProfile
 
 
-class Reader(Pipeline):
+class Headless(Pipeline):
+    """A pipeline whose head does not matter, or is not made yet."""
+
+    @classmethod
+    def of(cls, profile: ModelProfile, resolved: Resolved, device: str) -> Self:
+        """Load a profile's base and adapters; `resolved` needs no heads.
+
+        Raises:
+            ConfigError, CheckpointError: as `Pipeline.load`.
+        """
+        if resolved.base is None:
+            raise ConfigError(f"profile {profile.name} has random weights: there is nothing to learn from it")
+        vocab = read_json(resolved.base / "config.json")["vocab_size"]
+        with tempfile.TemporaryDirectory() as folder:
+            head = Path(folder) / "head.safetensors"
+            write_head(head, Shape(vocab=vocab, head_width=64), seed=0)
+            return cls.load(profile, replace(resolved, heads=dict.fromkeys(profile.aspects, head)), device)
+
+
+class Reader(Headless):
     """Reads pictures exactly as scoring does, keeping the states that the head would have been given."""
 
     def __init__(self, network: Network, profile: ModelProfile, device: torch.device, **options: Any) -> None:
@@ -46,6 +71,18 @@ class Reader(Pipeline):
         for row in rows:
             row.description = self._given[row.job]
         return self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
+
+
+def for_one_aspect(profile: ModelProfile, aspect: Aspect) -> ModelProfile:
+    """The profile's one aspect, without its head: whatever it names for that is not even looked for.
+
+    Raises:
+        RequestInvalid: the profile does not have the aspect.
+    """
+    if aspect not in profile.aspects:
+        raise RequestInvalid(f"model {profile.name} has no {aspect}, only {', '.join(profile.aspects)}")
+    part = profile.aspects[aspect].model_copy(update={"head": RANDOM})
+    return profile.model_copy(update={"aspects": {aspect: part}})
 
 
 class _Keeper(nn.Module):

@@ -1,0 +1,66 @@
+"""`m3agiqa respond`: an adapted model's own answers, which heads are trained on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+
+from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import RequestInvalid
+
+if TYPE_CHECKING:
+    from m3agiqa.train.responses import Answerer
+
+HELP = "Have an adapted model answer a data set's conversations: its description, then its rating word."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set: images/ and data.csv")
+    parser.add_argument("--aspect", choices=list(Aspect), required=True)
+    parser.add_argument("--conversations", type=Path, required=True, metavar="F.json", help="train.json, val.json, ...")
+    parser.add_argument("--model", required=True, metavar="PROFILE", help="its head need not exist yet")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="F.json",
+        help="adds response_0, response_1; a killed run continues",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def run(args: argparse.Namespace) -> int:
+    from m3agiqa.files import check_writable
+    from m3agiqa.train.data import load_data
+    from m3agiqa.train.responses import ResponseTask, respond
+
+    if args.output.resolve() == args.conversations.resolve():
+        raise RequestInvalid("--output must be another file than --conversations")
+    check_writable(args.output)
+    aspect = Aspect(args.aspect)
+    console = Console(stderr=True)
+    answered, failed = respond(
+        ResponseTask(load_data(args.folder, args.images), aspect, args.conversations, args.output),
+        lambda: _load(args.model, aspect, args.device),
+        lambda starts: track(starts, "answering", console=console),
+    )
+    for line in failed:
+        console.print(line, style="red", markup=False, soft_wrap=True)
+    print(f"{args.output}: {answered} answered, {len(failed)} failed")
+    return DONE if answered or not failed else FAILED
+
+
+def _load(model: str, aspect: Aspect, device: str) -> Answerer:
+    from m3agiqa import hub
+    from m3agiqa.profile import ModelProfile
+    from m3agiqa.train.responses import Answerer
+    from m3agiqa.train.states import for_one_aspect
+
+    profile = for_one_aspect(ModelProfile.load(model), aspect)
+    return Answerer.of(profile, hub.resolve(profile), device)

@@ -1,0 +1,102 @@
+"""What an adapted model itself answers in the conversations of a data set: a description, and a rating word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from m3agiqa.contract import Aspect, Failure
+from m3agiqa.engine.pipeline import Reading, Row
+from m3agiqa.engine.session import Session
+from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.files import read_job
+from m3agiqa.jobs import Job
+from m3agiqa.train.conversations import read_conversations, write_conversations
+from m3agiqa.train.data import DataSet
+from m3agiqa.train.states import Headless
+
+#: Pictures answered about together.
+BATCH = 8
+
+
+class Answerer(Headless):
+    """Writes descriptions as scoring does, then goes on with the rating question instead of the head."""
+
+    def answer(self, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
+        """Description and rating word of each picture, in order; each job for the one aspect of the profile."""
+        [aspect] = self.aspects
+        self._answers: dict[int, tuple[str, str]] = {}
+        outcomes = self.run(jobs)
+        return [
+            self._answers[number] if number in self._answers else scores.failures[aspect]
+            for number, scores in enumerate(outcomes)
+        ]
+
+    def _rate(self, rows: Sequence[Row], session: Session) -> None:
+        tokenizer = self._network.tokenizer
+        prompts = []
+        for row in rows:
+            assert row.grid is not None
+            assert row.prompt is not None
+            asked = tokenizer.scoring_conversation(row.grid, row.analysis, row.description, row.profile.question)
+            # The head of the assistant's turn, as it ends the first question.
+            turn = row.prompt.ids[
+                max(at for at, token in enumerate(row.prompt.ids) if token in tokenizer.eos_ids) + 1 :
+            ]
+            ids = [*asked.ids, *turn]
+            prompts.append(self._embed(row, Reading(row.grid, replace(asked, ids=ids), ids, known=0)))
+        second = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
+        for row, generated in zip(rows, second.generate(), strict=True):
+            self._answers[row.job] = (row.description, tokenizer.decode(generated))
+
+
+@dataclass(frozen=True)
+class ResponseTask:
+    """Conversations of a data set's pictures about one aspect, and where the answers go."""
+
+    data: DataSet
+    aspect: Aspect
+    conversations: Path
+    output: Path
+
+
+def respond(
+    task: ResponseTask, load: Callable[[], Answerer], progress: Callable[[Sequence[int]], Iterable[int]]
+) -> tuple[int, list[str]]:
+    """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
+
+    Returns:
+        How many are answered, and what failed, each with its picture's name.
+
+    Raises:
+        RequestInvalid: a conversation's picture is in no table, or `output` holds other conversations.
+    """
+    items = {item.image: item for item in read_conversations(task.conversations)}
+    if task.output.exists():
+        for item in read_conversations(task.output):
+            if item.image not in items:
+                raise RequestInvalid(f"{task.output} holds other conversations: {item.image} is not among them")
+            items[item.image] = item
+    prompts = {entry.name: entry.prompt for entry in task.data.entries}
+    if unknown := [image for image in items if image not in prompts]:
+        raise RequestInvalid(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
+    failed: list[str] = []
+    jobs: dict[str, Job] = {}
+    for image in [image for image, item in items.items() if item.response_1 is None]:
+        try:
+            jobs[image] = read_job(task.data.picture(image), prompts[image], (task.aspect,))
+        except M3AGIQAError as error:
+            failed.append(f"{image}: {error}")
+    answerer = load() if jobs else None
+    for start in progress(range(0, len(jobs), BATCH)):
+        assert answerer is not None
+        images = list(jobs)[start : start + BATCH]
+        for image, answer in zip(images, answerer.answer([jobs[image] for image in images]), strict=True):
+            if isinstance(answer, Failure):
+                failed.append(f"{image}: {answer.message}")
+            else:
+                added = {"response_0": answer[0], "response_1": answer[1]}
+                items[image] = items[image].model_copy(update=added)
+        write_conversations(task.output, list(items.values()))
+    return sum(item.response_1 is not None for item in items.values()), failed
