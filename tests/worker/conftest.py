@@ -15,6 +15,7 @@ from urllib3.util import connection
 
 from worker.fetch import Fetcher
 from worker.settings import Settings
+from worker.store import Store
 
 Answer = Callable[["Handler"], None]
 
@@ -211,3 +212,11 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trusting(*servers: Any, **settings: Any) -> Fetcher:
     return Fetcher(Settings(fetch_allow_hosts=tuple(server.netloc for server in servers), **settings))
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    """A worker's view of an empty Redis; a lease lasts 1,000 s, and the third run that is lost is one too many."""
+    store = Store(Settings(redis_url=redis_url, result_ttl_s=100, visibility_timeout_s=1000, max_lost_runs=2))
+    yield store
+    store.close()

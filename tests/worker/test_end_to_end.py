@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from celery import Celery
 from redis import Redis
 
 from m3agiqa.contract import Verdict
 from producers import Client, keys, message
-from producers.dead import DeadLetter
 from tests.support import PATIENCE_S, Web, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -187,139 +184,3 @@ def test_a_slow_receiver_keeps_no_other_waiting(client: Client, web: Web, worker
             client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
         # then they get them, long before the first delivery is given up
         eventually(lambda: web.count("hook") == 5, "the others' callbacks")
-
-
-def test_an_invalid_request_that_names_itself_is_answered(
-    client: Client, redis: Redis, web: Web, worker_process: Start
-) -> None:
-    # given requests with a wrong field, an unknown field, and text that no UTF-8 holds
-    payloads: dict[str, dict[str, object]] = {
-        "wrong": {"image_url": "ftp://host/x.png", "prompt": "p", "metadata": {"k": 1}},
-        "unknown": {"image_url": web.url("a.png"), "prompt": "p", "colour": "red"},
-        "surrogate": {"image_url": web.url("a.png"), "prompt": "\ud800"},
-        "metadata": {"image_url": web.url("a.png"), "prompt": "p", "metadata": {"k": "\ud800"}},
-    }
-    worker_process("score")
-    # when they are pushed by a producer that did not check them
-    for name, payload in payloads.items():
-        raw = message.envelope(keys.SCORE_QUEUE, {**payload, "request_id": name}, task_id=name)
-        redis.lpush(keys.SCORE_QUEUE, raw)
-    # then each is answered with a failed verdict
-    for name in payloads:
-        verdict = client.result(name, timeout=60)
-        assert verdict.error is not None
-        assert verdict.error.code == "request_invalid"
-        assert verdict.metadata == ({"k": 1} if name == "wrong" else {})
-
-
-def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
-    client: Client, redis: Redis, web: Web, worker_process: Start
-) -> None:
-    # given a queue with garbage in it
-    good = json.loads(message.envelope(keys.SCORE_QUEUE, {"image_url": "x"}, task_id="x"))
-    tagless = {**good, "properties": {k: v for k, v in good["properties"].items() if k != "delivery_tag"}}
-    stranger = {**good, "headers": {**good["headers"], "task": "other.task"}}
-    nameless = message.envelope(keys.SCORE_QUEUE, {"prompt": "no request id"}, task_id="x")
-    oversized = "{" + " " * message.MAX_MESSAGE_BYTES + "}"
-    garbage = [b"not json", b"\xff\xfe", "[]", json.dumps(tagless), json.dumps(stranger), nameless, oversized]
-    worker = worker_process("score")
-    # when the worker takes it, and a good message after it
-    redis.lpush(keys.SCORE_QUEUE, *garbage)
-    request_id = client.submit(image_url=web.url("a.png"), prompt="", priority=0)
-    # then the good one is scored by the same process, and every other is kept with the reason
-    assert client.result(request_id, timeout=60).status == "scored"
-    eventually(lambda: redis.hlen(keys.DEAD) == len(garbage), "dead letters")
-    assert worker.process.poll() is None
-    assert {letter.code for letter in client.dead_letters()} == {"request_invalid"}
-    assert any("delivery_tag" in letter.reason for letter in client.dead_letters())
-    assert [letter.reason for letter in client.dead_letters() if letter.cut] == [
-        f"message is {len(oversized)} bytes, more than {message.MAX_MESSAGE_BYTES}"
-    ]
-    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
-
-
-def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, worker_process: Start) -> None:
-    # given a picture that fails, one that does not, and a message of an unknown task
-    web.answers["private.png"] = [404]
-    worker = worker_process("score")
-    secret = {"image_url": web.url("private.png"), "prompt": "a private wish"}
-    # when they are handled
-    ids = [client.submit(**secret), client.submit(image_url=web.url("private2.png"), prompt="a private wish")]
-    stranger = json.loads(message.envelope(keys.SCORE_QUEUE, secret, task_id="x"))
-    stranger["headers"]["task"] = "other.task"
-    redis.lpush(keys.SCORE_QUEUE, json.dumps(stranger))
-    for request_id in ids:
-        client.result(request_id, timeout=60)
-    eventually(lambda: redis.hlen(keys.DEAD), "the dead letter")
-    # then nothing private is in the log
-    assert worker.terminate() == 0
-    assert "private" not in worker.log
-
-
-def test_an_outcome_that_cannot_be_kept_leaves_the_request_on_the_queue(
-    client: Client, redis: Redis, web: Web, worker_process: Start
-) -> None:
-    # given a Redis that refuses deliveries
-    redis.set(keys.DELIVER_QUEUE, "something else has this name")
-    worker = worker_process("score")
-    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
-    eventually(lambda: "back on the queue" in worker.log, "the refusal")
-    # when it takes them again
-    redis.delete(keys.DELIVER_QUEUE)
-    # then the delivery is there
-    eventually(lambda: redis.llen(keys.DELIVER_QUEUE) == 1, "the delivery")
-    eventually(lambda: redis.hlen("unacked") == 0, "the message acknowledged")
-
-
-def test_a_message_that_shows_a_defect_of_ours_is_kept(redis: Redis, worker_process: Start) -> None:
-    # given a delivery that no worker of ours wrote
-    worker = worker_process("deliver")
-    redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, {"request_id": "x", "url": 7}, task_id="x"))
-    # then it is a dead letter, and the worker goes on
-    eventually(lambda: redis.hlen(keys.DEAD), "a dead letter")
-    letter = DeadLetter.model_validate_json(redis.hvals(keys.DEAD)[0])
-    assert (letter.request_id, letter.code) == ("x", "internal_error")
-    assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["url"] == 7
-    assert worker.terminate() == 0
-
-
-@pytest.fixture
-def monitor(redis_url: str) -> Iterator[Celery]:
-    """Celery as Flower has it."""
-    with Celery(broker=redis_url, set_as_current=False) as app:
-        app.conf.broker_transport_options = {"sep": message.SEPARATOR}
-        yield app
-
-
-@pytest.fixture
-def events(monitor: Celery) -> Iterator[list[dict[str, object]]]:
-    """What workers announce, as it comes."""
-    got: list[dict[str, object]] = []
-    with monitor.connection_for_read() as connection:
-        receiver = monitor.events.Receiver(connection, handlers={"*": got.append})
-        listening = threading.Thread(target=lambda: receiver.capture(wakeup=False))
-        listening.start()
-        yield got
-        receiver.should_stop = True
-        listening.join()
-
-
-def test_monitors_see_no_arguments(
-    redis: Redis, web: Web, worker_process: Start, monitor: Celery, events: list[dict[str, object]]
-) -> None:
-    # given a worker with a task in its hands, whose producer wrote its arguments where monitors look
-    worker_process("score")
-    eventually(lambda: events, "the worker's heartbeat")
-    web.gate.clear()
-    request = {"image_url": web.url("private.png"), "prompt": "a private wish", "request_id": "x"}
-    raw = json.loads(message.envelope(keys.SCORE_QUEUE, request, task_id="x"))
-    raw["headers"]["argsrepr"] = "private"
-    redis.lpush(keys.SCORE_QUEUE, json.dumps(raw))
-    # when monitors look at it, live and by events
-    [active] = eventually(lambda: next(iter((monitor.control.inspect().active() or {}).values()), None), "a task")
-    web.gate.set()
-    eventually(lambda: "task-succeeded" in {event["type"] for event in events}, "the task's end")
-    # then they see the task, and nothing of what it is about
-    assert active["id"] == "x"
-    assert {event["type"] for event in events} >= {"task-received", "task-started"}
-    assert "private" not in json.dumps([active, events])
