@@ -17,7 +17,7 @@ _PROMPT_TOKENS = 1152
 #: Generated tokens a prompt is expected to take at most, likewise.
 _GENERATED_TOKENS = 256
 #: Bytes left free on a GPU for what lies between the layers.
-_WORKING_BYTES = 3 * 2**29
+_WORKING_BYTES = 5 * 2**28
 
 
 class Engine:

@@ -178,6 +178,8 @@ class Pipeline:
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
         """Score a batch, in order. A failure of one picture and aspect is in its scores; any other is raised."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # each thread has its own, and kernels launch on it
         timings: dict[str, float] = {}
         rows = self._rows(jobs)
         with self._timed("encode", timings):

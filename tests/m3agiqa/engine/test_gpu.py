@@ -1,0 +1,182 @@
+"""The GPU's own paths against the plain ones. They need nothing but torch's GPU build and Triton:
+
+pytest --noconftest -m gpu tests/m3agiqa/engine/test_gpu.py
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from PIL import Image
+
+from m3agiqa.contract import Aspect
+from m3agiqa.engine import attention, ops
+from m3agiqa.engine.engine import Engine
+from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.synthetic import random_network
+from m3agiqa.images import Picture, open_picture
+from m3agiqa.jobs import Job
+from m3agiqa.model import slstm as recurrence
+from m3agiqa.model.random_weights import Shape
+from m3agiqa.profile import Describe
+from tests.m3agiqa.golden import BUNDLED, Case, every_case
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+SHAPE = Shape(
+    vocab=2000,
+    hidden=256,
+    layers=3,
+    heads=8,
+    kv_heads=2,
+    ffn=512,
+    vision_hidden=64,
+    vision_layers=2,
+    vision_heads=2,
+    vision_ffn=128,
+    queries=16,
+    rank=8,
+    head_width=64,
+)
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> Iterator[None]:
+    """float32 products in float32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first.cpu().float() - second.cpu().float()).abs().max())
+
+
+def picture(width: int, height: int, seed: int) -> Picture:
+    noise = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise.numpy()).resize((width, height)).save(out, "PNG")
+    return open_picture(out.getvalue())
+
+
+def test_elementwise_kernels_are_the_plain_operations() -> None:
+    gate_up, table = torch.randn(5, 600), torch.randn(50, 300)
+    ids = torch.tensor([3, 49, 0, 3])
+    qkv, frequencies = torch.randn(7, 12 * 32), 1 / 10000 ** (torch.arange(0, 32, 2) / 32)
+    positions, places = torch.randint(0, 900, (7,)), torch.randperm(20)[:7]
+    plain = [torch.zeros(20, 2, 32) for _ in range(2)]
+    on_gpu = [tensor.cuda() for tensor in plain]
+
+    queries = ops.rotate_and_store(qkv, positions, frequencies, places, *plain)
+    rotated = ops.rotate_and_store(qkv.cuda(), positions.cuda(), frequencies.cuda(), places.cuda(), *on_gpu)
+
+    assert difference(ops.swiglu(gate_up.cuda()), ops.swiglu(gate_up)) < 1e-5
+    assert difference(ops.lookup(ids.cuda(), table.pin_memory()), ops.lookup(ids, table)) == 0
+    assert difference(rotated, queries) < 1e-5
+    assert difference(on_gpu[0], plain[0]) < 1e-5
+    assert difference(on_gpu[1], plain[1]) == 0
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+def test_decode_attention_is_the_plain_one(beams: int) -> None:
+    prompts, steps, kv_heads, dim = 4, 150, 2, 32
+    keys, values = torch.randn(2, 9000, kv_heads, dim)
+    layout = attention.Layout(
+        starts=torch.tensor([0, 100, 300, 700], dtype=torch.int32),
+        lengths=torch.tensor([90, 3, 200, 64], dtype=torch.int32),
+        pages=(1000 + torch.randperm(12).view(4, 3) * attention.PAGE_STEPS * beams).to(torch.int32),
+    )
+    ancestors = torch.randint(0, beams, (prompts, steps, beams), dtype=torch.int32)
+    queries = torch.randn(prompts * beams, 8, dim)
+    for step in (1, 64, 65, 140):
+        step = torch.tensor([step])
+        plain = attention.decode_attention(queries, keys, values, layout, ancestors, step)
+        moved = attention.Layout(layout.starts.cuda(), layout.lengths.cuda(), layout.pages.cuda())
+        kernel = attention.decode_attention(
+            queries.cuda(), keys.cuda(), values.cuda(), moved, ancestors.cuda(), step.cuda()
+        )
+        assert difference(kernel, plain) < 1e-5
+
+
+def test_recurrence_kernel_is_the_plain_loop() -> None:
+    inputs, kernel, bias = torch.randn(19, 30, 4, 2, 32), torch.randn(2, 4, 32, 32) / 6, torch.randn(4, 2, 32)
+
+    assert (
+        difference(recurrence.slstm(inputs.cuda(), kernel.cuda(), bias.cuda()), recurrence.slstm(inputs, kernel, bias))
+        < 1e-5
+    )
+
+
+@every_case
+def test_golden_cases_in_float32(case: Case) -> None:
+    network = load_network(
+        case.model / "base",
+        {case.aspect: case.model / "adapters" / case.aspect},
+        {case.aspect: case.model / "heads" / f"{case.aspect}.ckpt"},
+        device=torch.device("cuda"),
+        dtype=torch.float32,
+    )
+
+    score = Pipeline(network, case.profile, torch.device("cuda"), max_batch=2).run([Job(case.picture, case.prompt)])[0]
+
+    assert score.aspects[case.aspect].score == pytest.approx(case.facts["raw_score"], abs=1e-3)
+    assert score.aspects[case.aspect].description == case.facts["result"]["description"]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return random_network(SHAPE, device=torch.device("cuda"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.inference_mode()
+def test_captured_steps_write_what_plain_steps_do(network: Network, beams: int) -> None:
+    # Given prompts of several adapters and lengths, end tokens that come often, and steps captured for up to 12
+    llama = network.language
+    generator = torch.Generator().manual_seed(1)
+    adapters = [0] * 11 + [1] * 3 + [2] * 7
+    prompts = [torch.randn(5 + 7 * row, SHAPE.hidden, generator=generator).cuda() for row in range(len(adapters))]
+    describe = Describe(num_beams=beams, max_new_tokens=150)
+    engine = Engine(llama, describe, range(0, SHAPE.vocab, 60), most=12)
+    # When batches run by graphs, a second one after the first, and without
+    captured = [engine.session(prompts, adapters).generate() for _ in range(2)]
+    fewer = engine.session(prompts[9:13], adapters[9:13]).generate()
+    engine._graphs = None
+    plain = engine.session(prompts, adapters).generate()
+    # Then they write the same, though prompts finished at different times
+    assert captured[0] == captured[1] == plain
+    assert fewer == plain[9:13]
+    assert len({len(ids) for ids in plain}) > 3
+
+
+def test_float16_alone_and_in_a_batch_of_mixed_sizes() -> None:
+    network = random_network(SHAPE, device=torch.device("cuda"), dtype=torch.float16)
+    profile = Case(BUNDLED / "mini_q_512x512").profile
+    parts = dict.fromkeys(Aspect, profile.aspects[Aspect.QUALITY])
+    profile = profile.model_copy(update={"aspects": parts, "describe": Describe(max_new_tokens=20)})
+    pipeline = Pipeline(network, profile, torch.device("cuda"), max_batch=32)
+    sizes = [(512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024)]
+    jobs = [Job(picture(*sizes[seed % len(sizes)], seed), "a prompt " * (seed % 5)) for seed in range(32)]
+
+    together = pipeline.run(jobs)
+
+    same = [
+        (alone.aspects[aspect], outcome.aspects[aspect])
+        for job, outcome in zip(jobs[:12], together, strict=False)
+        for alone in pipeline.run([job])
+        for aspect in Aspect
+    ]
+    # Another description is another input: scores are compared where it is the same.
+    compared = [(one.score, other.score) for one, other in same if one.description == other.description]
+    assert len(compared) >= len(same) / 2
+    assert max(abs(one - other) for one, other in compared) <= 0.02
+    assert len({round(one, 2) for one, _ in compared}) > 3
