@@ -121,18 +121,26 @@ class Receiver:
         return Handler
 
 
-def measure(client: Client, redis: Redis, receiver: Receiver, tasks: int) -> Measured:
-    """Submit a burst and wait for all of its callbacks."""
+def requests(place: str, tasks: int) -> Iterator[ScoreRequest]:
+    for number in range(tasks):
+        yield ScoreRequest(
+            image_url=f"http://{place}/picture.png",
+            prompt=f"a grey square, number {number} of {tasks}, as nobody has asked for it before",
+            callback_url=f"http://{place}/verdicts",
+        )
+
+
+def measure(client: Client, redis: Redis, receiver: Receiver, tasks: int, rate: float | None) -> Measured:
+    """Submit `tasks` requests, at once or `rate` a second, and wait for all of their callbacks."""
     before = _used(redis)
     began = time.monotonic()
-    client.submit_many(
-        ScoreRequest(
-            image_url=f"http://{receiver.place}/picture.png",
-            prompt=f"a grey square, number {number} of {tasks}, as nobody has asked for it before",
-            callback_url=f"http://{receiver.place}/verdicts",
-        )
-        for number in range(tasks)
-    )
+    if rate is None:
+        client.submit_many(requests(receiver.place, tasks))
+    else:
+        for number, request in enumerate(requests(receiver.place, tasks)):
+            time.sleep(max(0.0, began + number / rate - time.monotonic()))
+            # Not when it was made, but now.
+            client.submit_many([request.model_copy(update={"submitted_at": datetime.now(UTC)})])
     submitted_s = time.monotonic() - began
     waiting_bytes = (_used(redis) - before) / tasks
     latencies_s = receiver.wait(tasks)
@@ -154,8 +162,8 @@ def _used(redis: Redis) -> int:
     return int(redis.info("memory")["used_memory"])
 
 
-def run(bursts: Sequence[int]) -> Iterator[Measured]:
-    """Measure bursts of so many requests, one after the other.
+def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
+    """Measure so many requests at once (or `rate` a second), one burst after the other.
 
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
@@ -169,7 +177,7 @@ def run(bursts: Sequence[int]) -> Iterator[Measured]:
         client = stack.enter_context(Client(redis_url))
         redis = stack.enter_context(Redis.from_url(redis_url))
         for tasks in bursts:
-            yield measure(client, redis, receiver, tasks)
+            yield measure(client, redis, receiver, tasks, rate)
 
 
 def _start(stack: ExitStack, folder: Path, redis_url: str, place: str) -> None:
@@ -200,11 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "bursts", nargs="*", type=int, default=[1000, 5000, 20_000], help="requests of each burst (1000 5000 20000)"
     )
+    parser.add_argument("--rate", type=float, metavar="N", help="submit N a second instead of all at once")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst instead")
     arguments = parser.parse_args(argv)
     table = Table("requests", "submitted/s", "done/s", "p50 s", "p95 s", "p99 s", "B waiting", "B settled")
     try:
-        for measured in run(arguments.bursts):
+        for measured in run(arguments.bursts, arguments.rate):
             if arguments.json:
                 print(json.dumps(asdict(measured)), flush=True)
             first, *rest = asdict(measured).values()
