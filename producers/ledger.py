@@ -21,12 +21,14 @@ The sorted set `keys.OWED` holds every owed task, by the time at which somebody 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from redis import Redis
 
 from m3agiqa.contract import ScoreRequest
+from m3agiqa.errors import RequestInvalid
 from producers import keys, message
 from producers.dead import DeadLetter
 
@@ -151,9 +153,12 @@ _DROP = (
     + f"""
 if redis.call('HDEL', '{keys.DEAD}', ARGV[1]) == 0 then return 0 end
 local entry = split(ARGV[2])
-if redis.call('HGET', entry, 'state') == '{State.DEAD}' then
+if redis.call('HEXISTS', entry, 'buried') == 1 then
     note(entry, 'dropped')
-    if redis.call('HINCRBY', entry, 'buried', -1) < 1 then redis.call('EXPIRE', entry, ARGV[3]) end
+    if redis.call('HINCRBY', entry, 'buried', -1) < 1 then
+        redis.call('HDEL', entry, 'buried')
+        if redis.call('HGET', entry, 'state') == '{State.DEAD}' then redis.call('EXPIRE', entry, ARGV[3]) end
+    end
 end
 return 1
 """
@@ -201,12 +206,17 @@ class Ledger:
 
     def replay(self, letter: DeadLetter) -> bool:
         """Put a dead letter's message back on its queue; False if somebody else took it from the dead letters."""
-        list_key = letter.queue
-        if letter.task is not None and letter.queue == keys.SCORE_QUEUE:
-            priority = ScoreRequest.parse(message.parse(letter.message, letter.queue).payload).priority
-            list_key = message.list_key(letter.queue, priority)
-        return bool(self._replay(args=[letter.id, letter.task or "", list_key, letter.message]))
+        return bool(self._replay(args=[letter.id, letter.task or "", _list_of(letter), letter.message]))
 
     def drop(self, letter: DeadLetter) -> bool:
         """Forget a dead letter; False if it was gone already."""
         return bool(self._drop(args=[letter.id, letter.request_id or "", _DROPPED_TTL_S]))
+
+
+def _list_of(letter: DeadLetter) -> str:
+    """Where its message was; for one that is wrong the most urgent list, to be told again what is."""
+    if letter.queue == keys.SCORE_QUEUE:
+        with suppress(RequestInvalid):
+            request = ScoreRequest.parse(message.parse(letter.message, letter.queue).payload)
+            return message.list_key(letter.queue, request.priority)
+    return message.list_key(letter.queue)

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
 
     memory_growth_limit_mib: int = Field(
-        default=4096,
+        default=8192,
         ge=0,
         description="Mebibytes by which a worker may outgrow its start before it ends; 0, no limit.",
     )

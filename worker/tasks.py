@@ -110,6 +110,8 @@ def _refused(store: Store, lease: Lease, queue: str, payload: dict[str, Any]) ->
 def _dead(queue: str, payload: dict[str, Any], failure: Failure, task: str, lease: Lease | None = None) -> DeadLetter:
     request_id = payload.get("request_id")
     priority = payload.get("priority")
+    if type(priority) is not int or priority not in message.PRIORITY_STEPS:
+        priority = 0
     return DeadLetter(
         queue=queue,
         # One that breaks the rules may hold what no JSON can.
@@ -120,9 +122,7 @@ def _dead(queue: str, payload: dict[str, Any], failure: Failure, task: str, leas
         attempts=max(1, lease.run if lease else 1),
         task=task,
         history=lease.history if lease else (),
-        message=message.envelope(
-            queue, payload, task_id=task, priority=priority if priority in message.PRIORITY_STEPS else 0
-        ),
+        message=message.envelope(queue, payload, task_id=task, priority=priority),
     )
 
 

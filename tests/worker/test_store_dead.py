@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from redis import Redis
 
-from producers import Client, State, keys
+from producers import Client, State, keys, message
 from tests.producers.test_client import verdict
 from tests.worker.ledger import LIST, begin, delivery, letter, pass_time, request, taken
 from worker.store import Store
@@ -115,3 +115,29 @@ def test_a_dead_request_that_is_dropped_is_remembered_for_a_while(store: Store, 
     assert client.state("r") == State.DEAD
     assert redis.ttl(keys.request("r")) > 0
     assert begin(store).outcome == "gone"
+
+
+def test_a_request_that_is_still_delivered_elsewhere_is_settled_though_a_letter_of_it_was_dropped(
+    store: Store, client: Client, redis: Redis
+) -> None:
+    # given a verdict that one of two places does not take
+    begin(store)
+    places = [delivery(), delivery(kind="s3")]
+    store.publish(verdict("r"), places)
+    buried = letter(task="r:callback").model_copy(update={"queue": "deliver", "kind": "callback"})
+    store.bury(buried, store.begin_delivery(places[0]))
+    # when this is dropped before the other place has it
+    assert client.drop(buried)
+    store.finish(store.begin_delivery(places[1]))
+    # then nothing is owed, and it is forgotten in time
+    assert client.state("r") == State.SETTLED
+    assert redis.ttl(keys.request("r")) > 0
+
+
+def test_a_message_that_is_wrong_may_be_replayed_all_the_same(store: Store, client: Client, redis: Redis) -> None:
+    wrong = message.envelope(keys.SCORE_QUEUE, {"prompt": "no picture"}, task_id="x")
+    for task, raw in (("x", wrong), (None, "not even a message")):
+        store.bury(letter(task=task).model_copy(update={"message": raw}))
+    for dead in client.dead_letters():
+        assert client.replay(dead)
+    assert set(redis.lrange(keys.SCORE_QUEUE, 0, -1)) == {wrong, "not even a message"}
