@@ -9,7 +9,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from m3agiqa.cli import batch, bench, data, describe, doctor, download, evaluate, plot, predict, respond, score, train
+from m3agiqa.cli import (
+    batch,
+    bench,
+    data,
+    describe,
+    doctor,
+    download,
+    evaluate,
+    finetune,
+    plot,
+    predict,
+    respond,
+    score,
+    train,
+)
 from m3agiqa.cli.arguments import FAILED, INTERRUPTED
 from m3agiqa.errors import M3AGIQAError
 
@@ -20,6 +34,7 @@ COMMANDS = {
     "doctor": doctor,
     "data": data,
     "describe": describe,
+    "finetune": finetune,
     "respond": respond,
     "predict": predict,
     "evaluate": evaluate,

@@ -1,0 +1,71 @@
+"""`m3agiqa finetune`: an adapter for a base, from a data set's conversations."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from m3agiqa.cli.arguments import DONE
+from m3agiqa.errors import ConfigError, RequestInvalid
+
+HELP = "Adapt a base to a data set's conversations: LoRA, and the modules saved whole. A killed run continues."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="images/, data.csv, train.json and perhaps val.json")
+    parser.add_argument("--config", default="finetune", metavar="NAME", help="name under cfg/train, or a path to one")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", dest="run_folder", help="folder of this run")
+    parser.add_argument("--model", metavar="PROFILE", help="whose base is adapted; overrides the configuration's")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--steps", type=int, metavar="N", help="overrides the configuration's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--memory-limit-gib", type=float, metavar="X", help="take no more of the GPU's memory")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from m3agiqa import hub
+    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.model.checkpoints import read_json
+    from m3agiqa.model.tokens import ConversationTokenizer
+    from m3agiqa.profile import RANDOM, ModelProfile
+    from m3agiqa.train.conversations import read_conversations
+    from m3agiqa.train.data import load_data
+    from m3agiqa.train.finetune import FineTuning, Lesson, finetune
+    from m3agiqa.train.trainee import Trainee, adapted
+
+    settings = FineTuning.load(args.config)
+    changes = {"model": args.model, "steps": args.steps}
+    settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if settings.steps < 1:
+        raise ConfigError("--steps must be at least 1")
+    profile = ModelProfile.load(settings.model)
+    bare = {aspect: of.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, of in profile.aspects.items()}
+    base = hub.resolve(profile.model_copy(update={"aspects": bare})).base
+    if base is None:
+        raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
+    data = load_data(args.folder, args.images)
+    tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", read_json(base / "config.json")["query_num"])
+    train, val = (args.folder / f"{part}.json" for part in ("train", "val"))
+    lessons = Lesson(data, read_conversations(train), tokenizer, settings)
+    validation = Lesson(data, read_conversations(val), tokenizer, settings) if val.is_file() else None
+    device = choose_device(args.device)
+    if args.memory_limit_gib is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_limit_gib * 2**30 / total), device)
+    torch.manual_seed(settings.seed)
+    trainee = Trainee.load(base, device, torch.float32 if device.type == "cpu" else torch.float16)
+    if settings.gradient_checkpointing:
+        # Not by the trainer, whose argument for it has another name in newer versions.
+        trainee.recompute()
+    started = time.perf_counter()
+    adapter = finetune(
+        adapted(trainee, settings.rank, list(settings.saved)), lessons, validation, settings, args.run_folder, device
+    )
+    seconds = time.perf_counter() - started
+    print(f"{adapter}: {seconds:.0f} s, {seconds / settings.steps:.2f} s a step with evaluation and checkpoints")
+    if device.type == "cuda":
+        print(f"peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    return DONE

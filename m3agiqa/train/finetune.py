@@ -1,0 +1,142 @@
+"""LoRA on the language model, and the modules that an adapter brings whole, with peft and transformers' trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from peft import PeftModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from m3agiqa import config
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.files import read_job
+from m3agiqa.model.slicing import choose_grid, slice_picture
+from m3agiqa.model.tokens import ConversationTokenizer
+from m3agiqa.train.conversations import IMAGE, Conversation
+from m3agiqa.train.data import DataSet
+
+#: Label of a token that is not to be learned.
+_IGNORED = -100
+
+
+class FineTuning(BaseModel):
+    """`cfg/train/finetune.yaml`; the defaults are the original's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Profile whose base is adapted; `--model` overrides it.
+    model: str
+    rank: int = Field(default=64, ge=1)
+    #: Modules trained and saved whole; without vpm and resampler the towers stay as they are.
+    saved: tuple[Literal["embed_tokens", "resampler", "vpm"], ...] = ("embed_tokens", "resampler", "vpm")
+    #: Tokens of a conversation, what is longer being cut, and slices of a picture.
+    context: int = Field(default=512, ge=16)
+    max_slices: int = Field(default=9, ge=1, le=9)
+    steps: int = Field(default=22_000, ge=1)
+    #: Conversations of one step, read one after the other.
+    batch_size: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    #: Share of the steps over which the rate rises; then it falls along a cosine.
+    warmup: float = Field(default=0.01, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    gradient_checkpointing: bool = True
+    #: Steps between evaluations, each of which keeps a checkpoint.
+    evaluate_every: int = Field(default=400, ge=1)
+    seed: int = 42
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Raises: ConfigError: no such file, or it is wrong."""
+        return config.load(config.find("train", name), cls)
+
+
+@dataclass(frozen=True)
+class Lesson(Dataset[dict[str, Any]]):
+    """Conversations as the model learns them: the assistant's turns are the labels."""
+
+    data: DataSet
+    conversations: Sequence[Conversation]
+    tokenizer: ConversationTokenizer
+    settings: FineTuning
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.conversations[index]
+        rgb = read_job(self.data.picture(item.image), "", None).picture.rgb
+        grid = choose_grid(rgb.width, rgb.height, self.settings.max_slices)
+        analysis, question = item.conversations[0].content.removeprefix(IMAGE), item.conversations[2].content
+        prompt = self.tokenizer.generation_prompt(grid, analysis)
+        asked = self.tokenizer.scoring_conversation(grid, analysis, item.description, question)
+        rated = self.tokenizer.scoring_conversation(grid, analysis, item.word, question)
+        if prompt.image_bounds[-1][1] >= self.settings.context:
+            raise RequestInvalid(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
+        first = len(prompt.ids)
+        end = max(at for at, token in enumerate(prompt.ids) if token in self.tokenizer.eos_ids)
+        word = [*rated.ids[first : rated.described], prompt.ids[end]]
+        ids = [*asked.ids, *prompt.ids[end + 1 :], *word]
+        labels = [_IGNORED] * len(ids)
+        labels[first : asked.described + 1] = ids[first : asked.described + 1]
+        labels[-len(word) :] = word
+        return {
+            "input_ids": torch.tensor([ids[: self.settings.context]]),
+            "labels": torch.tensor([labels[: self.settings.context]]),
+            "slices": slice_picture(rgb, grid),
+            "bounds": prompt.image_bounds,
+        }
+
+
+def finetune(
+    model: PeftModel, lessons: Lesson, validation: Lesson | None, settings: FineTuning, run: Path, device: torch.device
+) -> Path:
+    """Train into the folder `run`, continuing from the last checkpoint there; returns the adapter's folder."""
+    on_gpu = device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=str(run),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.adam_beta2,
+        # As the base's own weights are: bfloat16 would round the towers.
+        fp16=on_gpu,
+        use_cpu=not on_gpu,
+        eval_strategy="no" if validation is None else "steps",
+        eval_steps=settings.evaluate_every,
+        save_steps=settings.evaluate_every,
+        save_total_limit=2,
+        logging_steps=min(10, settings.evaluate_every),
+        seed=settings.seed,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=lessons,
+        eval_dataset=validation,
+        data_collator=lambda batch: batch[0],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(run)) if run.is_dir() else None)
+    adapter = run / "adapter"
+    if on_gpu:
+        model.half()
+    model.save_pretrained(str(adapter), save_embedding_layers=False)
+    return adapter

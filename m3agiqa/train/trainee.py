@@ -1,0 +1,105 @@
+"""The base as it is fine-tuned: transformers' Llama and our towers under the published names, with gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from m3agiqa.errors import CheckpointError
+from m3agiqa.model.checkpoints import TensorFiles, read_json
+from m3agiqa.model.slicing import Slices
+from m3agiqa.model.vision import Tower
+
+#: What LoRA changes, as the published adapters say it.
+TARGETS = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
+
+_SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+
+class Trainee(nn.Module):
+    """`llm.*`, `vpm.*` and `resampler.*`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 500000.0)}
+        shape = {key: config[key] for key in _SHAPE_KEYS}
+        self.llm = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope, bos_token_id=None, eos_token_id=None))
+        tower = Tower(config["vision_config"], config["hidden_size"], config["query_num"])
+        self.vpm, self.resampler = tower.vpm, tower.resampler
+
+    @classmethod
+    def load(cls, base: Path, device: torch.device, dtype: torch.dtype) -> Trainee:
+        """Read a base's weights, frozen.
+
+        Raises:
+            CheckpointError: missing, or not fitting.
+        """
+        with torch.device("meta"):
+            trainee = cls(read_json(base / "config.json"))
+        files = TensorFiles.in_folder(base, "model")
+        try:
+            trainee.load_state_dict(
+                {key: files.read(key, device, dtype) for key in trainee.state_dict()}, strict=True, assign=True
+            )
+        except RuntimeError as error:
+            raise CheckpointError(f"{base}: {' '.join(str(error).split())}") from error
+        rotary = trainee.llm.model.rotary_emb
+        # Computed, and therefore in no checkpoint.
+        trainee.llm.model.rotary_emb = type(rotary)(trainee.llm.config).to(device)
+        return trainee.requires_grad_(False)
+
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, slices: Slices, bounds: list[tuple[int, int]]
+    ) -> dict[str, torch.Tensor]:
+        """The loss of one conversation.
+
+        Args:
+            input_ids: [1, tokens].
+            labels: [1, tokens], -100 where nothing is to be learned.
+            slices: the picture.
+            bounds: [start, end) of each slice's places in `input_ids`.
+        """
+        embedded = self.embed(input_ids, slices, bounds)
+        loss = self.llm(inputs_embeds=embedded, labels=labels, use_cache=False).loss
+        return {"loss": loss}
+
+    def embed(self, input_ids: torch.Tensor, slices: Slices, bounds: list[tuple[int, int]]) -> torch.Tensor:
+        """Embeddings [1, tokens, hidden], the picture's in their places."""
+        embedded: torch.Tensor = self.llm.get_input_embeddings()(input_ids)[0]
+        # Tower's own way of encoding, over modules that peft may have wrapped.
+        features = Tower.encode(self, slices.patches)  # type: ignore[arg-type]
+        pictures = self.resampler(features, slices.sizes).to(embedded.dtype)
+        places = torch.cat([torch.arange(start, end) for start, end in bounds]).to(embedded.device)
+        return embedded.index_copy(0, places, pictures.flatten(0, 1))[None]
+
+    def recompute(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them."""
+        for module in (self.llm, self.vpm):
+            # The newer name, where transformers has it.
+            newer = getattr(module, "activation_checkpointing_enable", None)
+            (newer or module.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def adapted(trainee: Trainee, rank: int, saved: list[str]) -> PeftModel:
+    """`trainee` with LoRA and the modules to be saved whole, those parameters in float32 and trainable."""
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, modules_to_save=saved or None, bias="none")
+    model = get_peft_model(trainee, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # Steps of 1e-6 vanish in half precision.
+            parameter.data = parameter.data.float()
+    return model
