@@ -20,7 +20,6 @@ from m3agiqa.cli import (
     finetune,
     plot,
     predict,
-    respond,
     score,
     train,
 )
@@ -35,7 +34,6 @@ COMMANDS = {
     "data": data,
     "describe": describe,
     "finetune": finetune,
-    "respond": respond,
     "predict": predict,
     "evaluate": evaluate,
     "plot": plot,

@@ -1,150 +1,35 @@
-"""`m3agiqa describe`: descriptions of a data set's pictures from a teacher model."""
+"""`m3agiqa describe`: descriptions of a data set's pictures, from a teacher or from our own adapted model."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from m3agiqa.cli import describe_model, describe_teacher
 
-from m3agiqa.cli.arguments import DONE, FAILED
-from m3agiqa.contract import Aspect
-from m3agiqa.errors import ConfigError, RequestInvalid
-
-if TYPE_CHECKING:
-    from m3agiqa.train.asking import Question
-    from m3agiqa.train.data import DataSet
-    from m3agiqa.train.questions import Template
-    from m3agiqa.train.teacher import Teacher
-
-HELP = "Have a teacher model describe a data set's pictures, knowing their scores. A killed run continues."
-
-#: Variables with a provider's API keys, several separated by commas.
-KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
-
-#: For the estimate: characters a token, tokens of an explanation, and of each part of a picture with sides up to 768.
-_CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
+HELP = (
+    "Describe a data set's pictures: by a teacher model that is told the scores, or by an adapted model of our own. A "
+    "killed run continues."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set: images/ and data.csv")
-    parser.add_argument("--teacher", choices=sorted(KEY_VARIABLES), required=True, help="whose protocol is spoken")
-    parser.add_argument("--teacher-model", required=True, metavar="NAME", help="the provider's name of the model")
-    parser.add_argument("--base-url", metavar="URL", help="of another server with the same protocol")
-    parser.add_argument("--template", default="teacher-two-aspects", metavar="NAME", help="under cfg/train, or a path")
-    parser.add_argument("--output", type=Path, required=True, metavar="F.jsonl", help="one line a picture and aspect")
+    by = parser.add_mutually_exclusive_group(required=True)
+    by.add_argument("--teacher", choices=sorted(describe_teacher.KEY_VARIABLES), help="whose protocol is spoken")
+    by.add_argument("--model", metavar="PROFILE", help="adapted model; its head need not exist yet")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="F",
+        help="from a teacher JSON lines, one a picture and aspect; from a model the conversations as JSON, its "
+        "description added as response_0 and its rating word as response_1",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
-    parser.add_argument("--label-scale", type=float, default=1.0, metavar="X", help="multiplies scores")
-    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="questions at a time (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="for refusals and broken JSON (default 3)")
-    parser.add_argument("--retry-failed", action="store_true", help="ask again about pictures given up before")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
-    parser.add_argument("--price-in", type=float, metavar="X", help="per million tokens read, for the estimate")
-    parser.add_argument("--price-out", type=float, metavar="X", help="per million tokens written")
-    parser.add_argument("--yes", action="store_true", help="start without asking")
+    describe_teacher.add_arguments(parser.add_argument_group("with --teacher"))
+    describe_model.add_arguments(parser.add_argument_group("with --model"))
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.files import check_writable
-    from m3agiqa.train.asking import DescriptionFile, Keys, ask_all
-    from m3agiqa.train.data import load_data
-    from m3agiqa.train.questions import Template
-
-    if min(args.concurrency, args.rounds) < 1:
-        raise RequestInvalid("--concurrency and --rounds must be at least 1")
-    template = Template.load(args.template)
-    data = load_data(args.folder, args.images)
-    check_writable(args.output)
-    file = DescriptionFile(args.output)
-    done = file.resume(template.aspects, retry_failed=args.retry_failed)
-    questions = _questions(data, template, args.label_scale)[: args.limit]
-    left = [question for question in questions if question.image not in done]
-    keys = Keys(_keys(args.teacher))
-    console = Console(stderr=True)
-    console.print(f"{len(questions) - len(left)} of {len(questions)} pictures are done", highlight=False)
-    if left and not _agreed(args, _estimate(args, template, left)):
-        return FAILED
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        task = progress.add_task("describing", total=len(questions), completed=len(questions) - len(left))
-        given_up = ask_all(
-            left,
-            _teacher(args),
-            template,
-            keys,
-            file,
-            concurrency=args.concurrency,
-            rounds=args.rounds,
-            advance=lambda: progress.advance(task),
-        )
-    print(f"{args.output}: {len(questions) - given_up} of {len(questions)} pictures done, {given_up} given up")
-    return FAILED if left and given_up == len(left) else DONE
-
-
-def _questions(data: DataSet, template: Template, scale: float) -> list[Question]:
-    from m3agiqa.train.asking import Question
-
-    columns: dict[Aspect, str] = {aspect: data.label_column(aspect) for aspect in template.aspects}
-    low, high = template.scale
-    questions: dict[str, Question] = {}
-    for entry in data.entries:
-        scores = {aspect: entry.label(column, scale) for aspect, column in columns.items()}
-        known = {aspect: score for aspect, score in scores.items() if score is not None}
-        if outside := [score for score in known.values() if not low <= score <= high]:
-            raise RequestInvalid(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
-        if len(known) == len(columns):
-            questions[entry.name] = Question(entry.name, data.picture(entry.name), entry.prompt, known)
-    return list(questions.values())
-
-
-def _keys(teacher: str) -> list[str]:
-    variables = KEY_VARIABLES[teacher]
-    found = [key.strip() for variable in variables for key in os.environ.get(variable, "").split(",")]
-    keys = list(dict.fromkeys(key for key in found if key))
-    if not keys:
-        raise ConfigError(f"set {' or '.join(variables)}; several keys, separated by commas, take turns")
-    return keys
-
-
-def _teacher(args: argparse.Namespace) -> Teacher:
-    from m3agiqa.train.teacher import Gemini, OpenAICompatible
-
-    kind = Gemini if args.teacher == "gemini" else OpenAICompatible
-    return kind(args.teacher_model, args.base_url)
-
-
-def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[Question]) -> str:
-    """About what it will cost; providers count pictures in ways of their own."""
-    from PIL import Image
-
-    tokens_in = 0
-    for question in questions:
-        text = template.question(question.prompt, question.scores)
-        tokens_in += len(text) // _CHARS_PER_TOKEN
-        try:
-            with Image.open(question.path) as picture:
-                tokens_in += _TILE_TOKENS * -(-picture.width // _TILE) * -(-picture.height // _TILE)
-        except (OSError, Image.DecompressionBombError):
-            continue
-    tokens_out = len(questions) * len(template.aspects) * _ANSWER_TOKENS
-    cost = "give --price-in and --price-out for an amount"
-    if args.price_in is not None and args.price_out is not None:
-        cost = f"about {(tokens_in * args.price_in + tokens_out * args.price_out) / 1e6:.2f} in the prices' currency"
-    return (
-        f"{len(questions)} pictures to ask {args.teacher_model} about: roughly {tokens_in} tokens in and {tokens_out} "
-        f"out, {cost}"
-    )
-
-
-def _agreed(args: argparse.Namespace, estimate: str) -> bool:
-    print(estimate, file=sys.stderr)
-    if args.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise RequestInvalid("nobody is there to agree to the cost: add --yes")
-    print("start? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return describe_teacher.run(args) if args.model is None else describe_model.run(args)

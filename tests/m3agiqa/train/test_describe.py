@@ -176,6 +176,20 @@ def test_a_model_that_is_not_there_ends_the_run(
     assert len(server.asked) < 6
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--teacher", "gemini"], "--teacher needs --teacher-model"),
+        (["--model", "mini"], "--model needs --aspect and --conversations"),
+    ],
+)
+def test_each_way_names_what_it_needs(
+    data: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["describe", str(data), "--output", str(data / "d.jsonl"), *arguments]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_nothing_starts_without_keys_or_consent(
     data: Path, server: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""`respond` with the bundled model."""
+"""`describe --model` with the bundled model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def data(make_data: MakeData) -> Path:
 
 def command(data: Path) -> list[str]:
     return [
-        *("respond", str(data), "--aspect", "quality", "--conversations", str(data / "train.json")),
+        *("describe", str(data), "--aspect", "quality", "--conversations", str(data / "train.json")),
         *("--model", "mini", "--output", str(data / "own.json"), "--device", "cpu"),
     ]
 

@@ -1,4 +1,4 @@
-"""`m3agiqa respond`: an adapted model's own answers, which heads are trained on."""
+"""`m3agiqa describe --model`: an adapted model's own answers, which heads are trained on."""
 
 from __future__ import annotations
 
@@ -16,22 +16,10 @@ from m3agiqa.errors import RequestInvalid
 if TYPE_CHECKING:
     from m3agiqa.train.responses import Answerer
 
-HELP = "Have an adapted model answer a data set's conversations: its description, then its rating word."
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set: images/ and data.csv")
-    parser.add_argument("--aspect", choices=list(Aspect), required=True)
-    parser.add_argument("--conversations", type=Path, required=True, metavar="F.json", help="train.json, val.json, ...")
-    parser.add_argument("--model", required=True, metavar="PROFILE", help="its head need not exist yet")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="F.json",
-        help="adds response_0, response_1; a killed run continues",
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--aspect", choices=list(Aspect))
+    parser.add_argument("--conversations", type=Path, metavar="F.json", help="train.json, val.json, ...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -40,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.data import load_data
     from m3agiqa.train.responses import ResponseTask, respond
 
+    if args.aspect is None or args.conversations is None:
+        raise RequestInvalid("--model needs --aspect and --conversations")
     if args.output.resolve() == args.conversations.resolve():
         raise RequestInvalid("--output must be another file than --conversations")
     check_writable(args.output)
