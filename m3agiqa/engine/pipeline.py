@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Self
@@ -34,6 +35,8 @@ from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.model.vision import Tower
 from m3agiqa.profile import AspectProfile, ModelProfile
 
+#: Pillow leaves the interpreter to others while it resizes.
+_CUTTING_THREADS = 8
 #: Slices that run through a vision tower together: bounds what its layers need.
 _SLICES_AT_ONCE = 32
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -81,10 +84,16 @@ class Encoded:
     @staticmethod
     def encode_together(wanted: Iterable[tuple[Encoded, Tower, Grid]]) -> None:
         """Encode many pictures ahead, those padded to the same length in one go."""
+        missing = [
+            (picture, tower, grid) for picture, tower, grid in wanted if (id(tower), grid) not in picture._embeddings
+        ]
+        uncut = {(id(picture), grid): (picture, grid) for picture, _, grid in missing if grid not in picture._slices}
+        if len(uncut) > 1:
+            with ThreadPoolExecutor(_CUTTING_THREADS) as pool:
+                list(pool.map(lambda each: each[0].cut(each[1]), uncut.values()))
         batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
-        for picture, tower, grid in wanted:
-            if (id(tower), grid) not in picture._embeddings:
-                batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))
+        for picture, tower, grid in missing:
+            batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))
         for batch in batches.values():
             for part in _slice_batches(batch):
                 tower = part[0][1]
@@ -272,6 +281,11 @@ class Pipeline:
             part = {number: reading for number, reading in readings.items() if (reading.known == 0) is anew}
             if part:
                 known = [reading.known for reading in part.values()]
+                Encoded.encode_together(
+                    (rows[number].picture, self._network.towers[rows[number].aspect], reading.grid)
+                    for number, reading in part.items()
+                    if reading.known == 0
+                )
                 embeddings = [self._embed(rows[number], reading) for number, reading in part.items()]
                 read = session.read(list(part), known, embeddings)
                 for number, count, new in zip(part, known, read, strict=True):
@@ -366,7 +380,7 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"no device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
-    return device
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def _aspect_score(row: Row, reading: Reading, raw: float) -> AspectScore:

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
 ]
 
+DEVICE = torch.device("cuda", 0)
 SHAPE = Shape(
     vocab=2000,
     hidden=256,
@@ -122,11 +123,11 @@ def test_golden_cases_in_float32(case: Case) -> None:
         case.model / "base",
         {case.aspect: case.model / "adapters" / case.aspect},
         {case.aspect: case.model / "heads" / f"{case.aspect}.ckpt"},
-        device=torch.device("cuda"),
+        device=DEVICE,
         dtype=torch.float32,
     )
 
-    score = Pipeline(network, case.profile, torch.device("cuda"), max_batch=2).run([Job(case.picture, case.prompt)])[0]
+    score = Pipeline(network, case.profile, DEVICE, max_batch=2).run([Job(case.picture, case.prompt)])[0]
 
     assert score.aspects[case.aspect].score == pytest.approx(case.facts["raw_score"], abs=1e-3)
     assert score.aspects[case.aspect].description == case.facts["result"]["description"]
@@ -134,7 +135,7 @@ def test_golden_cases_in_float32(case: Case) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return random_network(SHAPE, device=torch.device("cuda"), dtype=torch.float32)
+    return random_network(SHAPE, device=DEVICE, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -159,11 +160,11 @@ def test_captured_steps_write_what_plain_steps_do(network: Network, beams: int) 
 
 
 def test_float16_alone_and_in_a_batch_of_mixed_sizes() -> None:
-    network = random_network(SHAPE, device=torch.device("cuda"), dtype=torch.float16)
+    network = random_network(SHAPE, device=DEVICE, dtype=torch.float16)
     profile = Case(BUNDLED / "mini_q_512x512").profile
     parts = dict.fromkeys(Aspect, profile.aspects[Aspect.QUALITY])
     profile = profile.model_copy(update={"aspects": parts, "describe": Describe(max_new_tokens=20)})
-    pipeline = Pipeline(network, profile, torch.device("cuda"), max_batch=32)
+    pipeline = Pipeline(network, profile, DEVICE, max_batch=32)
     sizes = [(512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024)]
     jobs = [Job(picture(*sizes[seed % len(sizes)], seed), "a prompt " * (seed % 5)) for seed in range(32)]
 
