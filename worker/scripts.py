@@ -39,10 +39,9 @@ if redis.call('EXISTS', entry) == 0 then
     note(entry, kind .. ' seen for the first time')
 elseif redis.call('HEXISTS', entry, kind) == 0 then
     return {{'gone', 0, ''}}
-else
-    local due = tonumber(redis.call('ZSCORE', OWED, task) or 0)
-    local queued = tonumber(redis.call('HGET', entry, kind .. '.queued'))
-    if queued <= 0 and due > now then return {{'taken', 0, ''}} end
+elseif tonumber(redis.call('HGET', entry, kind .. '.queued')) <= 0 then
+    -- Also when its lease is over: whether it comes again, and when, is for the sweeper to say.
+    return {{'taken', 0, ''}}
 end
 local run = redis.call('HINCRBY', entry, kind .. '.run', 1)
 local lost = run - 1 - tonumber(redis.call('HGET', entry, kind .. '.fair') or 0)

@@ -6,33 +6,30 @@ from redis import Redis
 
 from producers import Client, State, keys, message
 from tests.producers.test_client import verdict
-from tests.worker.ledger import LIST, begin, delivery, letter, pass_time, request, taken
+from tests.worker.ledger import LIST, begin, begin_again, delivery, letter, pass_time, request, taken
 from worker.store import Store
 
 
 def test_a_task_that_takes_its_workers_along_is_poison(store: Store, redis: Redis) -> None:
     # given a task of which two runs in a row never ended
     for run in (1, 2):
-        assert begin(store).run == run
-        pass_time(redis, 2000)
-        store.sweep()
-        pass_time(redis, 2000)
+        assert begin_again(store, redis).run == run
     # then nobody may run it again
-    lease = begin(store)
+    lease = begin_again(store, redis)
     assert lease.outcome == "poison"
     assert sum("begun by" in line for line in lease.history) == 2
 
 
 def test_runs_that_end_properly_are_no_sign_of_poison(store: Store, redis: Redis) -> None:
     for _ in range(10):
-        lease = begin(store)
+        lease = begin_again(store, redis)
         assert lease.outcome == "begun"
         store.release(lease, why="c")
 
 
-def test_runs_that_a_worker_had_to_abandon_are(store: Store) -> None:
+def test_runs_that_a_worker_had_to_abandon_are(store: Store, redis: Redis) -> None:
     for outcome in ("begun", "begun", "poison"):
-        lease = begin(store)
+        lease = begin_again(store, redis)
         assert lease.outcome == outcome
         store.abandon(lease, why="hangs")
 
@@ -70,8 +67,8 @@ def test_dead_letters_are_listed_the_newest_first(store: Store, client: Client) 
 def test_a_dead_request_can_be_replayed(store: Store, client: Client, redis: Redis) -> None:
     # given a request given up as poison
     for _ in range(2):
-        store.abandon(begin(store), why="hangs")
-    store.bury(letter(task="r"), begin(store))
+        store.abandon(begin_again(store, redis), why="hangs")
+    store.bury(letter(task="r"), begin_again(store, redis))
     assert client.state("r") == State.DEAD
     assert redis.zcard(keys.OWED) == 0
     assert begin(store).outcome == "gone"
