@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect
@@ -98,6 +98,13 @@ class ModelProfile(_Section):
     aspects: dict[Aspect, AspectProfile] = Field(min_length=1)
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _random_throughout(self) -> Self:
+        parts = [self.base, *(part for of in self.aspects.values() for part in (of.adapter, of.head))]
+        if RANDOM in parts and (self.trained or any(part != RANDOM for part in parts)):
+            raise ValueError("random weights go with `trained: false`, and base, adapters and heads are all `random`")
+        return self
 
     @classmethod
     def load(cls, name: str) -> Self:

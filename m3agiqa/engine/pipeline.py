@@ -18,6 +18,7 @@ from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.session import Session
+from m3agiqa.engine.synthetic import random_network
 from m3agiqa.errors import (
     ConfigError,
     ImageTooLarge,
@@ -30,6 +31,7 @@ from m3agiqa.errors import (
 from m3agiqa.hub import Resolved
 from m3agiqa.images import Picture
 from m3agiqa.jobs import Job, Scores
+from m3agiqa.model.random_weights import Shape
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, choose_grid, slice_picture
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.model.vision import Tower
@@ -173,15 +175,13 @@ class Pipeline:
             CheckpointError: weights are missing or do not fit.
         """
         target = choose_device(device)
+        dtype = torch.float32 if target.type == "cpu" else _DTYPES[profile.dtype]
         if resolved.base is None:
-            raise ConfigError(f"profile {profile.name} has random weights: they are for measuring, not for scoring")
-        network = load_network(
-            resolved.base,
-            resolved.adapters,
-            resolved.heads,
-            device=target,
-            dtype=torch.float32 if target.type == "cpu" else _DTYPES[profile.dtype],
-        )
+            if target.type == "cpu":
+                raise ConfigError(f"profile {profile.name}: random weights at the published shapes need a GPU")
+            network = random_network(Shape(), device=target, dtype=dtype)
+        else:
+            network = load_network(resolved.base, resolved.adapters, resolved.heads, device=target, dtype=dtype)
         return cls(network, profile, target, max_batch=max_batch)
 
     @torch.inference_mode()

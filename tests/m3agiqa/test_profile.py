@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
-from m3agiqa.profile import HubHead, HubRef, ModelProfile
+from m3agiqa.profile import RANDOM, HubHead, HubRef, ModelProfile
 
 QUALITY, CORRESPONDENCE, AUTHENTICITY = Aspect
 
@@ -103,8 +104,8 @@ def test_every_profile_that_ships_loads_and_finds_its_parts(name: str) -> None:
     profile = ModelProfile.load(name)
     assert profile.name == name
     for of in profile.aspects.values():
-        assert profile.source(of.adapter)
-        assert profile.source(of.head if isinstance(of.head, str) else of.head.repo)
+        for part in (of.adapter, of.head if isinstance(of.head, str) else of.head.repo):
+            assert part == RANDOM or profile.source(part)
 
 
 def write_profile(folder: Path, **changes: object) -> str:
@@ -165,3 +166,12 @@ def test_a_wrong_file_is_told_its_field(tmp_path: Path, changes: dict[str, objec
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"one of: .*published"):
         ModelProfile.load("publishd")
+
+
+def test_random_weights_are_random_throughout_and_say_so() -> None:
+    profile = ModelProfile.load("random")
+    assert profile.trained is False
+
+    for change in ({"trained": True}, {"base": "openbmb/MiniCPM-Llama3-V-2_5"}):
+        with pytest.raises(ValidationError, match="random weights go with"):
+            ModelProfile.model_validate({**profile.model_dump(), **change})
