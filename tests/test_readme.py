@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
 import shlex
@@ -133,6 +134,24 @@ def test_the_verdict_is_one() -> None:
     parsed = Verdict.model_validate_json(verdict)
     assert parsed.model is not None
     assert not parsed.model.trained
+
+
+def measurements() -> str:
+    """`m3agiqa/engine/bench.csv` as the README shows it."""
+    lines = [
+        "| what | side | beams | pictures in a batch | seconds | pictures a second | device memory |",
+        "|---" * 7 + "|",
+    ]
+    with (ROOT / "m3agiqa" / "engine" / "bench.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            cells = [row["what"], row["size"], row["beams"], row["images"], f"{float(row['seconds']):.2f}"]
+            cells += [f"{float(row['images_per_s']):.2f}", f"{float(row['memory_gib']):.1f} GiB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_measurements_are_those_that_were_kept() -> None:
+    assert measurements() in README, f"put this into the README:\n{measurements()}"
 
 
 def test_the_policy_is_the_default_one() -> None:

@@ -49,6 +49,7 @@ def run(installed: Path, *arguments: object) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Path) -> None:
     picture = installed / "worker" / "pictures" / "boat.png"
     verdict = json.loads(run(installed, "-m", "m3agiqa", "score", picture, "--prompt", "a boat", "--json"))
@@ -57,6 +58,7 @@ def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Pat
     assert verdict["policy"] == {"name": "default", "version": 1}
 
 
+@pytest.mark.slow
 def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -> None:
     names = [name for package in ("m3agiqa", "producers", "worker") for name in modules(package)]
     show = "\nimport sys\nfor name in sys.argv[1:]: print(sys.modules[name].__file__)"
