@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,26 +10,29 @@ from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.engine import ops
 from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.llama import Llama
-
-#: Steps whose beams' places lie in one run of the cache.
-PAGE_STEPS = 64
+from m3agiqa.engine.layout import PAGE_STEPS, Layout
 
 
 class Reading:
     """Attention of new tokens at the end of each sequence; earlier ones are in the cache.
 
     Args:
+        frequencies: of the rotary position embedding, [dim / 2] float32, on the model's device.
         places: where in the cache each sequence's tokens belong, [length] int64 on the host, by position.
         known: tokens of each sequence that are in the cache.
         new: tokens of each sequence that come now.
     """
 
     def __init__(
-        self, llama: Llama, cache: KVCache, places: Sequence[torch.Tensor], known: Sequence[int], new: Sequence[int]
+        self,
+        cache: KVCache,
+        frequencies: torch.Tensor,
+        places: Sequence[torch.Tensor],
+        known: Sequence[int],
+        new: Sequence[int],
     ) -> None:
-        self._llama, self._cache = llama, cache
-        device = llama.device
+        self._cache, self._frequencies = cache, frequencies
+        device = frequencies.device
         counts = torch.tensor(new)
         rows = torch.arange(len(new)).repeat_interleave(counts)
         offsets = torch.cat([torch.arange(count) for count in new])
@@ -51,7 +52,7 @@ class Reading:
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        queries = ops.rotate_and_store(qkv, self._positions, self._llama.frequencies, self._places, keys, values)
+        queries = ops.rotate_and_store(qkv, self._positions, self._frequencies, self._places, keys, values)
         if self._causal:
             attended = scaled_dot_product_attention(
                 self._padded(queries),
@@ -74,25 +75,6 @@ class Reading:
         padded = packed.new_zeros(*self._shape, *packed.shape[1:])
         padded[self._rows, self._offsets] = packed
         return padded.transpose(1, 2)
-
-
-@dataclass
-class Layout:
-    """Where the sequences of P prompts with B beams each lie in the cache."""
-
-    #: First place and length of each prompt, [P] int32.
-    starts: torch.Tensor
-    lengths: torch.Tensor
-    #: First place of each page of generated tokens, [P, pages] int32. A page has PAGE_STEPS * B places, step by step.
-    pages: torch.Tensor
-
-    def current(self, step: torch.Tensor, beams: int) -> torch.Tensor:
-        """Places [P * B], int64, of the tokens of `step` ([1] int64)."""
-        page = self.pages.index_select(1, step // PAGE_STEPS) + (step % PAGE_STEPS * beams)
-        return (page + torch.arange(beams, device=page.device)).flatten().long()
-
-    def select(self, rows: torch.Tensor) -> Self:
-        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def decode_attention(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from m3agiqa.engine import ops
-from m3agiqa.engine.attention import PAGE_STEPS, Layout, decode_attention
+from m3agiqa.engine.attention import decode_attention
 from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.layout import PAGE_STEPS, Layout
 from m3agiqa.engine.llama import Llama
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.search import BeamSearch, GreedySearch

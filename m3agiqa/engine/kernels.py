@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-if TYPE_CHECKING:
-    from m3agiqa.engine.attention import Layout
+from m3agiqa.engine.layout import PAGE_STEPS, Layout
 
 #: Keys that one pass of the decode attention reads.
 _BLOCK_KEYS = 64
@@ -210,8 +209,6 @@ def decode_attention(
     step: torch.Tensor,
 ) -> torch.Tensor:
     """As `attention.decode_attention`. One program a prompt and key head, so that its beams read each key once."""
-    from m3agiqa.engine.attention import PAGE_STEPS
-
     prompts, row_steps, beams = ancestors.shape
     kv_heads, dim = keys.shape[1:]
     group = queries.shape[1] // kv_heads

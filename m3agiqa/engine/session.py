@@ -7,8 +7,9 @@ from itertools import groupby
 
 import torch
 
-from m3agiqa.engine.attention import PAGE_STEPS, Layout, Reading
+from m3agiqa.engine.attention import Reading
 from m3agiqa.engine.decoding import CapturedDecoding, Decoding, Graphs, Writer, pages
+from m3agiqa.engine.layout import PAGE_STEPS, Layout
 from m3agiqa.engine.lora import Groups
 
 #: Tokens read at once: bounds what the layers between need.
@@ -56,7 +57,7 @@ class Session:
             new = [len(each) for each in embeddings[part]]
             for row, count, more in zip(of, known[part], new, strict=True):
                 self._reach(row, count + more)
-            reading = Reading(self._llama, self._cache, [self._places[row] for row in of], known[part], new)
+            reading = Reading(self._cache, self._llama.frequencies, [self._places[row] for row in of], known[part], new)
             counts = [
                 (adapter, sum(count for _, count in group))
                 for adapter, group in groupby(

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from m3agiqa.contract import Aspect
+from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, load_network
-from m3agiqa.engine.pipeline import Encoded, Pipeline
+from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.profile import AspectProfile, Describe, ModelProfile
 

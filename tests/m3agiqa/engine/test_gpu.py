@@ -15,6 +15,7 @@ from PIL import Image
 from m3agiqa.contract import Aspect
 from m3agiqa.engine import attention, ops
 from m3agiqa.engine.engine import Engine
+from m3agiqa.engine.layout import PAGE_STEPS, Layout
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.engine.synthetic import random_network
@@ -91,17 +92,17 @@ def test_elementwise_kernels_are_the_plain_operations() -> None:
 def test_decode_attention_is_the_plain_one(beams: int) -> None:
     prompts, steps, kv_heads, dim = 4, 150, 2, 32
     keys, values = torch.randn(2, 9000, kv_heads, dim)
-    layout = attention.Layout(
+    layout = Layout(
         starts=torch.tensor([0, 100, 300, 700], dtype=torch.int32),
         lengths=torch.tensor([90, 3, 200, 64], dtype=torch.int32),
-        pages=(1000 + torch.randperm(12).view(4, 3) * attention.PAGE_STEPS * beams).to(torch.int32),
+        pages=(1000 + torch.randperm(12).view(4, 3) * PAGE_STEPS * beams).to(torch.int32),
     )
     ancestors = torch.randint(0, beams, (prompts, steps, beams), dtype=torch.int32)
     queries = torch.randn(prompts * beams, 8, dim)
     for step in (1, 64, 65, 140):
         step = torch.tensor([step])
         plain = attention.decode_attention(queries, keys, values, layout, ancestors, step)
-        moved = attention.Layout(layout.starts.cuda(), layout.lengths.cuda(), layout.pages.cuda())
+        moved = Layout(layout.starts.cuda(), layout.lengths.cuda(), layout.pages.cuda())
         kernel = attention.decode_attention(
             queries.cuda(), keys.cuda(), values.cuda(), moved, ancestors.cuda(), step.cuda()
         )

@@ -9,9 +9,9 @@ import torch
 from m3agiqa.engine import session as session_module
 from m3agiqa.engine.cache import KVCache
 from m3agiqa.engine.decoding import Writer
+from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import Network, load_network
-from m3agiqa.engine.pipeline import Encoded
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head

@@ -1,0 +1,92 @@
+"""Pictures to the embeddings that stand for them in a prompt, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+
+from m3agiqa.errors import ImageTooLarge
+from m3agiqa.images import Picture
+from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, choose_grid, slice_picture
+from m3agiqa.model.vision import Tower
+
+#: Pillow leaves the interpreter to others while it resizes.
+_CUTTING_THREADS = 8
+#: Slices that run through a vision tower together: bounds what its layers need.
+_SLICES_AT_ONCE = 32
+
+
+class Encoded:
+    """One picture's slices and embeddings, each made once per grid and tower."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.width, self.height = picture.rgb.size
+        self._rgb = picture.rgb
+        self._slices: dict[Grid, Slices] = {}
+        self._moved: dict[Grid, Slices] = {}
+        self._embeddings: dict[tuple[int, Grid], torch.Tensor] = {}
+
+    def grid(self, max_slices: int) -> Grid:
+        return choose_grid(self.width, self.height, max_slices)
+
+    def cut(self, grid: Grid) -> Slices:
+        """Slices along `grid`.
+
+        Raises:
+            ImageTooLarge: its sides are too unequal.
+        """
+        if grid not in self._slices:
+            slices = slice_picture(self._rgb, grid)
+            if slices.longest > MAX_PATCHES:
+                raise ImageTooLarge(f"{self.width}x{self.height}: sides too unequal to be cut into slices")
+            self._slices[grid] = slices
+        return self._slices[grid]
+
+    def on_device(self, grid: Grid, device: torch.device) -> Slices:
+        """Slices along `grid`, their patches moved once for all towers."""
+        if grid not in self._moved:
+            slices = self.cut(grid)
+            self._moved[grid] = replace(slices, patches=tuple(patch.to(device) for patch in slices.patches))
+        return self._moved[grid]
+
+    def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:
+        """[1 + slices, query_num, hidden]."""
+        if (id(tower), grid) not in self._embeddings:
+            self._embeddings[id(tower), grid] = tower([self.on_device(grid, tower.device)])[0]
+        return self._embeddings[id(tower), grid]
+
+    @staticmethod
+    def encode_together(wanted: Iterable[tuple[Encoded, Tower, Grid]]) -> None:
+        """Encode many pictures ahead, those padded to the same length in one go."""
+        missing = [
+            (picture, tower, grid) for picture, tower, grid in wanted if (id(tower), grid) not in picture._embeddings
+        ]
+        uncut = {(id(picture), grid): (picture, grid) for picture, _, grid in missing if grid not in picture._slices}
+        if len(uncut) > 1:
+            with ThreadPoolExecutor(_CUTTING_THREADS) as pool:
+                list(pool.map(lambda each: each[0].cut(each[1]), uncut.values()))
+        batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
+        for picture, tower, grid in missing:
+            batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))
+        for batch in batches.values():
+            for part in _slice_batches(batch):
+                tower = part[0][1]
+                encoded = tower([picture.on_device(grid, tower.device) for picture, _, grid in part])
+                for (picture, _, grid), embeddings in zip(part, encoded, strict=True):
+                    picture._embeddings[id(tower), grid] = embeddings
+
+
+def _slice_batches(batch: Sequence[tuple[Encoded, Tower, Grid]]) -> Iterator[list[tuple[Encoded, Tower, Grid]]]:
+    """Parts of about _SLICES_AT_ONCE slices, at least a picture each."""
+    part: list[tuple[Encoded, Tower, Grid]] = []
+    slices = 0
+    for picture, tower, grid in batch:
+        if part and slices + 1 + grid.slices > _SLICES_AT_ONCE:
+            yield part
+            part, slices = [], 0
+        part.append((picture, tower, grid))
+        slices += 1 + grid.slices
+    yield part
