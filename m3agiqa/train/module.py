@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from xlstm import (
     xLSTMBlockStack,
     xLSTMBlockStackConfig,
 )
+from xlstm.blocks.slstm.cell import sLSTMCell
 
 from m3agiqa.model.head import POOLERS, pool
 from m3agiqa.train.settings import HeadShape
@@ -89,7 +91,7 @@ def save_head(module: HeadModule, *paths: Path) -> None:
 
 
 def _stack(shape: HeadShape, context: int) -> xLSTMBlockStack:
-    return xLSTMBlockStack(
+    stack = xLSTMBlockStack(
         xLSTMBlockStackConfig(
             mlstm_block=mLSTMBlockConfig(
                 mlstm=mLSTMLayerConfig(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=shape.heads)
@@ -105,3 +107,42 @@ def _stack(shape: HeadShape, context: int) -> xLSTMBlockStack:
             slstm_at=list(shape.slstm_at),
         )
     )
+    for index in shape.slstm_at:
+        cell = stack.blocks[index].xlstm.slstm_cell
+        cell._impl = partial(unrolled, cell)
+    return stack
+
+
+def unrolled(cell: sLSTMCell, training: bool, inputs: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """The sLSTM's recurrence for training, in place of the package's, whose loop writes every step into one tensor: its
+    backward pass copies all of that tensor at each step.
+
+    Args:
+        cell: the package's, vanilla backend.
+        training: not used.
+        inputs: [time, batch, 4 * heads * dim], gates in the order i, f, z, o.
+        state: not used: a conversation starts from nothing.
+
+    Returns:
+        [1, 1 + time, batch, heads * dim]: hidden states, a zero before the first.
+    """
+    heads, dim = cell.config.num_heads, cell.config.head_dim
+    time, batch, _ = inputs.shape
+    steps = (
+        (inputs + cell._bias).view(time, batch, 4, heads, dim).permute(0, 3, 1, 2, 4).reshape(time, heads, batch, -1)
+    )
+    recurrent = cell._recurrent_kernel.transpose(1, 2)
+    hidden = inputs.new_zeros(heads, batch, dim)
+    memory, normaliser = torch.zeros_like(hidden), torch.zeros_like(hidden)
+    stabiliser = torch.full_like(hidden, -torch.inf)
+    outputs = [hidden]
+    for step in steps.unbind():
+        raw_input, raw_forget, raw_cell, raw_output = torch.baddbmm(step, hidden, recurrent).split(dim, dim=-1)
+        decayed = stabiliser + nn.functional.logsigmoid(raw_forget)
+        stabiliser = torch.maximum(raw_input, decayed)
+        input_gate, forget_gate = torch.exp(raw_input - stabiliser), torch.exp(decayed - stabiliser)
+        memory = torch.addcmul(forget_gate * memory, input_gate, torch.tanh(raw_cell))
+        normaliser = torch.addcmul(input_gate, forget_gate, normaliser)
+        hidden = torch.sigmoid(raw_output) * memory / normaliser
+        outputs.append(hidden)
+    return torch.stack(outputs).transpose(1, 2).reshape(1, time + 1, batch, heads * dim)

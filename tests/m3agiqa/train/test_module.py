@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,25 @@ def test_the_checkpoint_is_the_published_layout(tmp_path: Path) -> None:
         [kernel] = [tensor for key, tensor in state.items() if key.endswith("_recurrent_kernel_")]
         heads, dim, gates = kernel.shape
         assert (heads, gates) == (4, 4 * dim)
+
+
+def test_our_recurrence_and_its_gradients_are_the_packages() -> None:
+    # given the same weights in a module whose cell runs as the package has it
+    module = trained().train()
+    theirs = copy.deepcopy(module)
+    cell = theirs.xlstm_pooler["xlstm_stack"].blocks[1].xlstm.slstm_cell
+    cell._impl = type(cell)._impl.__get__(cell)
+    hidden, lengths = torch.randn(3, 40, 48), torch.tensor([40, 7, 1])
+    # when
+    scores = [of(hidden, lengths) for of in (module, theirs)]
+    for of, score in zip((module, theirs), scores, strict=True):
+        of.zero_grad()
+        score.square().sum().backward()
+    # then
+    assert torch.allclose(*scores, atol=1e-5)
+    gradients = [dict(of.named_parameters()) for of in (module, theirs)]
+    for name, parameter in gradients[0].items():
+        expected = gradients[1][name].grad
+        assert parameter.grad is not None
+        assert expected is not None
+        assert (parameter.grad - expected).abs().max() <= 1e-4 * max(expected.abs().max().item(), 1e-3), name
