@@ -84,6 +84,7 @@ class DescriptionFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()
 
     def resume(self, aspects: Sequence[Aspect], *, retry_failed: bool) -> set[str]:
         """Pictures that need not be asked about again; a line that was cut off is dropped.
@@ -111,7 +112,7 @@ class DescriptionFile:
 
     def append(self, items: Sequence[dict[str, Any]]) -> None:
         """Write lines at once, so that a picture's aspects stay together."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
 
 
@@ -135,43 +136,48 @@ def ask_all(
     left = list(questions)
     for number in range(rounds):
         unanswered = []
-        with _asking(left, teacher, template, keys, concurrency) as answers:
-            for question, answer in answers:
-                if isinstance(answer, dict):
-                    file.append([_line(question, aspect, text, teacher) for aspect, text in answer.items()])
-                elif number + 1 < rounds and isinstance(answer, Refused | Busy):
+        with _asking(left, teacher, template, keys, file, concurrency) as failures:
+            for question, failure in failures:
+                if number + 1 < rounds and isinstance(failure, Refused | Busy):
                     unanswered.append(question)
                     continue
-                else:
+                if failure is not None:
                     given_up += 1
-                    file.append([{"image": question.image, "error": str(answer), "teacher": teacher.name}])
+                    file.append([{"image": question.image, "error": str(failure), "teacher": teacher.name}])
                 advance()
         left = unanswered
     return given_up
 
 
-Answer = dict[Aspect, str] | Exception
-
-
 @contextmanager
 def _asking(
-    questions: Sequence[Question], teacher: Teacher, template: Template, keys: Keys, concurrency: int
-) -> Iterator[Iterator[tuple[Question, Answer]]]:
-    """Questions with their answers, as they come."""
+    questions: Sequence[Question],
+    teacher: Teacher,
+    template: Template,
+    keys: Keys,
+    file: DescriptionFile,
+    concurrency: int,
+) -> Iterator[Iterator[tuple[Question, Exception | None]]]:
+    """Questions as they are done with, and what went wrong; answers are in the file by then."""
 
-    def ask(question: Question) -> Answer:
+    def ask(question: Question) -> Exception | None:
         try:
             picture, mime = sent_picture(question.path)
             text = template.question(question.prompt, question.scores)
-            return template.explanations(_patiently(teacher, keys, picture, mime, text))
+            found = template.explanations(_patiently(teacher, keys, picture, mime, text))
         except ConfigError:
             raise
         except (TeacherError, M3AGIQAError) as error:
             return error
+        # By the thread that asked, before it asks anything else: an answer that was paid for is not lost to a kill.
+        file.append([_line(question, aspect, text, teacher) for aspect, text in found.items()])
+        return None
 
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="asking")
     try:
-        futures: dict[Future[Answer], Question] = {pool.submit(ask, question): question for question in questions}
+        futures: dict[Future[Exception | None], Question] = {
+            pool.submit(ask, question): question for question in questions
+        }
         yield ((futures[future], future.result()) for future in as_completed(futures))
     except BaseException:
         keys.stop()
