@@ -139,13 +139,15 @@ def test_the_verdict_is_one() -> None:
 def measurements() -> str:
     """`m3agiqa/engine/bench.csv` as the README shows it."""
     lines = [
-        "| what | side | beams | pictures in a batch | seconds | pictures a second | device memory |",
-        "|---" * 7 + "|",
+        "| what | side | beams | pictures in a batch | of at most | seconds | pictures a second | device memory |",
+        "|---" * 8 + "|",
     ]
     with (ROOT / "m3agiqa" / "engine" / "bench.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            cells = [row["what"], row["size"], row["beams"], row["images"], f"{float(row['seconds']):.2f}"]
-            cells += [f"{float(row['images_per_s']):.2f}", f"{float(row['memory_gib']):.1f} GiB"]
+            cells = [row["what"], row["size"], row["beams"], row["images"], row["largest_batch"] or "-"]
+            cells += [f"{float(row['seconds']):.2f}", f"{float(row['images_per_s']):.2f}"]
+            limit = f", limited to {float(row['memory_limit_gib']):.1f}" if row["memory_limit_gib"] else ""
+            cells.append(f"{float(row['memory_gib']):.1f} GiB{limit}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

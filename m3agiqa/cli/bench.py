@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from m3agiqa.engine.bench import Report
 
 _COLUMNS = (
-    *("date", "machine", "torch", "what", "size", "beams", "tokens"),
+    *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
     *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
 )
 
@@ -89,7 +89,9 @@ def _append(report: Report, path: Path) -> None:
             writer.writerow(
                 [
                     *(report.date, report.machine, report.versions["torch"], row.what),
-                    *(settings["size"], settings["beams"], settings["tokens"], row.images),
+                    *(settings["size"], settings["beams"], settings["tokens"]),
+                    *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
+                    row.images,
                     *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
                     json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
                 ]
