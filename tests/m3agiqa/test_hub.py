@@ -401,11 +401,14 @@ def test_a_local_part_that_lacks_a_file_is_named(tmp_path: Path, lost: str, said
         resolve(profile)
 
 
-def test_random_weights_need_nothing(tmp_path: Path) -> None:
-    profile = make_profile(tmp_path, base="random", adapter="random")
-    aspects = {aspect: of.model_copy(update={"head": "random"}) for aspect, of in profile.aspects.items()}
-    resolved = resolve(profile.model_copy(update={"aspects": aspects}), offline=True)
+def test_random_weights_need_nothing() -> None:
+    resolved = resolve(ModelProfile.load("random"), offline=True)
     assert resolved == Resolved(base=None, adapters={}, heads={}, revisions={})
+
+
+def test_random_weights_cannot_stand_beside_trained_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="base, adapters and heads are all `random`"):
+        make_profile(tmp_path, base="random")
 
 
 def test_a_head_that_is_no_file_is_a_wrong_profile(tmp_path: Path) -> None:
