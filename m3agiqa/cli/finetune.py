@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa import hub
     from m3agiqa.engine.pipeline import choose_device
     from m3agiqa.model.checkpoints import read_json
+    from m3agiqa.model.slicing import Slicing
     from m3agiqa.model.tokens import ConversationTokenizer
     from m3agiqa.profile import RANDOM, ModelProfile
     from m3agiqa.train.conversations import read_conversations
@@ -47,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
     if base is None:
         raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
     data = load_data(args.folder, args.images)
-    tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", read_json(base / "config.json")["query_num"])
+    shape = read_json(base / "config.json")
+    tokenizer, slicing = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"]), Slicing.of(shape)
     train, val = (args.folder / f"{part}.json" for part in ("train", "val"))
-    lessons = Lesson(data, read_conversations(train), tokenizer, settings)
-    validation = Lesson(data, read_conversations(val), tokenizer, settings) if val.is_file() else None
+    lessons = Lesson(data, read_conversations(train), tokenizer, slicing, settings)
+    validation = Lesson(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
     device = choose_device(args.device)
     if args.memory_limit_gib is not None and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory

@@ -25,7 +25,6 @@ from m3agiqa.engine.synthetic import SHAPE_KEYS
 from m3agiqa.images import Picture
 from m3agiqa.model.language import EMBEDDING
 from m3agiqa.model.random_weights import Shape, adapter_config
-from m3agiqa.model.slicing import choose_grid, slice_picture
 from m3agiqa.profile import ModelProfile
 
 
@@ -62,8 +61,8 @@ class Baseline(nn.Module):
         """One picture and aspect; gives the raw score and milliseconds by stage."""
         network, part = self.network, self.profile.aspects[aspect]
         clock = Events()
-        grid = choose_grid(*picture.rgb.size, self.profile.describe.max_slices)
-        slices = slice_picture(picture.rgb, grid)
+        grid = network.slicing.grid(*picture.rgb.size, self.profile.describe.max_slices)
+        slices = network.slicing.cut(picture.rgb, grid)
         clock.mark("pixels")
         image = network.towers[aspect]([slices])[0]
         clock.mark("vision")

@@ -10,7 +10,7 @@ import torch
 
 from m3agiqa.errors import ImageTooLarge
 from m3agiqa.images import Picture
-from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, choose_grid, slice_picture
+from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
 from m3agiqa.model.vision import Tower
 
 #: Pillow leaves the interpreter to others while it resizes.
@@ -22,7 +22,8 @@ _SLICES_AT_ONCE = 32
 class Encoded:
     """One picture's slices and embeddings, each made once per grid and tower."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, slicing: Slicing) -> None:
+        self._slicing = slicing
         self.width, self.height = picture.rgb.size
         self._rgb = picture.rgb
         self._slices: dict[Grid, Slices] = {}
@@ -30,7 +31,7 @@ class Encoded:
         self._embeddings: dict[tuple[int, Grid], torch.Tensor] = {}
 
     def grid(self, max_slices: int) -> Grid:
-        return choose_grid(self.width, self.height, max_slices)
+        return self._slicing.grid(self.width, self.height, max_slices)
 
     def cut(self, grid: Grid) -> Slices:
         """Slices along `grid`.
@@ -39,7 +40,7 @@ class Encoded:
             ImageTooLarge: its sides are too unequal.
         """
         if grid not in self._slices:
-            slices = slice_picture(self._rgb, grid)
+            slices = self._slicing.cut(self._rgb, grid)
             if slices.longest > MAX_PATCHES:
                 raise ImageTooLarge(f"{self.width}x{self.height}: sides too unequal to be cut into slices")
             self._slices[grid] = slices

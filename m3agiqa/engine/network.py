@@ -17,6 +17,7 @@ from m3agiqa.model.adapters import Adapter, read_adapter
 from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, Tensors, assign, expect, read_head, read_json
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import EMBEDDING, LlamaShape
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
 
@@ -28,6 +29,7 @@ Progress = Callable[[str], None]
 class Network:
     """What scoring runs. Aspects whose towers are equal share one."""
 
+    slicing: Slicing
     tokenizer: ConversationTokenizer
     language: Llama
     towers: Mapping[Aspect, Tower]
@@ -97,6 +99,7 @@ def assemble(
         progress(f"{aspect}: head")
         fused[aspect] = head(aspect, language.lm_head)
     return Network(
+        slicing=Slicing.of(config),
         tokenizer=tokenizer,
         language=language,
         towers=towers,

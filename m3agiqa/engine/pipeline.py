@@ -146,14 +146,17 @@ class Pipeline:
 
     def prepare(self, job: Job) -> Job:
         """Cut a picture as its description will want it; safe in any thread, while a batch runs in another."""
-        encoded = Encoded(job.picture)
+        encoded = self._encoded(job)
         with suppress(ImageTooLarge):  # `run` will say so, where it belongs
             encoded.cut(encoded.grid(self._profile.describe.max_slices))
         return replace(job, prepared=encoded)
 
+    def _encoded(self, job: Job) -> Encoded:
+        return Encoded(job.picture, self._network.slicing)
+
     def _rows(self, jobs: Sequence[Job]) -> list[Row]:
         """A row per picture and aspect, sorted by aspect as the adapters are."""
-        pictures = [job.prepared if isinstance(job.prepared, Encoded) else Encoded(job.picture) for job in jobs]
+        pictures = [job.prepared if isinstance(job.prepared, Encoded) else self._encoded(job) for job in jobs]
         rows = []
         for aspect, profile in self._profile.aspects.items():
             for index, job in enumerate(jobs):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
-#: Side of a patch, pixels.
-PATCH = 14
-#: A slice holds about this many pixels, squared.
-SCALE = 448
 #: Patches of one slice at most: the tower's position table has 70 x 70.
 MAX_PATCHES = 4900
 
@@ -34,7 +32,7 @@ class Grid:
 class Slices:
     """The overview and the slices of one picture.
 
-    `patches` are uint8 [3, 14, 14 * L], overview first, then the grid row by row; `sizes` are (height, width) in
+    `patches` are uint8 [3, patch, patch * L], overview first, then the grid row by row; `sizes` are (height, width) in
     patches, L = height * width.
     """
 
@@ -48,69 +46,85 @@ class Slices:
         return max(height * width for height, width in self.sizes)
 
 
-def choose_grid(width: int, height: int, max_slices: int) -> Grid:
-    """The grid whose proportions are nearest the picture's, among those with one slice fewer, as many, or one more than
-    its area asks for.
+@dataclass(frozen=True)
+class Slicing:
+    """How a base wants its pictures cut; the defaults are MiniCPM-Llama3-V-2.5's."""
 
-    Ties go to the first candidate, in float64 order, as in MiniCPM-V's `slice_image`.
-    """
-    wanted = min(math.ceil(width * height / SCALE**2), max_slices)
-    if wanted <= 1:
-        return Grid(0, 0)
-    counts = [count for count in (wanted - 1, wanted, wanted + 1) if count != 1 and count <= max_slices]
-    candidates = [
-        (columns, count // columns) for count in counts for columns in range(1, count + 1) if count % columns == 0
-    ]
-    proportions = math.log(width / height)
-    return Grid(*min(candidates, key=lambda grid: abs(proportions - math.log(grid[0] / grid[1]))))
+    #: Side of a patch, pixels.
+    patch: int = 14
+    #: A slice holds about this many pixels, squared.
+    scale: int = 448
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """From a MiniCPM-V `config.json`."""
+        scale = config.get("slice_config", {}).get("scale_resolution", cls.scale)
+        return cls(patch=config["vision_config"]["patch_size"], scale=scale)
 
-def slice_picture(rgb: Image.Image, grid: Grid) -> Slices:
-    """Cut a picture along `grid`, as `choose_grid` gave it for this picture's size."""
-    overview = rgb.resize(
-        _fit(rgb.width, rgb.height, upscale=grid.slices == 0),
-        Image.Resampling.BICUBIC,
-    )
-    cells = [overview, *_cut(rgb, grid)] if grid.slices else [overview]
-    return Slices(
-        grid=grid,
-        patches=tuple(_patches(cell) for cell in cells),
-        sizes=tuple((cell.height // PATCH, cell.width // PATCH) for cell in cells),
-    )
+    def grid(self, width: int, height: int, max_slices: int) -> Grid:
+        """The grid whose proportions are nearest the picture's, among those with one slice fewer, as many, or one more
+        than its area asks for.
 
+        Ties go to the first candidate, in float64 order, as in MiniCPM-V's `slice_image`.
+        """
+        wanted = min(math.ceil(width * height / self.scale**2), max_slices)
+        if wanted <= 1:
+            return Grid(0, 0)
+        counts = [count for count in (wanted - 1, wanted, wanted + 1) if count != 1 and count <= max_slices]
+        candidates = [
+            (columns, count // columns) for count in counts for columns in range(1, count + 1) if count % columns == 0
+        ]
+        proportions = math.log(width / height)
+        return Grid(*min(candidates, key=lambda grid: abs(proportions - math.log(grid[0] / grid[1]))))
 
-def _cut(rgb: Image.Image, grid: Grid) -> list[Image.Image]:
-    cell_width, cell_height = _fit(
-        _multiple(rgb.width, grid.columns) / grid.columns,
-        _multiple(rgb.height, grid.rows) / grid.rows,
-        upscale=True,
-    )
-    resized = rgb.resize((cell_width * grid.columns, cell_height * grid.rows), Image.Resampling.BICUBIC)
-    lefts = range(0, resized.width + 1, cell_width)
-    tops = range(0, resized.height + 1, cell_height)
-    return [
-        resized.crop((left, top, right, bottom)) for top, bottom in pairwise(tops) for left, right in pairwise(lefts)
-    ]
+    def overview(self, width: int, height: int, grid: Grid) -> tuple[int, int]:
+        """Width and height of a picture's overview, pixels."""
+        return self._fit(width, height, upscale=grid.slices == 0)
 
+    def cell(self, width: int, height: int, grid: Grid) -> tuple[int, int]:
+        """Width and height of each slice of a picture along `grid`, pixels."""
+        return self._fit(
+            _multiple(width, grid.columns) / grid.columns, _multiple(height, grid.rows) / grid.rows, upscale=True
+        )
 
-def _fit(width: float, height: float, *, upscale: bool) -> tuple[int, int]:
-    """Sides of about SCALE^2 pixels in all, the proportions kept, each a multiple of PATCH."""
-    if upscale or width * height > SCALE**2:
-        ratio = width / height
-        height = int(SCALE / math.sqrt(ratio))
-        width = int(height * ratio)
-    return _multiple(width, PATCH), _multiple(height, PATCH)
+    def cut(self, rgb: Image.Image, grid: Grid) -> Slices:
+        """Cut a picture along `grid`, as `self.grid` gave it for this picture's size."""
+        overview = rgb.resize(self.overview(*rgb.size, grid), Image.Resampling.BICUBIC)
+        cells = [overview, *self._cells(rgb, grid)] if grid.slices else [overview]
+        return Slices(
+            grid=grid,
+            patches=tuple(self._patches(cell) for cell in cells),
+            sizes=tuple((cell.height // self.patch, cell.width // self.patch) for cell in cells),
+        )
+
+    def _cells(self, rgb: Image.Image, grid: Grid) -> list[Image.Image]:
+        width, height = self.cell(*rgb.size, grid)
+        resized = rgb.resize((width * grid.columns, height * grid.rows), Image.Resampling.BICUBIC)
+        lefts = range(0, resized.width + 1, width)
+        tops = range(0, resized.height + 1, height)
+        return [
+            resized.crop((left, top, right, bottom))
+            for top, bottom in pairwise(tops)
+            for left, right in pairwise(lefts)
+        ]
+
+    def _fit(self, width: float, height: float, *, upscale: bool) -> tuple[int, int]:
+        """Sides of about scale^2 pixels in all, the proportions kept, each a multiple of a patch's."""
+        if upscale or width * height > self.scale**2:
+            ratio = width / height
+            height = int(self.scale / math.sqrt(ratio))
+            width = int(height * ratio)
+        return _multiple(width, self.patch), _multiple(height, self.patch)
+
+    def _patches(self, image: Image.Image) -> torch.Tensor:
+        """RGB to uint8 [3, patch, patch * L]: patches side by side, row by row."""
+        rows, columns = image.height // self.patch, image.width // self.patch
+        pixels = torch.from_numpy(np.array(image)).view(rows, self.patch, columns, self.patch, 3)
+        return pixels.permute(4, 1, 0, 2, 3).reshape(3, self.patch, -1)
 
 
 def _multiple(length: float, divisor: int) -> int:
     return max(round(length / divisor) * divisor, divisor)
-
-
-def _patches(image: Image.Image) -> torch.Tensor:
-    """RGB to uint8 [3, PATCH, PATCH * L]: patches side by side, row by row."""
-    rows, columns = image.height // PATCH, image.width // PATCH
-    pixels = torch.from_numpy(np.array(image)).view(rows, PATCH, columns, PATCH, 3)
-    return pixels.permute(4, 1, 0, 2, 3).reshape(3, PATCH, -1)
 
 
 def normalise(patches: torch.Tensor) -> torch.Tensor:

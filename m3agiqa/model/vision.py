@@ -11,10 +11,7 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionCo
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
 from m3agiqa.model.resampler import Resampler
-from m3agiqa.model.slicing import PATCH, Slices, normalise
-
-#: Buckets along one side of the tower's position table.
-_POSITION_BUCKETS = 70
+from m3agiqa.model.slicing import Slices, normalise
 
 
 class Tower(nn.Module):
@@ -52,12 +49,14 @@ class Tower(nn.Module):
         """
         weight = self.vpm.embeddings.patch_embedding.weight
         longest = max(patch.shape[-1] for patch in patches)
-        pixels = weight.new_zeros(len(patches), 3, PATCH, longest)
+        pixels = weight.new_zeros(len(patches), *patches[0].shape[:2], longest)
         for row, patch in zip(pixels, patches, strict=True):
             row[..., : patch.shape[-1]] = normalise(patch.to(weight.device))
         # Contiguous, or every layer copies.
         embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2).contiguous()
-        positions = self.vpm.embeddings.position_embedding(position_ids(longest // PATCH).to(weight.device))
+        table = self.vpm.embeddings
+        ids = position_ids(longest // patches[0].shape[1], table.num_patches_per_side)
+        positions = table.position_embedding(ids.to(weight.device))
         encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
         features: torch.Tensor = self.vpm.post_layernorm(encoded)
         return features
@@ -67,13 +66,13 @@ class Tower(nn.Module):
         return resampled
 
 
-def position_ids(length: int) -> torch.Tensor:
+def position_ids(length: int, buckets: int = 70) -> torch.Tensor:
     """Position ids [length], int64, of a row of `length` patches.
 
-    Fractions k / length fall into 70 buckets by float32 arithmetic as MiniCPM-V-2.5 does it; an integer formula, and
+    Fractions k / length fall into buckets, as many as the tower's position table has along one side, by float32 arithmetic as MiniCPM-V-2.5 does it; an integer formula, and
     current transformers, differ for some lengths.
     """
     step = 1.0 / torch.tensor(length)
     fractions = torch.arange(0, 1 - 1e-6, step.item())[:length]
-    boundaries = torch.arange(1 / _POSITION_BUCKETS, 1.0, 1 / _POSITION_BUCKETS)
+    boundaries = torch.arange(1 / buckets, 1.0, 1 / buckets)
     return torch.bucketize(fractions, boundaries, right=True)

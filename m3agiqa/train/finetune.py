@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.files import read_job
-from m3agiqa.model.slicing import choose_grid, slice_picture
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.train.conversations import IMAGE, Conversation
 from m3agiqa.train.data import DataSet
@@ -66,6 +66,7 @@ class Lesson(Dataset[dict[str, Any]]):
     data: DataSet
     conversations: Sequence[Conversation]
     tokenizer: ConversationTokenizer
+    slicing: Slicing
     settings: FineTuning
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class Lesson(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.conversations[index]
         rgb = read_job(self.data.picture(item.image), "", None).picture.rgb
-        grid = choose_grid(rgb.width, rgb.height, self.settings.max_slices)
+        grid = self.slicing.grid(rgb.width, rgb.height, self.settings.max_slices)
         analysis, question = item.conversations[0].content.removeprefix(IMAGE), item.conversations[2].content
         prompt = self.tokenizer.generation_prompt(grid, analysis)
         asked = self.tokenizer.scoring_conversation(grid, analysis, item.description, question)
@@ -91,7 +92,7 @@ class Lesson(Dataset[dict[str, Any]]):
         return {
             "input_ids": torch.tensor([ids[: self.settings.context]]),
             "labels": torch.tensor([labels[: self.settings.context]]),
-            "slices": slice_picture(rgb, grid),
+            "slices": self.slicing.cut(rgb, grid),
             "bounds": prompt.image_bounds,
         }
 

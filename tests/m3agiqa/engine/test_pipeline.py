@@ -11,7 +11,7 @@ from m3agiqa.engine.network import load_network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.jobs import Job
-from m3agiqa.model.slicing import choose_grid
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.profile import Describe, ModelProfile
 from tests.m3agiqa.golden import BUNDLED, CPU, WORDS, Case, every_case
 
@@ -108,7 +108,7 @@ def test_a_large_picture_is_sliced_again_until_the_description_fits(network) -> 
     job = Job(picture(1400, 1400), "x", (Aspect.QUALITY,))
     whole = pipeline(network).run([job])[0].aspects[Aspect.QUALITY]
     analysis = WORDS[Aspect.QUALITY][0].replace("{prompt}", "x")
-    grids = {slices: choose_grid(1400, 1400, slices) for slices in range(9, 0, -1)}
+    grids = {slices: Slicing().grid(1400, 1400, slices) for slices in range(9, 0, -1)}
     reach = {
         slices: network.tokenizer.scoring_conversation(grid, analysis, whole.description, "").described
         for slices, grid in grids.items()

@@ -15,7 +15,7 @@ from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
-from m3agiqa.model.slicing import choose_grid
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, Case, close, every_case
 from tests.m3agiqa.oracle import Oracle
@@ -190,5 +190,5 @@ def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) ->
 def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
     case = Case(Path(__file__).parents[2] / "golden/mini_c_1024x1024")
 
-    assert choose_grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
-    assert Encoded(case.picture).grid(9).slices == 6
+    assert Slicing().grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
+    assert Encoded(case.picture, Slicing()).grid(9).slices == 6

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 from PIL import Image
 
-from m3agiqa.model.slicing import PATCH, Grid, choose_grid, normalise, slice_picture
+from m3agiqa.model.slicing import Grid, Slicing, normalise
 from tests.m3agiqa.golden import Case, every_case
 
 
@@ -13,7 +13,7 @@ def test_pixels_are_the_originals_to_the_bit(case: Case, stage: str) -> None:
     picture = case.picture
     max_slices = 9 if stage == "gen" else case.facts["cfg"]["max_slice_nums"]
 
-    slices = slice_picture(picture.rgb, choose_grid(*picture.rgb.size, max_slices))
+    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, max_slices))
 
     digests = [hashlib.sha256(normalise(patch).numpy().tobytes()).hexdigest() for patch in slices.patches]
     expected = case.facts["pixel_sha256"]
@@ -35,17 +35,32 @@ def test_pixels_are_the_originals_to_the_bit(case: Case, stage: str) -> None:
     ],
 )
 def test_grid_by_area_and_proportions(size: tuple[int, int], max_slices: int, grid: Grid) -> None:
-    assert choose_grid(*size, max_slices) == grid
+    assert Slicing().grid(*size, max_slices) == grid
 
 
 @pytest.mark.parametrize("size", [(1, 1), (13, 7), (100, 3000), (1, 90), (5000, 60), (449, 449)])
 def test_every_slice_is_whole_patches(size: tuple[int, int]) -> None:
     picture = Image.new("RGB", size, "red")
 
-    slices = slice_picture(picture, choose_grid(*size, 9))
+    slices = Slicing().cut(picture, Slicing().grid(*size, 9))
 
     assert len(slices.patches) == 1 + slices.grid.slices
     for patch, (height, width) in zip(slices.patches, slices.sizes, strict=True):
-        assert patch.shape == (3, PATCH, PATCH * height * width)
+        assert patch.shape == (3, 14, 14 * height * width)
         assert patch[0].min() == patch[0].max() == 255
         assert normalise(patch)[1].min() == normalise(patch)[1].max() == -1
+
+
+def test_a_base_may_have_another_patch_and_slice_size() -> None:
+    config = {"vision_config": {"patch_size": 16}, "slice_config": {"scale_resolution": 256}}
+    slicing = Slicing.of(config)
+
+    slices = slicing.cut(Image.new("RGB", (512, 512)), slicing.grid(512, 512, 9))
+
+    assert slices.grid == Grid(2, 2)
+    assert slices.sizes == ((16, 16),) * 5
+    assert slices.patches[0].shape == (3, 16, 16 * 256)
+
+
+def test_without_a_word_the_slices_are_the_published_ones() -> None:
+    assert Slicing.of({"vision_config": {"patch_size": 14}, "slice_config": {"max_slice_nums": 9}}) == Slicing()

@@ -1,6 +1,6 @@
 import pytest
 
-from m3agiqa.model.slicing import Grid, choose_grid
+from m3agiqa.model.slicing import Grid, Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from tests.m3agiqa.golden import BUNDLED, SHARED, WORDS, Case, every_case, published
 
@@ -13,9 +13,9 @@ def tokenizer() -> ConversationTokenizer:
 @every_case
 def test_both_conversations_have_the_originals_ids(case: Case) -> None:
     tokenizer, size, facts = case.network.tokenizer, case.picture.rgb.size, case.facts
-    score_grid = choose_grid(*size, facts["cfg"]["max_slice_nums"])
+    score_grid = Slicing().grid(*size, facts["cfg"]["max_slice_nums"])
 
-    generation = tokenizer.generation_prompt(choose_grid(*size, 9), case.analysis)
+    generation = tokenizer.generation_prompt(Slicing().grid(*size, 9), case.analysis)
     scoring = tokenizer.scoring_conversation(score_grid, case.analysis, facts["result"]["description"], case.question)
 
     assert generation.ids == facts["gen_input_ids"]

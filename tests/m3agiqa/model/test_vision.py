@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from m3agiqa.model.resampler import sincos_2d
-from m3agiqa.model.slicing import choose_grid, slice_picture
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.vision import position_ids
 from tests.m3agiqa.golden import Case, close, every_case
 
@@ -11,7 +11,7 @@ from tests.m3agiqa.golden import Case, close, every_case
 @torch.inference_mode()
 def test_tower_and_resampler_give_the_originals_features(case: Case) -> None:
     tower, picture, stages = case.network.towers[case.aspect], case.picture, case.stages
-    slices = slice_picture(picture.rgb, choose_grid(*picture.rgb.size, 9))
+    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, 9))
 
     features = tower.encode(slices.patches)
 
@@ -28,7 +28,7 @@ def test_tower_and_resampler_give_the_originals_features(case: Case) -> None:
 @torch.inference_mode()
 def test_scoring_pass_sees_the_originals_embeddings(case: Case) -> None:
     picture = case.picture
-    slices = slice_picture(picture.rgb, choose_grid(*picture.rgb.size, case.facts["cfg"]["max_slice_nums"]))
+    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, case.facts["cfg"]["max_slice_nums"]))
 
     assert close(case.network.towers[case.aspect]([slices])[0], case.stages["score.resampler"])
 

@@ -18,6 +18,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import load_network
 from m3agiqa.files import read_job
 from m3agiqa.model.random_weights import MINI, Shape, train_tokenizer, write_base, write_head
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.conversations import Conversation, read_conversations, write_conversations
@@ -64,7 +65,9 @@ class Lab:
     def lessons(self) -> Lesson:
         tokenizer = ConversationTokenizer.from_file(self.base / "tokenizer.json", SHAPE.queries)
         settings = FineTuning.model_validate(SETTINGS)
-        return Lesson(load_data(self.data), read_conversations(self.data / "train.json"), tokenizer, settings)
+        return Lesson(
+            load_data(self.data), read_conversations(self.data / "train.json"), tokenizer, Slicing(), settings
+        )
 
     def finetune(self, run: str, *arguments: str, **changes: Any) -> int:
         config = self.home / "finetune.yaml"
