@@ -16,6 +16,8 @@ class Job:
     picture: Picture
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
+    #: What stands in the scoring conversation of an aspect, in place of what the model would write.
+    descriptions: Mapping[Aspect, str] = field(default_factory=dict)
     #: What a scorer's `prepare` made of the picture ahead of time, for that scorer alone.
     prepared: object = None
 

@@ -39,7 +39,7 @@ def test_bundled_model_scores_every_aspect_and_says_that_it_is_untrained(mini: S
     assert mini.info.trained is False
     assert mini.info.dtype == "float32"
     assert set(mini.info.revisions) >= {"base"}
-    assert set(outcome.timings_ms) == {"encode", "describe", "rate"}
+    assert set(outcome.timings_ms) == {"encode", "prefill", "decode", "rate"}
 
 
 def test_sixteen_pictures_with_a_bad_one_give_fifteen_scores_and_a_failure(mini: Scorer) -> None:
