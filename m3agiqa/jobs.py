@@ -30,3 +30,5 @@ class Scores:
     failures: Mapping[Aspect, Failure] = field(default_factory=dict)
     #: Milliseconds of the batch this picture was in, by stage.
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    #: Pictures in that batch, where one was gathered.
+    batch: int | None = None
