@@ -15,7 +15,7 @@ from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.lora import Groups
-from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.network import Network, Progress, load_network
 from m3agiqa.engine.rows import Reading, Row, alive, aspect_score, failing_alone
 from m3agiqa.engine.session import Session
 from m3agiqa.engine.synthetic import random_network
@@ -72,7 +72,15 @@ class Pipeline:
         )
 
     @classmethod
-    def load(cls, profile: ModelProfile, resolved: Resolved, device: str, *, max_batch: int = 8) -> Self:
+    def load(
+        cls,
+        profile: ModelProfile,
+        resolved: Resolved,
+        device: str,
+        *,
+        max_batch: int = 8,
+        progress: Progress = lambda share: None,
+    ) -> Self:
         """Load a profile's parts.
 
         Raises:
@@ -84,9 +92,11 @@ class Pipeline:
         if resolved.base is None:
             if target.type == "cpu":
                 raise ConfigError(f"profile {profile.name}: random weights at the published shapes need a GPU")
-            network = random_network(Shape(), device=target, dtype=dtype)
+            network = random_network(Shape(), device=target, dtype=dtype, progress=progress)
         else:
-            network = load_network(resolved.base, resolved.adapters, resolved.heads, device=target, dtype=dtype)
+            network = load_network(
+                resolved.base, resolved.adapters, resolved.heads, device=target, dtype=dtype, progress=progress
+            )
         return cls(network, profile, target, max_batch=max_batch)
 
     @torch.inference_mode()

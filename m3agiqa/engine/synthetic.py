@@ -7,7 +7,7 @@ from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.network import Network, assemble
+from m3agiqa.engine.network import Network, Progress, assemble
 from m3agiqa.model.adapters import SAVED_MODULES, Adapter
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import LlamaShape
@@ -34,7 +34,14 @@ SHAPE_KEYS = (
 )
 
 
-def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Network:
+def random_network(
+    shape: Shape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    progress: Progress = lambda share: None,
+) -> Network:
     """A network with an adapter, its saved modules and a head per aspect."""
     base = base_tensors(shape, seed)
     config = shape.config()
@@ -56,7 +63,7 @@ def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, se
         state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}
         return Head(state, lm_head)
 
-    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype)
+    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype, progress=progress)
 
 
 def _tokenizer(shape: Shape) -> ConversationTokenizer:

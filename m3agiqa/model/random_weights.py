@@ -119,6 +119,9 @@ class RandomTensors:
     def names(self) -> list[str]:
         return list(self.shapes)
 
+    def count(self, key: str) -> int:
+        return math.prod(self.shapes[key])
+
     def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         size = self.shapes[key]
         generator = torch.Generator(device).manual_seed(zlib.crc32(f"{self.seed} {key}".encode()))

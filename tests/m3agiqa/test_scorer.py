@@ -132,3 +132,13 @@ def test_importing_the_scorer_does_not_import_torch() -> None:
 
 def test_bundled_profile_is_the_one_that_was_loaded(mini: Scorer) -> None:
     assert mini.aspects == tuple(ModelProfile.load("mini").aspects)
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    shares: list[float] = []
+
+    Scorer.load("mini", "cpu", progress=shares.append)
+
+    assert shares == sorted(shares)
+    assert shares[0] < 0.1
+    assert shares[-2:] == [1.0, 1.0]  # everything that was counted is read, and then the heads are made
