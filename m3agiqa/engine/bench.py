@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gc
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.baseline import Baseline
@@ -20,7 +18,7 @@ from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.engine.synthetic import random_network
 from m3agiqa.errors import ConfigError, ScoringError
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import noise_picture
 from m3agiqa.jobs import Job
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.profile import Describe, ModelProfile
@@ -118,7 +116,7 @@ def _profile(settings: Settings) -> ModelProfile:
 
 def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: Settings) -> Measured:
     baseline = Baseline(network, shape, profile)
-    pictures = [_picture(settings.size, seed) for seed in range(2)]
+    pictures = [noise_picture(settings.size, settings.size, seed) for seed in range(2)]
     baseline.score(pictures[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
     torch.cuda.reset_peak_memory_stats()
     times = [baseline.score(picture, _PROMPT, aspect)[1] for picture in pictures for aspect in Aspect]
@@ -132,7 +130,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
 
 
 def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
-    jobs = [Job(_picture(settings.size, seed), _PROMPT) for seed in range(count)]
+    jobs = [Job(noise_picture(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
     runs = []
     for _ in range(settings.repeats + 1):  # the first one compiles
         prepared = [pipeline.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
@@ -152,13 +150,6 @@ def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
     return Measured(
         "engine", count, seconds, count / seconds, stages, _used_gib(torch.device("cuda", torch.cuda.current_device()))
     )
-
-
-def _picture(size: int, seed: int) -> Picture:
-    noise = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise.numpy()).resize((size, size)).save(out, "PNG")
-    return open_picture(out.getvalue())
 
 
 def _used_gib(device: torch.device) -> float:
