@@ -14,7 +14,7 @@ from rich.table import Table
 from m3agiqa.cli.arguments import DONE
 
 if TYPE_CHECKING:
-    from m3agiqa.engine.bench import Report
+    from m3agiqa.engine.bench import Measured, Report
 
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
@@ -58,8 +58,11 @@ def _table(report: Report) -> Table:
     from m3agiqa.engine.bench import ORIGINAL_S
 
     settings = report.settings
+    floors = any(row.floors_ms for row in report.rows)
     table = Table(
-        *("what", "pictures", "s", "pictures/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms", "GiB"),
+        *("what", "pictures", "s", "pictures/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
+        *(["share of floor, %"] if floors else []),
+        "GiB",
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
         f"{settings['beams']} beams, {settings['tokens']} tokens, {report.date}",
     )
@@ -73,9 +76,18 @@ def _table(report: Report) -> Table:
             f"{row.images_per_s / baseline:.1f}x" if baseline else "-",
             f"{row.images_per_s * ORIGINAL_S:.1f}x",
             ", ".join(f"{name} {ms:.0f}" for name, ms in row.stages_ms.items()),
+            *([", ".join(f"{name} {share:.0f}" for name, share in _shares(row).items())] if floors else []),
             f"{row.memory_gib:.1f}",
         )
     return table
+
+
+def _shares(row: Measured) -> dict[str, float]:
+    """The floor of each stage, and of all together, in percent of what it took."""
+    if not row.floors_ms:
+        return {}
+    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in row.floors_ms.items()}
+    return shares | {"all": 100 * sum(row.floors_ms.values()) / (1000 * row.seconds)}
 
 
 def _append(report: Report, path: Path) -> None:

@@ -14,6 +14,7 @@ import transformers
 
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.baseline import Baseline
+from m3agiqa.engine.floors import applies_to, floors_ms
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.engine.synthetic import random_network
@@ -54,6 +55,8 @@ class Measured:
     stages_ms: dict[str, float]
     #: Device memory of the whole process at its highest, GiB.
     memory_gib: float
+    #: What each stage must take at least; empty where that is not known of the GPU.
+    floors_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -104,7 +107,7 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
     pipeline = Pipeline(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
     for count in settings.images:
         progress(f"{count} pictures")
-        report.rows.append(_engine(pipeline, count, settings))
+        report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
     return report
 
 
@@ -129,7 +132,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
+def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | None) -> Measured:
     jobs = [Job(noise_picture(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
     runs = []
     for _ in range(settings.repeats + 1):  # the first one compiles
@@ -147,9 +150,10 @@ def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
     counted = runs[1:]
     seconds = median(seconds for seconds, _ in counted)
     stages = {name: median(times[name] for _, times in counted) for name in counted[0][1]}
-    return Measured(
-        "engine", count, seconds, count / seconds, stages, _used_gib(torch.device("cuda", torch.cuda.current_device()))
-    )
+    assert pipeline.work is not None
+    floors = {} if shape is None else floors_ms(pipeline.work, shape, settings.beams)
+    memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
+    return Measured("engine", count, seconds, count / seconds, stages, memory_gib, floors)
 
 
 def _used_gib(device: torch.device) -> float:
