@@ -17,6 +17,7 @@ from m3agiqa.engine.baseline import Baseline
 from m3agiqa.engine.floors import applies_to, floors_ms
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.soak import Soak, soak
 from m3agiqa.engine.synthetic import random_network
 from m3agiqa.errors import ConfigError, ScoringError
 from m3agiqa.images import noise_picture
@@ -42,6 +43,8 @@ class Settings:
     baseline: bool = False
     memory_limit_gib: float | None = None
     repeats: int = 3
+    #: Batches in a row behind the measured ones, to see what stays behind.
+    soak: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Report:
     settings: dict[str, Any]
     load_gib: float = 0.0
     rows: list[Measured] = field(default_factory=list)
+    soak: Soak | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,6 +112,9 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
     for count in settings.images:
         progress(f"{count} pictures")
         report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
+    if settings.soak:
+        progress(f"{settings.soak} batches in a row")
+        report.soak = soak(pipeline, settings.soak, settings.images, settings.size)
     return report
 
 
