@@ -109,7 +109,7 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     from m3agiqa.engine import precision
     from m3agiqa.model.random_weights import Shape
 
-    settings = precision.Settings(getattr(torch, args.dtype), max(args.images), args.tokens, args.beams)
+    settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
     found = precision.run(settings, device, Shape(), _log)
     if args.json:
         print(json.dumps(asdict(found)))

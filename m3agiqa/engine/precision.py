@@ -120,8 +120,8 @@ def _network(dtype: torch.dtype, settings: Settings, device: torch.device, shape
 
 
 def _pipeline(network: Network, settings: Settings, device: torch.device, max_batch: int) -> Pipeline:
-    # A pipeline in half precision turns it on for the process.
-    torch.backends.cuda.matmul.allow_tf32 = False
+    # For the process: a pipeline in half precision turns the first on, and torch has the second on by itself.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
     profile = ModelProfile.load("published").model_copy(update={"describe": describe})
     return Pipeline(network, profile, device, max_batch=max_batch)
