@@ -220,6 +220,8 @@ class Verdict(_Wire):
     model: ModelInfo | None
     image: ImageInfo | None
     timings_ms: dict[str, float]
+    #: Pictures that were scored together with this one, itself counted; None if none was gathered.
+    batch: int | None = None
     attempt: int = Field(ge=1)
     submitted_at: AwareDatetime
     scored_at: AwareDatetime

@@ -20,6 +20,7 @@ score: at the edges it becomes a `contract.Failure`.
     │   └── HubUnavailable        the hub cannot be reached, or a download broke off    (retryable)
     ├── ScoringError              the model failed on this picture
     │   ├── ScoreNotFinite        the head returned NaN or infinity
+    │   ├── GoldenMismatch        a model does not give what it gave before
     │   ├── ScoringOutOfMemory    the device had no room for this batch                 (retryable)
     │   └── ScoringTimeout        no score within the deadline                          (retryable)
     ├── DeliveryError             the verdict was not taken
@@ -113,6 +114,10 @@ class ScoringError(M3AGIQAError):
 
 class ScoreNotFinite(ScoringError):
     code = "score_not_finite"
+
+
+class GoldenMismatch(ScoringError):
+    code = "golden_mismatch"
 
 
 class ScoringOutOfMemory(ScoringError):

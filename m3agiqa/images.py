@@ -105,3 +105,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         opaque.alpha_composite(image)
         image = opaque
     return image.convert("RGB")
+
+
+def noise_picture(width: int, height: int, seed: int) -> Picture:
+    """A picture of coloured blotches, the same from the same seed: to measure and check with."""
+    coarse = Image.frombytes("RGB", (32, 32), hashlib.shake_256(str(seed).encode()).digest(32 * 32 * 3))
+    out = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
+    return open_picture(out.getvalue())

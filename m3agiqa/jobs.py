@@ -16,6 +16,8 @@ class Job:
     picture: Picture
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
+    #: What stands in the scoring conversation of an aspect, in place of what the model would write.
+    descriptions: Mapping[Aspect, str] = field(default_factory=dict)
     #: What a scorer's `prepare` made of the picture ahead of time, for that scorer alone.
     prepared: object = None
 
@@ -28,3 +30,5 @@ class Scores:
     failures: Mapping[Aspect, Failure] = field(default_factory=dict)
     #: Milliseconds of the batch this picture was in, by stage.
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    #: Pictures in that batch, where one was gathered.
+    batch: int | None = None

@@ -118,6 +118,11 @@ class ModelProfile(_Section):
         profile._folder = path.resolve().parent
         return profile
 
+    @property
+    def golden(self) -> Path:
+        """The file of its golden values, which need not be there."""
+        return self._folder / "golden" / f"{self.name}.yaml"
+
     def source(self, reference: str) -> HubRef | Path:
         """What `base`, an adapter or a head's path or repository points to: a place on the hub or on this disk.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from m3agiqa import hub
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from m3agiqa.engine.pipeline import Pipeline
 
 __all__ = ["FakeScorer", "Job", "Scorer", "Scores", "Scoring", "load_scorer"]
+
+
+#: Called with the share of the weights that are loaded, 0 to 1.
+Progress = Callable[[float], None]
 
 
 class Scoring(Protocol):
@@ -47,13 +51,21 @@ class Scorer:
         self._pipeline = pipeline
 
     @classmethod
-    def load(cls, profile: ModelProfile | str, device: str = "auto", *, max_batch: int = 8) -> Self:
+    def load(
+        cls,
+        profile: ModelProfile | str,
+        device: str = "auto",
+        *,
+        max_batch: int = 8,
+        progress: Progress = lambda share: None,
+    ) -> Self:
         """Find, download if need be, and load a profile's weights.
 
         Args:
             profile: a profile, or its name or path.
             device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
             max_batch: pictures that run through the model together at most.
+            progress: called as weights are loaded.
 
         Raises:
             ConfigError: no such profile or device.
@@ -64,7 +76,7 @@ class Scorer:
         if isinstance(profile, str):
             profile = ModelProfile.load(profile)
         resolved = hub.resolve(profile)
-        pipeline = Pipeline.load(profile, resolved, device, max_batch=max_batch)
+        pipeline = Pipeline.load(profile, resolved, device, max_batch=max_batch, progress=progress)
         info = ModelInfo(
             profile=profile.name,
             base=profile.base,
@@ -142,13 +154,14 @@ class FakeScorer:
         return Scores({aspect: aspect_score(aspect) for aspect in job.aspects or self.aspects})
 
 
-def load_scorer(name: str, device: str = "auto", *, max_batch: int = 8) -> Scoring:
-    """The scorer for a model's name: a profile's name or path, "fake", or "fake:0.5" for one that takes half a second
-    a batch.
+def load_scorer(
+    model: ModelProfile | str, device: str = "auto", *, max_batch: int = 8, progress: Progress = lambda share: None
+) -> Scoring:
+    """The scorer for a profile, its name or path; "fake", or "fake:0.5" for one that takes half a second a batch.
 
     Raises:
         ConfigError, CheckpointError: as `Scorer.load`.
     """
-    if match := re.fullmatch(r"fake(:(?P<seconds>\d+(\.\d+)?))?", name):
+    if isinstance(model, str) and (match := re.fullmatch(r"fake(:(?P<seconds>\d+(\.\d+)?))?", model)):
         return FakeScorer(batch_time_s=float(match["seconds"] or 0))
-    return Scorer.load(name, device, max_batch=max_batch)
+    return Scorer.load(model, device, max_batch=max_batch, progress=progress)

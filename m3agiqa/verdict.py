@@ -71,6 +71,7 @@ def assemble(
         model=model,
         image=image,
         timings_ms={name: round(value, 3) for name, value in {**(timings_ms or {}), **outcome.timings_ms}.items()},
+        batch=outcome.batch,
         attempt=attempt,
         submitted_at=request.submitted_at,
         scored_at=datetime.now(UTC),

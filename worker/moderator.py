@@ -85,7 +85,7 @@ class Moderator:
             return known
         self.store.mark_scoring(lease)
         _still_wanted(request)
-        outcome = self.batcher.score(job, self.settings.score_timeout_s)
+        outcome = self.batcher.score(job, self.settings.score_timeout_s, request.priority)
         if isinstance(outcome, Scores) and not outcome.failures:
             self.cache.put(job, outcome)
         return outcome

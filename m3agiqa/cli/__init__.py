@@ -18,6 +18,7 @@ from m3agiqa.cli import (
     download,
     evaluate,
     finetune,
+    golden,
     plot,
     predict,
     score,
@@ -39,6 +40,7 @@ COMMANDS = {
     "plot": plot,
     "train": train,
     "bench": bench,
+    "golden": golden,
 }
 
 #: What brings a package that the extra `score` does not.

@@ -32,6 +32,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="name under cfg/models, or a path to such a file; default `published` where there is a GPU and it is "
         "downloaded, else `mini`",
     )
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda or cuda:N")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from m3agiqa.cli.arguments import DONE
+from m3agiqa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from m3agiqa.engine.bench import Report
+    import torch
+
+    from m3agiqa.engine.bench import Measured, Report
+    from m3agiqa.engine.soak import Soak
 
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
@@ -25,7 +30,7 @@ HELP = "Measure the engine with random weights at the published shapes, three as
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda", choices=["cuda"], help="only a CUDA device can be measured")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads alone")
     parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="pictures in a batch")
     parser.add_argument("--size", default=512, type=int, help="side of the square pictures, pixels")
     parser.add_argument("--tokens", default=100, type=int, help="tokens of every description")
@@ -33,33 +38,117 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two pictures")
     parser.add_argument("--memory-limit-gib", type=float, metavar="X", help="cap of the process's tensors")
     parser.add_argument("--repeats", default=3, type=int, help="counted runs, after one that is not")
+    parser.add_argument("--soak", default=0, type=int, metavar="N", help="then N batches in a row: what stays behind")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--heads", action="store_true", help="measure the xLSTM head alone")
+    modes.add_argument(
+        "--precision", action="store_true", help="measure how far scores are from float32's, and alone from in a batch"
+    )
+    parser.add_argument("--rows", default=96, type=int, help="of --heads: conversations of 600 tokens")
+    parser.add_argument(
+        "--dtype",
+        default="float16",
+        choices=["float16", "bfloat16"],
+        help="of --precision: what float32 is compared to",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     parser.add_argument("--csv", type=Path, metavar="F", help="append the report's rows to a CSV file")
 
 
 def run(args: argparse.Namespace) -> int:
+    from m3agiqa.engine.pipeline import choose_device
+
+    device = choose_device(args.device)
+    if args.heads:
+        return _heads(args, device)
+    if device.type != "cuda":
+        raise ConfigError("only `bench --heads` runs on a CPU: the rest is measured at the published shapes")
+    return _precision(args, device) if args.precision else _engine(args)
+
+
+def _engine(args: argparse.Namespace) -> int:
     from m3agiqa.engine import bench
 
-    log = Console(stderr=True)
     settings = bench.Settings(
-        args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats
+        args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
     )
-    report = bench.run(settings, lambda what: log.print(f"{what} ...", style="dim"))
+    report = bench.run(settings, _log)
     if args.csv is not None:
         _append(report, args.csv)
     if args.json:
         print(json.dumps(report.to_json()))
     else:
         Console().print(_table(report))
+        if report.soak is not None:
+            Console().print(_soaked(report.soak))
     return DONE
+
+
+def _heads(args: argparse.Namespace, device: torch.device) -> int:
+    from m3agiqa.engine import head_bench
+
+    times = head_bench.run(device, rows=args.rows, repeats=args.repeats)
+    if args.json:
+        print(json.dumps({**asdict(times), "ratio": times.ratio}))
+        return DONE
+    table = Table("device", "rows", "tokens", "head, ms", "recurrence, ms", "xlstm's loop, ms", "ratio", "difference")
+    package = [
+        f"{value:.3g}" if value is not None else "-" for value in (times.package_ms, times.ratio, times.difference)
+    ]
+    table.add_row(
+        *(f"{times.device}, {times.threads} threads", str(times.rows), str(times.tokens)),
+        *(f"{times.head_ms:.1f}", f"{times.recurrence_ms:.1f}", *package),
+    )
+    Console().print(table)
+    return DONE
+
+
+def _precision(args: argparse.Namespace, device: torch.device) -> int:
+    import torch
+
+    from m3agiqa.engine import precision
+    from m3agiqa.model.random_weights import Shape
+
+    settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
+    found = precision.run(settings, device, Shape(), _log)
+    if args.json:
+        print(json.dumps(asdict(found)))
+        return DONE
+    table = Table(title=f"{found.dtype}, {found.pictures} pictures of mixed sizes, {found.tokens} tokens")
+    for column in ("scores spread", "from float32", "alone from batch", "tokens matching", "descriptions matching"):
+        table.add_column(column)
+    table.add_row(
+        *(f"{points:.4f}" for points in (found.spread, found.from_float32, found.alone_from_batch)),
+        *(f"{100 * share:.1f} %" for share in (found.tokens_matching, found.descriptions_matching)),
+    )
+    Console().print(table)
+    return DONE
+
+
+def _log(what: str) -> None:
+    Console(stderr=True).print(f"{what} ...", style="dim")
+
+
+def _soaked(soaked: Soak) -> Table:
+    table = Table(
+        *("batch", "pictures", "tensors", "tensors, MiB", "device, MiB", "host, MiB"),
+        title=f"{len(soaked.batches)} batches in a row, {soaked.captured} graphs captured in them",
+    )
+    for number, after in enumerate(soaked.batches, start=1):
+        sizes = (after.tensor_bytes, after.device_bytes, after.host_bytes)
+        table.add_row(str(number), str(after.pictures), str(after.tensors), *(f"{size / 2**20:.1f}" for size in sizes))
+    return table
 
 
 def _table(report: Report) -> Table:
     from m3agiqa.engine.bench import ORIGINAL_S
 
     settings = report.settings
+    floors = any(row.floors_ms for row in report.rows)
     table = Table(
-        *("what", "pictures", "s", "pictures/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms", "GiB"),
+        *("what", "pictures", "s", "pictures/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
+        *(["share of floor, %"] if floors else []),
+        "GiB",
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
         f"{settings['beams']} beams, {settings['tokens']} tokens, {report.date}",
     )
@@ -73,9 +162,18 @@ def _table(report: Report) -> Table:
             f"{row.images_per_s / baseline:.1f}x" if baseline else "-",
             f"{row.images_per_s * ORIGINAL_S:.1f}x",
             ", ".join(f"{name} {ms:.0f}" for name, ms in row.stages_ms.items()),
+            *([", ".join(f"{name} {share:.0f}" for name, share in _shares(row).items())] if floors else []),
             f"{row.memory_gib:.1f}",
         )
     return table
+
+
+def _shares(row: Measured) -> dict[str, float]:
+    """The floor of each stage, and of all together, in percent of what it took."""
+    if not row.floors_ms:
+        return {}
+    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in row.floors_ms.items()}
+    return shares | {"all": 100 * sum(row.floors_ms.values()) / (1000 * row.seconds)}
 
 
 def _append(report: Report, path: Path) -> None:

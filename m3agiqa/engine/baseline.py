@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from m3agiqa.contract import Aspect
+from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.synthetic import SHAPE_KEYS
@@ -60,7 +61,7 @@ class Baseline(nn.Module):
     def score(self, picture: Picture, prompt: str, aspect: Aspect) -> tuple[float, dict[str, float]]:
         """One picture and aspect; gives the raw score and milliseconds by stage."""
         network, part = self.network, self.profile.aspects[aspect]
-        clock = Events()
+        clock = Clock(network.language.device)
         grid = network.slicing.grid(*picture.rgb.size, self.profile.describe.max_slices)
         slices = network.slicing.cut(picture.rgb, grid)
         clock.mark("pixels")
@@ -107,24 +108,3 @@ class Baseline(nn.Module):
         for (start, end), part in zip(bounds, image, strict=True):
             embedded[start:end] = part
         return embedded[None]
-
-
-class Events:
-    """Milliseconds between marks on the GPU's own clock; marks of one name add up."""
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[str, torch.cuda.Event]] = []
-        self.mark("")
-
-    def mark(self, name: str) -> None:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append((name, event))
-
-    def times_ms(self) -> dict[str, float]:
-        """By name; waits for the GPU."""
-        torch.cuda.synchronize()
-        times: dict[str, float] = {}
-        for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
-            times[name] = times.get(name, 0.0) + before.elapsed_time(after)
-        return times

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gc
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -12,15 +11,16 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.baseline import Baseline
+from m3agiqa.engine.floors import applies_to, floors_ms
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.soak import Soak, soak
 from m3agiqa.engine.synthetic import random_network
 from m3agiqa.errors import ConfigError, ScoringError
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import noise_picture
 from m3agiqa.jobs import Job
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.profile import Describe, ModelProfile
@@ -43,6 +43,8 @@ class Settings:
     baseline: bool = False
     memory_limit_gib: float | None = None
     repeats: int = 3
+    #: Batches in a row behind the measured ones, to see what stays behind.
+    soak: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Measured:
     stages_ms: dict[str, float]
     #: Device memory of the whole process at its highest, GiB.
     memory_gib: float
+    #: What each stage must take at least; empty where that is not known of the GPU.
+    floors_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Report:
     settings: dict[str, Any]
     load_gib: float = 0.0
     rows: list[Measured] = field(default_factory=list)
+    soak: Soak | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,7 +111,10 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
     pipeline = Pipeline(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
     for count in settings.images:
         progress(f"{count} pictures")
-        report.rows.append(_engine(pipeline, count, settings))
+        report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
+    if settings.soak:
+        progress(f"{settings.soak} batches in a row")
+        report.soak = soak(pipeline, settings.soak, settings.images, settings.size)
     return report
 
 
@@ -118,7 +126,7 @@ def _profile(settings: Settings) -> ModelProfile:
 
 def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: Settings) -> Measured:
     baseline = Baseline(network, shape, profile)
-    pictures = [_picture(settings.size, seed) for seed in range(2)]
+    pictures = [noise_picture(settings.size, settings.size, seed) for seed in range(2)]
     baseline.score(pictures[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
     torch.cuda.reset_peak_memory_stats()
     times = [baseline.score(picture, _PROMPT, aspect)[1] for picture in pictures for aspect in Aspect]
@@ -131,8 +139,8 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
-    jobs = [Job(_picture(settings.size, seed), _PROMPT) for seed in range(count)]
+def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | None) -> Measured:
+    jobs = [Job(noise_picture(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
     runs = []
     for _ in range(settings.repeats + 1):  # the first one compiles
         prepared = [pipeline.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
@@ -149,16 +157,10 @@ def _engine(pipeline: Pipeline, count: int, settings: Settings) -> Measured:
     counted = runs[1:]
     seconds = median(seconds for seconds, _ in counted)
     stages = {name: median(times[name] for _, times in counted) for name in counted[0][1]}
-    return Measured(
-        "engine", count, seconds, count / seconds, stages, _used_gib(torch.device("cuda", torch.cuda.current_device()))
-    )
-
-
-def _picture(size: int, seed: int) -> Picture:
-    noise = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise.numpy()).resize((size, size)).save(out, "PNG")
-    return open_picture(out.getvalue())
+    assert pipeline.work is not None
+    floors = {} if shape is None else floors_ms(pipeline.work, shape, settings.beams)
+    memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
+    return Measured("engine", count, seconds, count / seconds, stages, memory_gib, floors)
 
 
 def _used_gib(device: torch.device) -> float:

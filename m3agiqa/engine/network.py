@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from m3agiqa.contract import Aspect
 from m3agiqa.engine.llama import Llama
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.adapters import Adapter, read_adapter
-from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, Tensors, assign, expect, read_head, read_json
+from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, Tensors, Watched, assign, expect, read_head, read_json
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import EMBEDDING, LlamaShape
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
 
-#: Called with what is being loaded.
-Progress = Callable[[str], None]
+#: Called with the share of the weights that are loaded, 0 to 1.
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def load_network(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    progress: Progress = lambda part: None,
+    progress: Progress = lambda share: None,
 ) -> Network:
     """Load the base in `base`, an adapter folder and a head's file per aspect.
 
@@ -59,7 +59,6 @@ def load_network(
     shape, tower = _architecture(config)
     expect(files.names(), [*shape.tensors(), *tower.state_dict()], str(base))
     tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", config["query_num"])
-    progress("adapters")
     read = {aspect: read_adapter(adapters[aspect], aspect, shape.linears(), files.names()) for aspect in adapters}
 
     def head(aspect: Aspect, lm_head: torch.Tensor) -> Head:
@@ -80,11 +79,13 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    progress: Progress = lambda part: None,
+    progress: Progress = lambda share: None,
 ) -> Network:
     """Build a network of its parts; `head` makes an aspect's head, given the language model's output layer."""
+    meter = _Meter(files, adapters.values(), progress)
+    files = meter.watch(files)
+    adapters = {aspect: replace(adapter, files=meter.watch(adapter.files)) for aspect, adapter in adapters.items()}
     loader = _Loader(files, device, dtype)
-    progress("language model")
     tables = [loader.tensor(EMBEDDING, adapter) for adapter in adapters.values()]
     if device.type == "cuda":
         tables = _in_host_memory(tables)
@@ -94,10 +95,9 @@ def assemble(
     towers: dict[Aspect, Tower] = {}
     fused: dict[Aspect, Head] = {}
     for aspect, adapter in adapters.items():
-        progress(f"{aspect}: vision tower")
         towers[aspect] = loader.tower(adapter, config)
-        progress(f"{aspect}: head")
         fused[aspect] = head(aspect, language.lm_head)
+    progress(1.0)
     return Network(
         slicing=Slicing.of(config),
         tokenizer=tokenizer,
@@ -125,6 +125,27 @@ def _in_host_memory(tables: list[torch.Tensor]) -> list[torch.Tensor]:
     """Move embedding tables off the GPU, equal ones once: a gigabyte each, of which a batch reads a few rows."""
     moved = {id(table): table.cpu().pin_memory() for table in tables}
     return [moved[id(table)] for table in tables]
+
+
+class _Meter:
+    """Counts the numbers that are read, of all that will be: each adapter, and the base but for what all of those bring
+    themselves. Heads, a hundredth of it, are not counted.
+    """
+
+    def __init__(self, base: Tensors, adapters: Iterable[Adapter], progress: Progress) -> None:
+        adapters = list(adapters)
+        unread = frozenset.intersection(*(adapter.saved for adapter in adapters)) if adapters else frozenset()
+        self._total = sum(base.count(key) for key in base.names() if key not in unread)
+        self._total += sum(adapter.files.count(key) for adapter in adapters for key in adapter.files.names())
+        self._read = 0
+        self._progress = progress
+
+    def watch(self, tensors: Tensors) -> Watched:
+        return Watched(tensors, self._seen)
+
+    def _seen(self, count: int) -> None:
+        self._read += count
+        self._progress(self._read / self._total)
 
 
 class _Loader:

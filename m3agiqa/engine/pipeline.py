@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
+from m3agiqa.contract import Failure
+from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.lora import Groups
-from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.network import Network, Progress, load_network
+from m3agiqa.engine.rows import Reading, Row, alive, aspect_score, failing_alone
 from m3agiqa.engine.session import Session
 from m3agiqa.engine.synthetic import random_network
+from m3agiqa.engine.work import Work
 from m3agiqa.errors import (
     ConfigError,
     ImageTooLarge,
     M3AGIQAError,
     PromptTooLong,
     RequestInvalid,
-    ScoreNotFinite,
     ScoringOutOfMemory,
 )
 from m3agiqa.hub import Resolved
@@ -33,40 +33,9 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
-from m3agiqa.profile import AspectProfile, ModelProfile
+from m3agiqa.profile import ModelProfile
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-@dataclass
-class Row:
-    """One picture's way through one aspect."""
-
-    job: int
-    aspect: Aspect
-    picture: Encoded
-    profile: AspectProfile
-    analysis: str
-    #: What was read before the description, and how the picture was cut for it.
-    prompt: Conversation | None = None
-    grid: Grid | None = None
-    description: str = ""
-    score: AspectScore | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What of a scoring conversation is read: the ids the context holds, of which `known` were read before."""
-
-    grid: Grid
-    conversation: Conversation
-    ids: list[int]
-    known: int
-
-    @property
-    def cut_tokens(self) -> int:
-        return len(self.conversation.ids) - len(self.ids)
 
 
 class Pipeline:
@@ -86,6 +55,8 @@ class Pipeline:
         self.max_batch = max_batch
         self.aspects = tuple(profile.aspects)
         self.dtype = str(network.language.dtype).removeprefix("torch.")
+        #: Of the latest batch.
+        self.work: Work | None = None
         self._network = network
         self._profile = profile
         self._device = device
@@ -101,7 +72,15 @@ class Pipeline:
         )
 
     @classmethod
-    def load(cls, profile: ModelProfile, resolved: Resolved, device: str, *, max_batch: int = 8) -> Self:
+    def load(
+        cls,
+        profile: ModelProfile,
+        resolved: Resolved,
+        device: str,
+        *,
+        max_batch: int = 8,
+        progress: Progress = lambda share: None,
+    ) -> Self:
         """Load a profile's parts.
 
         Raises:
@@ -113,9 +92,11 @@ class Pipeline:
         if resolved.base is None:
             if target.type == "cpu":
                 raise ConfigError(f"profile {profile.name}: random weights at the published shapes need a GPU")
-            network = random_network(Shape(), device=target, dtype=dtype)
+            network = random_network(Shape(), device=target, dtype=dtype, progress=progress)
         else:
-            network = load_network(resolved.base, resolved.adapters, resolved.heads, device=target, dtype=dtype)
+            network = load_network(
+                resolved.base, resolved.adapters, resolved.heads, device=target, dtype=dtype, progress=progress
+            )
         return cls(network, profile, target, max_batch=max_batch)
 
     @torch.inference_mode()
@@ -123,16 +104,19 @@ class Pipeline:
         """Score a batch, in order. A failure of one picture and aspect is in its scores; any other is raised."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # each thread has its own, and kernels launch on it
-        timings: dict[str, float] = {}
+        clock = Clock(self._device)
         rows = self._rows(jobs)
-        with self._timed("encode", timings):
-            prompts = self._prompts(rows)
-        alive = _alive(rows)
-        if alive:
-            with self._timed("describe", timings):
-                session = self._describe(alive, prompts)
-            with self._timed("rate", timings):
-                self._rate(alive, session)
+        prompts = self._prompts(rows)
+        clock.mark("encode")
+        if going := alive(rows):
+            session = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in going])
+            clock.mark("prefill")
+            self._describe(going, session)
+            clock.mark("decode")
+            self._rate(going, session)
+            clock.mark("rate")
+        timings = clock.times_ms()
+        self.work = Work.of(rows, self._network.towers)
         return [self._scores(job, [row for row in rows if row.job == index], timings) for index, job in enumerate(jobs)]
 
     def typed(self, error: Exception) -> M3AGIQAError | Exception:
@@ -162,7 +146,8 @@ class Pipeline:
             for index, job in enumerate(jobs):
                 if aspect in (job.aspects or self.aspects):
                     analysis = profile.analysis.replace("{prompt}", job.prompt)
-                    rows.append(Row(index, aspect, pictures[index], profile, analysis))
+                    given = job.descriptions.get(aspect)
+                    rows.append(Row(index, aspect, pictures[index], profile, analysis, given))
         return rows
 
     def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:
@@ -177,15 +162,15 @@ class Pipeline:
     def _prompts(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Embeddings [tokens, hidden] of what each row is asked, those that fail left out."""
         for row in rows:
-            with _failing_alone(row):
+            with failing_alone(row):
                 row.picture.cut(row.picture.grid(self._profile.describe.max_slices))
         Encoded.encode_together(
             (row.picture, self._network.towers[row.aspect], row.picture.grid(self._profile.describe.max_slices))
-            for row in _alive(rows)
+            for row in alive(rows)
         )
         prompts = []
-        for row in _alive(rows):
-            with _failing_alone(row):
+        for row in alive(rows):
+            with failing_alone(row):
                 grid = row.picture.grid(self._profile.describe.max_slices)
                 prompt = self._network.tokenizer.generation_prompt(grid, row.analysis)
                 if len(prompt.ids) > MAX_PROMPT_TOKENS:
@@ -197,12 +182,13 @@ class Pipeline:
                 row.grid, row.prompt = grid, prompt
         return prompts
 
-    def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
-        """Have the adapted model write each row's description."""
-        session = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
-        for row, ids in zip(rows, session.generate(), strict=True):
-            row.description = self._network.tokenizer.decode(ids)
-        return session
+    def _describe(self, rows: Sequence[Row], session: Session) -> None:
+        """Have the adapted model write the descriptions, unless all are given."""
+        if any(row.given is None for row in rows):
+            for row, ids in zip(rows, session.generate(), strict=True):
+                row.description, row.generated = self._network.tokenizer.decode(ids), len(ids)
+        for row in rows:
+            row.description = row.description if row.given is None else row.given
 
     def _rate(self, rows: Sequence[Row], session: Session) -> None:
         """Score each row from the model's states over the whole conversation.
@@ -211,8 +197,8 @@ class Pipeline:
         """
         readings: dict[int, Reading] = {}
         for number, row in enumerate(rows):
-            with _failing_alone(row):
-                readings[number] = self._reading(row)
+            with failing_alone(row):
+                readings[number] = row.reading = self._reading(row)
         states: dict[int, torch.Tensor] = {}
         for anew in (False, True):
             part = {number: reading for number, reading in readings.items() if (reading.known == 0) is anew}
@@ -233,8 +219,8 @@ class Pipeline:
                 lengths = torch.tensor([len(states[number]) for number in of], device=self._device)
                 raw = head(pad_sequence([states[number] for number in of], batch_first=True), lengths)
                 for number, score in zip(of, raw.tolist(), strict=True):
-                    with _failing_alone(rows[number]):
-                        rows[number].score = _aspect_score(rows[number], readings[number], score)
+                    with failing_alone(rows[number]):
+                        rows[number].score = aspect_score(rows[number], score)
 
     def _reading(self, row: Row) -> Reading:
         grid, conversation = self._fit(row)
@@ -279,14 +265,6 @@ class Pipeline:
                 embedded[start:end] = picture
         return embedded
 
-    @contextmanager
-    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        timings[stage] = (time.perf_counter() - started) * 1000
-
 
 def choose_device(name: str) -> torch.device:
     """The device for "auto", "cpu", "cuda" or "cuda:N".
@@ -305,29 +283,3 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
-
-
-def _aspect_score(row: Row, reading: Reading, raw: float) -> AspectScore:
-    if not math.isfinite(raw):
-        raise ScoreNotFinite(f"{row.aspect}: the head returned {raw}; check the checkpoint and the dtype")
-    score = min(max(raw, 0.0), 5.0)
-    return AspectScore(
-        score=score,
-        rating=Rating.of(score),
-        description=row.description,
-        slices=reading.grid.slices,
-        cut_tokens=reading.cut_tokens,
-    )
-
-
-def _alive(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.failure is None]
-
-
-@contextmanager
-def _failing_alone(row: Row) -> Iterator[None]:
-    """A typed failure of one row stays that row's."""
-    try:
-        yield
-    except M3AGIQAError as error:
-        row.failure = Failure.of(error)

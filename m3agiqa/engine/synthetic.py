@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.network import Network, assemble
+from m3agiqa.engine.network import Network, Progress, assemble
 from m3agiqa.model.adapters import SAVED_MODULES, Adapter
+from m3agiqa.model.checkpoints import Tensors
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.random_weights import (
@@ -34,9 +37,26 @@ SHAPE_KEYS = (
 )
 
 
-def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Network:
-    """A network with an adapter, its saved modules and a head per aspect."""
-    base = base_tensors(shape, seed)
+def random_network(
+    shape: Shape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    stored: torch.dtype | None = None,
+    progress: Progress = lambda share: None,
+) -> Network:
+    """A network with an adapter, its saved modules and a head per aspect.
+
+    Args:
+        shape: sizes.
+        device: where it is made.
+        dtype: what it computes in; heads in float32.
+        seed: the same gives the same weights.
+        stored: what the weights are rounded to, heads aside, as if a checkpoint held them so; None does not.
+        progress: called as weights are made.
+    """
+    base: Tensors = _rounded(base_tensors(shape, seed), stored)
     config = shape.config()
     targets = frozenset(name for name in LlamaShape.of(config).linears() if ".self_attn." in name)
     prefixes = tuple(SAVED_MODULES[module] for module in shape.saved)
@@ -44,7 +64,7 @@ def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, se
         aspect: Adapter(
             name=aspect,
             config=LoraConfig(**adapter_config(shape)),
-            files=adapter_tensors(shape, seed + number),
+            files=_rounded(adapter_tensors(shape, seed + number), stored),
             saved=frozenset(name for name in base.names() if name.startswith(prefixes)),
             targets=targets,
         )
@@ -56,7 +76,26 @@ def random_network(shape: Shape, *, device: torch.device, dtype: torch.dtype, se
         state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}
         return Head(state, lm_head)
 
-    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype)
+    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    tensors: Tensors
+    dtype: torch.dtype
+
+    def names(self) -> list[str]:
+        return self.tensors.names()
+
+    def count(self, key: str) -> int:
+        return self.tensors.count(key)
+
+    def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        return self.tensors.read(key, device, self.dtype).to(dtype)
+
+
+def _rounded(tensors: Tensors, dtype: torch.dtype | None) -> Tensors:
+    return tensors if dtype is None else _Rounded(tensors, dtype)
 
 
 def _tokenizer(shape: Shape) -> ConversationTokenizer:

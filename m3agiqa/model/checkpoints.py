@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,7 +21,30 @@ class Tensors(Protocol):
 
     def names(self) -> list[str]: ...
 
+    def count(self, key: str) -> int:
+        """How many numbers a tensor has, which reads none of them."""
+        ...
+
     def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Tensors that tell how many numbers were read."""
+
+    tensors: Tensors
+    seen: Callable[[int], None]
+
+    def names(self) -> list[str]:
+        return self.tensors.names()
+
+    def count(self, key: str) -> int:
+        return self.tensors.count(key)
+
+    def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        tensor = self.tensors.read(key, device, dtype)
+        self.seen(tensor.numel())
+        return tensor
 
 
 class TensorFiles:
@@ -65,16 +91,29 @@ class TensorFiles:
         """
         if key in self._pickled:
             return self._pickled[key].to(device=device, dtype=dtype)
+        with self._file(key) as file:
+            tensor: torch.Tensor = file.get_tensor(key)
+        return tensor.to(device=device, dtype=dtype)
+
+    def count(self, key: str) -> int:
+        """As `read` raises."""
+        if key in self._pickled:
+            return self._pickled[key].numel()
+        with self._file(key) as file:
+            return math.prod(file.get_slice(key).get_shape())
+
+    @contextmanager
+    def _file(self, key: str) -> Iterator[Any]:
+        """The open file of a tensor."""
         if key not in self._files:
             raise CheckpointError(f"the checkpoint has no tensor {key}")
         path = self._files[key]
         try:
             if path not in self._open:
                 self._open[path] = _safetensors(path).__enter__()
-            tensor: torch.Tensor = self._open[path].get_tensor(key)
+            yield self._open[path]
         except SafetensorError as error:
             raise CheckpointError(f"{path}, tensor {key}: {error}") from error
-        return tensor.to(device=device, dtype=dtype)
 
 
 def read_json(path: Path) -> dict[str, Any]:

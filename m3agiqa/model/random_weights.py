@@ -119,6 +119,9 @@ class RandomTensors:
     def names(self) -> list[str]:
         return list(self.shapes)
 
+    def count(self, key: str) -> int:
+        return math.prod(self.shapes[key])
+
     def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         size = self.shapes[key]
         generator = torch.Generator(device).manual_seed(zlib.crc32(f"{self.seed} {key}".encode()))
@@ -243,9 +246,14 @@ def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
     return tokenizer
 
 
+def head_ffn(shape: Shape) -> int:
+    """Width of the feed-forward layer behind a head's sLSTM, as xlstm rounds its projection factor."""
+    return 64 * math.ceil(1.3 * shape.head_width / 64)
+
+
 def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
     width, inner, heads = shape.head_width, 2 * shape.head_width, 4
-    ffn = 64 * math.ceil(1.3 * width / 64)  # as xlstm rounds its projection factor
+    ffn = head_ffn(shape)
     shapes: dict[str, Sequence[int]] = {
         "W.weight": (width, shape.vocab),
         "W.bias": (width,),

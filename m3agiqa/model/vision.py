@@ -69,8 +69,8 @@ class Tower(nn.Module):
 def position_ids(length: int, buckets: int = 70) -> torch.Tensor:
     """Position ids [length], int64, of a row of `length` patches.
 
-    Fractions k / length fall into buckets, as many as the tower's position table has along one side, by float32 arithmetic as MiniCPM-V-2.5 does it; an integer formula, and
-    current transformers, differ for some lengths.
+    Fractions k / length fall into buckets, as many as the tower's position table has along one side, by float32
+    arithmetic as MiniCPM-V-2.5 does it; an integer formula, and current transformers, differ for some lengths.
     """
     step = 1.0 / torch.tensor(length)
     fractions = torch.arange(0, 1 - 1e-6, step.item())[:length]

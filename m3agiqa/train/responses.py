@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m3agiqa.contract import Aspect, Failure
-from m3agiqa.engine.pipeline import Reading, Row
+from m3agiqa.engine.rows import Reading, Row
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_job

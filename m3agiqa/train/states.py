@@ -13,8 +13,7 @@ from torch import nn
 
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.network import Network
-from m3agiqa.engine.pipeline import Pipeline, Row
-from m3agiqa.engine.session import Session
+from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ConfigError, RequestInvalid
 from m3agiqa.hub import Resolved
 from m3agiqa.jobs import Job
@@ -49,7 +48,6 @@ class Reader(Headless):
         self._keeper = _Keeper()
         heads: dict[Aspect, Any] = dict.fromkeys(network.heads, self._keeper)
         super().__init__(replace(network, heads=heads), profile, device, **options)
-        self._given: Sequence[str] | None = None
 
     def read(self, jobs: Sequence[Job], descriptions: Sequence[str] | None = None) -> list[torch.Tensor | Failure]:
         """States [tokens, hidden] of each picture's scoring conversation, in order, or why there are none.
@@ -59,18 +57,12 @@ class Reader(Headless):
             descriptions: what stands in the conversations; None has the model write its own.
         """
         [aspect] = self.aspects
-        self._given = descriptions
+        if descriptions is not None:
+            jobs = [replace(job, descriptions={aspect: text}) for job, text in zip(jobs, descriptions, strict=True)]
         self._keeper.kept.clear()
         outcomes = self.run(jobs)
         kept = iter(self._keeper.kept)
         return [next(kept) if aspect in scores.aspects else scores.failures[aspect] for scores in outcomes]
-
-    def _describe(self, rows: Sequence[Row], prompts: Sequence[torch.Tensor]) -> Session:
-        if self._given is None:
-            return super()._describe(rows, prompts)
-        for row in rows:
-            row.description = self._given[row.job]
-        return self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
 
 
 def for_one_aspect(profile: ModelProfile, aspect: Aspect) -> ModelProfile:

@@ -399,3 +399,17 @@ def test_weights_that_do_not_fit_are_a_failed_verdict(
     monkeypatch.setattr(local, "load_scorer", refuse)
     assert main(["score", str(picture), "--prompt", "", *FAKE, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "checkpoint_error"
+
+
+def test_loading_shows_a_bar_on_a_terminal_alone(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(picture), "--prompt", "", "--model", "mini", "--device", "cpu", "--json"]
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # takes stderr for a terminal
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "loading" in captured.err
+    assert json.loads(captured.out)["status"] == "scored"

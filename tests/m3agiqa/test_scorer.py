@@ -39,7 +39,7 @@ def test_bundled_model_scores_every_aspect_and_says_that_it_is_untrained(mini: S
     assert mini.info.trained is False
     assert mini.info.dtype == "float32"
     assert set(mini.info.revisions) >= {"base"}
-    assert set(outcome.timings_ms) == {"encode", "describe", "rate"}
+    assert set(outcome.timings_ms) == {"encode", "prefill", "decode", "rate"}
 
 
 def test_sixteen_pictures_with_a_bad_one_give_fifteen_scores_and_a_failure(mini: Scorer) -> None:
@@ -132,3 +132,13 @@ def test_importing_the_scorer_does_not_import_torch() -> None:
 
 def test_bundled_profile_is_the_one_that_was_loaded(mini: Scorer) -> None:
     assert mini.aspects == tuple(ModelProfile.load("mini").aspects)
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    shares: list[float] = []
+
+    Scorer.load("mini", "cpu", progress=shares.append)
+
+    assert shares == sorted(shares)
+    assert shares[0] < 0.1
+    assert shares[-2:] == [1.0, 1.0]  # everything that was counted is read, and then the heads are made

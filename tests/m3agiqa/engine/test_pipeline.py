@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,3 +172,49 @@ def test_special_tokens_in_a_prompt_neither_break_nor_empty_a_score(network) -> 
     outcome = pipeline(network).run([Job(picture(512, 512), attack)])[0]
 
     assert set(outcome.aspects) == set(ASPECTS)
+
+
+def test_a_given_description_stands_in_place_of_a_written_one(network) -> None:
+    # Given a picture with the model's own description of one aspect, and words of others for it
+    runner = pipeline(network)
+    job = Job(picture(512, 512), "x")
+    [own] = runner.run([job])
+    written = {aspect: own.aspects[aspect].description for aspect in ASPECTS}
+    # When each is what its conversation is to hold
+    same, other = runner.run(
+        [replace(job, descriptions=written), replace(job, descriptions={ASPECTS[0]: "a wall, sharp and evenly lit"})]
+    )
+    # Then the own words give the own score, and other words another
+    for aspect in ASPECTS:
+        assert same.aspects[aspect].score == pytest.approx(own.aspects[aspect].score, abs=1e-4)
+    assert other.aspects[ASPECTS[0]].description == "a wall, sharp and evenly lit"
+    assert abs(other.aspects[ASPECTS[0]].score - own.aspects[ASPECTS[0]].score) > 1e-3
+    assert other.aspects[ASPECTS[1]].description == written[ASPECTS[1]]
+
+
+def test_the_work_of_a_batch_is_what_was_encoded_read_and_written(network) -> None:
+    # Given a picture in three slices, one in the overview alone, and one that fails
+    runner = pipeline(network, max_new_tokens=5)
+    jobs = [Job(picture(512, 512), "x"), Job(picture(64, 64), "x", ASPECTS[:1]), Job(picture(64, 64), "word " * 1500)]
+    # When they are scored
+    outcomes = runner.run(jobs)
+    # Then each aspect's tower encoded each picture, and every row read its prompt once
+    work = runner.work
+    assert work is not None
+    towers = len({id(tower) for tower in network.towers.values()})
+    assert sorted(slices for slices, _ in work.encoded) == sorted([1] + [3] * towers)
+    assert work.encoded_again == ()
+    prompts = [
+        len(
+            network.tokenizer.generation_prompt(
+                Slicing().grid(side, side, 9), WORDS[aspect][0].replace("{prompt}", "x")
+            ).ids
+        )
+        for aspect, side in ((ASPECTS[0], 512), (ASPECTS[0], 64), (ASPECTS[1], 512))
+    ]
+    assert list(work.prompts) == prompts
+    assert all(1 <= count <= 5 for count in work.generated)
+    for (known, new), prompt in zip(work.read, prompts, strict=True):
+        assert known >= prompt - 2  # all but the tokens that begin the answer
+        assert new > 0
+    assert outcomes[2].aspects == {}

@@ -1,0 +1,30 @@
+"""`m3agiqa golden`: keep what a profile's model gives, for workers to hold themselves against when they start."""
+
+from __future__ import annotations
+
+import argparse
+
+from m3agiqa.cli.arguments import DONE, add_device_argument
+
+HELP = "Score the golden pictures in float32, and keep the values for workers to check themselves against."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="PROFILE", help="name under cfg/models, or a path to such a file")
+    add_device_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from m3agiqa.cli import local
+    from m3agiqa.files import check_writable, write
+    from m3agiqa.golden import Golden
+    from m3agiqa.profile import ModelProfile
+
+    profile = ModelProfile.load(args.model).model_copy(update={"dtype": "float32"})
+    profile.golden.parent.mkdir(exist_ok=True)
+    check_writable(profile.golden)
+    scorer = local.load(profile, args.device, None, max_batch=1)
+    golden = Golden.of(scorer.score, scorer.info)
+    write(profile.golden, golden.text())
+    print(f"{profile.golden}: {len(golden.pictures)} pictures of {profile.name}")
+    return DONE

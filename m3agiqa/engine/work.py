@@ -1,0 +1,50 @@
+"""What a batch came to, in numbers that its time can be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from m3agiqa.contract import Aspect
+from m3agiqa.engine.encoding import Encoded
+from m3agiqa.engine.rows import Row
+from m3agiqa.model.slicing import Grid
+from m3agiqa.model.vision import Tower
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows are pictures times aspects; those that failed are left out."""
+
+    #: Of every picture and tower: slices, the overview with them, and patches of each, padding counted.
+    encoded: tuple[tuple[int, int], ...]
+    #: Likewise, of what was sliced again to fit the head's context.
+    encoded_again: tuple[tuple[int, int], ...]
+    #: Tokens of each row's prompt.
+    prompts: tuple[int, ...]
+    #: Tokens each row's description was written in, the end token with them; 0 where it was given.
+    generated: tuple[int, ...]
+    #: Of each row's scoring conversation: tokens that were known from the prompt, and tokens read on from there.
+    read: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], towers: Mapping[Aspect, Tower]) -> Self:
+        scored = [(row, row.reading) for row in rows if row.failure is None and row.reading is not None]
+        first = {_encoding(row, towers, row.grid) for row, _ in scored if row.grid is not None}
+        again = {_encoding(row, towers, reading.grid) for row, reading in scored if reading.known == 0} - first
+        return cls(
+            encoded=tuple(_size(picture, grid) for picture, _, grid in first),
+            encoded_again=tuple(_size(picture, grid) for picture, _, grid in again),
+            prompts=tuple(len(row.prompt.ids) for row, _ in scored if row.prompt is not None),
+            generated=tuple(row.generated for row, _ in scored),
+            read=tuple((reading.known, len(reading.ids) - reading.known) for _, reading in scored),
+        )
+
+
+def _encoding(row: Row, towers: Mapping[Aspect, Tower], grid: Grid) -> tuple[Encoded, int, Grid]:
+    return row.picture, id(towers[row.aspect]), grid
+
+
+def _size(picture: Encoded, grid: Grid) -> tuple[int, int]:
+    return 1 + grid.slices, picture.cut(grid).longest

@@ -1,0 +1,193 @@
+"""Golden pictures: a model scores them before it may score others, and must give what it gave before.
+
+What a profile's model gave is kept in `golden/NAME.yaml` beside the profile; `m3agiqa golden` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from m3agiqa import config
+from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo
+from m3agiqa.errors import GoldenMismatch, ScoringError
+from m3agiqa.images import noise_picture
+from m3agiqa.jobs import Job, Scores
+
+#: Points of the scale from 0 to 5. A batch and float16 move a score by less, given the same description.
+TOLERANCE = 0.02
+#: Characters by which a description is known again. Behind them, rounding may lead a search elsewhere.
+_BEGINNING = 16
+
+#: Name to width, height and prompt: each is cut into slices in another way.
+_PICTURES = {
+    "square": (512, 512, "coloured blotches on a wall"),
+    "wide": (768, 320, "a long row of flags in the fog, seen through a wet window on a grey morning"),
+    "small": (224, 320, ""),
+}
+
+#: Scores a batch of jobs.
+Score = Callable[[Sequence[Job]], Sequence[Scores | Failure]]
+
+
+class GoldenScore(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    #: Of the conversation with this description, computed in float32.
+    score: float
+    description: str
+
+
+class Golden(BaseModel):
+    """One file of golden values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Of the weights, as verdicts show them.
+    revisions: dict[str, str]
+    pictures: dict[str, dict[Aspect, GoldenScore]]
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """None if there is no such file.
+
+        Raises:
+            ConfigError: it is broken.
+        """
+        return config.load(path, cls) if path.is_file() else None
+
+    @classmethod
+    def of(cls, score: Score, info: ModelInfo) -> Self:
+        """What a model gives.
+
+        Raises:
+            ScoringError: it cannot score a golden picture.
+        """
+        pictures = {
+            name: {
+                aspect: GoldenScore(score=round(scored.score, 6), description=scored.description)
+                for aspect, scored in scores.items()
+            }
+            for name, scores in _alone(score).items()
+        }
+        return cls(revisions=info.revisions, pictures=pictures)
+
+    def text(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+@cache
+def jobs() -> dict[str, Job]:
+    """The golden pictures, by name."""
+    return {
+        name: Job(noise_picture(width, height, seed), prompt)
+        for seed, (name, (width, height, prompt)) in enumerate(_PICTURES.items())
+    }
+
+
+def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: int) -> list[str]:
+    """Score golden pictures alone, in a full batch, and with the descriptions that are kept.
+
+    Scores are compared for equal descriptions: another description is another input.
+
+    Args:
+        score: scores a batch.
+        info: of the model that `score` asks.
+        golden: what it gave before; None if nothing is kept.
+        max_batch: pictures in a full batch.
+
+    Returns:
+        What was found, in lines for a log.
+
+    Raises:
+        ScoringError: a golden picture cannot be scored.
+        GoldenMismatch: scores or descriptions are not what they should be.
+    """
+    alone = _alone(score)
+    names = list(islice(cycle(alone), max(max_batch, len(alone))))
+    # With descriptions of its own: what a full batch needs is compiled then, and has its memory.
+    _scores(score, names, {})
+    written = {
+        name: {aspect: scored.description for aspect, scored in scores.items()} for name, scores in alone.items()
+    }
+    furthest = 0.0
+    for name, scores in zip(names, _scores(score, names, written), strict=True):
+        for aspect, scored in scores.items():
+            known = alone[name][aspect].score
+            furthest = max(furthest, abs(scored.score - known))
+            if abs(scored.score - known) > TOLERANCE:
+                raise GoldenMismatch(
+                    f"{aspect} of the golden picture {name!r} is {scored.score:.4f} in a batch of {max_batch} and "
+                    f"{known:.4f} alone, more than {TOLERANCE} apart: this device does not compute as it should; try "
+                    "another device, driver or version of torch, or smaller batches"
+                )
+    found = [f"golden pictures score alone as in a batch of {max_batch}, {furthest:.4f} apart at most"]
+    if golden is None:
+        return [*found, f"no golden values are kept for {info.profile}, so nothing else was checked"]
+    return [*found, *_against(golden, info, score, alone)]
+
+
+def _against(
+    golden: Golden, info: ModelInfo, score: Score, alone: Mapping[str, Mapping[Aspect, AspectScore]]
+) -> Iterator[str]:
+    renew = f"if it was changed on purpose, renew them by `m3agiqa golden {info.profile}`"
+    if golden.revisions != info.revisions:
+        raise GoldenMismatch(
+            f"the golden values of {info.profile} are those of other weights ({_differing(golden, info)}); {renew}"
+        )
+    kept = {
+        name: {aspect: value.description for aspect, value in values.items()}
+        for name, values in golden.pictures.items()
+    }
+    if kept.keys() != alone.keys() or any(kept[name].keys() != alone[name].keys() for name in kept):
+        raise GoldenMismatch(f"the golden values of {info.profile} are of other pictures or aspects; {renew}")
+    furthest = 0.0
+    for name in kept:
+        [scores] = _scores(score, [name], kept)
+        for aspect, scored in scores.items():
+            expected = golden.pictures[name][aspect].score
+            furthest = max(furthest, abs(scored.score - expected))
+            if abs(scored.score - expected) > TOLERANCE:
+                raise GoldenMismatch(
+                    f"{aspect} of the golden picture {name!r} is {scored.score:.4f}, not {expected:.4f} as it was, "
+                    f"more than {TOLERANCE} apart: {info.profile} or what it runs on is not what it was; {renew}, and "
+                    "if it was not, try another device, driver or version of torch"
+                )
+    yield f"golden values of {info.profile} are met, {furthest:.4f} apart at most"
+    pairs = [(alone[name][aspect].description, kept[name][aspect]) for name in kept for aspect in kept[name]]
+    same = sum(mine[:_BEGINNING] == theirs[:_BEGINNING] for mine, theirs in pairs)
+    if same == 0:
+        raise GoldenMismatch(
+            f"not one of {len(pairs)} descriptions of golden pictures begins as it did, so {info.profile} does not "
+            f"write what it wrote; {renew}, and if it was not, try another device, driver or version of torch"
+        )
+    yield f"{same} of {len(pairs)} descriptions begin as they did"
+
+
+def _differing(golden: Golden, info: ModelInfo) -> str:
+    parts = golden.revisions.keys() | info.revisions.keys()
+    return ", ".join(sorted(part for part in parts if golden.revisions.get(part) != info.revisions.get(part)))
+
+
+def _alone(score: Score) -> dict[str, Mapping[Aspect, AspectScore]]:
+    return {name: _scores(score, [name], {})[0] for name in _PICTURES}
+
+
+def _scores(
+    score: Score, names: Sequence[str], descriptions: Mapping[str, Mapping[Aspect, str]]
+) -> list[Mapping[Aspect, AspectScore]]:
+    """Scores of golden pictures together, their descriptions given or not."""
+    known = jobs()
+    outcomes = score([replace(known[name], descriptions=descriptions.get(name, {})) for name in names])
+    for name, outcome in zip(names, outcomes, strict=True):
+        failure = outcome if isinstance(outcome, Failure) else next(iter(outcome.failures.values()), None)
+        if failure is not None:
+            raise ScoringError(f"the model cannot score the golden picture {name!r}: {failure.code}: {failure.message}")
+    return [outcome.aspects for outcome in outcomes if isinstance(outcome, Scores)]
