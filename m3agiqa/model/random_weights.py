@@ -53,6 +53,11 @@ class Shape:
     vision_layers: int = 27
     vision_heads: int = 16
     vision_ffn: int = 4304
+    #: Side of a patch and of a square slice, pixels.
+    patch: int = 14
+    scale: int = 448
+    #: Entries of the tower's position table along one side.
+    positions: int = 70
     queries: int = 96
     rank: int = 64
     head_width: int = 512
@@ -82,9 +87,10 @@ class Shape:
                 "intermediate_size": self.vision_ffn,
                 "num_hidden_layers": self.vision_layers,
                 "num_attention_heads": self.vision_heads,
-                "image_size": 980,
-                "patch_size": 14,
+                "image_size": self.positions * self.patch,
+                "patch_size": self.patch,
             },
+            "slice_config": {"patch_size": self.patch, "scale_resolution": self.scale},
         }
 
 
@@ -179,6 +185,13 @@ def head_tensors(shape: Shape, seed: int) -> RandomTensors:
     return RandomTensors(_head_shapes(shape), seed)
 
 
+def write_description(folder: Path, shape: Shape, tokenizer: Tokenizer) -> None:
+    """Write what stands beside a base's weights: config.json and tokenizer.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1) + "\n")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def write_base(
     folder: Path,
     shape: Shape,
@@ -189,9 +202,7 @@ def write_base(
     device: str = "cpu",
 ) -> None:
     """Write a base: config.json, tokenizer.json, and one safetensors file or shards with an index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1) + "\n")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_description(folder, shape, tokenizer)
     shards: list[dict[str, torch.Tensor]] = [{}]
     written: list[list[str]] = []
     size = 0

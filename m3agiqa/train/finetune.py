@@ -20,11 +20,9 @@ from m3agiqa.errors import RequestInvalid
 from m3agiqa.files import read_job
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
-from m3agiqa.train.conversations import IMAGE, Conversation
+from m3agiqa.train.conversations import Conversation
 from m3agiqa.train.data import DataSet
-
-#: Label of a token that is not to be learned.
-_IGNORED = -100
+from m3agiqa.train.lessons import tokens
 
 
 class FineTuning(BaseModel):
@@ -76,24 +74,14 @@ class Lesson(Dataset[dict[str, Any]]):
         item = self.conversations[index]
         rgb = read_job(self.data.picture(item.image), "", None).picture.rgb
         grid = self.slicing.grid(rgb.width, rgb.height, self.settings.max_slices)
-        analysis, question = item.conversations[0].content.removeprefix(IMAGE), item.conversations[2].content
-        prompt = self.tokenizer.generation_prompt(grid, analysis)
-        asked = self.tokenizer.scoring_conversation(grid, analysis, item.description, question)
-        rated = self.tokenizer.scoring_conversation(grid, analysis, item.word, question)
-        if prompt.image_bounds[-1][1] >= self.settings.context:
+        learned = tokens(self.tokenizer, item, grid)
+        if learned.image_bounds[-1][1] >= self.settings.context:
             raise RequestInvalid(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
-        first = len(prompt.ids)
-        end = max(at for at, token in enumerate(prompt.ids) if token in self.tokenizer.eos_ids)
-        word = [*rated.ids[first : rated.described], prompt.ids[end]]
-        ids = [*asked.ids, *prompt.ids[end + 1 :], *word]
-        labels = [_IGNORED] * len(ids)
-        labels[first : asked.described + 1] = ids[first : asked.described + 1]
-        labels[-len(word) :] = word
         return {
-            "input_ids": torch.tensor([ids[: self.settings.context]]),
-            "labels": torch.tensor([labels[: self.settings.context]]),
+            "input_ids": torch.tensor([learned.ids[: self.settings.context]]),
+            "labels": torch.tensor([learned.labels[: self.settings.context]]),
             "slices": self.slicing.cut(rgb, grid),
-            "bounds": prompt.image_bounds,
+            "bounds": learned.image_bounds,
         }
 
 

@@ -80,8 +80,11 @@ class RunFolder:
             writer.writerows(history)
         columns = {name: [epoch[name] for epoch in history] for name in history[0]}
         plots.save(plots.curves(columns, best), self.path / "curves.png")
+        self.keep({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "history": list(history)})
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Keep what `open` gives to a run that continues."""
         partial = self._last.with_suffix(".partial")
-        state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "history": list(history)}
         torch.save(state, partial)
         partial.replace(self._last)
 

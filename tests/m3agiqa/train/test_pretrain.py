@@ -1,0 +1,215 @@
+"""`pretrain` at a tiny shape."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from m3agiqa.cli import main
+from m3agiqa.contract import Aspect
+from m3agiqa.images import noise_picture
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.model.random_weights import Shape, write_adapter, write_head
+from m3agiqa.model.slicing import Grid
+from m3agiqa.profile import ModelProfile
+from m3agiqa.scorer import Scorer
+from m3agiqa.train.backbone import MAP_CHANNELS, POOLED, Backbone
+from m3agiqa.train.conversations import Conversation, write_conversations
+from m3agiqa.train.data import load_data
+from m3agiqa.train.pretrain import Pretraining
+from m3agiqa.train.student import Read, Student, Targets, losses
+from m3agiqa.train.views import Cut
+from tests.m3agiqa.golden import CPU
+from tests.m3agiqa.train.conftest import MakeData
+
+SHAPE = {
+    "vocab": 300,
+    "hidden": 32,
+    "layers": 1,
+    "heads": 2,
+    "kv_heads": 1,
+    "ffn": 48,
+    "vision_hidden": 32,
+    "vision_layers": 1,
+    "vision_heads": 2,
+    "vision_ffn": 48,
+    "patch": 16,
+    "scale": 32,
+    "positions": 8,
+    "queries": 2,
+    "rank": 2,
+    "head_width": 64,
+    "saved": [],
+}
+SETTINGS: dict[str, Any] = {
+    "shape": SHAPE,
+    "labels": ["mos_quality"],
+    "split": {"ratio": [3, 1]},
+    "side": 64,
+    "sizes": [[64, 64], [96, 64]],
+    "steps": 6,
+    "batch_size": 4,
+    "evaluate_every": 3,
+    "text_from": 0.5,
+}
+
+
+class Lab:
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
+        entries = load_data(data).entries
+        for number, entry in enumerate(entries):
+            noise_picture(64, 64, seed=number).rgb.save(data / "images" / entry.name)
+        made = [Conversation.made(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked) for entry in entries]
+        write_conversations(data / "train.json", made)
+
+    def pretrain(self, run: str, *arguments: str, **changes: Any) -> int:
+        config = self.data.parent / "base.yaml"
+        config.write_text(yaml.safe_dump({**SETTINGS, **changes}))
+        conversations = ["--conversations", str(self.data / "train.json")]
+        places = ["--config", str(config), "--run", str(self.run(run)), "--device", "cpu"]
+        return main(["pretrain", str(self.data), *places, *conversations, *arguments])
+
+    def run(self, name: str) -> Path:
+        return self.data.parent / name
+
+    def weights(self, run: str) -> dict[str, torch.Tensor]:
+        return load_file(self.run(run) / "base" / "model.safetensors")
+
+    def table(self, run: str) -> list[dict[str, str]]:
+        with (self.run(run) / "metrics.csv").open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def lab(make_data: MakeData) -> Lab:
+    return Lab(make_data(12))
+
+
+def test_a_base_learns_and_scores_through_the_one_door(lab: Lab) -> None:
+    # when
+    assert lab.pretrain("run", steps=60, evaluate_every=10, learning_rate=3e-3, ema=0.9) == 0
+    # then every teacher was listened to
+    table = lab.table("run")
+    for loss in ("map", "pooled", "rating"):
+        assert float(table[-1][loss]) < float(table[0][loss]), loss
+    texts = [float(line["text"]) for line in table]
+    assert texts[:3] == [0, 0, 0]
+    assert 0 < texts[5] < texts[3]
+    # and what it wrote is a base like any other
+    home, shape = lab.data.parent, Shape(**{**SHAPE, "saved": ()})
+    write_adapter(home / "adapter", shape, seed=1)
+    write_head(home / "head.safetensors", shape, seed=1)
+    part = ModelProfile.load("mini").aspects[Aspect.QUALITY].model_dump()
+    part |= {"adapter": "adapter", "head": "head.safetensors"}
+    describe = {"max_new_tokens": 8}
+    content = {"name": "lab", "base": "run/base", "describe": describe, "aspects": {"quality": part}}
+    (home / "lab.yaml").write_text(yaml.safe_dump(content))
+    scorer = Scorer.load(ModelProfile.load(str(home / "lab.yaml")), device="cpu")
+    [outcome] = scorer.score([Job(noise_picture(64, 64, seed=99), "a thing")])
+    assert isinstance(outcome, Scores)
+    assert outcome.aspects[Aspect.QUALITY].slices == 4
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a run that is interrupted behind its first checkpoint
+    assert lab.pretrain("unbroken") == 0
+    step = Pretraining.rate
+
+    def interrupted(self: Pretraining, number: int) -> float:
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "rate", interrupted)
+        assert lab.pretrain("broken") == 130
+    assert not (lab.run("broken") / "base" / "model.safetensors").exists()
+    # when
+    assert lab.pretrain("broken") == 0
+    # then
+    for key, tensor in lab.weights("unbroken").items():
+        assert torch.equal(tensor, lab.weights("broken")[key]), key
+    assert lab.table("unbroken") == lab.table("broken")
+
+
+def test_another_configuration_needs_another_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.pretrain("run", steps=1) == 0
+
+    assert lab.pretrain("run", steps=1, batch_size=2) == 1
+
+    assert "another batch_size; name another folder" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab.data / "images" / "gen1_005.png").write_text("no picture")
+
+    assert lab.pretrain("run") == 1
+
+    assert "gen1_005.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"sizes": [[60, 64]]}, "sizes"), ({"shape": {**SHAPE, "width": 3}}, "width")]
+)
+def test_a_wrong_configuration_is_named(
+    lab: Lab, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any], named: str
+) -> None:
+    assert lab.pretrain("run", **wrong) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_the_bundled_bases_configuration_is_valid() -> None:
+    settings = Pretraining.load("mini-base")
+
+    assert settings.rate(0) < settings.rate(100)
+    assert settings.rate(settings.steps - 1) < settings.learning_rate / 100
+
+
+def test_slices_are_put_together_where_they_were_cut() -> None:
+    # given an overview and 2 x 3 slices of 4 x 5 patches, each patch with its own place as its feature
+    whole = torch.arange(2 * 4 * 3 * 5).view(2 * 4, 3 * 5)
+    slices = [
+        whole[row * 4 : row * 4 + 4, column * 5 : column * 5 + 5].reshape(-1) for row in range(2) for column in range(3)
+    ]
+    read = torch.stack([torch.full((20,), -1), *slices])[None, :, :, None]
+    # when
+    put = Student._map(read, Cut(Grid(3, 2), [], [(4, 5)] * 7))
+    # then
+    assert torch.equal(put[0, 0], whole)
+
+
+def test_maps_of_another_fineness_are_compared_at_the_coarser_ones_places() -> None:
+    # given a map and the same at half its fineness
+    coarse = torch.rand(1, MAP_CHANNELS, 2, 3)
+    fine = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    nothing = torch.zeros(1, 1)
+    read = Read(coarse, nothing, nothing, torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
+    # then
+    found = losses(read, Targets(fine, nothing, nothing))
+    assert float(found["map"]) < 1e-12
+    assert float(found["text"]) == 0
+
+
+def test_the_backbone_sees_a_picture_the_same_beside_another() -> None:
+    backbone = Backbone(CPU)
+    pictures = torch.stack(
+        [
+            torch.frombuffer(bytearray(noise_picture(64, 96, seed).rgb.tobytes()), dtype=torch.uint8).view(96, 64, 3)
+            for seed in (1, 2)
+        ]
+    ).permute(0, 3, 1, 2)
+
+    both, alone = backbone(pictures), backbone(pictures[:1])
+
+    assert both.maps.shape == (2, MAP_CHANNELS, 6, 4)
+    assert both.pooled.shape == (2, POOLED)
+    assert torch.allclose(both.pooled[0], alone.pooled[0], atol=1e-5)
+    assert not torch.allclose(both.pooled[0], both.pooled[1], atol=1e-2)
