@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from m3agiqa.errors import RequestInvalid
 if TYPE_CHECKING:
     from m3agiqa.train.data import DataSet
 
-HELP = "Check a data set (data check), or make its train.json and val.json (data conversations)."
+HELP = "Check a data set, make its conversation files, or spoilt copies and stand-ins to learn from."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
     make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
     make.add_argument("--seed", type=int, default=42)
+    distort = commands.add_parser("distort", help="Write a data set of the pictures and spoilt copies of them.")
+    distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
+    distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
+    distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    stand_in = commands.add_parser(
+        "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like pictures."
+    )
+    stand_in.add_argument("--aspect", choices=list(Aspect), required=True)
+    stand_in.add_argument("--descriptions", type=Path, required=True, metavar="F.jsonl", help="lines with mos, 0 to 5")
+    stand_in.add_argument("--output", type=Path, required=True, metavar="F.jsonl")
     for command in (check, make):
-        command.add_argument("folder", type=Path, metavar="DIR")
         add_data_arguments(command)
+    stand_in.add_argument("--label", required=True, metavar="COLUMN", help="the scores that stand in for the aspect's")
+    for command in (check, make, distort, stand_in):
+        command.add_argument("folder", type=Path, metavar="DIR")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +67,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.data import load_data
 
-    data = load_data(args.folder, args.images)
-    return _check(args, data) if args.action == "check" else _conversations(args, data)
+    data = load_data(args.folder, getattr(args, "images", None))
+    return _ACTIONS[args.action](args, data)
 
 
 def _check(args: argparse.Namespace, data: DataSet) -> int:
@@ -104,8 +117,38 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
     return DONE
 
 
+def _distort(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.train.distort import Distortions, distort
+
+    errors = Console(stderr=True)
+    pictures, copies = distort(
+        data,
+        args.descriptions,
+        Distortions.load(args.config),
+        args.output,
+        lambda done, count: track(done, "spoiling pictures", total=count, console=errors),
+    )
+    print(f"{args.output}: {pictures} pictures, {copies} spoilt copies")
+    return DONE
+
+
+def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.files import check_writable, write
+    from m3agiqa.train.standin import stand_ins
+
+    check_writable(args.output)
+    aspect = Aspect(args.aspect)
+    lines = stand_ins(data, data.label_column(aspect, args.label), args.descriptions, aspect)
+    write(args.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    print(f"{args.output}: {len(lines)} descriptions that stand in for {aspect}")
+    return DONE
+
+
 def _ratio(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in text.split(":"))
     except ValueError:
         raise RequestInvalid(f"--ratio {text} is not like 8:2 or 7:1:2") from None
+
+
+_ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "stand-in": _stand_in}

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.files import read_job
+from m3agiqa.images import Picture
 
 TABLE = "data.csv"
 PARTS = ("train", "val", "test")
@@ -63,6 +65,13 @@ class DataSet:
 
     def picture(self, name: str) -> Path:
         return self.images / name
+
+    def open(self, name: str) -> Picture:
+        """Raises: RequestInvalid: the picture cannot be read; says which."""
+        try:
+            return read_job(self.picture(name), "", None).picture
+        except M3AGIQAError as error:
+            raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
 
     def label_column(self, aspect: Aspect, wanted: str | None = None) -> str:
         """The column with an aspect's scores: `wanted`, or the one that the data sets use.

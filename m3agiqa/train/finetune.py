@@ -17,7 +17,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
-from m3agiqa.files import read_job
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.train.conversations import Conversation
@@ -72,7 +71,7 @@ class Lesson(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.conversations[index]
-        rgb = read_job(self.data.picture(item.image), "", None).picture.rgb
+        rgb = self.data.open(item.image).rgb
         grid = self.slicing.grid(rgb.width, rgb.height, self.settings.max_slices)
         learned = tokens(self.tokenizer, item, grid)
         if learned.image_bounds[-1][1] >= self.settings.context:

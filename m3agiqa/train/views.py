@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_job
 from m3agiqa.model.slicing import Grid, Slicing
 from m3agiqa.train.data import DataSet
 
@@ -44,10 +42,7 @@ def load_pictures(
     """
 
     def load(name: str) -> torch.Tensor:
-        try:
-            rgb = read_job(data.picture(name), "", None).picture.rgb
-        except M3AGIQAError as error:
-            raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
+        rgb = data.open(name).rgb
         if rgb.size != (side, side):
             rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
