@@ -39,11 +39,23 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda or cuda:N")
 
 
+def add_batch_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--batch-size", type=_count, default=8, metavar="N", help="pictures the model takes together (default 8)"
+    )
+
+
 def wanted_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:
     """None for all."""
     if names is None or ALL in names:
         return None
     return tuple(Aspect(name) for name in dict.fromkeys(names))
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above 0")
+    return int(value)
 
 
 def _device(value: str) -> str:

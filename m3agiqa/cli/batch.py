@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED, USAGE, add_scoring_arguments, wanted_aspects
+from m3agiqa.cli.arguments import DONE, FAILED, USAGE, add_batch_argument, add_scoring_arguments, wanted_aspects
 from m3agiqa.contract import Aspect, AspectScore, Failure
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 HELP = "Score the pictures of a CSV file with the columns image_path and prompt."
 
 COLUMNS = ("image_path", "prompt", "aspect", "description", "score", "rating", "error")
-
-#: Pictures scored together.
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a list of rows, one a picture and aspect; the same goes to F.csv",
     )
     add_scoring_arguments(parser)
+    add_batch_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output, table):
         check_writable(path)
     aspects = wanted_aspects(args.aspect)
-    scorer = local.load(args.model, args.device, aspects, max_batch=BATCH)
+    scorer = local.load(args.model, args.device, aspects, max_batch=args.batch_size)
     records: list[dict[str, Any]] = []
     try:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-            for start in progress.track(range(0, len(rows), BATCH), description="scoring"):
-                records += _score(rows[start : start + BATCH], args.csv.parent, scorer, aspects, policy)
+            for start in progress.track(range(0, len(rows), args.batch_size), description="scoring"):
+                part = rows[start : start + args.batch_size]
+                records += _score(part, args.csv.parent, scorer, aspects, policy)
     finally:
         # Also when interrupted: what was scored is kept.
         write(args.output, json.dumps(records, indent=2, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import track
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.cli.arguments import DONE, FAILED, add_batch_argument
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--aspect", choices=list(Aspect))
     parser.add_argument("--conversations", type=Path, metavar="F.json", help="train.json, val.json, ...")
+    add_batch_argument(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     aspect = Aspect(args.aspect)
     console = Console(stderr=True)
     answered, failed = respond(
-        ResponseTask(load_data(args.folder, args.images), aspect, args.conversations, args.output),
-        lambda: _load(args.model, aspect, args.device),
+        ResponseTask(load_data(args.folder, args.images), aspect, args.conversations, args.output, args.batch_size),
+        lambda: _load(args.model, aspect, args.device, args.batch_size),
         lambda starts: track(starts, "answering", console=console),
     )
     for line in failed:
@@ -46,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     return DONE if answered or not failed else FAILED
 
 
-def _load(model: str, aspect: Aspect, device: str) -> Answerer:
+def _load(model: str, aspect: Aspect, device: str, batch_size: int) -> Answerer:
     from m3agiqa import hub
     from m3agiqa.profile import ModelProfile
     from m3agiqa.train.responses import Answerer
     from m3agiqa.train.states import for_one_aspect
 
     profile = for_one_aspect(ModelProfile.load(model), aspect)
-    return Answerer.of(profile, hub.resolve(profile), device)
+    return Answerer.of(profile, hub.resolve(profile), device, batch_size)

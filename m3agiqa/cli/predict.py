@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import DONE, FAILED, add_model_arguments
+from m3agiqa.cli.arguments import DONE, FAILED, add_batch_argument, add_model_arguments
 from m3agiqa.cli.data import add_data_arguments
 from m3agiqa.contract import Aspect
 
@@ -32,6 +32,7 @@ def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
     add_data_arguments(parser)
     add_model_arguments(parser)
+    add_batch_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,12 +56,12 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
         data.check_group(args.group)
     if output is not None:
         check_writable(output)
-    scorer = local.load(args.model, args.device, (aspect,), max_batch=8)
+    scorer = local.load(args.model, args.device, (aspect,), max_batch=args.batch_size)
     asked = Asked(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
-    return _predict(data, asked, scorer, output), scorer
+    return _predict(data, asked, scorer, output, args.batch_size), scorer
 
 
-def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None) -> list[Prediction]:
+def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, batch_size: int) -> list[Prediction]:
     from m3agiqa.train.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
@@ -69,7 +70,7 @@ def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None) 
     missing = [entry for entry in data.entries if (entry.name, entry.prompt) not in known]
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("scoring", total=len(data.entries), completed=len(known))
-        for batch in predict(data, asked, scorer, missing):
+        for batch in predict(data, asked, scorer, missing, batch_size):
             rows += batch
             if file is not None:
                 file.append(batch)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE
+from m3agiqa.cli.arguments import DONE, add_batch_argument
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for hidden states; default: RUN/cache")
     parser.add_argument("--epochs", type=int, metavar="N", help="overrides the configuration's")
+    add_batch_argument(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         aspect=aspect,
         label=data.label_column(aspect, args.label),
         settings=settings,
+        batch_size=args.batch_size,
         descriptions=None if args.descriptions is None else read_descriptions(args.descriptions, aspect),
     )
     errors = Console(stderr=True)

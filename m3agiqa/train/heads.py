@@ -24,9 +24,6 @@ from m3agiqa.train.module import HeadModule
 from m3agiqa.train.settings import HeadTraining
 from m3agiqa.train.states import Reader, for_one_aspect
 
-#: Pictures read together.
-BATCH = 8
-
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
@@ -41,6 +38,8 @@ class HeadTask:
     settings: HeadTraining
     #: Picture to description; None has the frozen model write its own.
     descriptions: Mapping[str, str] | None = None
+    #: Pictures the frozen model reads together.
+    batch_size: int = 8
 
 
 class Frozen:
@@ -52,6 +51,7 @@ class Frozen:
         self.device = choose_device(device)
         self._resolved = hub.resolve(self.profile)
         self._described = task.descriptions is not None
+        self._batch_size = task.batch_size
 
     def lm_head(self) -> torch.Tensor:
         """The language model's output layer [vocab, hidden], float32."""
@@ -72,7 +72,7 @@ class Frozen:
 
     def reader(self) -> Reader:
         """The loaded model."""
-        return Reader.of(self.profile, self._resolved, str(self.device))
+        return Reader.of(self.profile, self._resolved, str(self.device), self._batch_size)
 
 
 def train_head(
@@ -157,8 +157,8 @@ def _fill(
     missing = [name for name, (state, _) in wanted.items() if state not in cache]
     if missing:
         reader = frozen.reader()
-        for start in progress(range(0, len(missing), BATCH)):
-            names = missing[start : start + BATCH]
+        for start in progress(range(0, len(missing), task.batch_size)):
+            names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
             for name, states in zip(names, reader.read([wanted[name][1] for name in names], given), strict=True):
                 if isinstance(states, Failure):

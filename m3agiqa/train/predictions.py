@@ -18,9 +18,6 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import Scoring
 from m3agiqa.train.data import DataSet, Entry
 
-#: Pictures scored together.
-BATCH = 8
-
 
 class Prediction(BaseModel):
     """One picture and aspect; either a score or an error."""
@@ -78,11 +75,13 @@ class Asked(BaseModel):
 COLUMNS = tuple(Prediction.model_fields)
 
 
-def predict(data: DataSet, asked: Asked, scorer: Scoring, entries: Sequence[Entry]) -> Iterator[list[Prediction]]:
+def predict(
+    data: DataSet, asked: Asked, scorer: Scoring, entries: Sequence[Entry], batch_size: int
+) -> Iterator[list[Prediction]]:
     """Score entries, batch by batch in order; a row that fails has its error and no score."""
     model = model_name(scorer.info)
-    for start in range(0, len(entries), BATCH):
-        batch = entries[start : start + BATCH]
+    for start in range(0, len(entries), batch_size):
+        batch = entries[start : start + batch_size]
         jobs = [_job(data, entry, asked.aspect) for entry in batch]
         outcomes = iter(scorer.score([job for job in jobs if isinstance(job, Job)]))
         yield [

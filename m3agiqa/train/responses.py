@@ -16,9 +16,6 @@ from m3agiqa.train.conversations import read_conversations, write_conversations
 from m3agiqa.train.data import DataSet
 from m3agiqa.train.states import Headless
 
-#: Pictures answered about together.
-BATCH = 8
-
 
 class Answerer(Headless):
     """Writes descriptions as scoring does, then goes on with the rating question instead of the head."""
@@ -59,6 +56,8 @@ class ResponseTask:
     aspect: Aspect
     conversations: Path
     output: Path
+    #: Pictures answered about together.
+    batch_size: int = 8
 
 
 def respond(
@@ -89,9 +88,9 @@ def respond(
         except M3AGIQAError as error:
             failed.append(f"{image}: {error}")
     answerer = load() if jobs else None
-    for start in progress(range(0, len(jobs), BATCH)):
+    for start in progress(range(0, len(jobs), task.batch_size)):
         assert answerer is not None
-        images = list(jobs)[start : start + BATCH]
+        images = list(jobs)[start : start + task.batch_size]
         for image, answer in zip(images, answerer.answer([jobs[image] for image in images]), strict=True):
             if isinstance(answer, Failure):
                 failed.append(f"{image}: {answer.message}")

@@ -26,7 +26,7 @@ class Headless(Pipeline):
     """A pipeline whose head does not matter, or is not made yet."""
 
     @classmethod
-    def of(cls, profile: ModelProfile, resolved: Resolved, device: str) -> Self:
+    def of(cls, profile: ModelProfile, resolved: Resolved, device: str, batch_size: int = 8) -> Self:
         """Load a profile's base and adapters; `resolved` needs no heads.
 
         Raises:
@@ -38,7 +38,8 @@ class Headless(Pipeline):
         with tempfile.TemporaryDirectory() as folder:
             head = Path(folder) / "head.safetensors"
             write_head(head, Shape(vocab=vocab, head_width=64), seed=0)
-            return cls.load(profile, replace(resolved, heads=dict.fromkeys(profile.aspects, head)), device)
+            heads = dict.fromkeys(profile.aspects, head)
+            return cls.load(profile, replace(resolved, heads=heads), device, max_batch=batch_size)
 
 
 class Reader(Headless):

@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from m3agiqa.cli import COMMANDS, local, main
-from m3agiqa.contract import Aspect, Verdict
+from m3agiqa.contract import Aspect, Failure, Verdict
 from m3agiqa.errors import CheckpointError
+from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.m3agiqa.hub_server import Hub
 from tests.m3agiqa.test_hub import ADAPTER, ADAPTER_FILES, BASE, BASE_FILES, HEAD_FILES, HEADS, make_local, make_profile
@@ -413,3 +415,32 @@ def test_loading_shows_a_bar_on_a_terminal_alone(
     captured = capsys.readouterr()
     assert "loading" in captured.err
     assert json.loads(captured.out)["status"] == "scored"
+
+
+def test_a_batch_has_the_size_that_was_asked_for(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given seven pictures with prompts of their own
+    table = tmp_path / "pictures.csv"
+    table.write_text("image_path,prompt\n" + "".join(f"{picture.name},thing {number}\n" for number in range(7)))
+    sizes = []
+    score = FakeScorer.score
+
+    def counted(self: FakeScorer, jobs: Sequence[Job]) -> list[Scores | Failure]:
+        sizes.append(len(jobs))
+        return score(self, jobs)
+
+    monkeypatch.setattr(FakeScorer, "score", counted)
+    # when
+    output = tmp_path / "out.json"
+    assert main(["batch", str(table), "--output", str(output), *FAKE, "--aspect", "quality", "--batch-size", "3"]) == 0
+    # then
+    assert sizes == [3, 3, 1]
+    assert [row["prompt"] for row in json.loads(output.read_text())] == [f"thing {number}" for number in range(7)]
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "many"])
+def test_a_batch_of_nothing_is_wrong_usage(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["batch", "x.csv", "--output", "y.json", "--batch-size", size])
+    assert "whole number above 0" in capsys.readouterr().err
