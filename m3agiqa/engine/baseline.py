@@ -11,8 +11,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import (
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
 )
@@ -22,9 +20,9 @@ from m3agiqa.contract import Aspect
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network
-from m3agiqa.engine.synthetic import SHAPE_KEYS
 from m3agiqa.images import Picture
 from m3agiqa.model.language import EMBEDDING
+from m3agiqa.model.plain import plain_llama
 from m3agiqa.model.random_weights import Shape, adapter_config
 from m3agiqa.profile import ModelProfile
 
@@ -37,14 +35,7 @@ class Baseline(nn.Module):
         self.network, self.profile = network, profile
         config = shape.config()
         with torch.device("meta"):
-            self.llm = LlamaForCausalLM(
-                LlamaConfig(
-                    **{key: config[key] for key in SHAPE_KEYS},
-                    rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-                    bos_token_id=None,
-                    eos_token_id=None,
-                )
-            )
+            self.llm = plain_llama(config)
         llama = network.language
         self.load_state_dict({**llama.unfused(), EMBEDDING: llama.tables[0].to(llama.device)}, strict=True, assign=True)
         self.llm.model.rotary_emb = LlamaRotaryEmbedding(self.llm.config).to(llama.device)

@@ -24,18 +24,6 @@ from m3agiqa.model.random_weights import (
 )
 from m3agiqa.model.tokens import PAD, PAD_ID, ConversationTokenizer
 
-#: Of a base's `config.json`, what transformers' Llama calls by the same name.
-SHAPE_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-)
-
 
 def random_network(
     shape: Shape,

@@ -8,26 +8,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import TensorFiles, read_json
+from m3agiqa.model.plain import plain_llama
 from m3agiqa.model.slicing import Slices
 from m3agiqa.model.vision import Tower
 
 #: What LoRA changes, as the published adapters say it.
 TARGETS = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-
-_SHAPE_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-)
 
 
 class Trainee(nn.Module):
@@ -35,9 +24,7 @@ class Trainee(nn.Module):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 500000.0)}
-        shape = {key: config[key] for key in _SHAPE_KEYS}
-        self.llm = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope, bos_token_id=None, eos_token_id=None))
+        self.llm = plain_llama(config)
         tower = Tower(config["vision_config"], config["hidden_size"], config["query_num"])
         self.vpm, self.resampler = tower.vpm, tower.resampler
 

@@ -8,10 +8,11 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from m3agiqa.model.checkpoints import read_json
+from m3agiqa.model.plain import plain_llama
 from m3agiqa.profile import Describe
 
 
@@ -21,24 +22,7 @@ class Oracle(nn.Module):
     def __init__(self, base: Path, adapter: Path | None = None) -> None:
         super().__init__()
         config = read_json(base / "config.json")
-        kept = (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "rms_norm_eps",
-            "max_position_embeddings",
-        )
-        self.llm = LlamaForCausalLM(
-            LlamaConfig(
-                **{key: config[key] for key in kept},
-                rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
+        self.llm = plain_llama(config)
         state = load_file(base / "model.safetensors")
         self.load_state_dict({key: tensor.float() for key, tensor in state.items() if key.startswith("llm.")})
         if adapter is not None:
