@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from m3agiqa.contract import Failure, Priority
-from m3agiqa.errors import InternalError, ScoringTimeout
+from m3agiqa.errors import DeviceLost, InternalError, ScoringTimeout
 from m3agiqa.jobs import Job, Scores
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Batcher:
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._began: float | None = None
+        self._lost = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -91,9 +92,11 @@ class Batcher:
             raise ScoringTimeout(f"no score within {timeout_s:g} s") from None
 
     def alive(self, longest_batch_s: float) -> bool:
-        """Whether its thread runs, and no batch has taken over `longest_batch_s` seconds."""
+        """Whether its thread runs, its device is there, and no batch has taken over `longest_batch_s` seconds."""
         began = self._began
-        return self._thread.is_alive() and (began is None or time.monotonic() - began < longest_batch_s)
+        return (
+            not self._lost and self._thread.is_alive() and (began is None or time.monotonic() - began < longest_batch_s)
+        )
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Score what was submitted, then end the thread; wait for that `timeout_s` seconds at most."""
@@ -105,8 +108,9 @@ class Batcher:
             self._score(self._fill(first))
 
     def _fill(self, first: _Waiting) -> list[_Waiting]:
-        batch = [first]
-        until = time.monotonic() + self._max_wait_s
+        """A batch, maybe of nobody: whom nobody waits for any more is left out."""
+        batch = [first] if first.future.set_running_or_notify_cancel() else []
+        until = first.since + self._max_wait_s
         while len(batch) < self._max_batch:
             try:
                 waiting = self._queue.get(timeout=max(0.0, until - time.monotonic()))
@@ -115,12 +119,11 @@ class Batcher:
             if waiting is _END:
                 self._queue.put(_END)
                 break
-            batch.append(waiting)
+            if waiting.future.set_running_or_notify_cancel():
+                batch.append(waiting)
         return batch
 
     def _score(self, batch: list[_Waiting]) -> None:
-        # Nobody waits any more for what is cancelled.
-        batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
         if not batch:
             return
         self._began = began = time.monotonic()
@@ -130,6 +133,7 @@ class Batcher:
                 raise InternalError(f"the scorer gave {len(results)} results for {len(batch)} pictures")
         except Exception as error:
             logger.exception("a batch of %d failed", len(batch))
+            self._lost = self._lost or isinstance(error, DeviceLost)
             results = [Failure.of(error)] * len(batch)
         finally:
             self._began = None

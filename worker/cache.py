@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from m3agiqa.contract import Aspect, AspectScore, ModelInfo
 from m3agiqa.jobs import Job, Scores
@@ -31,7 +31,10 @@ class ScoreCache:
 
     def get(self, job: Job) -> Scores | None:
         found = self._store.cached_scores(self._key(job))
-        return None if found is None else Scores(_ASPECTS.validate_json(found))
+        try:
+            return None if found is None else Scores(_ASPECTS.validate_json(found))
+        except ValidationError:  # of another version
+            return None
 
     def put(self, job: Job, scores: Scores) -> None:
         self._store.cache_scores(self._key(job), _ASPECTS.dump_json(dict(scores.aspects)).decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import defaultdict
@@ -59,6 +60,11 @@ class Slots:
                 del self._places[name]
 
 
+def receiver(url: str) -> str:
+    """Host, or host:port, of a URL. A malformed one is the sender's to refuse."""
+    return re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0].lower()
+
+
 @dataclass(frozen=True)
 class Courier:
     """Takes a verdict to one place. Methods return, in a few words, what was done."""
@@ -74,8 +80,7 @@ class Courier:
         Raises:
             QueueUnavailable: the outcome could not be kept; the delivery must be handled again.
         """
-        # A malformed URL is the sender's to refuse.
-        place = delivery.url.partition("//")[2].partition("/")[0].lower()
+        place = receiver(delivery.url)
         if busy_s := self.slots.enter(place):
             self.store.release(lease, delay_s=busy_s, why="its receiver is busy")
             return f"its receiver is busy, again in {busy_s:.1f} s"

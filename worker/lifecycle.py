@@ -79,6 +79,9 @@ def _or_end() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Celery swallows every Exception here, and would go on without what the tasks need.
         raise SystemExit(1) from None
+    except Exception:
+        logger.exception("the worker cannot start")
+        raise SystemExit(1) from None
 
 
 def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings) -> None:

@@ -8,12 +8,12 @@ from concurrent.futures import Future
 import pytest
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Priority
-from m3agiqa.errors import ScoringOutOfMemory, ScoringTimeout
+from m3agiqa.errors import DeviceLost, ScoringOutOfMemory, ScoringTimeout
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.batcher import STEP_S, Batcher
+from worker.batcher import STEP_S, Batcher, _Waiting
 
 PICTURE = open_picture(png())
 
@@ -36,6 +36,8 @@ class Watched(FakeScorer):
         prompts = {job.prompt for job in jobs}
         if "out of memory" in prompts:
             raise ScoringOutOfMemory("no room")
+        if "lost" in prompts:
+            raise DeviceLost("cuda:0 failed")
         if "defect" in prompts:
             raise ZeroDivisionError("a secret wish")
         if "too few" in prompts:
@@ -234,3 +236,41 @@ def test_a_batch_that_never_ends_is_noticed(scorer: Watched, start: Start) -> No
     eventually(lambda: scorer.batches, "a batch")
     assert batcher.alive(longest_batch_s=PATIENCE_S)
     assert not batcher.alive(longest_batch_s=0)
+
+
+def test_pictures_nobody_waits_for_take_no_places(scorer: Watched, start: Start) -> None:
+    # given a batch at work, and four that wait behind it, two of them given up
+    scorer.gate.clear()
+    batcher = start(max_batch=2)
+    [first] = submit(batcher, "first")
+    eventually(lambda: scorer.batches == [["first"]], "the first is scored")
+    waiting = submit(batcher, "gone", "a", "gone too", "b")
+    assert waiting[0].cancel()
+    assert waiting[2].cancel()
+    # when
+    scorer.gate.set()
+    results([first, waiting[1], waiting[3]])
+    # then the other two made one batch
+    assert scorer.batches == [["first"], ["a", "b"]]
+
+
+def test_the_wait_counts_from_when_a_picture_came(scorer: Watched, start: Start) -> None:
+    # given a picture that came long ago, and a batch that would still wait long for others
+    waited = 10 * PATIENCE_S
+    late = _Waiting(0.0, 0, Job(PICTURE, "late"), Future(), since=time.monotonic() - waited)
+    # when
+    start(max_batch=2, max_wait_s=waited)._queue.put(late)
+    # then it waits for nobody
+    results([late.future])
+    assert scorer.batches == [["late"]]
+
+
+def test_a_lost_device_ends_the_worker_and_fails_for_now(scorer: Watched, start: Start) -> None:
+    batcher = start()
+    assert batcher.alive(PATIENCE_S)
+
+    [failure] = results(submit(batcher, "lost"))
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.retryable) == ("device_lost", True)
+    assert not batcher.alive(PATIENCE_S)

