@@ -22,6 +22,7 @@ score: at the edges it becomes a `contract.Failure`.
     │   ├── ScoreNotFinite        the head returned NaN or infinity
     │   ├── GoldenMismatch        a model does not give what it gave before
     │   ├── ScoringOutOfMemory    the device had no room for this batch                 (retryable)
+    │   ├── DeviceLost            the GPU failed, and its process must be started again (retryable)
     │   └── ScoringTimeout        no score within the deadline                          (retryable)
     ├── DeliveryError             the verdict was not taken
     │   ├── DeliveryForbidden     the destination is not allowed, or not configured
@@ -122,6 +123,13 @@ class GoldenMismatch(ScoringError):
 
 class ScoringOutOfMemory(ScoringError):
     code = "scoring_out_of_memory"
+    retryable = True
+
+
+class DeviceLost(ScoringError):
+    """The GPU does nothing more for this process, which must be started again."""
+
+    code = "device_lost"
     retryable = True
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from m3agiqa import hub
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
+from m3agiqa.errors import DeviceLost
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 
@@ -94,7 +95,11 @@ class Scorer:
         return self._pipeline.prepare(job)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
-        """Score pictures; the result has the length and order of `jobs`, and one bad picture fails alone."""
+        """Score pictures; the result has the length and order of `jobs`, and one bad picture fails alone.
+
+        Raises:
+            DeviceLost: no picture will be scored any more.
+        """
         batches = (jobs[start : start + self.max_batch] for start in range(0, len(jobs), self.max_batch))
         return [outcome for batch in batches for outcome in self._score_isolated(batch)]
 
@@ -106,8 +111,11 @@ class Scorer:
         try:
             return list(self._pipeline.run(jobs))
         except Exception as error:
+            typed = self._pipeline.typed(error)
+            if isinstance(typed, DeviceLost):
+                raise typed from error
             if len(jobs) == 1:
-                return [Failure.of(self._pipeline.typed(error))]
+                return [Failure.of(typed)]
         middle = len(jobs) // 2
         return self._score_isolated(jobs[:middle]) + self._score_isolated(jobs[middle:])
 

@@ -46,7 +46,9 @@ class Reading:
         self._causal = not any(known)
         if not self._causal:
             read = [of[: count + more] for of, count, more in zip(places, known, new, strict=True)]
-            self._seen = pad_sequence(read, batch_first=True).to(device)
+            seen = pad_sequence(read, batch_first=True, padding_value=-1)
+            # A row's padding is its own first place: another's may hold NaN, which no mask keeps out of a product.
+            self._seen = torch.where(seen < 0, seen[:, :1], seen).to(device)
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
             self._mask = (torch.arange(self._seen.shape[1]) <= queries[..., None])[:, None].to(device)
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.decoding import Graphs, Writer
+from m3agiqa.engine.decoding import Graphs, Writer, page_places, pages
 from m3agiqa.engine.llama import Llama
 from m3agiqa.engine.session import Session
+from m3agiqa.model.tokens import MAX_PROMPT_TOKENS
 from m3agiqa.profile import Describe
 
 #: Tokens a prompt is expected to take at most: nine slices and a text. Longer ones share what others leave.
@@ -58,12 +59,15 @@ class Engine:
         return Session(self._writer, embeddings, adapters, self._graphs)
 
     def _places(self, describe: Describe, most: int, memory_bytes: int | None) -> int:
-        """Places of the cache: what `most` pictures need, or what there is memory for.
+        """Places of the cache: what `most` pictures need and one picture may need, or what there is memory for.
 
         `memory_bytes` is what of the device may be in use at most; None is all of it.
         """
-        rows = most * len(self._llama.tables)
-        wanted = rows * (_PROMPT_TOKENS + _GENERATED_TOKENS * describe.num_beams)
+        adapters = len(self._llama.tables)
+        page = page_places(describe)
+        expected = most * adapters * (_PROMPT_TOKENS + _GENERATED_TOKENS * describe.num_beams)
+        longest = adapters * (MAX_PROMPT_TOKENS + pages(describe) * page)
+        wanted = max(expected, longest) + page  # one page is for rows that nobody uses
         free, total = torch.cuda.mem_get_info(self._llama.device)
         if memory_bytes is not None:
             free = min(free, memory_bytes - (total - free))

@@ -22,6 +22,7 @@ from m3agiqa.engine.synthetic import random_network
 from m3agiqa.engine.work import Work
 from m3agiqa.errors import (
     ConfigError,
+    DeviceLost,
     ImageTooLarge,
     M3AGIQAError,
     PromptTooLong,
@@ -121,6 +122,11 @@ class Pipeline:
 
     def typed(self, error: Exception) -> M3AGIQAError | Exception:
         """The failure an exception of `run` stands for."""
+        if self._device.type == "cuda" and not isinstance(error, M3AGIQAError):
+            try:
+                torch.cuda.synchronize(self._device)
+            except RuntimeError:  # once a kernel has gone astray, every call fails
+                return DeviceLost(f"{self._device} failed, and with it all that this process has there; start it again")
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
             return ScoringOutOfMemory(
@@ -229,6 +235,7 @@ class Pipeline:
         if row.prompt is not None and grid == row.grid:
             agree = [mine == theirs for mine, theirs in zip(ids, row.prompt.ids, strict=False)]
             known = agree.index(False) if False in agree else len(agree)
+            known = min(known, len(ids) - 1)  # something is to be read
         return Reading(grid, conversation, ids, known)
 
     def _fit(self, row: Row) -> tuple[Grid, Conversation]:

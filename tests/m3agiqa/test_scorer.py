@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
-from m3agiqa.errors import ConfigError, M3AGIQAError, ScoringOutOfMemory
+from m3agiqa.errors import ConfigError, DeviceLost, M3AGIQAError, ScoringOutOfMemory
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
@@ -101,6 +101,16 @@ def test_a_picture_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Score
     }
     assert "secret" not in failures[12].message
     assert len(outcomes) == 16
+
+
+def test_a_lost_device_is_not_any_pictures_fault(mini: Scorer) -> None:
+    pipeline = Pipeline({"red": DeviceLost("cuda:0 failed")})
+    scorer = Scorer(pipeline, mini.info, max_batch=4)  # type: ignore[arg-type]
+
+    with pytest.raises(DeviceLost, match="cuda:0"):
+        scorer.score([Job(picture(color), "x") for color in ("teal", "red", "teal")])
+
+    assert pipeline.sizes == [3]
 
 
 def test_batches_are_no_larger_than_asked(mini: Scorer) -> None:

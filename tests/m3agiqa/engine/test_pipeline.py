@@ -218,3 +218,17 @@ def test_the_work_of_a_batch_is_what_was_encoded_read_and_written(network) -> No
         assert known >= prompt - 2  # all but the tokens that begin the answer
         assert new > 0
     assert outcomes[2].aspects == {}
+
+
+def test_a_conversation_that_was_read_to_its_end_is_scored(network) -> None:
+    # given a context that ends with the prompt, and nothing to say
+    shown, asked = picture(64, 64), "x"
+    analysis = WORDS[ASPECTS[0]][0].replace("{prompt}", asked)
+    prompt = network.tokenizer.generation_prompt(Slicing().grid(64, 64, 9), analysis)
+    # when
+    [scores] = pipeline(network, context=len(prompt.ids)).run(
+        [Job(shown, asked, (ASPECTS[0],), descriptions={ASPECTS[0]: ""})]
+    )
+    # then
+    assert list(scores.aspects) == [ASPECTS[0]]
+    assert scores.aspects[ASPECTS[0]].cut_tokens > 0

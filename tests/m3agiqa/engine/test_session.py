@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from m3agiqa.engine import session as session_module
+from m3agiqa.engine.attention import Reading
 from m3agiqa.engine.cache import KVCache
 from m3agiqa.engine.decoding import Writer
 from m3agiqa.engine.encoding import Encoded
@@ -14,6 +15,7 @@ from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
+from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.profile import Describe
@@ -192,3 +194,18 @@ def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
 
     assert Slicing().grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
     assert Encoded(case.picture, Slicing()).grid(9).slices == 6
+
+
+def test_what_no_row_owns_does_not_reach_any() -> None:
+    # given places that hold NaN, among them the first, and two rows of different lengths that own others
+    cache = KVCache(LlamaShape.of(SHAPE.config()), 16, CPU, torch.float32, fixed=True)
+    for part in (*cache.keys, *cache.values):
+        part.fill_(float("nan"))
+        part[4:12] = torch.randn(8, *part.shape[1:], generator=torch.Generator().manual_seed(1))
+    heads = SHAPE.heads + 2 * SHAPE.kv_heads
+    qkv = torch.randn(2, heads * (SHAPE.hidden // SHAPE.heads), generator=torch.Generator().manual_seed(2))
+    places = [torch.arange(4, 7), torch.arange(7, 12)]
+    # when each reads one more token
+    reading = Reading(cache, torch.ones(SHAPE.hidden // SHAPE.heads // 2), places, known=[2, 4], new=[1, 1])
+    # then
+    assert bool(reading(0, qkv).isfinite().all())
