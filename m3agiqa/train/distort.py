@@ -135,7 +135,7 @@ def _copies(entries: Iterable[Entry], settings: Distortions) -> Iterable[Copy]:
         chance = random.Random(f"{settings.seed} {entry.name}")
         possible = [(kind, strength) for kind in settings.sentences for strength in settings.degrees]
         for kind, strength in chance.sample(possible, min(settings.copies, len(possible))):
-            name = f"{Path(entry.name).stem}~{kind}{strength * 100:.0f}.jpg"
+            name = f"{entry.name}~{kind}{strength * 100:.0f}.jpg"
             yield Copy(entry, name, kind, strength, seed=chance.randrange(1 << 30))
 
 

@@ -147,37 +147,44 @@ def _fill(
     note: Callable[[str], None],
 ) -> dict[str, str]:
     """Have every picture's states in the cache. Returns their names there by picture, those left out that failed."""
-    wanted: dict[str, tuple[str, Job]] = {}
+    entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
+    wanted: dict[str, str] = {}
     failed: list[str] = []
-    for entry in {entry.name: entry for entry in task.data.entries if entry.name in labels}.values():
+    for name, entry in entries.items():
         try:
-            wanted[entry.name] = _named(task, entry)
+            wanted[name] = _state_name(task, entry)
         except M3AGIQAError as error:
-            failed.append(f"{entry.name}: {error}")
-    missing = [name for name, (state, _) in wanted.items() if state not in cache]
+            failed.append(f"{name}: {error}")
+    missing = [name for name, state in wanted.items() if state not in cache]
     if missing:
         reader = frozen.reader()
         for start in progress(range(0, len(missing), task.batch_size)):
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
-            for name, states in zip(names, reader.read([wanted[name][1] for name in names], given), strict=True):
+            for name, states in zip(
+                names, reader.read([_job(task, entries[name]) for name in names], given), strict=True
+            ):
                 if isinstance(states, Failure):
                     failed.append(f"{name}: {states.message}")
                     del wanted[name]
                 else:
-                    cache.write(wanted[name][0], states)
+                    cache.write(wanted[name], states)
     if failed:
         note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
-    return {name: state for name, (state, _) in wanted.items()}
+    return wanted
 
 
-def _named(task: HeadTask, entry: Entry) -> tuple[str, Job]:
-    """A picture's name in the cache, and the picture."""
+def _job(task: HeadTask, entry: Entry) -> Job:
+    return read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
+
+
+def _state_name(task: HeadTask, entry: Entry) -> str:
+    """A picture's name in the cache."""
     if task.descriptions is not None and entry.name not in task.descriptions:
         raise CheckpointError("no description")
-    job = read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
+    sha256 = _job(task, entry).picture.info.sha256
     given = "" if task.descriptions is None else task.descriptions[entry.name]
-    return _digest(job.picture.info.sha256, entry.prompt, given), job
+    return _digest(sha256, entry.prompt, given)
 
 
 def _digest(*parts: str) -> str:

@@ -8,6 +8,7 @@ and, late, its conversations. Early these would only be learnt by heart.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ class Material:
         device: torch.device,
         progress: Progress,
     ) -> None:
+        if missing := [label for label in settings.labels if label not in data.columns]:
+            raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
         entries = {entry.name: entry for entry in data.entries}
         by_name: dict[str, list[Conversation]] = {}
         for item in conversations:
@@ -133,9 +136,13 @@ class Material:
         self.scores = torch.tensor([[math.nan if score is None else score for score in row] for row in scores])
         self.backbone = Backbone(device)
         pooled = torch.cat([self._features(part).pooled for part in self.pictures.split(_AT_ONCE)])
-        known = self.scores.clone()
-        known[self.val] = math.nan
+        known = torch.full_like(self.scores, math.nan)
+        known[self.train] = self.scores[self.train]
         smooth = out_of_fold(pooled, known, [entries[name].prompt for name in self.names], settings.seed)
+        if not bool(smooth.isfinite().all()):
+            raise RequestInvalid(
+                f"{', '.join(settings.labels)}: too few scores or prompts in the part train to learn from"
+            )
         self.ratings = _standardised(smooth, smooth)
         self._pooled = pooled
         maps = self._features(self.pictures[:: max(1, len(self.names) // _AT_ONCE)]).maps
@@ -170,10 +177,12 @@ def pretrain(
         RequestInvalid: the data set or the run's folder does not allow it.
     """
     folder = RunFolder(run)
-    state = folder.open({"data": str(data.folder.resolve()), **settings.model_dump(mode="json")})
+    texts = [turn.content for item in conversations for turn in item.conversations]
+    said = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    identity = {"data": str(data.folder.resolve()), "images": str(data.images.resolve()), "conversations": said}
+    state = folder.open({**identity, **settings.model_dump(mode="json")})
     base = run / "base"
     shape = settings.shape
-    texts = [turn.content for item in conversations for turn in item.conversations]
     write_description(base, shape, train_tokenizer(texts, shape.vocab))
     tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", shape.queries)
     material = Material(data, conversations, settings, device, progress)

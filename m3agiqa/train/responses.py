@@ -81,17 +81,17 @@ def respond(
     if unknown := [image for image in items if image not in prompts]:
         raise RequestInvalid(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
     failed: list[str] = []
-    jobs: dict[str, Job] = {}
-    for image in [image for image, item in items.items() if item.response_1 is None]:
-        try:
-            jobs[image] = read_job(task.data.picture(image), prompts[image], (task.aspect,))
-        except M3AGIQAError as error:
-            failed.append(f"{image}: {error}")
-    answerer = load() if jobs else None
-    for start in progress(range(0, len(jobs), task.batch_size)):
+    unanswered = [image for image, item in items.items() if item.response_1 is None]
+    answerer = load() if unanswered else None
+    for start in progress(range(0, len(unanswered), task.batch_size)):
         assert answerer is not None
-        images = list(jobs)[start : start + task.batch_size]
-        for image, answer in zip(images, answerer.answer([jobs[image] for image in images]), strict=True):
+        jobs: dict[str, Job] = {}
+        for image in unanswered[start : start + task.batch_size]:
+            try:
+                jobs[image] = read_job(task.data.picture(image), prompts[image], (task.aspect,))
+            except M3AGIQAError as error:
+                failed.append(f"{image}: {error}")
+        for image, answer in zip(jobs, answerer.answer(list(jobs.values())), strict=True):
             if isinstance(answer, Failure):
                 failed.append(f"{image}: {answer.message}")
             else:

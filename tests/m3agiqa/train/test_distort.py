@@ -45,7 +45,7 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
         assert entry.label("mos_quality") == before[entry.name].label("mos_quality")
         assert after.picture(entry.name).read_bytes() == (data / "images" / entry.name).read_bytes()
     for entry in copies:
-        source = next(other for name, other in before.items() if Path(name).stem == entry.name.partition("~")[0])
+        source = before[entry.name.partition("~")[0]]
         assert entry.prompt == source.prompt
         assert entry.group("prefix") == source.group("prefix")
         for column, share in settings.takes.items():
@@ -54,6 +54,17 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
             assert entry.label(column) == pytest.approx(score * (1 - share * strength), abs=1e-5)
         with Image.open(after.picture(entry.name)) as picture:
             assert picture.size == (40, 30)
+
+
+def test_pictures_that_differ_by_their_ending_have_copies_of_their_own(data: Path, tmp_path: Path) -> None:
+    text = (data / "data.csv").read_text()
+    noise_picture(40, 30, seed=1).rgb.save(data / "images" / "gen0_000.jpg")
+    (data / "data.csv").write_text(text.replace("gen1_001.png", "gen0_000.jpg"))
+
+    assert distort(data, tmp_path / "out") == 0
+
+    names = [entry.name for entry in load_data(tmp_path / "out").entries]
+    assert len(set(names)) == len(names) == 6 * 4
 
 
 def test_the_same_seed_makes_the_same_copies(data: Path, tmp_path: Path) -> None:

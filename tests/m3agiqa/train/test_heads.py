@@ -22,7 +22,7 @@ from m3agiqa.scorer import Job, Scorer, Scores
 from m3agiqa.train import fitting
 from m3agiqa.train.cache import StateCache
 from m3agiqa.train.data import load_data
-from m3agiqa.train.heads import Frozen, HeadTask, _named
+from m3agiqa.train.heads import Frozen, HeadTask, _state_name
 from m3agiqa.train.settings import HeadTraining
 from tests.m3agiqa.train.conftest import MakeData
 
@@ -150,8 +150,9 @@ def test_a_trained_head_scores_through_a_profile_as_it_did_in_training(lab: Lab)
     # when
     data = load_data(lab.folder)
     task = HeadTask(data, Aspect.QUALITY, "mos_quality", HeadTraining.load(str(lab.config())))
-    state, job = _named(task, data.entries[0])
-    [outcome] = Scorer.load(str(lab.home / "mine.yaml"), "cpu").score([Job(job.picture, job.prompt)])
+    first = data.entries[0]
+    state = _state_name(task, first)
+    [outcome] = Scorer.load(str(lab.home / "mine.yaml"), "cpu").score([Job(data.open(first.name), first.prompt)])
     # then
     frozen = Frozen(task, "cpu")
     states = StateCache(lab.home / "cache", frozen.key(), 1e9).read(state)

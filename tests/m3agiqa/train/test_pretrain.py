@@ -148,6 +148,36 @@ def test_another_configuration_needs_another_folder(lab: Lab, capsys: pytest.Cap
     assert "another batch_size; name another folder" in capsys.readouterr().err
 
 
+def test_other_conversations_need_another_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.pretrain("run", steps=1) == 0
+    tokenizer = (lab.run("run") / "base" / "tokenizer.json").read_bytes()
+    text = (lab.data / "train.json").read_text()
+    (lab.data / "train.json").write_text(text.replace("It is dull.", "Nothing is sharp in it."))
+
+    assert lab.pretrain("run", steps=1) == 1
+
+    assert "another conversations; name another folder" in capsys.readouterr().err
+    assert (lab.run("run") / "base" / "tokenizer.json").read_bytes() == tokenizer
+
+
+def test_scores_of_pictures_that_are_not_trained_on_teach_nothing(make_data: MakeData) -> None:
+    # given a split of three parts
+    lab = Lab(make_data(18))
+    parts = {"split": {"ratio": [2, 1, 1]}}
+    kept_back = Pretraining.model_validate({**SETTINGS, **parts}).split.names(load_data(lab.data))
+    assert lab.pretrain("before", **parts) == 0
+    # when the scores of all that are not trained on change
+    lines = (lab.data / "data.csv").read_text().splitlines()
+    others = {*kept_back["val"], *kept_back["test"]}
+    changed = [line.rpartition(",")[0] + ",5" if line.split(",")[0] in others else line for line in lines]
+    assert changed != lines
+    (lab.data / "data.csv").write_text("\n".join(changed))
+    assert lab.pretrain("after", **parts) == 0
+    # then the base does not
+    for key, tensor in lab.weights("before").items():
+        assert torch.equal(tensor, lab.weights("after")[key]), key
+
+
 def test_a_picture_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     (lab.data / "images" / "gen1_005.png").write_text("no picture")
 
@@ -157,7 +187,12 @@ def test_a_picture_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"), [({"sizes": [[60, 64]]}, "sizes"), ({"shape": {**SHAPE, "width": 3}}, "width")]
+    ("wrong", "named"),
+    [
+        ({"sizes": [[60, 64]]}, "sizes"),
+        ({"shape": {**SHAPE, "width": 3}}, "width"),
+        ({"labels": ["mos_qualty"]}, "no column mos_qualty"),
+    ],
 )
 def test_a_wrong_configuration_is_named(
     lab: Lab, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any], named: str
