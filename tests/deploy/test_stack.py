@@ -105,8 +105,9 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
             "maxmemory-policy": "noeviction",
         }
         # and without room for messages that nobody sends by right
-        with pytest.raises(ResponseError, match="bulk length"):
+        with pytest.raises((ResponseError, RedisConnectionError)):  # it hangs up in the middle of it
             redis.lpush("score", "x" * 2**21)
+        assert not redis.exists("score")
     assert REQUIRED["REDIS_PASSWORD"].encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
     # when the others start
     for service in OURS:
