@@ -50,8 +50,11 @@ class Tower(nn.Module):
         weight = self.vpm.embeddings.patch_embedding.weight
         longest = max(patch.shape[-1] for patch in patches)
         pixels = weight.new_zeros(len(patches), *patches[0].shape[:2], longest)
-        for row, patch in zip(pixels, patches, strict=True):
-            row[..., : patch.shape[-1]] = normalise(patch.to(weight.device))
+        lengths = [patch.shape[-1] for patch in patches]
+        for length in sorted(set(lengths)):
+            rows = [row for row, other in enumerate(lengths) if other == length]
+            alike = torch.stack([patches[row] for row in rows]).to(weight.device)
+            pixels[rows, ..., :length] = normalise(alike).to(pixels.dtype)
         # Contiguous, or every layer copies.
         embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2).contiguous()
         table = self.vpm.embeddings

@@ -22,7 +22,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.data import IMAGES, TABLE, DataSet, Entry
 
-Kind = Literal["blur", "downscale", "jpeg", "noise"]
+Kind = Literal["blur", "downscale", "thumbnail", "jpeg", "noise"]
 
 _THREADS = 16
 #: JPEG quality in which spoilt copies are kept: beside what was done to them it is nothing.
@@ -30,6 +30,7 @@ _KEPT = 95
 #: What a distortion of full strength is: radius in pixels, factor, JPEG quality, deviation of 0..255.
 _MOST_BLUR, _MOST_DOWNSCALE, _LEAST_JPEG, _MOST_NOISE = 8.0, 10.0, 4, 60.0
 _MOST_JPEG = 40
+_FILTER = Image.Resampling.BICUBIC
 
 
 class Distortions(BaseModel):
@@ -115,13 +116,13 @@ def distort(
 
 
 def spoil(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Image:
-    """A picture with a distortion of a strength above 0, at most 1; `seed` is for noise."""
+    """A picture with a distortion of a strength above 0, at most 1, a thumbnail smaller; `seed` is for noise."""
     if kind == "blur":
         return rgb.filter(ImageFilter.GaussianBlur(_MOST_BLUR * strength))
-    if kind == "downscale":
+    if kind in ("downscale", "thumbnail"):
         factor = _MOST_DOWNSCALE**strength
-        small = (max(1, round(rgb.width / factor)), max(1, round(rgb.height / factor)))
-        return rgb.resize(small, Image.Resampling.BICUBIC).resize(rgb.size, Image.Resampling.BICUBIC)
+        small = rgb.resize((max(1, round(rgb.width / factor)), max(1, round(rgb.height / factor))), _FILTER)
+        return small if kind == "thumbnail" else small.resize(rgb.size, _FILTER)
     if kind == "jpeg":
         buffer = io.BytesIO()
         rgb.save(buffer, "JPEG", quality=round(_MOST_JPEG + (_LEAST_JPEG - _MOST_JPEG) * strength))

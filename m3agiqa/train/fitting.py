@@ -66,11 +66,14 @@ class RunFolder:
         state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
         return state
 
-    def save(self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch]) -> None:
+    def save(
+        self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch], dtype: torch.dtype
+    ) -> None:
+        """Keep the last epoch's numbers, the state after it, and the head in `dtype` if it is the best one."""
         best = best_epoch(history)
         if best == len(history) - 1:
             named = self.path / f"best-epoch={best:02d}-val_SRCC={history[best]['srcc'] or 0:.2f}.ckpt"
-            save_head(module, self.best, named)
+            save_head(module, self.best, named, dtype=dtype)
             for old in self.path.glob("best-epoch=*.ckpt"):
                 if old != named:
                     old.unlink()
@@ -134,7 +137,7 @@ def fit(
             "seconds": round(time.perf_counter() - started, 2),
         }
         history.append(numbers)
-        folder.save(module, optimizer, history)
+        folder.save(module, optimizer, history, getattr(torch, settings.dtype))
         report(numbers)
     return history
 

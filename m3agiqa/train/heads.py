@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from m3agiqa.train.fitting import Epoch, Example, RunFolder, fit
 from m3agiqa.train.module import HeadModule
 from m3agiqa.train.settings import HeadTraining
 from m3agiqa.train.states import Reader, for_one_aspect
+
+#: That open pictures while others are opened or read.
+_THREADS = 8
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
@@ -150,20 +154,21 @@ def _fill(
     entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
     wanted: dict[str, str] = {}
     failed: list[str] = []
-    for name, entry in entries.items():
-        try:
-            wanted[name] = _state_name(task, entry)
-        except M3AGIQAError as error:
-            failed.append(f"{name}: {error}")
-    missing = [name for name, state in wanted.items() if state not in cache]
-    if missing:
-        reader = frozen.reader()
-        for start in progress(range(0, len(missing), task.batch_size)):
+    with ThreadPoolExecutor(_THREADS) as pool:
+        named = pool.map(lambda entry: _state_name(task, entry), entries.values())
+        for name, state in zip(entries, named, strict=True):
+            if isinstance(state, M3AGIQAError):
+                failed.append(f"{name}: {state}")
+            else:
+                wanted[name] = state
+        missing = [name for name, state in wanted.items() if state not in cache]
+        reader = frozen.reader() if missing else None
+        for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
+            assert reader is not None
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
-            for name, states in zip(
-                names, reader.read([_job(task, entries[name]) for name in names], given), strict=True
-            ):
+            jobs = list(pool.map(lambda name: _job(task, entries[name]), names))
+            for name, states in zip(names, reader.read(jobs, given), strict=True):
                 if isinstance(states, Failure):
                     failed.append(f"{name}: {states.message}")
                     del wanted[name]
@@ -178,11 +183,14 @@ def _job(task: HeadTask, entry: Entry) -> Job:
     return read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
 
 
-def _state_name(task: HeadTask, entry: Entry) -> str:
-    """A picture's name in the cache."""
+def _state_name(task: HeadTask, entry: Entry) -> str | M3AGIQAError:
+    """A picture's name in the cache, or why it can have none."""
     if task.descriptions is not None and entry.name not in task.descriptions:
-        raise CheckpointError("no description")
-    sha256 = _job(task, entry).picture.info.sha256
+        return CheckpointError("no description")
+    try:
+        sha256 = _job(task, entry).picture.info.sha256
+    except M3AGIQAError as error:
+        return error
     given = "" if task.descriptions is None else task.descriptions[entry.name]
     return _digest(sha256, entry.prompt, given)
 

@@ -76,9 +76,11 @@ class HeadModule(nn.Module):
         return {f"model.{key}": tensor.contiguous() for key, tensor in state.items()}
 
 
-def save_head(module: HeadModule, *paths: Path) -> None:
+def save_head(module: HeadModule, *paths: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a head to each path: `.safetensors`, or the published `.ckpt` layout."""
-    state = module.published()
+    state = {
+        key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in module.published().items()
+    }
     for path in paths:
         partial = path.with_name(path.name + ".partial")
         if path.suffix == ".safetensors":

@@ -48,6 +48,8 @@ class HeadTraining(_Section):
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
     seed: int = 42
+    #: What the head's weights are written in; they are trained in float32.
+    dtype: Literal["float16", "float32"] = "float32"
     #: Gigabytes of hidden states kept on disk at most.
     cache_gb: float = Field(default=50, gt=0)
 

@@ -18,6 +18,7 @@ from m3agiqa.train.distort import Distortions, Kind, spoil
 from tests.m3agiqa.train.conftest import MakeData
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+COPIES = Distortions.load("mini-distortions").copies
 
 
 def distort(data: Path, output: Path, *arguments: str) -> int:
@@ -39,7 +40,7 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
     originals = [entry for entry in after.entries if entry.name in before]
     copies = [entry for entry in after.entries if entry.name not in before]
     assert len(originals) == 6
-    assert len(copies) == 6 * settings.copies
+    assert len(copies) == 6 * COPIES
     for entry in originals:
         assert entry.values["distortion"] == ""
         assert entry.label("mos_quality") == before[entry.name].label("mos_quality")
@@ -53,7 +54,7 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
             assert score is not None
             assert entry.label(column) == pytest.approx(score * (1 - share * strength), abs=1e-5)
         with Image.open(after.picture(entry.name)) as picture:
-            assert picture.size == (40, 30)
+            assert (picture.size == (40, 30)) is (entry.values["distortion"] != "thumbnail")
 
 
 def test_pictures_that_differ_by_their_ending_have_copies_of_their_own(data: Path, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_pictures_that_differ_by_their_ending_have_copies_of_their_own(data: Pat
     assert distort(data, tmp_path / "out") == 0
 
     names = [entry.name for entry in load_data(tmp_path / "out").entries]
-    assert len(set(names)) == len(names) == 6 * 4
+    assert len(set(names)) == len(names) == 6 * (1 + COPIES)
 
 
 def test_the_same_seed_makes_the_same_copies(data: Path, tmp_path: Path) -> None:
@@ -92,11 +93,11 @@ def test_descriptions_go_along_and_copies_have_their_own(data: Path, tmp_path: P
     for line in said[1:]:
         assert any(degree in line["description"].lower() for degree in degrees), line
         assert "{" not in line["description"]
-    assert len(said) == 1 + 6 * 3 * len(Aspect)
+    assert len(said) == 1 + 6 * COPIES * len(Aspect)
     # and conversations can be made of them
     arguments = ["--aspect", "quality", "--descriptions", str(out / "descriptions.jsonl"), "--by", "picture"]
     assert main(["data", "conversations", str(out), *arguments]) == 0
-    assert sum(len(read_conversations(out / f"{part}.json")) for part in ("train", "val")) == 1 + 6 * 3
+    assert sum(len(read_conversations(out / f"{part}.json")) for part in ("train", "val")) == 1 + 6 * COPIES
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,10 +108,11 @@ def test_a_stronger_distortion_is_farther_from_the_picture(kind: Kind) -> None:
     # when
     spoilt = [spoil(picture, kind, strength, seed=1) for strength in (0.25, 0.5, 0.75, 1.0)]
     # then
-    errors = [np.square(np.asarray(each, float) - np.asarray(picture, float)).mean() for each in spoilt]
+    shown = [each.resize(picture.size) for each in spoilt]
+    errors = [np.square(np.asarray(each, float) - np.asarray(picture, float)).mean() for each in shown]
     assert errors == sorted(errors)
     assert errors[0] > 0
-    assert {each.size for each in spoilt} == {picture.size}
+    assert ({each.size for each in spoilt} == {picture.size}) is (kind != "thumbnail")
 
 
 def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
