@@ -50,6 +50,8 @@ def run(
         repeats: counted runs, after one that is not.
         shape: sizes; by default the published ones, with a vocabulary of 512, which no head sees once it is fused.
     """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # as a pipeline has it
     shape = shape or Shape(vocab=512)
     tensors = head_tensors(shape, seed=0)
     state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}

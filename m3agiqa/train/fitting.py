@@ -6,6 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.report import plots
 from m3agiqa.train.cache import StateCache
+from m3agiqa.train.graphs import TrainingPass
 from m3agiqa.train.losses import mixture
 from m3agiqa.train.metrics import krcc, plcc, srcc
 from m3agiqa.train.module import HeadModule, save_head
@@ -25,6 +27,8 @@ from m3agiqa.train.settings import HeadTraining
 
 #: Conversations validated together at least.
 _VALIDATION_BATCH = 8
+#: Threads that read cached states.
+_READERS = 4
 
 #: One epoch's line in metrics.csv.
 Epoch = dict[str, float | None]
@@ -114,6 +118,7 @@ def fit(
     """
     optimizer = torch.optim.AdamW(module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     loss_of = mixture(settings.loss)
+    scores_of = TrainingPass(module, settings.batch_size)
     history: list[Epoch] = []
     if state is not None:
         module.load_state_dict(state["module"])
@@ -125,7 +130,7 @@ def fit(
         module.train()
         losses = []
         for hidden, lengths, labels in _batches([train[index] for index in order], cache, module, settings.batch_size):
-            loss = loss_of(module(hidden, lengths), labels)
+            loss = loss_of(scores_of(hidden, lengths), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -162,11 +167,12 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """States [rows, time, hidden], lengths [rows] and labels [rows], on the module's device."""
     device = module.lm_head.device
-    for start in range(0, len(examples), size):
-        batch = examples[start : start + size]
-        states = [cache.read(example.state) for example in batch]
-        yield (
-            pad_sequence(states, batch_first=True).to(device),
-            torch.tensor([len(each) for each in states], device=device),
-            torch.tensor([example.label for example in batch], device=device),
-        )
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(examples), size):
+            batch = examples[start : start + size]
+            states = list(pool.map(lambda example: cache.read(example.state), batch))
+            yield (
+                pad_sequence(states, batch_first=True).to(device),
+                torch.tensor([len(each) for each in states], device=device),
+                torch.tensor([example.label for example in batch], device=device),
+            )

@@ -291,7 +291,10 @@ class _Trainer:
     def _lesson(self, views: torch.Tensor, numbers: Sequence[int], which: Sequence[int], *, text: bool) -> Lesson:
         """`which` of each picture's conversations, modulo their number; without text they end behind the picture."""
         pieces = cut(views, self.slicing, self.settings.max_slices)
-        tokens = [self._tokens_of(number, index, pieces.grid) for number, index in zip(numbers, which, strict=True)]
+        if text:
+            tokens = [self._tokens_of(number, index, pieces.grid) for number, index in zip(numbers, which, strict=True)]
+        else:  # up to the picture all conversations are alike
+            tokens = [self._tokens_of(numbers[0], 0, pieces.grid)] * len(numbers)
         bounds = tokens[0].image_bounds
         end = None if text else bounds[-1][1] + 1
         return Lesson(
