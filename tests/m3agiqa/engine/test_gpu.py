@@ -118,6 +118,15 @@ def test_recurrence_kernel_is_the_plain_loop() -> None:
     )
 
 
+def test_recurrence_kernel_is_near_the_plain_loop_where_tf32_is_allowed() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    inputs, kernel, bias = torch.randn(19, 30, 4, 2, 128), torch.randn(2, 4, 128, 128) / 11, torch.randn(4, 2, 128)
+
+    kerneled = recurrence.slstm(inputs.cuda(), kernel.cuda(), bias.cuda())
+
+    assert difference(kerneled, recurrence.slstm(inputs, kernel, bias)) < 2e-3
+
+
 @every_case
 def test_golden_cases_in_float32(case: Case) -> None:
     network = load_network(
