@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 #: Channels of the stages whose means and deviations are kept, from the stem on.
 STAGES = (32, 16, 24, 40, 112, 320)
 #: Of one picture's pooled features.
 POOLED = 2 * sum(STAGES)
-#: The stage whose map is kept, and how many pixels one place of it stands for.
-MAP_STAGE, MAP_STRIDE = 4, 16
-MAP_CHANNELS = STAGES[MAP_STAGE]
+#: The stages of which each place keeps mean and deviation, and the side of a place in pixels. Later stages see far
+#: beyond it, which a tower that does not know where its patches lie cannot follow.
+_LOCAL = (2, 3)
+MAP_STRIDE = 16
+MAP_CHANNELS = 2 * sum(STAGES[stage] for stage in _LOCAL)
 
 
 @dataclass(frozen=True)
 class Features:
-    #: [n, MAP_CHANNELS, height / 16, width / 16], float32.
+    #: [n, MAP_CHANNELS, height / 16, width / 16], float32: mean and standard deviation in each place.
     maps: torch.Tensor
     #: [n, POOLED], float32: mean and standard deviation over all places of each stage's channels.
     pooled: torch.Tensor
@@ -49,5 +52,11 @@ class Backbone:
                 stages.append(states)
             states = further
         stages.append(states)
+        stages = [stage.float() for stage in stages]
         pooled = [torch.cat([stage.mean((2, 3)), stage.std((2, 3))], dim=1) for stage in stages]
-        return Features(stages[MAP_STAGE].float(), torch.cat(pooled, dim=1).float())
+        places = (pixels.shape[2] // MAP_STRIDE, pixels.shape[3] // MAP_STRIDE)
+        maps = []
+        for stage in (stages[number] for number in _LOCAL):
+            mean, square = adaptive_avg_pool2d(stage, places), adaptive_avg_pool2d(stage.square(), places)
+            maps += [mean, (square - mean.square()).clamp_min(0).sqrt()]
+        return Features(torch.cat(maps, dim=1), torch.cat(pooled, dim=1))

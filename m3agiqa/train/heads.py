@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,16 +116,24 @@ def train_head(
         module = HeadModule(settings.head, frozen.part.context, frozen.lm_head())
     cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
     labels = _labels(task, note)
-    names = _fill(task, labels, frozen, cache, progress, note)
-    parts = {
-        part: [Example(names[name], labels[name]) for name in of if name in names]
-        for part, of in settings.split.names(task.data).items()
+    parts = {part: _drawn(names, settings) for part, names in settings.split.names(task.data).items()}
+    used = {name for names in parts.values() for name in names}
+    states = _fill(task, {name: labels[name] for name in labels if name in used}, frozen, cache, progress, note)
+    examples = {
+        part: [Example(states[name], labels[name]) for name in names if name in states] for part, names in parts.items()
     }
     for part in ("train", "val"):
-        if not parts[part]:
+        if not examples[part]:
             raise RequestInvalid(f"no picture of the part {part} could be read")
-    note(f"{len(parts['train'])} pictures to train on, {len(parts['val'])} to validate on")
-    return fit(module, settings, parts["train"], parts["val"], cache, folder, state, report)
+    note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on")
+    return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
+
+
+def _drawn(names: Sequence[str], settings: HeadTraining) -> list[str]:
+    """The share of a part's pictures that is used, in their order."""
+    count = max(1, round(settings.share * len(names)))
+    drawn = set(random.Random(settings.seed).sample(names, count))
+    return [name for name in names if name in drawn]
 
 
 def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:

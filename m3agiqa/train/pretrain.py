@@ -1,8 +1,8 @@
 """A small base from nothing: its tower learns to see as an ImageNet network does, its language model to describe.
 
-A picture has four things to teach: the backbone's feature map, which the tower is to give patch by patch; the
-backbone's pooled features and smoothed human scores, which the language model's mean state over the picture is to give;
-and, late, its conversations. Early these would only be learnt by heart.
+First views of pictures teach all of it to see: the backbone's local features, patch by patch, its pooled features, and
+smoothed human scores, both from the tower itself and from the language model's mean state over the picture. Then the
+tower stays as it is, and the language model learns the conversations, which early would only be learnt by heart.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
-from m3agiqa.model.slicing import Grid, Slicing
+from m3agiqa.model.slicing import Grid, Slicing, normalise
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
 from m3agiqa.train import lessons
-from m3agiqa.train.backbone import Backbone, Features
+from m3agiqa.train.backbone import MAP_STRIDE, Backbone
 from m3agiqa.train.conversations import Conversation
 from m3agiqa.train.data import DataSet
 from m3agiqa.train.fitting import RunFolder
 from m3agiqa.train.metrics import srcc
 from m3agiqa.train.smoothing import out_of_fold
+from m3agiqa.train.spectrum import embed_spectrum
 from m3agiqa.train.splits import Split
-from m3agiqa.train.student import Lesson, Student, Targets, losses, padded
-from m3agiqa.train.views import cut, load_pictures, random_views
+from m3agiqa.train.student import Lesson, Student, Targets, map_loss, padded, readout_losses, text_loss
+from m3agiqa.train.views import Cut, Places, cut, load_pictures
 
 #: Pictures read at once where nothing is learned.
 _AT_ONCE = 32
@@ -55,21 +56,23 @@ class Pretraining(BaseModel):
     split: Split = Split()
     #: Side to which pictures are brought when they are loaded, pixels.
     side: int = Field(default=512, ge=32, multiple_of=32)
-    #: Width and height of views, multiples of 32; each step takes one of them.
+    #: Width and height of views, multiples of 32 and at most `side`; each step takes one of them.
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
-    #: Share of a side that a view shows at least.
-    share: float = Field(default=0.75, gt=0, le=1)
     max_slices: int = Field(default=9, ge=1, le=9)
+    #: Steps that teach seeing, and pictures of one.
     steps: int = Field(ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    #: Steps behind them that teach conversations, and pictures of one.
+    text_steps: int = Field(default=0, ge=0)
+    text_batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    #: Share of the steps over which the rate rises; then it falls along a cosine.
+    #: Share of either kind's steps over which the rate rises; then it falls along a cosine.
     warmup: float = Field(default=0.02, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
     #: Of the running average of the weights, which is what is kept.
-    ema: float = Field(default=0.999, ge=0, lt=1)
-    #: Share of the steps after which conversations are learned too.
-    text_from: float = Field(default=0.7, ge=0, le=1)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    #: Compute in bfloat16 where that is safe.
+    autocast: bool = True
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=500, ge=1)
     seed: int = 42
@@ -86,12 +89,21 @@ class Pretraining(BaseModel):
         """Raises: ConfigError: no such file, or it is wrong."""
         return config.load(config.find("train", name), cls)
 
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        if any(side > self.side for size in self.sizes for side in size):
+            raise ValueError(f"sizes must not exceed side, {self.side}")
+        return self
+
     def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        rising = max(1, round(self.warmup * self.steps))
+        """Learning rate of a step, from 0; those of conversations come behind the others."""
+        steps = self.steps
+        if step >= self.steps:
+            step, steps = step - self.steps, self.text_steps
+        rising = max(1, round(self.warmup * steps))
         if step < rising:
             return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 @dataclass(frozen=True)
@@ -134,33 +146,33 @@ class Material:
         )
         scores = [[entries[name].label(label) for label in settings.labels] for name in self.names]
         self.scores = torch.tensor([[math.nan if score is None else score for score in row] for row in scores])
-        self.backbone = Backbone(device)
-        pooled = torch.cat([self._features(part).pooled for part in self.pictures.split(_AT_ONCE)])
+        pooled, maps = [], []
+        backbone = Backbone(device)
+        for part in progress.pictures(self.pictures.split(_AT_ONCE), math.ceil(len(self.names) / _AT_ONCE)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
+                features = backbone(part)
+            pooled.append(features.pooled)
+            maps.append(features.maps.half())
+        self.pooled, self.maps = torch.cat(pooled), torch.cat(maps)
         known = torch.full_like(self.scores, math.nan)
         known[self.train] = self.scores[self.train]
-        smooth = out_of_fold(pooled, known, [entries[name].prompt for name in self.names], settings.seed)
+        smooth = out_of_fold(self.pooled, known, [entries[name].prompt for name in self.names], settings.seed)
         if not bool(smooth.isfinite().all()):
             raise RequestInvalid(
                 f"{', '.join(settings.labels)}: too few scores or prompts in the part train to learn from"
             )
-        self.ratings = _standardised(smooth, smooth)
-        self._pooled = pooled
-        maps = self._features(self.pictures[:: max(1, len(self.names) // _AT_ONCE)]).maps
-        self._map_scale = maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+        self.pooled, self.ratings = _standardised(self.pooled), _standardised(smooth)
+        some = self.maps[:: max(1, len(self.names) // _AT_ONCE)].float()
+        self._map_scale = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
 
-    def targets(self, views: torch.Tensor, numbers: Sequence[int]) -> Targets:
-        """What the student is to read in views of these pictures."""
-        features = self._features(views)
+    def targets(self, numbers: Sequence[int]) -> Targets:
+        """What these pictures, and views of them, are to be read as."""
+        return Targets(pooled=self.pooled[list(numbers)], ratings=self.ratings[list(numbers)])
+
+    def map_targets(self, maps: torch.Tensor) -> torch.Tensor:
+        """Views of the backbone's maps, standardised."""
         mean, deviation = self._map_scale
-        return Targets(
-            maps=(features.maps - mean) / deviation,
-            pooled=_standardised(features.pooled, self._pooled),
-            ratings=self.ratings[list(numbers)],
-        )
-
-    def _features(self, views: torch.Tensor) -> Features:
-        with torch.autocast(views.device.type, torch.bfloat16, enabled=views.is_cuda):
-            return self.backbone(views)
+        return (maps.float() - mean) / deviation
 
 
 def pretrain(
@@ -193,10 +205,11 @@ def pretrain(
         history = state["history"]
     sums: dict[str, torch.Tensor] = {}
     done = int(history[-1]["step"]) if history else 0
-    for step in progress.steps(range(done, settings.steps)):
+    ends = (settings.steps, settings.steps + settings.text_steps)
+    for step in progress.steps(range(done, settings.steps + settings.text_steps)):
         for name, loss in trainer.step(step).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss
-        if (step + 1) % settings.evaluate_every and step + 1 < settings.steps:
+        if (step + 1) % settings.evaluate_every and step + 1 not in ends:
             continue
         since, done = step + 1 - done, step + 1
         means = {name: float(loss) / since for name, loss in sums.items()}
@@ -221,6 +234,8 @@ class _Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.student = Student(shape, len(settings.labels)).to(device)
+        some = material.pictures[material.train[:: max(1, len(material.train) // _AT_ONCE)]]
+        embed_spectrum(self.student.base.vpm.embeddings.patch_embedding, normalise(some))
         self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
@@ -228,25 +243,24 @@ class _Trainer:
         self._tokens = lru_cache(maxsize=None)(
             lambda number, which, grid: lessons.tokens(tokenizer, material.conversations[number][which], grid)
         )
+        #: What the tower, once it stays as it is, makes of the pictures to train on.
+        self._embeddings: dict[int, torch.Tensor] = {}
 
     def step(self, step: int) -> Mapping[str, torch.Tensor]:
         """Learn from one batch, drawn by a generator of the step's own; gives the losses."""
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        drawn = torch.randint(len(self.material.train), (settings.batch_size,), generator=generator)
+        text = step >= settings.steps
+        if step == settings.steps:
+            # From here on, what is averaged is what is trained.
+            self.student.load_state_dict(self.average.module.state_dict())
+        count = settings.text_batch_size if text else settings.batch_size
+        drawn = torch.randint(len(self.material.train), (count,), generator=generator)
         numbers = [self.material.train[index] for index in drawn.tolist()]
-        size = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
-        share = settings.share + (1 - settings.share) * float(torch.rand((), generator=generator))
-        views = random_views(self.material.pictures[numbers], size, share, generator)
-        which = torch.randint(1 << 30, (len(numbers),), generator=generator).tolist()
-        lesson = self._lesson(views, numbers, which, text=step >= settings.text_from * settings.steps)
-        targets = self.material.targets(views, numbers)
-        self.student.train()
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(step)
-        with self._autocast():
-            read = self.student(lesson)
-        found = losses(read, targets)
+        self.student.train()
+        found = self._converse(numbers, generator) if text else self._look(numbers, generator)
         self.optimizer.zero_grad()
         torch.stack(list(found.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
@@ -254,22 +268,66 @@ class _Trainer:
         self.average.update_parameters(self.student)
         return {name: loss.detach() for name, loss in found.items()}
 
+    def _look(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses of views of pictures."""
+        material, settings = self.material, self.settings
+        width, height = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
+        room = ((settings.side - height) // MAP_STRIDE, (settings.side - width) // MAP_STRIDE)
+        places = Places.random(len(numbers), room, generator)
+        pieces = self._cut(places.take(material.pictures[numbers], (width, height), MAP_STRIDE))
+        maps = places.take(material.maps[numbers], (width // MAP_STRIDE, height // MAP_STRIDE), 1)
+        targets = material.targets(numbers)
+        with self._autocast():
+            seen = self.student.see(pieces)
+            told = self.student.tell(seen.embeddings, self._lesson(pieces.grid, numbers))
+        pooled, rating = readout_losses(told, targets)
+        pooled_seen, rating_seen = readout_losses(seen, targets)
+        found = {"map": map_loss(seen.maps, material.map_targets(maps)), "pooled": pooled, "rating": rating}
+        return {**found, "pooled_seen": pooled_seen, "rating_seen": rating_seen, "text": told.logits.sum()}
+
+    def _converse(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses of conversations about whole pictures, which the tower no longer learns from."""
+        which = torch.randint(1 << 30, (len(numbers),), generator=generator).tolist()
+        if not self._embeddings:
+            self._embeddings = dict(zip(self.material.train, self._see(self.student, self.material.train), strict=True))
+        lesson = self._lesson(self._grid(), numbers, which)
+        embeddings = torch.stack([self._embeddings[number] for number in numbers])
+        with self._autocast():
+            told = self.student.tell(embeddings, lesson)
+        pooled, rating = readout_losses(told, self.material.targets(numbers))
+        nothing = torch.zeros((), device=self.device)
+        found = {"map": nothing, "pooled": pooled, "rating": rating}
+        return {**found, "pooled_seen": nothing, "rating_seen": nothing, "text": text_loss(told)}
+
     @torch.no_grad()
     def validate(self) -> Numbers:
         """SRCC of the averaged student's ratings with the human scores of pictures kept back."""
-        self.average.eval()
+        average: Student = self.average.module  # type: ignore[assignment]
+        average.eval()
+        val = self.material.val
+        embeddings = self._see(average, val)
         read = []
-        for start in range(0, len(self.material.val), _AT_ONCE):
-            numbers = self.material.val[start : start + _AT_ONCE]
+        for start in range(0, len(val), _AT_ONCE):
+            numbers = val[start : start + _AT_ONCE]
             with self._autocast():
-                lesson = self._lesson(self.material.pictures[numbers], numbers, [0] * len(numbers), text=False)
-                read.append(self.average(lesson).ratings.float().cpu())
-        ratings, scores = torch.cat(read).double().numpy(), self.material.scores[self.material.val].double()
+                told = average.tell(embeddings[start : start + _AT_ONCE], self._lesson(self._grid(), numbers))
+            read.append(told.ratings.float().cpu())
+        ratings, scores = torch.cat(read).double().numpy(), self.material.scores[val].double()
         found = {}
         for column, label in enumerate(self.settings.labels):
             known = scores[:, column].isfinite().numpy()
             found[f"srcc_{label}"] = float(srcc(ratings[known, column], scores[:, column].numpy()[known]))
         return found
+
+    @torch.no_grad()
+    def _see(self, student: Student, numbers: Sequence[int]) -> torch.Tensor:
+        """Embeddings [n, places, hidden] of whole pictures."""
+        parts = []
+        for start in range(0, len(numbers), _AT_ONCE):
+            pieces = self._cut(self.material.pictures[list(numbers[start : start + _AT_ONCE])])
+            with self._autocast():
+                parts.append(student.see(pieces).embeddings)
+        return torch.cat(parts)
 
     def base(self) -> dict[str, torch.Tensor]:
         """The averaged weights under the published names, float16."""
@@ -288,32 +346,35 @@ class _Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _lesson(self, views: torch.Tensor, numbers: Sequence[int], which: Sequence[int], *, text: bool) -> Lesson:
-        """`which` of each picture's conversations, modulo their number; without text they end behind the picture."""
-        pieces = cut(views, self.slicing, self.settings.max_slices)
-        if text:
-            tokens = [self._tokens_of(number, index, pieces.grid) for number, index in zip(numbers, which, strict=True)]
-        else:  # up to the picture all conversations are alike
-            tokens = [self._tokens_of(numbers[0], 0, pieces.grid)] * len(numbers)
+    def _cut(self, views: torch.Tensor) -> Cut:
+        return cut(views, self.slicing, self.settings.max_slices)
+
+    def _grid(self) -> Grid:
+        """Of whole pictures."""
+        return self.slicing.grid(self.settings.side, self.settings.side, self.settings.max_slices)
+
+    def _lesson(self, grid: Grid, numbers: Sequence[int], which: Sequence[int] | None = None) -> Lesson:
+        """`which` of each picture's conversations, modulo their number; without, they end behind the picture."""
+        if which is None:  # up to there all are alike
+            tokens = [self._tokens(numbers[0], 0, grid)] * len(numbers)
+        else:
+            counts = [len(self.material.conversations[number]) for number in numbers]
+            chosen = zip(numbers, which, counts, strict=True)
+            tokens = [self._tokens(number, index % count, grid) for number, index, count in chosen]
         bounds = tokens[0].image_bounds
-        end = None if text else bounds[-1][1] + 1
+        end = bounds[-1][1] + 1 if which is None else None
         return Lesson(
-            cut=pieces,
             ids=padded([each.ids[:end] for each in tokens], PAD_ID, self.device),
             labels=padded([each.labels[:end] for each in tokens], lessons.IGNORED, self.device),
             places=torch.cat([torch.arange(*bound) for bound in bounds]).to(self.device),
         )
 
-    def _tokens_of(self, number: int, which: int, grid: Grid) -> lessons.Tokens:
-        found: lessons.Tokens = self._tokens(number, which % len(self.material.conversations[number]), grid)
-        return found
-
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast)
 
 
-def _standardised(values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    return (values - by.mean(0)) / by.std(0).clamp_min(1e-6)
+def _standardised(values: torch.Tensor) -> torch.Tensor:
+    return (values - values.mean(0)) / values.std(0).clamp_min(1e-6)
 
 
 def _write_table(path: Path, history: Sequence[Numbers]) -> None:

@@ -40,6 +40,8 @@ class HeadTraining(_Section):
     #: Multiplies scores; 0.05 brings 0..100 to 0..5.
     label_scale: float = Field(default=1.0, gt=0)
     split: Split = Split()
+    #: Of each part's pictures, drawn by `seed`; the others are left out.
+    share: float = Field(default=1.0, gt=0, le=1)
     head: HeadShape = HeadShape()
     #: Weights of the losses that are summed.
     loss: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default={"mse": 1.0}, min_length=1)

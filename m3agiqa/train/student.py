@@ -19,9 +19,8 @@ from m3agiqa.train.views import Cut
 
 @dataclass(frozen=True)
 class Lesson:
-    """Pictures of one size, each with a conversation."""
+    """A conversation, or its beginning, about each of some pictures that were cut alike."""
 
-    cut: Cut
     #: [n, tokens], int64.
     ids: torch.Tensor
     #: [n, tokens], IGNORED where nothing is to be learned.
@@ -34,8 +33,6 @@ class Lesson:
 class Targets:
     """What pictures are to be read as, each standardised."""
 
-    #: [n, MAP_CHANNELS, any, any].
-    maps: torch.Tensor
     #: [n, POOLED].
     pooled: torch.Tensor
     #: [n, ratings].
@@ -43,12 +40,23 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a student makes of a lesson."""
+class Seen:
+    """What the tower makes of pictures."""
 
+    #: [n, places, hidden], for the language model.
+    embeddings: torch.Tensor
     #: [n, MAP_CHANNELS, patches down, patches across], of the slices put together.
     maps: torch.Tensor
-    #: [n, POOLED] and [n, ratings], from the language model's mean state over the picture.
+    #: [n, POOLED] and [n, ratings], from means and deviations of the patches' features.
+    pooled: torch.Tensor
+    ratings: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the language model makes of a lesson."""
+
+    #: [n, POOLED] and [n, ratings], from its mean state over the picture.
     pooled: torch.Tensor
     ratings: torch.Tensor
     #: Logits of the labelled tokens [labelled, vocab], and those tokens.
@@ -65,27 +73,36 @@ class Student(nn.Module):
         nn.init.normal_(resampler.query, std=0.02)
         nn.init.normal_(resampler.proj, std=hidden**-0.5)
         self.maps = nn.Linear(seen, MAP_CHANNELS)
-        self.pooled = nn.Linear(hidden, POOLED)
-        self.ratings = nn.Linear(hidden, ratings)
+        self.seen = nn.Linear(2 * seen, POOLED + ratings)
+        self.told = nn.Linear(hidden, POOLED + ratings)
 
-    def forward(self, lesson: Lesson) -> Read:
-        base, cut = self.base, lesson.cut
-        count = len(lesson.ids)
+    def see(self, cut: Cut) -> Seen:
+        base, count = self.base, len(cut.patches) // len(cut.sizes)
         # Tower's own way of encoding.
         features = Tower.encode(base, cut.patches)  # type: ignore[arg-type]
-        pictures = base.resampler(features, cut.sizes * count)
-        embedded = base.llm.get_input_embeddings()(lesson.ids)
-        pictures = pictures.reshape(count, -1, pictures.shape[-1]).to(embedded.dtype)
-        embedded = embedded.index_copy(1, lesson.places, pictures)
-        states = base.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        picture = states[:, lesson.places].mean(1)
+        embeddings = base.resampler(features, cut.sizes * count)
+        features = features.unflatten(0, (count, -1))
+        patches = features.float().flatten(1, 2)
+        read = self.seen(torch.cat([patches.mean(1), patches.std(1)], dim=1))
+        return Seen(
+            embeddings=embeddings.reshape(count, -1, embeddings.shape[-1]),
+            maps=self._map(self.maps(features), cut),
+            pooled=read[:, :POOLED],
+            ratings=read[:, POOLED:],
+        )
+
+    def tell(self, embeddings: torch.Tensor, lesson: Lesson) -> Told:
+        llm = self.base.llm
+        embedded = llm.get_input_embeddings()(lesson.ids)
+        embedded = embedded.index_copy(1, lesson.places, embeddings.to(embedded.dtype))
+        states = llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        read = self.told(states[:, lesson.places].mean(1))
         following = lesson.labels[:, 1:]
         labelled = following != IGNORED
-        return Read(
-            maps=self._map(self.maps(features).unflatten(0, (count, -1)), cut),
-            pooled=self.pooled(picture),
-            ratings=self.ratings(picture),
-            logits=base.llm.lm_head(states[:, :-1][labelled]),
+        return Told(
+            pooled=read[:, :POOLED],
+            ratings=read[:, POOLED:],
+            logits=llm.lm_head(states[:, :-1][labelled]),
             wanted=following[labelled],
         )
 
@@ -100,21 +117,21 @@ class Student(nn.Module):
         return whole.reshape(len(read), -1, rows * height, columns * width)
 
 
-def losses(read: Read, targets: Targets) -> dict[str, torch.Tensor]:
-    """Mean squared errors of maps, pooled features and ratings, and the cross entropy of the text, 0 without any.
+def map_loss(read: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of maps; a finer wanted map is averaged to the other's places, any other interpolated."""
+    size = (read.shape[-2], read.shape[-1])
+    finer = wanted.shape[-2] >= size[0] and wanted.shape[-1] >= size[1]
+    wanted = adaptive_avg_pool2d(wanted, size) if finer else interpolate(wanted, size, mode="bilinear")
+    return mse_loss(read.float(), wanted)
 
-    A target map that is finer than the student's is averaged to its places, any other interpolated.
-    """
-    size = (read.maps.shape[-2], read.maps.shape[-1])
-    finer = targets.maps.shape[-2] >= size[0] and targets.maps.shape[-1] >= size[1]
-    maps = adaptive_avg_pool2d(targets.maps, size) if finer else interpolate(targets.maps, size, mode="bilinear")
-    text = cross_entropy(read.logits.float(), read.wanted) if len(read.wanted) else read.logits.sum()
-    return {
-        "map": mse_loss(read.maps.float(), maps),
-        "pooled": mse_loss(read.pooled.float(), targets.pooled),
-        "rating": mse_loss(read.ratings.float(), targets.ratings),
-        "text": text,
-    }
+
+def readout_losses(read: Seen | Told, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared errors of the pooled features and of the ratings."""
+    return mse_loss(read.pooled.float(), targets.pooled), mse_loss(read.ratings.float(), targets.ratings)
+
+
+def text_loss(told: Told) -> torch.Tensor:
+    return cross_entropy(told.logits.float(), told.wanted)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> torch.Tensor:

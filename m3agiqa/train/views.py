@@ -1,10 +1,11 @@
-"""Pictures of a data set on the training device, and random views of them, cut as a tower reads them."""
+"""Pictures of a data set on the training device, and views of them, cut as a tower reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -54,31 +55,32 @@ def load_pictures(
     return pictures
 
 
-def random_views(
-    pictures: torch.Tensor, size: tuple[int, int], share: float, generator: torch.Generator
-) -> torch.Tensor:
-    """Views of pictures: a part of each, somewhere, perhaps mirrored, brought to one size.
+@dataclass(frozen=True)
+class Places:
+    """Where views of pictures are taken: their corners, one a picture and all on one raster, and which are mirrored."""
 
-    Args:
-        pictures: uint8 [n, 3, side, side].
-        size: width and height of the views.
-        share: of a side that the part takes.
-        generator: on the CPU.
+    corners: list[tuple[int, int]]
+    mirrored: torch.Tensor
 
-    Returns:
-        Uint8 [n, 3, height, width].
-    """
-    count, _, side, _ = pictures.shape
-    length = max(1, round(side * share))
-    corners = torch.randint(side - length + 1, (count, 2), generator=generator).tolist()
-    parts = torch.stack(
-        [
-            picture[:, top : top + length, left : left + length]
-            for picture, (top, left) in zip(pictures, corners, strict=True)
-        ]
-    )
-    mirrored = torch.randint(2, (count,), generator=generator).bool().to(pictures.device)
-    return resized(torch.where(mirrored[:, None, None, None], parts.flip(-1), parts), size)
+    @classmethod
+    def random(cls, count: int, room: tuple[int, int], generator: torch.Generator) -> Self:
+        """`room`: steps of the raster by which a view may lie lower and farther right."""
+        tops, lefts = (torch.randint(most + 1, (count,), generator=generator).tolist() for most in room)
+        return cls(list(zip(tops, lefts, strict=True)), torch.randint(2, (count,), generator=generator).bool())
+
+    def take(self, images: torch.Tensor, size: tuple[int, int], step: int) -> torch.Tensor:
+        """Views [n, .., height, width] of `images` [n, .., any, any], in which a step of the raster is `step` places.
+
+        Nothing is resized: sharpness, noise and blocks stay what they were when somebody scored the picture.
+        """
+        width, height = size
+        views = torch.stack(
+            [
+                image[..., top * step : top * step + height, left * step : left * step + width]
+                for image, (top, left) in zip(images, self.corners, strict=True)
+            ]
+        )
+        return torch.where(self.mirrored.to(views.device)[:, None, None, None], views.flip(-1), views)
 
 
 def resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
