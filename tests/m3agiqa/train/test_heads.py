@@ -88,6 +88,15 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(lab: Lab, capsys: pyte
     assert "9 pictures to train on, 3 to validate on" in captured.err
 
 
+def test_a_share_of_each_part_can_do(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.train("run", share=0.5, dtype="float16") == 0
+
+    assert "4 pictures to train on, 2 to validate on" in capsys.readouterr().err
+    assert len(list((lab.home / "cache").rglob("*.safetensors"))) == 6
+    tensors = read_head(lab.home / "run" / "best.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float16}
+
+
 def test_the_model_reads_each_picture_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab.train("first") == 0
     states = {path: path.stat().st_mtime_ns for path in (lab.home / "cache").rglob("*.safetensors")}

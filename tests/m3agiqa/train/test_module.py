@@ -86,3 +86,19 @@ def test_our_recurrence_and_its_gradients_are_the_packages() -> None:
         assert parameter.grad is not None
         assert expected is not None
         assert (parameter.grad - expected).abs().max() <= 1e-4 * max(expected.abs().max().item(), 1e-3), name
+
+
+@torch.no_grad()
+def test_a_head_written_in_half_precision_scores_almost_the_same(tmp_path: Path) -> None:
+    module = trained()
+    save_head(module, tmp_path / "whole.safetensors")
+    save_head(module, tmp_path / "half.safetensors", dtype=torch.float16)
+    hidden, lengths = torch.randn(3, 12, 48), torch.tensor([12, 7, 1])
+
+    whole, half = (
+        Head(read_head(tmp_path / f"{name}.safetensors"), LM_HEAD)(hidden, lengths) for name in ("whole", "half")
+    )
+
+    assert 0 < (whole - half).abs().max() < 0.01
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
