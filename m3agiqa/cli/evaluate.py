@@ -28,14 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
     parser.add_argument("--predictions", type=Path, metavar="F.csv", help="also write the rows; a killed run continues")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        nargs="+",
+        metavar="F.json",
+        help="conversation files: also tell how much of the descriptions stands in these",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw a scatter plot (png, pdf or svg)")
 
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.files import check_writable
-    from m3agiqa.train.evaluation import evaluate
+    from m3agiqa.train.conversations import read_conversations
+    from m3agiqa.train.evaluation import evaluate, novelty
 
+    texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:
         check_writable(args.plot)
     rows, scorer = predictions(args, args.predictions)
@@ -45,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         "revisions": scorer.info.revisions,
         "trained": scorer.info.trained,
         **evaluate(rows, seed=args.seed),
+        **(novelty(rows, texts) if texts else {}),
     }
     if args.plot is not None:
         from m3agiqa.report import plots
@@ -67,6 +77,12 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(name, shown, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "")
     console.print(table)
     console.print(f"{result['n']} pictures, {result['failed']} failed, {result['unlabelled']} without a label")
+    if "descriptions" in result:
+        share = result["grams_in_texts"]
+        copied = "" if share is None else f", {100 * share:.1f} % of their 8-grams stand in the texts"
+        console.print(
+            f"{result['descriptions_distinct']} of {result['descriptions']} descriptions are distinct{copied}"
+        )
     if result["groups"]:
         groups = Table("group", "pictures", "SRCC")
         for name, group in result["groups"].items():

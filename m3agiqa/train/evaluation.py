@@ -1,15 +1,19 @@
-"""One aspect's predictions held against human scores."""
+"""One aspect's predictions held against human scores, and its descriptions against texts they may be copied from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from m3agiqa.train.metrics import RESAMPLES, as_json, correlations, srcc_by_group
 from m3agiqa.train.predictions import Prediction
+
+#: Words of a sequence that hardly comes about twice by chance.
+_GRAM = 8
 
 
 def rated(rows: Sequence[Prediction]) -> tuple[list[float], list[float], list[str] | None]:
@@ -38,3 +42,23 @@ def evaluate(rows: Sequence[Prediction], *, seed: int = 0, resamples: int = RESA
             group: {"n": count, "srcc": by_group.get(group)} for group, count in sorted(Counter(groups or ()).items())
         },
     }
+
+
+def novelty(rows: Sequence[Prediction], texts: Iterable[str]) -> dict[str, Any]:
+    """How many descriptions are distinct, and the share of their 8-grams (words, lower case) that stand in `texts`.
+
+    The share is null where no description has eight words.
+    """
+    descriptions = [row.description for row in rows if row.description is not None]
+    known = set(chain.from_iterable(map(_grams, texts)))
+    grams = list(chain.from_iterable(map(_grams, descriptions)))
+    return {
+        "descriptions": len(descriptions),
+        "descriptions_distinct": len(set(descriptions)),
+        "grams_in_texts": sum(gram in known for gram in grams) / len(grams) if grams else None,
+    }
+
+
+def _grams(text: str) -> Iterable[tuple[str, ...]]:
+    words = text.lower().split()
+    return zip(*(words[start:] for start in range(_GRAM)), strict=False)

@@ -14,7 +14,9 @@ from m3agiqa.cli import local, main
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.jobs import Job, Scores
+from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import FakeScorer
+from m3agiqa.train.conversations import Conversation, write_conversations
 from m3agiqa.train.data import load_data
 from m3agiqa.train.metrics import srcc
 from m3agiqa.train.predictions import COLUMNS, read_predictions
@@ -54,6 +56,25 @@ def test_evaluate_prints_json_and_nothing_else(make_data: MakeData, capsys: pyte
     labels = np.array([entry.label("mos_quality") for entry in data.entries])
     assert result["srcc"] == pytest.approx(srcc(scores, labels))
     assert set(result["groups"]) == {"gen0", "gen1"}  # type: ignore[call-overload]
+
+
+def test_evaluate_tells_what_descriptions_were_copied(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    # given pictures that are all described alike, in fourteen words of which a text has the first nine
+    folder = make_data(4)
+    assert main(["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]) == 0
+    [words] = {tuple((row.description or "").split()) for row in read_predictions(folder / "p.csv")}
+    assert len(words) == 14
+    asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
+    text = Conversation.made("x", "x.png", "x", " ".join(words[:9]).upper(), 2, asked)
+    write_conversations(folder / "train.json", [text])
+    # when
+    result = evaluated(capsys, folder, *FAKE, "--texts", folder / "train.json")
+    # then
+    assert (result["descriptions"], result["descriptions_distinct"]) == (4, 1)
+    assert result["grams_in_texts"] == pytest.approx(2 / 7)
+    assert main(["evaluate", str(folder), *FAKE, "--texts", str(folder / "train.json")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 4 descriptions are distinct, 28.6 % of their 8-grams stand in the texts" in shown
 
 
 def test_the_label_is_found_by_aspect_or_named(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:

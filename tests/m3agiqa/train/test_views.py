@@ -4,7 +4,7 @@ from PIL import Image
 
 from m3agiqa.images import noise_picture
 from m3agiqa.model.slicing import Slicing
-from m3agiqa.train.views import cut, random_views, resized
+from m3agiqa.train.views import Places, cut, resized
 
 SLICING = Slicing(patch=16, scale=64)
 
@@ -28,25 +28,31 @@ def test_pictures_are_cut_as_for_scoring(width: int, height: int) -> None:
         assert int((patches.int() - others.int()).abs().max()) <= 2
 
 
-def test_a_view_is_a_part_of_its_own_picture() -> None:
-    # given pictures of one value each
-    pictures = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64)
+def test_a_view_lies_at_the_same_place_in_all_that_is_known_of_its_picture() -> None:
+    # given pictures, each pixel with its place in its value, and a map of theirs four times as coarse
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    pictures = torch.stack([rows, columns, torch.zeros(64, 64, dtype=torch.int64)]).to(torch.uint8).repeat(9, 1, 1, 1)
+    maps = pictures[:, :, ::4, ::4].clone()
+    places = Places.random(9, (8, 2), torch.Generator().manual_seed(0))
     # when
-    views = random_views(pictures, (96, 32), 0.5, torch.Generator().manual_seed(0))
+    views, seen = places.take(pictures, (56, 32), 4), places.take(maps, (14, 8), 1)
     # then
-    assert views.shape == (6, 3, 32, 96)
-    assert all(bool((view == number).all()) for number, view in enumerate(views))
+    assert views.shape == (9, 3, 32, 56)
+    for number, (top, left) in enumerate(places.corners):
+        view, part = views[number], seen[number]
+        if places.mirrored[number]:
+            view, part = view.flip(-1), part.flip(-1)
+        assert torch.equal(view, pictures[number, :, 4 * top : 4 * top + 32, 4 * left : 4 * left + 56])
+        assert torch.equal(part, view[:, ::4, ::4])
+    assert len(set(places.corners)) > 3
+    assert 0 < places.mirrored.sum() < 9
 
 
 def test_views_differ_by_their_seed_alone() -> None:
-    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    first, again, other = (Places.random(20, (9, 9), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
 
-    first, again, other = (
-        random_views(pictures, (32, 32), 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert first.corners == again.corners != other.corners
+    assert torch.equal(first.mirrored, again.mirrored)
 
 
 def test_nothing_is_done_to_what_has_its_size() -> None:
