@@ -1,8 +1,8 @@
-"""A small base from nothing: its tower learns to see as an ImageNet network does, its language model to describe.
+"""A small base from nothing: its tower learns to see as an ImageNet network does, then its language model to describe.
 
-First views of pictures teach all of it to see: the backbone's local features, patch by patch, its pooled features, and
-smoothed human scores, both from the tower itself and from the language model's mean state over the picture. Then the
-tower stays as it is, and the language model learns the conversations, which early would only be learnt by heart.
+The tower learns, from views of pictures, the backbone's local features patch by patch, its pooled features, and
+smoothed human scores. Then it stays as it is, and what lies behind it learns to tell the same pooled features and
+scores by its mean state over a picture, and the picture's conversations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
-from m3agiqa.model.slicing import Grid, Slicing, normalise
+from m3agiqa.model.slicing import Slicing, normalise
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
 from m3agiqa.train import lessons
 from m3agiqa.train.backbone import MAP_STRIDE, Backbone
@@ -59,11 +59,11 @@ class Pretraining(BaseModel):
     #: Width and height of views, multiples of 32 and at most `side`; each step takes one of them.
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     max_slices: int = Field(default=9, ge=1, le=9)
-    #: Steps that teach seeing, and pictures of one.
+    #: Steps that teach the tower, and pictures of one.
     steps: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
-    #: Steps behind them that teach conversations, and pictures of one.
-    text_steps: int = Field(default=0, ge=0)
+    #: Steps behind them that teach the language model and the resampler, and pictures of one.
+    text_steps: int = Field(ge=1)
     text_batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     #: Share of either kind's steps over which the rate rises; then it falls along a cosine.
@@ -96,7 +96,7 @@ class Pretraining(BaseModel):
         return self
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0; those of conversations come behind the others."""
+        """Learning rate of a step, from 0; those that teach the language model come last."""
         steps = self.steps
         if step >= self.steps:
             step, steps = step - self.steps, self.text_steps
@@ -213,7 +213,7 @@ def pretrain(
             continue
         since, done = step + 1 - done, step + 1
         means = {name: float(loss) / since for name, loss in sums.items()}
-        history.append({"step": done, **means, **trainer.validate()})
+        history.append({"step": done, **means, **trainer.validate(step)})
         sums.clear()
         folder.keep({**trainer.state_dict(), "history": history})
         _write_table(run / "metrics.csv", history)
@@ -243,8 +243,8 @@ class _Trainer:
         self._tokens = lru_cache(maxsize=None)(
             lambda number, which, grid: lessons.tokens(tokenizer, material.conversations[number][which], grid)
         )
-        #: What the tower, once it stays as it is, makes of the pictures to train on.
-        self._embeddings: dict[int, torch.Tensor] = {}
+        #: Of the pictures to train on, once the tower stays as it is.
+        self._features: dict[int, torch.Tensor] = {}
 
     def step(self, step: int) -> Mapping[str, torch.Tensor]:
         """Learn from one batch, drawn by a generator of the step's own; gives the losses."""
@@ -252,7 +252,7 @@ class _Trainer:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         text = step >= settings.steps
         if step == settings.steps:
-            # From here on, what is averaged is what is trained.
+            # The tower that stays is the averaged one.
             self.student.load_state_dict(self.average.module.state_dict())
         count = settings.text_batch_size if text else settings.batch_size
         drawn = torch.randint(len(self.material.train), (count,), generator=generator)
@@ -269,50 +269,50 @@ class _Trainer:
         return {name: loss.detach() for name, loss in found.items()}
 
     def _look(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses of views of pictures."""
+        """Losses of what the tower sees in views of pictures."""
         material, settings = self.material, self.settings
         width, height = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
         room = ((settings.side - height) // MAP_STRIDE, (settings.side - width) // MAP_STRIDE)
         places = Places.random(len(numbers), room, generator)
         pieces = self._cut(places.take(material.pictures[numbers], (width, height), MAP_STRIDE))
         maps = places.take(material.maps[numbers], (width // MAP_STRIDE, height // MAP_STRIDE), 1)
-        targets = material.targets(numbers)
         with self._autocast():
             seen = self.student.see(pieces)
-            told = self.student.tell(seen.embeddings, self._lesson(pieces.grid, numbers))
-        pooled, rating = readout_losses(told, targets)
-        pooled_seen, rating_seen = readout_losses(seen, targets)
-        found = {"map": map_loss(seen.maps, material.map_targets(maps)), "pooled": pooled, "rating": rating}
-        return {**found, "pooled_seen": pooled_seen, "rating_seen": rating_seen, "text": told.logits.sum()}
+        pooled, rating = readout_losses(seen, material.targets(numbers))
+        nothing = torch.zeros((), device=self.device)
+        return {
+            "map": map_loss(seen.maps, material.map_targets(maps)),
+            "pooled": pooled,
+            "rating": rating,
+            "text": nothing,
+        }
 
     def _converse(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses of conversations about whole pictures, which the tower no longer learns from."""
+        """Losses of what is told of whole pictures."""
         which = torch.randint(1 << 30, (len(numbers),), generator=generator).tolist()
-        if not self._embeddings:
-            self._embeddings = dict(zip(self.material.train, self._see(self.student, self.material.train), strict=True))
-        lesson = self._lesson(self._grid(), numbers, which)
-        embeddings = torch.stack([self._embeddings[number] for number in numbers])
+        if not self._features:
+            seen = self._see(self.student, self.material.train)
+            self._features = {number: each for number, (each, _) in zip(self.material.train, seen, strict=True)}
+        features = torch.stack([self._features[number] for number in numbers])
         with self._autocast():
-            told = self.student.tell(embeddings, lesson)
+            told = self.student.tell(features, self._lesson(numbers, which))
         pooled, rating = readout_losses(told, self.material.targets(numbers))
         nothing = torch.zeros((), device=self.device)
-        found = {"map": nothing, "pooled": pooled, "rating": rating}
-        return {**found, "pooled_seen": nothing, "rating_seen": nothing, "text": text_loss(told)}
+        return {"map": nothing, "pooled": pooled, "rating": rating, "text": text_loss(told)}
 
     @torch.no_grad()
-    def validate(self) -> Numbers:
-        """SRCC of the averaged student's ratings with the human scores of pictures kept back."""
+    def validate(self, step: int) -> Numbers:
+        """SRCC of the averaged student's ratings, of who learned last, with the human scores of pictures kept back."""
         average: Student = self.average.module  # type: ignore[assignment]
         average.eval()
-        val = self.material.val
-        embeddings = self._see(average, val)
-        read = []
-        for start in range(0, len(val), _AT_ONCE):
-            numbers = val[start : start + _AT_ONCE]
+        val, read = self.material.val, []
+        for number, (features, seen) in zip(val, self._see(average, val), strict=True):
+            if step < self.settings.steps:
+                read.append(seen)
+                continue
             with self._autocast():
-                told = average.tell(embeddings[start : start + _AT_ONCE], self._lesson(self._grid(), numbers))
-            read.append(told.ratings.float().cpu())
-        ratings, scores = torch.cat(read).double().numpy(), self.material.scores[val].double()
+                read.append(average.tell(features[None], self._lesson([number], [0])).ratings[0].float())
+        ratings, scores = torch.stack(read).double().cpu().numpy(), self.material.scores[val].double()
         found = {}
         for column, label in enumerate(self.settings.labels):
             known = scores[:, column].isfinite().numpy()
@@ -320,14 +320,13 @@ class _Trainer:
         return found
 
     @torch.no_grad()
-    def _see(self, student: Student, numbers: Sequence[int]) -> torch.Tensor:
-        """Embeddings [n, places, hidden] of whole pictures."""
-        parts = []
+    def _see(self, student: Student, numbers: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Features [1 + slices, Lmax, vision hidden], float16, and ratings of whole pictures."""
         for start in range(0, len(numbers), _AT_ONCE):
             pieces = self._cut(self.material.pictures[list(numbers[start : start + _AT_ONCE])])
             with self._autocast():
-                parts.append(student.see(pieces).embeddings)
-        return torch.cat(parts)
+                seen = student.see(pieces)
+            yield from zip(seen.features.half(), seen.ratings.float(), strict=True)
 
     def base(self) -> dict[str, torch.Tensor]:
         """The averaged weights under the published names, float16."""
@@ -349,24 +348,17 @@ class _Trainer:
     def _cut(self, views: torch.Tensor) -> Cut:
         return cut(views, self.slicing, self.settings.max_slices)
 
-    def _grid(self) -> Grid:
-        """Of whole pictures."""
-        return self.slicing.grid(self.settings.side, self.settings.side, self.settings.max_slices)
-
-    def _lesson(self, grid: Grid, numbers: Sequence[int], which: Sequence[int] | None = None) -> Lesson:
-        """`which` of each picture's conversations, modulo their number; without, they end behind the picture."""
-        if which is None:  # up to there all are alike
-            tokens = [self._tokens(numbers[0], 0, grid)] * len(numbers)
-        else:
-            counts = [len(self.material.conversations[number]) for number in numbers]
-            chosen = zip(numbers, which, counts, strict=True)
-            tokens = [self._tokens(number, index % count, grid) for number, index, count in chosen]
-        bounds = tokens[0].image_bounds
-        end = bounds[-1][1] + 1 if which is None else None
+    def _lesson(self, numbers: Sequence[int], which: Sequence[int]) -> Lesson:
+        """`which` of each whole picture's conversations, modulo their number."""
+        pieces = self._cut(self.material.pictures[numbers[0]][None])
+        counts = [len(self.material.conversations[number]) for number in numbers]
+        chosen = zip(numbers, which, counts, strict=True)
+        tokens = [self._tokens(number, index % count, pieces.grid) for number, index, count in chosen]
         return Lesson(
-            ids=padded([each.ids[:end] for each in tokens], PAD_ID, self.device),
-            labels=padded([each.labels[:end] for each in tokens], lessons.IGNORED, self.device),
-            places=torch.cat([torch.arange(*bound) for bound in bounds]).to(self.device),
+            sizes=pieces.sizes,
+            ids=padded([each.ids for each in tokens], PAD_ID, self.device),
+            labels=padded([each.labels for each in tokens], lessons.IGNORED, self.device),
+            places=torch.cat([torch.arange(*bound) for bound in tokens[0].image_bounds]).to(self.device),
         )
 
     def _autocast(self) -> torch.autocast:

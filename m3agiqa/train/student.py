@@ -19,8 +19,10 @@ from m3agiqa.train.views import Cut
 
 @dataclass(frozen=True)
 class Lesson:
-    """A conversation, or its beginning, about each of some pictures that were cut alike."""
+    """A conversation about each of some pictures that were cut alike."""
 
+    #: (height, width) in patches of one picture's overview and slices.
+    sizes: list[tuple[int, int]]
     #: [n, tokens], int64.
     ids: torch.Tensor
     #: [n, tokens], IGNORED where nothing is to be learned.
@@ -43,8 +45,8 @@ class Targets:
 class Seen:
     """What the tower makes of pictures."""
 
-    #: [n, places, hidden], for the language model.
-    embeddings: torch.Tensor
+    #: [n, 1 + slices, Lmax, vision hidden].
+    features: torch.Tensor
     #: [n, MAP_CHANNELS, patches down, patches across], of the slices put together.
     maps: torch.Tensor
     #: [n, POOLED] and [n, ratings], from means and deviations of the patches' features.
@@ -77,24 +79,20 @@ class Student(nn.Module):
         self.told = nn.Linear(hidden, POOLED + ratings)
 
     def see(self, cut: Cut) -> Seen:
-        base, count = self.base, len(cut.patches) // len(cut.sizes)
         # Tower's own way of encoding.
-        features = Tower.encode(base, cut.patches)  # type: ignore[arg-type]
-        embeddings = base.resampler(features, cut.sizes * count)
-        features = features.unflatten(0, (count, -1))
+        features = Tower.encode(self.base, cut.patches)  # type: ignore[arg-type]
+        features = features.unflatten(0, (-1, len(cut.sizes)))
         patches = features.float().flatten(1, 2)
         read = self.seen(torch.cat([patches.mean(1), patches.std(1)], dim=1))
-        return Seen(
-            embeddings=embeddings.reshape(count, -1, embeddings.shape[-1]),
-            maps=self._map(self.maps(features), cut),
-            pooled=read[:, :POOLED],
-            ratings=read[:, POOLED:],
-        )
+        return Seen(features, self._map(self.maps(features), cut), pooled=read[:, :POOLED], ratings=read[:, POOLED:])
 
-    def tell(self, embeddings: torch.Tensor, lesson: Lesson) -> Told:
+    def tell(self, features: torch.Tensor, lesson: Lesson) -> Told:
+        """What is made of pictures' `Seen.features`."""
         llm = self.base.llm
+        pictures = self.base.resampler(features.flatten(0, 1).to(self.told.weight.dtype), lesson.sizes * len(features))
         embedded = llm.get_input_embeddings()(lesson.ids)
-        embedded = embedded.index_copy(1, lesson.places, embeddings.to(embedded.dtype))
+        pictures = pictures.reshape(len(features), -1, pictures.shape[-1]).to(embedded.dtype)
+        embedded = embedded.index_copy(1, lesson.places, pictures)
         states = llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         read = self.told(states[:, lesson.places].mean(1))
         following = lesson.labels[:, 1:]
