@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ class TrainingPass:
         if not hidden.is_cuda or len(hidden) != self._rows:
             scores = self._module(hidden, lengths)
             return scores
-        hidden = pad(hidden, (0, 0, 0, -hidden.shape[1] % _LENGTHS))
+        time = min(math.ceil(hidden.shape[1] / _LENGTHS) * _LENGTHS, self._module.context)
+        hidden = pad(hidden, (0, 0, 0, time - hidden.shape[1]))
         if hidden.shape not in self._graphs:
             # A module of its own: capturing replaces its `forward`.
             whole = _Whole(self._module).train()

@@ -44,6 +44,7 @@ class HeadModule(nn.Module):
         """
         super().__init__()
         self.pooler = shape.pooler
+        self.context = context
         self.register_buffer("lm_head", lm_head.float(), persistent=False)
         self.W = nn.Linear(lm_head.shape[0], shape.width)
         self.xlstm_pooler = nn.ModuleDict({"xlstm_stack": _stack(shape, context)})
