@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a batch of golden pictures; kernels are compiled in the first one.
 START_TIMEOUT_S = 900.0
+#: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
+#: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
+_SWITCH_INTERVAL_S = 0.0005
 #: A batch that outlives the deadline of those in it this many times will never end.
 HANGING_AFTER = 2.0
 
@@ -139,6 +142,7 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     from worker.fetch import Fetcher
     from worker.moderator import Moderator
 
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
     scoring = load_scorer(
         settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)

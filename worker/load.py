@@ -112,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="how many (200)")
     parser.add_argument("--side", type=int, default=512, metavar="N", help="their sides, pixels (512)")
     parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="pictures scored together at most (32)")
+    parser.add_argument(
+        "--max-wait-ms", type=int, default=50, metavar="N", help="the first picture of a batch waits for others (50)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
     arguments = parser.parse_args(argv)
@@ -142,7 +145,12 @@ def _measure_model(arguments: argparse.Namespace) -> None:
 
     log = Console(stderr=True)
     load = throughput.Load(
-        arguments.model, arguments.device, arguments.pictures, arguments.max_batch, side=arguments.side
+        arguments.model,
+        arguments.device,
+        arguments.pictures,
+        arguments.max_batch,
+        side=arguments.side,
+        max_wait_ms=arguments.max_wait_ms,
     )
     measured = throughput.run(load, lambda what: log.print(f"{what} ...", style="dim"))
     if arguments.json:

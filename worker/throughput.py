@@ -30,6 +30,8 @@ class Load:
     max_batch: int
     #: Side of the square pictures, pixels.
     side: int
+    #: Milliseconds that the first picture of a batch waits for others.
+    max_wait_ms: int = 50
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         M3AGIQAError: the model cannot be loaded, or cannot score a picture.
     """
     pictures = [noise_picture(load.side, load.side, seed) for seed in range(load.pictures)]
-    settings = {"model": load.model, "device": load.device, "max_batch": load.max_batch}
+    settings = {
+        "model": load.model,
+        "device": load.device,
+        "max_batch": load.max_batch,
+        "max_wait_ms": load.max_wait_ms,
+    }
     progress("starting Valkey and the workers")
     with rig([_png(picture) for picture in pictures], score_threads=2 * load.max_batch, **settings) as platform:
         place = platform.receiver.place
