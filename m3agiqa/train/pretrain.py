@@ -71,7 +71,7 @@ class Pretraining(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     #: Of the running average of the weights, which is what is kept.
     ema: float = Field(default=0.99, ge=0, lt=1)
-    #: Compute in bfloat16 where that is safe.
+    #: Compute in bfloat16 where that is safe; a CPU without instructions for it is slower that way.
     autocast: bool = True
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=500, ge=1)
@@ -243,6 +243,8 @@ class _Trainer:
         self._tokens = lru_cache(maxsize=None)(
             lambda number, which, grid: lessons.tokens(tokenizer, material.conversations[number][which], grid)
         )
+        #: As every whole picture is cut, all being of one size.
+        self._whole = self._cut(material.pictures[:1])
         #: Of the pictures to train on, once the tower stays as it is.
         self._features: dict[int, torch.Tensor] = {}
 
@@ -350,12 +352,11 @@ class _Trainer:
 
     def _lesson(self, numbers: Sequence[int], which: Sequence[int]) -> Lesson:
         """`which` of each whole picture's conversations, modulo their number."""
-        pieces = self._cut(self.material.pictures[numbers[0]][None])
         counts = [len(self.material.conversations[number]) for number in numbers]
         chosen = zip(numbers, which, counts, strict=True)
-        tokens = [self._tokens(number, index % count, pieces.grid) for number, index, count in chosen]
+        tokens = [self._tokens(number, index % count, self._whole.grid) for number, index, count in chosen]
         return Lesson(
-            sizes=pieces.sizes,
+            sizes=self._whole.sizes,
             ids=padded([each.ids for each in tokens], PAD_ID, self.device),
             labels=padded([each.labels for each in tokens], lessons.IGNORED, self.device),
             places=torch.cat([torch.arange(*bound) for bound in tokens[0].image_bounds]).to(self.device),
