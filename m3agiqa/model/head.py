@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
 from torch.nn.functional import gelu, group_norm, layer_norm, logsigmoid, silu
 
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.slstm import slstm
+from m3agiqa.model.slstm import fits_kernels, slstm
 
 #: Of layer and group norms in xlstm.
 _EPS = 1e-5
@@ -24,7 +25,7 @@ _NORMALISER_EPS = 1e-6
 #: Ways to make one state of all positions' ones; the published heads take the mean.
 POOLERS = ("mean", "max", "last", "first_last_mean")
 
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 48
 _STACK = "xlstm_pooler.xlstm_stack."
 
 
@@ -135,9 +136,16 @@ class _CausalConv(nn.Module):
         self.bias = nn.Parameter(bias.float())
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """With SiLU behind it."""
+        if states.is_cuda:
+            from m3agiqa.model import head_kernels
+
+            opened: torch.Tensor = head_kernels.conv_silu(states, self.weight, self.bias)
+            return opened
         channels, _, width = self.weight.shape
         padded = nn.functional.pad(states.transpose(1, 2), (width - 1, 0))
-        return nn.functional.conv1d(padded, self.weight, self.bias, groups=channels).transpose(1, 2)
+        mixed = nn.functional.conv1d(padded, self.weight, self.bias, groups=channels)
+        return silu(mixed.transpose(1, 2))
 
 
 class _HeadwiseLinear(nn.Module):
@@ -147,7 +155,16 @@ class _HeadwiseLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.float())
 
+    @cached_property
+    def whole(self) -> torch.Tensor:
+        """As one matrix [out, in]: a GPU multiplies that faster, zeros and all, than many tiny ones."""
+        whole: torch.Tensor = torch.block_diag(*self.weight)
+        return whole
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if states.is_cuda:
+            product: torch.Tensor = nn.functional.linear(states, self.whole)
+            return product
         blocks: torch.Tensor = states.unflatten(-1, (self.weight.shape[0], -1))
         mapped: torch.Tensor = torch.einsum("...bi,boi->...bo", blocks, self.weight)
         return mapped.flatten(-2)
@@ -171,15 +188,54 @@ class _MLSTMBlock(nn.Module):
         self.proj_down = _linear(layer["proj_down.weight"])
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        inner, gate = self.proj_up(self.norm(states)).chunk(2, dim=-1)
-        convolved = silu(self.conv(inner))
+        up = self.proj_up(self.norm(states))
+        inner, gate = up.chunk(2, dim=-1)
+        convolved = self.conv(inner)
+        if fits_kernels(states, len(self.learnable_skip) // self.heads):
+            down: torch.Tensor = self.proj_down(self._mixed(up, convolved))
+            return states + down
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(inner)
         gates = torch.cat([q, k, v], dim=-1)
         q, k, v = (self._heads_first(part) for part in (q, k, v))
         mixed = mlstm(q, k, v, self.igate(gates), self.fgate(gates))
         normed = self.outnorm(mixed.transpose(1, 2).flatten(-2))
-        down: torch.Tensor = self.proj_down((normed + self.learnable_skip * convolved) * silu(gate))
+        down = self.proj_down((normed + self.learnable_skip * convolved) * silu(gate))
         return states + down
+
+    @cached_property
+    def _from_convolved(self) -> torch.Tensor:
+        """Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]."""
+        to_q, to_k, _ = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
+        q, k = self.q_proj.whole, self.k_proj.whole
+        return torch.cat([q, k, to_q @ q + to_k @ k])
+
+    @cached_property
+    def _from_inner(self) -> torch.Tensor:
+        """Values and their share of the gates, [inner + 2 * heads, inner]."""
+        to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)[2]
+        return torch.cat([self.v_proj.whole, to_v @ self.v_proj.whole])
+
+    def _mixed(self, up: torch.Tensor, convolved: torch.Tensor) -> torch.Tensor:
+        """What `proj_down` is to be given, by kernels."""
+        from m3agiqa.model import head_kernels
+
+        width = convolved.shape[-1]
+        queries_keys = nn.functional.linear(convolved, self._from_convolved)
+        values = nn.functional.linear(up[..., :width], self._from_inner)
+        gates = queries_keys[..., 2 * width :] + values[..., width:]
+        input_gate, forget_gate = (gates + torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, dim=-1)
+        return head_kernels.mlstm(
+            queries_keys,
+            values,
+            input_gate,
+            forget_gate,
+            up,
+            convolved,
+            1 + self.outnorm.weight,
+            self.learnable_skip,
+            _NORMALISER_EPS,
+            _EPS,
+        )
 
     def _heads_first(self, states: torch.Tensor) -> torch.Tensor:
         split: torch.Tensor = states.unflatten(-1, (self.heads, -1))
@@ -230,7 +286,7 @@ class _SLSTMBlock(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         normed = self.norm(states)
-        convolved = silu(self.conv(normed))
+        convolved = self.conv(normed)
         gates = torch.stack(
             [self.raw_input(convolved), self.raw_forget(convolved), self.raw_cell(normed), self.raw_output(normed)],
             dim=2,

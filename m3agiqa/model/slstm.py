@@ -20,8 +20,7 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> tor
     Returns:
         Hidden states [batch, time, heads, dim], float32.
     """
-    # Tensor cores want tiles of 16 at least, and Triton powers of two.
-    if inputs.is_cuda and (dim := inputs.shape[-1]) >= 16 and dim & (dim - 1) == 0:
+    if fits_kernels(inputs, inputs.shape[-1]):
         from m3agiqa.model import slstm_kernel
 
         return slstm_kernel.slstm(inputs, kernel, bias)
@@ -44,3 +43,8 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> tor
         hidden = torch.sigmoid(raw_output) * cell / normaliser
         outputs[step] = hidden
     return outputs.permute(2, 0, 1, 3)
+
+
+def fits_kernels(states: torch.Tensor, dim: int) -> bool:
+    """Whether the Triton kernels serve heads of `dim`: tensor cores want tiles of 16 at least, Triton powers of two."""
+    return states.is_cuda and dim >= 16 and dim & (dim - 1) == 0

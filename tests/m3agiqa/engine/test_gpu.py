@@ -22,7 +22,8 @@ from m3agiqa.engine.synthetic import random_network
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.jobs import Job
 from m3agiqa.model import slstm as recurrence
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.head import Head
+from m3agiqa.model.random_weights import Shape, head_tensors
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import BUNDLED, Case, every_case
 
@@ -125,6 +126,24 @@ def test_recurrence_kernel_is_near_the_plain_loop_where_tf32_is_allowed() -> Non
     kerneled = recurrence.slstm(inputs.cuda(), kernel.cuda(), bias.cuda())
 
     assert difference(kerneled, recurrence.slstm(inputs, kernel, bias)) < 2e-3
+
+
+@pytest.mark.parametrize(("tf32", "within"), [(False, 1e-4), (True, 1e-2)])
+@pytest.mark.parametrize("width", [64, 512])
+def test_a_head_by_kernels_is_the_plain_one(width: int, tf32: bool, within: float) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    tensors = head_tensors(Shape(vocab=300, hidden=96, head_width=width), seed=0)
+    state = {
+        name.removeprefix("model."): tensors.read(name, torch.device("cpu"), torch.float32) for name in tensors.names()
+    }
+    lm_head = torch.randn(300, 96) / 10
+    states, hidden, lengths = torch.randn(3, 150, width), torch.randn(3, 150, 96), torch.tensor([150, 7, 64])
+
+    plain, kerneled = Head(state, lm_head), Head(state, lm_head.cuda())
+
+    for block, twin in zip(plain.blocks, kerneled.blocks, strict=True):
+        assert difference(twin(states.cuda()), block(states)) < within
+    assert difference(kerneled(hidden.cuda(), lengths.cuda()), plain(hidden, lengths)) < within
 
 
 @every_case
