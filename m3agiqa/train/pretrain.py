@@ -27,7 +27,7 @@ from m3agiqa.model.random_weights import Shape, train_tokenizer, write_descripti
 from m3agiqa.model.slicing import Slicing, normalise
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
 from m3agiqa.train import lessons
-from m3agiqa.train.backbone import MAP_STRIDE, Backbone
+from m3agiqa.train.backbone import MAP_CHANNELS, MAP_STRIDE, Backbone
 from m3agiqa.train.conversations import Conversation
 from m3agiqa.train.data import DataSet
 from m3agiqa.train.fitting import RunFolder
@@ -110,7 +110,7 @@ class Pretraining(BaseModel):
 class Progress:
     """How a run tells how far it is."""
 
-    pictures: Callable[[Iterable[torch.Tensor], int], Iterable[torch.Tensor]]
+    pictures: Callable[[Iterable[Any], int], Iterable[Any]]
     steps: Callable[[range], Iterable[int]]
     report: Callable[[Numbers], None]
 
@@ -136,9 +136,9 @@ class Material:
         if not self.names:
             raise RequestInvalid(f"no picture of {data.folder} has a conversation")
         self.conversations = [by_name[name] for name in self.names]
-        parts = settings.split.names(data)
+        split = settings.split.names(data)
         number = {name: index for index, name in enumerate(self.names)}
-        self.train, self.val = ([number[name] for name in parts[part] if name in number] for part in ("train", "val"))
+        self.train, self.val = ([number[name] for name in split[part] if name in number] for part in ("train", "val"))
         if not self.train or not self.val:
             raise RequestInvalid("the split leaves no picture with a conversation for train or val")
         self.pictures = load_pictures(
@@ -146,14 +146,18 @@ class Material:
         )
         scores = [[entries[name].label(label) for label in settings.labels] for name in self.names]
         self.scores = torch.tensor([[math.nan if score is None else score for score in row] for row in scores])
-        pooled, maps = [], []
+        pooled: list[torch.Tensor] = []
+        # Made whole at once: the maps are what takes the memory.
+        places = settings.side // MAP_STRIDE
+        self.maps = torch.empty(len(self.names), MAP_CHANNELS, places, places, dtype=torch.float16, device=device)
         backbone = Backbone(device)
-        for part in progress.pictures(self.pictures.split(_AT_ONCE), math.ceil(len(self.names) / _AT_ONCE)):
+        parts = self.pictures.split(_AT_ONCE), self.maps.split(_AT_ONCE)
+        for part, maps in progress.pictures(zip(*parts, strict=True), len(parts[0])):
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
                 features = backbone(part)
             pooled.append(features.pooled)
-            maps.append(features.maps.half())
-        self.pooled, self.maps = torch.cat(pooled), torch.cat(maps)
+            maps.copy_(features.maps)
+        self.pooled = torch.cat(pooled)
         known = torch.full_like(self.scores, math.nan)
         known[self.train] = self.scores[self.train]
         smooth = out_of_fold(self.pooled, known, [entries[name].prompt for name in self.names], settings.seed)
