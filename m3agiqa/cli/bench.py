@@ -26,11 +26,16 @@ _COLUMNS = (
     *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
 )
 
+#: Pictures that the frozen model of --training reads together.
+_READ_AT_ONCE = 16
+
 HELP = "Measure the engine with random weights at the published shapes, three aspects a picture."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads alone")
+    parser.add_argument(
+        "--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads and --training alone"
+    )
     parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="pictures in a batch")
     parser.add_argument("--size", default=512, type=int, help="side of the square pictures, pixels")
     parser.add_argument("--tokens", default=100, type=int, help="tokens of every description")
@@ -44,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modes.add_argument(
         "--precision", action="store_true", help="measure how far scores are from float32's, and alone from in a batch"
     )
+    modes.add_argument(
+        "--training", action="store_true", help="measure training a head from the cache, and reading anew every epoch"
+    )
+    parser.add_argument("--config", default="mini-head", metavar="NAME", help="of --training: name under cfg/train")
+    parser.add_argument("--pictures", default=48, type=int, help="of --training, at least 8")
+    parser.add_argument("--epochs", default=20, type=int, help="of --training")
     parser.add_argument("--rows", default=96, type=int, help="of --heads: conversations of 600 tokens")
     parser.add_argument(
         "--dtype",
@@ -61,8 +72,12 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     if args.heads:
         return _heads(args, device)
+    if args.training:
+        return _training(args)
     if device.type != "cuda":
-        raise ConfigError("only `bench --heads` runs on a CPU: the rest is measured at the published shapes")
+        raise ConfigError(
+            "only `bench --heads` and `bench --training` run on a CPU: the rest is measured at the published shapes"
+        )
     return _precision(args, device) if args.precision else _engine(args)
 
 
@@ -98,6 +113,26 @@ def _heads(args: argparse.Namespace, device: torch.device) -> int:
     table.add_row(
         *(f"{times.device}, {times.threads} threads", str(times.rows), str(times.tokens)),
         *(f"{times.head_ms:.1f}", f"{times.recurrence_ms:.1f}", *package),
+    )
+    Console().print(table)
+    return DONE
+
+
+def _training(args: argparse.Namespace) -> int:
+    from m3agiqa.train import cache_bench
+    from m3agiqa.train.settings import HeadTraining
+
+    if args.pictures < 8 or args.epochs < 1:
+        raise ConfigError("--pictures must be at least 8, and --epochs at least 1")
+    settings = HeadTraining.load(args.config).model_copy(update={"epochs": args.epochs})
+    times = cache_bench.run(settings, args.device, pictures=args.pictures, batch_size=_READ_AT_ONCE, note=_log)
+    if args.json:
+        print(json.dumps({**asdict(times), "ratio": times.ratio}))
+        return DONE
+    table = Table("device", "model", "pictures", "epochs", "from the cache, s", "read anew, s", "ratio", "same losses")
+    table.add_row(
+        *(f"{times.device}, {times.threads} threads", times.model, str(times.pictures), str(times.epochs)),
+        *(f"{times.from_cache_s:.1f}", f"{times.anew_s:.1f}", f"{times.ratio:.2f}", "yes" if times.same else "no"),
     )
     Console().print(table)
     return DONE

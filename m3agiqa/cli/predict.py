@@ -30,6 +30,13 @@ def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="with images/ and data.csv (name, prompt, labels)")
     parser.add_argument("--aspect", choices=list(Aspect), required=True)
     parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
+    parser.add_argument(
+        "--only",
+        type=Path,
+        nargs="+",
+        metavar="F.json",
+        help="conversation files: take the pictures they name, such as those of val.json",
+    )
     add_data_arguments(parser)
     add_model_arguments(parser)
     add_batch_argument(parser)
@@ -43,14 +50,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
-    """All rows of the data set, in its order; those that `output` has already are not scored again."""
+    """A row each of the pictures that are wanted, in their order; those that `output` has are not scored again."""
     from m3agiqa.cli import local
     from m3agiqa.files import check_writable
+    from m3agiqa.train.conversations import read_conversations
     from m3agiqa.train.data import load_data
     from m3agiqa.train.predictions import Asked
 
     aspect = Aspect(args.aspect)
     data = load_data(args.folder, args.images)
+    if args.only is not None:
+        data = data.only({item.image for path in args.only for item in read_conversations(path)})
     label = data.label_column(aspect, args.label)
     if args.group is not None:
         data.check_group(args.group)

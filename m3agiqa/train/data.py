@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m3agiqa.contract import Aspect
@@ -72,6 +72,17 @@ class DataSet:
             return read_job(self.picture(name), "", None).picture
         except M3AGIQAError as error:
             raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
+
+    def only(self, names: Collection[str]) -> DataSet:
+        """Its pictures of these names; names that it does not have are passed over.
+
+        Raises:
+            RequestInvalid: it has none of them.
+        """
+        kept = tuple(entry for entry in self.entries if entry.name in names)
+        if not kept:
+            raise RequestInvalid(f"{self.folder} has none of the {len(names)} pictures that are wanted")
+        return replace(self, entries=kept)
 
     def label_column(self, aspect: Aspect, wanted: str | None = None) -> str:
         """The column with an aspect's scores: `wanted`, or the one that the data sets use.

@@ -30,4 +30,4 @@ def test_the_command_measures_heads_on_a_cpu(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("mode", [[], ["--precision"], ["--soak", "3"]])
 def test_what_needs_a_gpu_says_so(mode: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cpu", *mode]) == 1
-    assert "only `bench --heads` runs on a CPU" in capsys.readouterr().err
+    assert "only `bench --heads` and `bench --training` run on a CPU" in capsys.readouterr().err

@@ -77,6 +77,23 @@ def test_evaluate_tells_what_descriptions_were_copied(make_data: MakeData, capsy
     assert "1 of 4 descriptions are distinct, 28.6 % of their 8-grams stand in the texts" in shown
 
 
+def test_a_part_of_the_pictures_is_named_by_conversation_files(
+    make_data: MakeData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a file that names two of the pictures, and one that is not there
+    folder = make_data(9, mos=lambda index: index % 5)
+    names = ("gen0_000.png", "gen1_003.png", "gone.png")
+    asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
+    write_conversations(folder / "val.json", [Conversation.made(name, name, "x", "x", 2, asked) for name in names])
+    # when
+    result = evaluated(capsys, folder, *FAKE, "--only", folder / "val.json")
+    # then
+    assert (result["n"], result["failed"]) == (2, 0)
+    write_conversations(folder / "other.json", [Conversation.made("x", "gone.png", "x", "x", 2, asked)])
+    assert main(["evaluate", str(folder), *FAKE, "--only", str(folder / "other.json")]) == 1
+    assert "has none of the 1 pictures" in capsys.readouterr().err
+
+
 def test_the_label_is_found_by_aspect_or_named(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_data(9, mos_align=lambda index: index % 5, beauty=lambda index: -index % 5)
     arguments = (folder, "--model", "fake", "--aspect", "correspondence")
