@@ -218,8 +218,6 @@ def run(console: Console, *, keep: bool) -> None:
         verdicts = {verdict.request_id: verdict for verdict in web.wait(list(names), VERDICTS_TIMEOUT_S)}
         console.print(table([(names[request_id].name, verdicts[request_id]) for request_id in names]))
         console.print(f"{len(verdicts)} of {len(sent)} callbacks came, every signature verified.")
-        if not all(verdict.model is None or verdict.model.trained for verdict in verdicts.values()):
-            console.print("[bold]The bundled model's weights are random: these scores mean nothing.[/bold]")
         if keep:
             console.print(f"Flower: {flower}/tasks   Redis: {redis_url}   Ctrl-C ends all of it.")
             _until_interrupted()
@@ -279,14 +277,9 @@ def table(rows: Sequence[tuple[str, Verdict]]) -> Table:
     for name, verdict in rows:
         decision = f"[{_STYLES[verdict.decision]}]{verdict.decision}[/]"
         scores = [f"{verdict.aspects[aspect].score:.2f}" if aspect in verdict.aspects else "-" for aspect in Aspect]
-        reason = verdict.error.message if verdict.error else "; ".join(_telling(verdict))
+        reason = verdict.error.message if verdict.error else "; ".join(verdict.reasons)
         shown.add_row(escape(name), decision, *scores, escape(reason))
     return shown
-
-
-def _telling(verdict: Verdict) -> list[str]:
-    """The reasons that differ from picture to picture."""
-    return [reason for reason in verdict.reasons if "untrained" not in reason]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

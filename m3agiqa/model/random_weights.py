@@ -1,6 +1,4 @@
-"""Writes checkpoints of random weights in the published layout: for the bundled model until it is trained, for tests,
-and for measuring at the published shapes.
-"""
+"""Writes checkpoints of random weights in the published layout, for tests and for measuring at the published shapes."""
 
 from __future__ import annotations
 
@@ -94,7 +92,7 @@ class Shape:
         }
 
 
-#: The bundled checkpoint's.
+#: What tests take.
 MINI = Shape(
     vocab=512,
     hidden=128,

