@@ -18,7 +18,7 @@ from producers import ScoreRequest
 from worker.demo import DemoFailed
 from worker.rig import Arrived, rig
 
-#: Full batches that the model scores without a queue, after one that is not counted.
+#: Full batches that the model scores without a queue. Both ways, one comes first that is not counted.
 _REPEATS = 3
 
 
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What became of the pictures of a load; all of them are submitted at once."""
+    """What became of the pictures of a load; all of them are submitted at once, to a worker that scored before."""
 
     pictures: int
     #: From the first submission to the last callback.
@@ -66,7 +66,8 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         DemoFailed: a worker did not come up, or a callback did not come.
         M3AGIQAError: the model cannot be loaded, or cannot score a picture.
     """
-    pictures = [noise_picture(load.side, load.side, seed) for seed in range(load.pictures)]
+    first = load.max_batch
+    pictures = [noise_picture(load.side, load.side, seed) for seed in range(first + load.pictures)]
     settings = {
         "model": load.model,
         "device": load.device,
@@ -75,10 +76,12 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
     }
     progress("starting Valkey and the workers")
     with rig([_png(picture) for picture in pictures], score_threads=2 * load.max_batch, **settings) as platform:
-        place = platform.receiver.place
+        requests = _requests(platform.receiver.place, len(pictures))
+        platform.client.submit_many(requests[:first])
+        platform.receiver.wait(first)
         progress(f"{load.pictures} pictures by way of the queue")
         began = time.monotonic()
-        platform.client.submit_many(_requests(place, load.pictures))
+        platform.client.submit_many(requests[first:])
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
     progress("the model without a queue")

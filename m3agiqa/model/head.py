@@ -189,11 +189,11 @@ class _MLSTMBlock(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         up = self.proj_up(self.norm(states))
+        if fits_kernels(states, len(self.learnable_skip) // self.heads, largest=256):
+            down: torch.Tensor = self.proj_down(self._mixed(up))
+            return states + down
         inner, gate = up.chunk(2, dim=-1)
         convolved = self.conv(inner)
-        if fits_kernels(states, len(self.learnable_skip) // self.heads):
-            down: torch.Tensor = self.proj_down(self._mixed(up, convolved))
-            return states + down
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(inner)
         gates = torch.cat([q, k, v], dim=-1)
         q, k, v = (self._heads_first(part) for part in (q, k, v))
@@ -215,14 +215,17 @@ class _MLSTMBlock(nn.Module):
         to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)[2]
         return torch.cat([self.v_proj.whole, to_v @ self.v_proj.whole])
 
-    def _mixed(self, up: torch.Tensor, convolved: torch.Tensor) -> torch.Tensor:
+    def _mixed(self, up: torch.Tensor) -> torch.Tensor:
         """What `proj_down` is to be given, by kernels."""
         from m3agiqa.model import head_kernels
 
-        width = convolved.shape[-1]
-        queries_keys = nn.functional.linear(convolved, self._from_convolved)
-        values = nn.functional.linear(up[..., :width], self._from_inner)
-        gates = queries_keys[..., 2 * width :] + values[..., width:]
+        dtype = head_kernels.operand_dtype()
+        inner = up.chunk(2, dim=-1)[0]
+        width = inner.shape[-1]
+        convolved = head_kernels.conv_silu(inner, self.conv.weight, self.conv.bias, dtype)
+        queries_keys = nn.functional.linear(convolved, self._from_convolved.to(dtype))
+        values = nn.functional.linear(inner.to(dtype), self._from_inner.to(dtype))
+        gates = queries_keys[..., 2 * width :].float() + values[..., width:].float()
         input_gate, forget_gate = (gates + torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, dim=-1)
         return head_kernels.mlstm(
             queries_keys,

@@ -7,10 +7,16 @@ import triton
 import triton.language as tl
 
 _BLOCK_TIMES, _BLOCK_CHANNELS = 16, 128
-_BLOCK_QUERIES, _BLOCK_KEYS = 64, 32
+_HALF_BLOCKS = {"block_queries": 64, "block_keys": 32, "num_warps": 8, "num_stages": 2}
+_SINGLE_BLOCKS = {"block_queries": 64, "block_keys": 32, "num_warps": 8, "num_stages": 1}
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+def operand_dtype() -> torch.dtype:
+    """What products are made of: where torch allows TF32, float16, whose mantissa is as long; else float32."""
+    return torch.float16 if torch.backends.cuda.matmul.allow_tf32 else torch.float32
+
+
+@triton.jit(do_not_specialize=["time"])  # type: ignore[untyped-decorator]
 def _conv_silu(  # type: ignore[no-untyped-def]
     states,
     weight,
@@ -42,8 +48,10 @@ def _conv_silu(  # type: ignore[no-untyped-def]
     tl.store(outputs + target, mixed * tl.sigmoid(mixed), mask=(at < time)[:, None] & inside[None, :])
 
 
-def conv_silu(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """SiLU of the depthwise convolution over time that sees the past only.
+def conv_silu(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """SiLU of the depthwise convolution over time that sees the past only, in `dtype`.
 
     Args:
         states: [rows, time, channels], float32, channels side by side.
@@ -51,7 +59,7 @@ def conv_silu(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
         bias: [channels].
     """
     rows, time, channels = states.shape
-    outputs = torch.empty(states.shape, device=states.device)
+    outputs = torch.empty(states.shape, dtype=dtype, device=states.device)
     grid = (rows, triton.cdiv(time, _BLOCK_TIMES), triton.cdiv(channels, _BLOCK_CHANNELS))
     _conv_silu[grid](
         states,
@@ -69,7 +77,7 @@ def conv_silu(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
     return outputs
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["time"])  # type: ignore[untyped-decorator]
 def _mlstm(  # type: ignore[no-untyped-def]
     queries_keys,
     values,
@@ -81,15 +89,15 @@ def _mlstm(  # type: ignore[no-untyped-def]
     skip,
     outputs,
     time,
-    stride_qk,
-    stride_v,
     normaliser_eps,
     norm_eps,
+    # Known to the compiler, which else would not see that rows start where wide loads may.
+    stride_qk: tl.constexpr,
+    stride_v: tl.constexpr,
     heads: tl.constexpr,
     dim: tl.constexpr,
     block_queries: tl.constexpr,
     block_keys: tl.constexpr,
-    precision: tl.constexpr,
 ):
     head = tl.program_id(0) % heads
     sequence = tl.program_id(0).to(tl.int64)
@@ -101,7 +109,6 @@ def _mlstm(  # type: ignore[no-untyped-def]
     query = tl.load(
         queries_keys + (start_of_row + row)[:, None] * stride_qk + column[None, :], mask=real[:, None], other=0.0
     )
-    query *= dim**-0.5
     row_decay = tl.load(decay + sequence * time + row, mask=real, other=0.0)
     # The largest log weight so far; the sum of weights and the weighted sum of values, both relative to it.
     stabiliser = tl.full([block_queries], float("-inf"), tl.float32)
@@ -117,10 +124,11 @@ def _mlstm(  # type: ignore[no-untyped-def]
         log_weights = tl.where(row[:, None] >= other[None, :], log_weights, float("-inf"))
         larger = tl.maximum(stabiliser, tl.max(log_weights, axis=1))
         kept = tl.exp(stabiliser - larger)
-        weights = tl.dot(query, tl.trans(key), input_precision=precision) * tl.exp(log_weights - larger[:, None])
+        products = tl.dot(query, tl.trans(key), input_precision="ieee") * dim**-0.5
+        weights = products * tl.exp(log_weights - larger[:, None])
         total = total * kept + tl.sum(weights, axis=1)
         value = tl.load(values + place * stride_v + column[None, :], mask=known[:, None], other=0.0)
-        mixed = mixed * kept[:, None] + tl.dot(weights, value, input_precision=precision)
+        mixed = mixed * kept[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         stabiliser = larger
     mixed /= (tl.maximum(tl.abs(total), tl.exp(-stabiliser)) + normaliser_eps)[:, None]
     mixed -= tl.sum(mixed, axis=1)[:, None] / dim
@@ -147,7 +155,7 @@ def mlstm(
 ) -> torch.Tensor:
     """`m3agiqa.model.head.mlstm`, normed a head, with the skip and the output gate behind it.
 
-    Products are in TF32 where torch allows it. With inner = heads * dim, all float32:
+    With inner = heads * dim; `queries_keys`, `values` and `convolved` in `operand_dtype`, all else float32:
 
     Args:
         queries_keys: [rows, time, 2 * inner and more], queries first; what stands behind the keys is not read.
@@ -166,8 +174,9 @@ def mlstm(
     rows, time, heads = input_gate.shape
     dim = len(skip) // heads
     decay = torch.nn.functional.logsigmoid(forget_gate).cumsum(dim=1).transpose(1, 2).contiguous()
-    outputs = torch.empty_like(convolved)
-    _mlstm[(rows * heads, triton.cdiv(time, _BLOCK_QUERIES))](
+    outputs = torch.empty(convolved.shape, device=convolved.device)
+    blocks = _HALF_BLOCKS if values.dtype == torch.float16 else _SINGLE_BLOCKS
+    _mlstm[(rows * heads, triton.cdiv(time, blocks["block_queries"]))](
         queries_keys,
         values,
         decay,
@@ -178,16 +187,12 @@ def mlstm(
         skip,
         outputs,
         time,
-        queries_keys.stride(1),
-        values.stride(1),
         normaliser_eps,
         norm_eps,
+        stride_qk=queries_keys.stride(1),
+        stride_v=values.stride(1),
         heads=heads,
         dim=dim,
-        block_queries=_BLOCK_QUERIES,
-        block_keys=_BLOCK_KEYS,
-        precision="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        num_warps=8,
-        num_stages=1,
+        **blocks,
     )
     return outputs

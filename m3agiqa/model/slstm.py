@@ -20,7 +20,7 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> tor
     Returns:
         Hidden states [batch, time, heads, dim], float32.
     """
-    if fits_kernels(inputs, inputs.shape[-1]):
+    if fits_kernels(inputs, inputs.shape[-1], largest=128):
         from m3agiqa.model import slstm_kernel
 
         return slstm_kernel.slstm(inputs, kernel, bias)
@@ -45,6 +45,9 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> tor
     return outputs.permute(2, 0, 1, 3)
 
 
-def fits_kernels(states: torch.Tensor, dim: int) -> bool:
-    """Whether the Triton kernels serve heads of `dim`: tensor cores want tiles of 16 at least, Triton powers of two."""
-    return states.is_cuda and dim >= 16 and dim & (dim - 1) == 0
+def fits_kernels(states: torch.Tensor, dim: int, *, largest: int) -> bool:
+    """Whether a Triton kernel serves heads of `dim`.
+
+    Tensor cores want tiles of 16 at least, Triton powers of two, and of the largest a program's tiles fill its memory.
+    """
+    return states.is_cuda and 16 <= dim <= largest and dim & (dim - 1) == 0

@@ -10,7 +10,7 @@ import triton.language as tl
 _BLOCK_ROWS = 16
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["rows", "time"])  # type: ignore[untyped-decorator]
 def _slstm(  # type: ignore[no-untyped-def]
     inputs,
     kernel,

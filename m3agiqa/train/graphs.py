@@ -32,6 +32,8 @@ class TrainingPass:
         time = min(math.ceil(hidden.shape[1] / _LENGTHS) * _LENGTHS, self._module.context)
         hidden = pad(hidden, (0, 0, 0, time - hidden.shape[1]))
         if hidden.shape not in self._graphs:
+            # The first graph was captured on a stream of its own, where the gradients' sums stay: torch waits for it.
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
             # A module of its own: capturing replaces its `forward`.
             whole = _Whole(self._module).train()
             self._graphs[hidden.shape] = torch.cuda.make_graphed_callables(whole, (hidden, lengths))
