@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import queue
 import threading
 import time
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 #: Seconds that a point of priority is worth: a 3 lets those zeros go first that came up to 15 s after it, a 9 those of
 #: 45 s. Batches take less, so the more urgent go first where more wait than fit, yet nobody waits for ever.
 STEP_S = 5.0
+
+#: Threads that may compute at a time beside the one that scores. All share one interpreter: where a whole batch's worth
+#: of them run, the GPU waits until each had its turn.
+COMPUTING = max(2, (os.cpu_count() or 1) // 4)
 
 
 @dataclass(order=True)
@@ -52,6 +57,8 @@ class Batcher:
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
+        #: To be held by whoever computes.
+        self.turns = threading.Semaphore(COMPUTING)
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
@@ -71,7 +78,8 @@ class Batcher:
 
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
         """As `submit`, for jobs that fill batches together."""
-        prepared = [self.scoring.prepare(job) for job in jobs]
+        with self.turns:
+            prepared = [self.scoring.prepare(job) for job in jobs]
         since = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         for job, future in zip(prepared, futures, strict=True):

@@ -6,6 +6,7 @@ Everything is ready before the first message is taken, and stands until the last
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,6 +154,9 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     known = None if profile is None else golden.Golden.load(profile.golden)
     for line in golden.check(partial(_score_at_start, batcher), scoring.info, known, max_batch=settings.max_batch):
         logger.info(line)
+    # What start-up left is there to stay: going through it would stop all threads for a part of a second.
+    gc.collect()
+    gc.freeze()
     cache = ScoreCache(store, fingerprint(scoring.info, profile.model_dump_json() if profile else ""))
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
         settings, store, cache, Fetcher(settings), batcher, Policy.load(settings.policy)

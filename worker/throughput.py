@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median, quantiles
@@ -76,12 +76,12 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
     }
     progress("starting Valkey and the workers")
     with rig([_png(picture) for picture in pictures], score_threads=2 * load.max_batch, **settings) as platform:
-        requests = _requests(platform.receiver.place, len(pictures))
-        platform.client.submit_many(requests[:first])
+        place = platform.receiver.place
+        platform.client.submit_many(_requests(place, range(first)))
         platform.receiver.wait(first)
         progress(f"{load.pictures} pictures by way of the queue")
         began = time.monotonic()
-        platform.client.submit_many(requests[first:])
+        platform.client.submit_many(_requests(place, range(first, len(pictures))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
     progress("the model without a queue")
@@ -122,14 +122,14 @@ def _engine_per_s(scoring: Scoring, pictures: Sequence[Picture]) -> float:
     return len(pictures) / median(islice(times, 1, None))
 
 
-def _requests(place: str, count: int) -> list[ScoreRequest]:
+def _requests(place: str, numbers: Iterable[int]) -> list[ScoreRequest]:
     return [
         ScoreRequest(
             image_url=f"http://{place}/{number}.png",
             prompt=_prompt(number),
             callback_url=f"http://{place}/verdicts",
         )
-        for number in range(count)
+        for number in numbers
     ]
 
 

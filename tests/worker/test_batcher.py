@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +13,7 @@ from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.batcher import STEP_S, Batcher, _Waiting
+from worker.batcher import COMPUTING, STEP_S, Batcher, _Waiting
 
 PICTURE = open_picture(png())
 
@@ -173,6 +173,33 @@ def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
     results(batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")]))
     # then none of them was in it
     assert scorer.batches[0] == ["meanwhile"]
+
+
+def test_only_some_threads_compute_at_a_time(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a scorer that tells how many threads are preparing, and holds them until as many are as may be
+    preparing: list[int] = []
+    inside, lock, enough = 0, threading.Lock(), threading.Barrier(COMPUTING)
+
+    def prepare(job: Job) -> Job:
+        nonlocal inside
+        with lock:
+            inside += 1
+            preparing.append(inside)
+        enough.wait(PATIENCE_S)
+        with lock:
+            inside -= 1
+        return job
+
+    monkeypatch.setattr(scorer, "prepare", prepare)
+    batcher = start()
+
+    # when many threads submit
+    with ThreadPoolExecutor(3 * COMPUTING) as threads:
+        scored = list(threads.map(lambda number: submit(batcher, str(number))[0], range(3 * COMPUTING)))
+
+    # then all come through, no more at a time than may
+    assert len(results(scored)) == 3 * COMPUTING
+    assert max(preparing) == COMPUTING
 
 
 def test_one_failing_job_does_not_fail_its_neighbours(scorer: Watched, start: Start) -> None:
