@@ -58,7 +58,7 @@ class Moderator:
             _still_wanted(request)
             with clock.stage("fetch"):
                 data = self.fetcher.fetch(request.image_url)
-            with clock.stage("decode"), self.batcher.turns:
+            with clock.stage("open"), self.batcher.turns:
                 picture = open_picture(data, max_pixels=self.settings.max_pixels)
             image = picture.info
             with clock.stage("score"):

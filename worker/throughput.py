@@ -84,7 +84,7 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         platform.client.submit_many(_requests(place, range(first, len(pictures))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
-    progress("the model without a queue")
+    progress(f"took {seconds:.1f} s; the model without a queue")
     # Only now: both at once would share the device.
     scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
     return summary(arrived, seconds, _engine_per_s(scoring, pictures[: load.max_batch]))

@@ -30,7 +30,7 @@ def test_a_picture_comes_back_as_a_verdict(client: Client, web: Web, worker_proc
     assert verdict.image.width == 16
     assert verdict.metadata == {"user": 7}
     assert verdict.attempt == 1
-    assert {"queue", "fetch", "decode", "score"} <= set(verdict.timings_ms)
+    assert {"queue", "fetch", "open", "score"} <= set(verdict.timings_ms)
 
 
 def test_every_priority_arrives(client: Client, web: Web, worker_process: Start) -> None:
