@@ -30,7 +30,7 @@ STEP_S = 5.0
 
 #: Threads that may compute at a time beside the one that scores. All share one interpreter: where a whole batch's worth
 #: of them run, the GPU waits until each had its turn.
-COMPUTING = max(2, (os.cpu_count() or 1) // 4)
+COMPUTING = max(2, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 4)
 
 
 @dataclass(order=True)
@@ -78,9 +78,9 @@ class Batcher:
 
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
         """As `submit`, for jobs that fill batches together."""
+        since = time.monotonic()
         with self.turns:
             prepared = [self.scoring.prepare(job) for job in jobs]
-        since = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         for job, future in zip(prepared, futures, strict=True):
             self._queue.put(_Waiting(since + priority * STEP_S, next(self._numbers), job, future, since))
@@ -92,9 +92,10 @@ class Batcher:
         Raises:
             ScoringTimeout: not within `timeout_s` seconds.
         """
+        until = time.monotonic() + timeout_s
         future = self.submit(job, priority)
         try:
-            return future.result(timeout_s)
+            return future.result(until - time.monotonic())
         except FutureTimeout:
             future.cancel()
             raise ScoringTimeout(f"no score within {timeout_s:g} s") from None

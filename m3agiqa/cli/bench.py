@@ -29,7 +29,10 @@ _COLUMNS = (
 #: Pictures that the frozen model of --training reads together.
 _READ_AT_ONCE = 16
 
-HELP = "Measure the engine with random weights at the published shapes, three aspects a picture."
+HELP = (
+    "Measure the engine with random weights at the published shapes, three aspects a picture; or, with --training, "
+    "what training a head from the cache of states saves."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

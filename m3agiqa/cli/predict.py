@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
-    """A row each of the pictures that are wanted, in their order; those that `output` has are not scored again."""
+    """A row each of the pictures that are wanted, in their order; those that `output` has are not scored again.
+
+    What `output` has of other pictures stays there.
+    """
     from m3agiqa.cli import local
     from m3agiqa.files import check_writable
     from m3agiqa.train.conversations import read_conversations
@@ -75,14 +78,15 @@ def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, 
     from m3agiqa.train.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
-    rows = [] if file is None else file.resume(model_name(scorer.info), asked.aspect)
-    known = {(row.name, row.prompt) for row in rows}
-    missing = [entry for entry in data.entries if (entry.name, entry.prompt) not in known]
+    kept = [] if file is None else file.resume(model_name(scorer.info), asked.aspect)
+    rows = {(row.name, row.prompt): row for row in kept}
+    wanted = [(entry.name, entry.prompt) for entry in data.entries]
+    missing = [entry for entry, key in zip(data.entries, wanted, strict=True) if key not in rows]
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("scoring", total=len(data.entries), completed=len(known))
+        task = progress.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
         for batch in predict(data, asked, scorer, missing, batch_size):
-            rows += batch
+            rows |= {(row.name, row.prompt): row for row in batch}
             if file is not None:
                 file.append(batch)
             progress.advance(task, len(batch))
-    return rows
+    return [rows[key] for key in wanted]

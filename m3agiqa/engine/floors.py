@@ -15,7 +15,7 @@ from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
 FLOPS = 555e12
-#: Heads run in float32, whose products the tensor cores make as TF32 at half the rate of float16.
+#: Of heads' products, some are TF32 at half the rate of float16, which is taken for all.
 HEAD_FLOPS = FLOPS / 2
 #: Measured: milliseconds of one captured decode step, by rows (pictures times aspects times beams).
 STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))

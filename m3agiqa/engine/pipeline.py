@@ -62,7 +62,7 @@ class Pipeline:
         self._profile = profile
         self._device = device
         if device.type == "cuda" and network.language.dtype != torch.float32:
-            # The heads' float32 products: far within what float16 leaves exact of their inputs.
+            # For the heads, whose products may then be of TF32 or float16: as exact as float16 leaves their inputs.
             torch.backends.cuda.matmul.allow_tf32 = True
         self._engine = Engine(
             network.language,

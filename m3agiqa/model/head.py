@@ -1,7 +1,7 @@
 """The regression head: projection, xLSTM stack, masked mean, two linear layers.
 
 Our own modules, built from a published checkpoint's tensors, so that scoring installs none of the `xlstm` package's
-dependencies. Everything runs in float32.
+dependencies. Everything is float32; on a GPU where torch allows TF32, products are of that or of float16.
 """
 
 from __future__ import annotations
@@ -205,26 +205,31 @@ class _MLSTMBlock(nn.Module):
     @cached_property
     def _from_convolved(self) -> torch.Tensor:
         """Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]."""
+        from m3agiqa.model import head_kernels
+
         to_q, to_k, _ = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
-        q, k = self.q_proj.whole, self.k_proj.whole
-        return torch.cat([q, k, to_q @ q + to_k @ k])
+        q, k = torch.block_diag(*self.q_proj.weight), torch.block_diag(*self.k_proj.weight)
+        return torch.cat([q, k, to_q @ q + to_k @ k]).to(head_kernels.operand_dtype())
 
     @cached_property
     def _from_inner(self) -> torch.Tensor:
         """Values and their share of the gates, [inner + 2 * heads, inner]."""
+        from m3agiqa.model import head_kernels
+
         to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)[2]
-        return torch.cat([self.v_proj.whole, to_v @ self.v_proj.whole])
+        v = torch.block_diag(*self.v_proj.weight)
+        return torch.cat([v, to_v @ v]).to(head_kernels.operand_dtype())
 
     def _mixed(self, up: torch.Tensor) -> torch.Tensor:
         """What `proj_down` is to be given, by kernels."""
         from m3agiqa.model import head_kernels
 
-        dtype = head_kernels.operand_dtype()
+        dtype = self._from_inner.dtype
         inner = up.chunk(2, dim=-1)[0]
         width = inner.shape[-1]
         convolved = head_kernels.conv_silu(inner, self.conv.weight, self.conv.bias, dtype)
-        queries_keys = nn.functional.linear(convolved, self._from_convolved.to(dtype))
-        values = nn.functional.linear(inner.to(dtype), self._from_inner.to(dtype))
+        queries_keys = nn.functional.linear(convolved, self._from_convolved)
+        values = nn.functional.linear(inner.to(dtype), self._from_inner)
         gates = queries_keys[..., 2 * width :].float() + values[..., width:].float()
         input_gate, forget_gate = (gates + torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, dim=-1)
         return head_kernels.mlstm(

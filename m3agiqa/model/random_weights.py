@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import zlib
@@ -15,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from m3agiqa.contract import Aspect
 from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.vision import Tower
 
@@ -93,7 +91,7 @@ class Shape:
 
 
 #: What tests take.
-MINI = Shape(
+TINY = Shape(
     vocab=512,
     hidden=128,
     layers=2,
@@ -308,35 +306,3 @@ def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) ->
 
 def _shard_name(number: int) -> str:
     return f"model-{number + 1:05d}.safetensors"
-
-
-def write_checkpoint(folder: Path, shape: Shape, texts: Sequence[str], *, seed: int, device: str = "cpu") -> None:
-    """Write a base, and an adapter and a head per aspect; the tokenizer learns its merges from `texts`."""
-    write_base(folder / "base", shape, train_tokenizer(texts, shape.vocab), seed=seed, device=device)
-    for number, aspect in enumerate(Aspect, start=1):
-        write_adapter(folder / "adapters" / aspect, shape, seed=seed + number, device=device)
-        write_head(folder / "heads" / f"{aspect}.safetensors", shape, seed=seed + 10 + number)
-
-
-def main() -> None:
-    """Write a checkpoint of random weights to a folder."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("texts", type=Path, nargs="+", help="text files the tokenizer's merges are learnt from")
-    parser.add_argument("--shape", choices=("mini", "published"), default="mini", help="published takes 24 GB of disk")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--device", default="cpu", help="where the numbers are drawn; cuda is faster at published sizes"
-    )
-    arguments = parser.parse_args()
-    write_checkpoint(
-        arguments.folder,
-        MINI if arguments.shape == "mini" else Shape(),
-        [path.read_text(encoding="utf-8") for path in arguments.texts],
-        seed=arguments.seed,
-        device=arguments.device,
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,8 @@ import triton.language as tl
 
 #: Rows of the batch that one program runs.
 _BLOCK_ROWS = 16
+#: Shared memory that holding the weights takes beside them, bytes, as compiled for any card and heads of up to 128.
+_BESIDE_WEIGHTS = 12_288
 
 
 @triton.jit(do_not_specialize=["rows", "time"])  # type: ignore[untyped-decorator]
@@ -73,11 +75,14 @@ def _slstm(  # type: ignore[no-untyped-def]
 def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """As `m3agiqa.model.slstm.slstm`.
 
-    Where torch allows TF32, products are of float16: as exact for numbers far within its range, in half the bytes.
+    Where torch allows TF32 and the card has room for the weights, products are of float16: as exact for numbers far
+    within its range, in half the bytes.
     """
     rows, time, _, heads, dim = inputs.shape
     outputs = inputs.new_empty(rows, time, heads, dim)
-    exact = not torch.backends.cuda.matmul.allow_tf32
+    card = torch.cuda.get_device_properties(inputs.device)
+    room: int = card.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    exact = not torch.backends.cuda.matmul.allow_tf32 or room < 2 * kernel[0].numel() + _BESIDE_WEIGHTS
     weights = kernel.transpose(2, 3).contiguous()
     _slstm[(heads, triton.cdiv(rows, _BLOCK_ROWS))](
         (inputs + bias).contiguous(),

@@ -10,6 +10,11 @@ from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.conversations import read_conversations
 
 
+def cleaned(text: str) -> str:
+    """Without the end of the JSON object that a teacher answered with, which some published descriptions kept."""
+    return text.removesuffix('" }')
+
+
 def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
     """Picture to description.
 
@@ -42,7 +47,7 @@ def _from_lines(path: Path, aspect: Aspect) -> dict[str, str]:
         try:
             item = json.loads(line) if line.strip() else {}
             if item.get("aspect", aspect) == aspect and item.get("description"):
-                found[Path(item["image"]).name] = str(item["description"])
+                found[Path(item["image"]).name] = cleaned(str(item["description"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestInvalid(f"{path}, line {number}: not a JSON object with image and description") from error
     return found

@@ -124,7 +124,6 @@ def finetune(
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(run)) if run.is_dir() else None)
     adapter = run / "adapter"
-    if on_gpu:
-        model.half()
+    model.half()
     model.save_pretrained(str(adapter), save_embedding_layers=False)
     return adapter

@@ -11,6 +11,7 @@ from pathlib import Path
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.data import DataSet
+from m3agiqa.train.descriptions import cleaned
 
 #: How much a point of score weighs against prompts that share no word.
 _POINT = 1.0
@@ -78,7 +79,7 @@ def _read(path: Path, aspect: Aspect) -> Iterator[Said]:
         for line in lines:
             item = json.loads(line)
             if item.get("aspect") == aspect and "mos" in item:
-                sentences = tuple(re.split(r"(?<=[.!?])\s+", item["description"].strip()))
+                sentences = tuple(re.split(r"(?<=[.!?])\s+", cleaned(item["description"]).strip()))
                 yield Said(_words(item["prompt"]), float(item["mos"]), sentences)
     except OSError as error:
         raise RequestInvalid(f"{path}: {error.strerror}") from error

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import pytest
 
@@ -12,7 +12,7 @@ from m3agiqa.errors import DeviceLost, ScoringOutOfMemory, ScoringTimeout
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
-from tests.support import PATIENCE_S, eventually, png
+from tests.support import PATIENCE_S, eventually, png, turns_left
 from worker.batcher import COMPUTING, STEP_S, Batcher, _Waiting
 
 PICTURE = open_picture(png())
@@ -175,31 +175,20 @@ def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
     assert scorer.batches[0] == ["meanwhile"]
 
 
-def test_only_some_threads_compute_at_a_time(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a scorer that tells how many threads are preparing, and holds them until as many are as may be
-    preparing: list[int] = []
-    inside, lock, enough = 0, threading.Lock(), threading.Barrier(COMPUTING)
+def test_who_prepares_holds_one_of_the_turns(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = start()
+    left: list[int] = []
 
     def prepare(job: Job) -> Job:
-        nonlocal inside
-        with lock:
-            inside += 1
-            preparing.append(inside)
-        enough.wait(PATIENCE_S)
-        with lock:
-            inside -= 1
+        left.append(turns_left(batcher))
         return job
 
     monkeypatch.setattr(scorer, "prepare", prepare)
-    batcher = start()
 
-    # when many threads submit
-    with ThreadPoolExecutor(3 * COMPUTING) as threads:
-        scored = list(threads.map(lambda number: submit(batcher, str(number))[0], range(3 * COMPUTING)))
+    submit(batcher, "one")
 
-    # then all come through, no more at a time than may
-    assert len(results(scored)) == 3 * COMPUTING
-    assert max(preparing) == COMPUTING
+    assert left == [COMPUTING - 1]
+    assert turns_left(batcher) == COMPUTING
 
 
 def test_one_failing_job_does_not_fail_its_neighbours(scorer: Watched, start: Start) -> None:

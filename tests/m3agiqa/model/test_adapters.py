@@ -8,12 +8,12 @@ from safetensors.torch import load_file, save_file
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import load_network
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.random_weights import MINI, Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_adapter, write_base, write_head
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle
 
-SHAPE = Shape(**{**vars(MINI), "saved": ("embed_tokens", "resampler")})
+SHAPE = Shape(**{**vars(TINY), "saved": ("embed_tokens", "resampler")})
 
 
 @pytest.fixture(scope="module")

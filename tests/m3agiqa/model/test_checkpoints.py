@@ -11,7 +11,7 @@ from m3agiqa.errors import CheckpointError
 from m3agiqa.model import random_weights
 from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, read_head, read_json
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import MINI, train_tokenizer, write_base
+from m3agiqa.model.random_weights import TINY, train_tokenizer, write_base
 from m3agiqa.model.vision import Tower
 from tests.m3agiqa.golden import BUNDLED, CPU, SHARED, published
 
@@ -33,10 +33,10 @@ def test_every_published_key_maps_onto_the_modules() -> None:
 
 
 def test_shards_and_a_single_file_hold_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = train_tokenizer(["a picture"], MINI.vocab)
-    write_base(tmp_path / "single", MINI, tokenizer, seed=0)
+    tokenizer = train_tokenizer(["a picture"], TINY.vocab)
+    write_base(tmp_path / "single", TINY, tokenizer, seed=0)
     monkeypatch.setattr(random_weights, "_SHARD_BYTES", 400_000)
-    write_base(tmp_path / "sharded", MINI, tokenizer, seed=0)
+    write_base(tmp_path / "sharded", TINY, tokenizer, seed=0)
 
     single, sharded = (TensorFiles.in_folder(tmp_path / name, "model") for name in ("single", "sharded"))
 
@@ -49,7 +49,7 @@ def test_shards_and_a_single_file_hold_the_same(tmp_path: Path, monkeypatch: pyt
 
 def test_a_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_weights, "_SHARD_BYTES", 400_000)
-    write_base(tmp_path, MINI, train_tokenizer(["a picture"], MINI.vocab), seed=0)
+    write_base(tmp_path, TINY, train_tokenizer(["a picture"], TINY.vocab), seed=0)
     (tmp_path / "model-00002.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match=r"missing model-00002\.safetensors"):

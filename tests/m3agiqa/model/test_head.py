@@ -13,7 +13,7 @@ from xlstm import (
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import read_head
 from m3agiqa.model.head import Head, fuse, recurrent_weights
-from m3agiqa.model.random_weights import MINI, write_head
+from m3agiqa.model.random_weights import TINY, write_head
 from tests.m3agiqa.golden import BUNDLED, Case, close
 
 GOLDEN_HEAD = BUNDLED / "models/mini_s0/heads/quality.ckpt"
@@ -84,7 +84,7 @@ def test_both_backends_layouts_score_the_same() -> None:
 @torch.inference_mode()
 def test_scores_are_those_of_the_xlstm_package(tmp_path, width: int) -> None:
     # Given a head of random weights
-    shape = MINI.__class__(**{**vars(MINI), "head_width": width})
+    shape = TINY.__class__(**{**vars(TINY), "head_width": width})
     write_head(tmp_path / "head.safetensors", shape, seed=3, dtype=torch.float32)
     state = read_head(tmp_path / "head.safetensors")
     lm_head = torch.randn(shape.vocab, 32, generator=torch.Generator().manual_seed(0)) / 32**0.5

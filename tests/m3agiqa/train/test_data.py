@@ -176,7 +176,7 @@ def test_a_broken_conversation_file_says_where(tmp_path: Path, text: str, words:
 def test_descriptions_come_from_lines_of_the_aspect(tmp_path: Path) -> None:
     lines = [
         {"image": "a.png", "aspect": "quality", "description": "old"},
-        {"image": "a.png", "aspect": "quality", "description": "new"},
+        {"image": "a.png", "aspect": "quality", "description": 'new" }'},
         {"image": "a.png", "aspect": "correspondence", "description": "other"},
         {"image": "x/b.png", "description": "any"},
         {"image": "c.png", "aspect": "quality", "error": "refused"},

@@ -17,7 +17,7 @@ from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import load_network
 from m3agiqa.files import read_job
-from m3agiqa.model.random_weights import MINI, Shape, train_tokenizer, write_base, write_head
+from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_base, write_head
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.profile import ModelProfile
@@ -30,7 +30,7 @@ from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle
 from tests.m3agiqa.train.conftest import MakeData
 
-SHAPE = Shape(**{**vars(MINI), "hidden": 64, "ffn": 96, "layers": 1, "vision_layers": 1, "queries": 4})
+SHAPE = Shape(**{**vars(TINY), "hidden": 64, "ffn": 96, "layers": 1, "vision_layers": 1, "queries": 4})
 SETTINGS: dict[str, Any] = {
     "model": "set below",
     "rank": 4,

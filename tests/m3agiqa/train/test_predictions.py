@@ -89,6 +89,11 @@ def test_a_part_of_the_pictures_is_named_by_conversation_files(
     result = evaluated(capsys, folder, *FAKE, "--only", folder / "val.json")
     # then
     assert (result["n"], result["failed"]) == (2, 0)
+    # also where predictions of all are there
+    assert main(["predict", str(folder), *FAKE, "--output", str(folder / "all.csv")]) == 0
+    part = evaluated(capsys, folder, *FAKE, "--only", folder / "val.json", "--predictions", folder / "all.csv")
+    assert (part["n"], part["srcc"]) == (2, result["srcc"])
+    assert len(read_predictions(folder / "all.csv")) == 9
     write_conversations(folder / "other.json", [Conversation.made("x", "gone.png", "x", "x", 2, asked)])
     assert main(["evaluate", str(folder), *FAKE, "--only", str(folder / "other.json")]) == 1
     assert "has none of the 1 pictures" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from tests.m3agiqa.train.conftest import MakeData
 
 SAID = [
     {"prompt": "a castle by the sea", "mos": 4.5, "description": "It looks like a photograph. The castle is real."},
-    {"prompt": "a castle by the sea", "mos": 0.5, "description": "It looks like plastic. The castle melts."},
+    {"prompt": "a castle by the sea", "mos": 0.5, "description": 'The castle melts. It looks like plastic." }'},
     {"prompt": "two horses", "mos": 4.4, "description": "The horses are alive."},
     {"prompt": "thing", "mos": 4.0, "description": "The thing is convincing."},
 ]
