@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from producers.client import Client
@@ -41,20 +41,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(client: Client, arguments: argparse.Namespace) -> int:
-    table = Table("id", "died at", "queue", "request", "kind", "attempts", "code", "reason")
+    # The id whole, even on a narrow terminal: the other commands want it.
+    table = Table(Column("id", no_wrap=True, min_width=32), "died at", "why")
     for letter in client.dead_letters():
         if arguments.json:
             print(letter.model_dump_json())
         else:
-            table.add_row(letter.id, *_cells(letter), Text(letter.reason))
+            table.add_row(letter.id, f"{letter.died_at:%m-%d %H:%M}", Text(f"{letter.code}: {letter.reason}"))
     if not arguments.json:
         Console(soft_wrap=True).print(table)
     return _OK
-
-
-def _cells(letter: DeadLetter) -> tuple[str, ...]:
-    died_at = f"{letter.died_at:%Y-%m-%d %H:%M:%S}"
-    return died_at, letter.queue, letter.request_id or "?", letter.kind, str(letter.attempts), letter.code
 
 
 def _show(client: Client, arguments: argparse.Namespace) -> int:

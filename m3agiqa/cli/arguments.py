@@ -9,6 +9,8 @@ from m3agiqa.contract import Aspect
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+#: As strings, for argparse shows an enumeration by its members' long form.
+ASPECTS = [aspect.value for aspect in Aspect]
 ALL = "all"
 
 
@@ -17,7 +19,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         "--aspect",
         nargs="+",
         action="extend",
-        choices=[*Aspect, ALL],
+        choices=[*ASPECTS, ALL],
         metavar="NAME",
         help=f"one or more of {', '.join(Aspect)}, or {ALL} (default)",
     )

@@ -59,8 +59,13 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.policy import Policy
 
     table = args.output.with_suffix(".csv")
-    if args.output == table or table.resolve() == args.csv.resolve():
-        Console(stderr=True).print(f"error: --output must end in .json, and {table} is written beside it", style="red")
+    wrong = None
+    if args.output == table:
+        wrong = f"--output must not end in .csv: {table} is written beside it"
+    elif table.resolve() == args.csv.resolve():
+        wrong = f"{table} would be written beside {args.output}, over the pictures' table; name another --output"
+    if wrong is not None:
+        Console(stderr=True).print(f"error: {wrong}", style="red")
         return USAGE
     rows = _read(args.csv)
     policy = Policy.load(args.policy)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 
@@ -24,9 +24,9 @@ HELP = "Check a data set, make its conversation files, or spoilt copies and stan
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = commands.add_parser("check", help="Say what is missing, duplicated, unreadable or out of range.")
-    check.add_argument("--aspect", choices=list(Aspect), help="hold the rating words against this aspect's scores")
+    check.add_argument("--aspect", choices=ASPECTS, help="hold the rating words against this aspect's scores")
     make = commands.add_parser("conversations", help="Write train.json and val.json from scores and descriptions.")
-    make.add_argument("--aspect", choices=list(Aspect), required=True)
+    make.add_argument("--aspect", choices=ASPECTS, required=True)
     make.add_argument(
         "--descriptions",
         type=Path,
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stand_in = commands.add_parser(
         "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like pictures."
     )
-    stand_in.add_argument("--aspect", choices=list(Aspect), required=True)
+    stand_in.add_argument("--aspect", choices=ASPECTS, required=True)
     stand_in.add_argument("--descriptions", type=Path, required=True, metavar="F.jsonl", help="lines with mos, 0 to 5")
     stand_in.add_argument("--output", type=Path, required=True, metavar="F.jsonl")
     for command in (check, make):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import track
 
-from m3agiqa.cli.arguments import DONE, FAILED, add_batch_argument
+from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
-    parser.add_argument("--aspect", choices=list(Aspect))
+    parser.add_argument("--aspect", choices=ASPECTS)
     parser.add_argument("--conversations", type=Path, metavar="F.json", help="train.json, val.json, ...")
     add_batch_argument(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import DONE, FAILED, add_batch_argument, add_model_arguments
+from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_model_arguments
 from m3agiqa.cli.data import add_data_arguments
 from m3agiqa.contract import Aspect
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="with images/ and data.csv (name, prompt, labels)")
-    parser.add_argument("--aspect", choices=list(Aspect), required=True)
+    parser.add_argument("--aspect", choices=ASPECTS, required=True)
     parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
     parser.add_argument(
         "--only",
@@ -78,7 +78,7 @@ def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, 
     from m3agiqa.train.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
-    kept = [] if file is None else file.resume(model_name(scorer.info), asked.aspect)
+    kept = [] if file is None else file.resume(model_name(scorer.info), asked, data.entries)
     rows = {(row.name, row.prompt): row for row in kept}
     wanted = [(entry.name, entry.prompt) for entry in data.entries]
     missing = [entry for entry, key in zip(data.entries, wanted, strict=True) if key not in rows]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, add_batch_argument
+from m3agiqa.cli.arguments import ASPECTS, DONE, add_batch_argument
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ HELP = "Train an aspect's head on human scores; the frozen model reads each pict
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set: images/ and data.csv")
-    parser.add_argument("--aspect", choices=list(Aspect), required=True)
+    parser.add_argument("--aspect", choices=ASPECTS, required=True)
     parser.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", dest="run_folder", help="folder of this run")
     parser.add_argument("--model", metavar="PROFILE", help="overrides the configuration's")

@@ -21,13 +21,15 @@ from m3agiqa.train.predictions import Prediction
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: Of points without a group beside others that have one.
+_UNGROUPED = "#999999"
 #: Groups beyond which colours would repeat within a marker too often to tell apart.
 MAX_GROUPS = 16
 #: Inches of one panel, dots an inch.
 PANEL, DPI = 3.4, 200
 
 #: Axes of a radar plot for each aspect: name in `evaluate`'s result, and on the plot.
-RADAR = {"srcc": "SRCC", "plcc_logistic": "PLCC", "krcc": "KRCC", "srcc_within_groups": "SRCC within"}
+RADAR = {"srcc": "SRCC", "plcc_logistic": "PLCC, logistic", "krcc": "KRCC", "srcc_within_groups": "SRCC within"}
 
 
 def scatter(results: Mapping[str, Sequence[Prediction]]) -> Figure:
@@ -53,7 +55,7 @@ def _scatter(panel: Axes, title: str, predictions: Sequence[Prediction], styles:
     x, y = np.asarray(scores), np.asarray(labels)
     of_group = np.asarray(groups if groups is not None and styles else [""] * len(x))
     for group in np.unique(of_group):
-        colour, marker = styles.get(group, _style(0))
+        colour, marker = styles.get(group, (_UNGROUPED, "o") if styles else _style(0))
         of = of_group == group
         panel.scatter(x[of], y[of], s=9, alpha=0.6, edgecolors="none", color=colour, marker=marker)
     result = evaluate(predictions)

@@ -89,6 +89,7 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
     items = [item.model_dump(exclude_none=True) for item in conversations]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

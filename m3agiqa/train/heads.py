@@ -125,7 +125,8 @@ def train_head(
     for part in ("train", "val"):
         if not examples[part]:
             raise RequestInvalid(f"no picture of the part {part} could be read")
-    note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on")
+    share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
+    note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on{share}")
     return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
 
 

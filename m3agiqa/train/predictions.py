@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -49,8 +49,7 @@ class Prediction(BaseModel):
             name=entry.name,
             prompt=entry.prompt,
             aspect=asked.aspect,
-            group=None if asked.group is None else entry.group(asked.group),
-            label=entry.label(asked.label, asked.label_scale),
+            **asked.of(entry),
             description=scored.description if scored else None,
             score=scored.score if scored else None,
             rating=scored.rating if scored else None,
@@ -70,6 +69,13 @@ class Asked(BaseModel):
     label_scale: float = 1.0
     #: Column, or `prefix`; None for no groups.
     group: str | None = None
+
+    def of(self, entry: Entry) -> dict[str, Any]:
+        """An entry's group and label, as a prediction has them."""
+        return {
+            "group": None if self.group is None else entry.group(self.group),
+            "label": entry.label(self.label, self.label_scale),
+        }
 
 
 COLUMNS = tuple(Prediction.model_fields)
@@ -114,8 +120,10 @@ class PredictionFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def resume(self, model: str, aspect: Aspect) -> list[Prediction]:
+    def resume(self, model: str, asked: Asked, entries: Iterable[Entry]) -> list[Prediction]:
         """Scored rows of an earlier run; rows with an error, and one that was cut off, are dropped to be tried again.
+
+        Those of `entries` get the group and label that are asked for now.
 
         Raises:
             RequestInvalid: the file is another's: no predictions, or another model's or aspect's.
@@ -123,10 +131,13 @@ class PredictionFile:
         kept: list[Prediction] = []
         if self.path.exists():
             kept = [row for row in read_predictions(self.path, cut_off=True) if row.error is None]
-            if other := next((row for row in kept if (row.model, row.aspect) != (model, aspect)), None):
+            if other := next((row for row in kept if (row.model, row.aspect) != (model, asked.aspect)), None):
                 raise RequestInvalid(
-                    f"{self.path} holds {other.aspect} by {other.model}, not {aspect} by {model}; name another file"
+                    f"{self.path} holds {other.aspect} by {other.model}, not {asked.aspect} by {model}; "
+                    "name another file"
                 )
+        now = {(entry.name, entry.prompt): asked.of(entry) for entry in entries}
+        kept = [row.model_copy(update=now.get((row.name, row.prompt), {})) for row in kept]
         header = io.StringIO(newline="")
         csv.writer(header).writerow(COLUMNS)
         write(self.path, header.getvalue() + _as_csv(kept))

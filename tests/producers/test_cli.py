@@ -163,7 +163,14 @@ def dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
     return [delivery, large]
 
 
-def test_dead_letters_are_listed(dead: list[DeadLetter], capsys: Output) -> None:
+def test_dead_letters_are_listed_with_whole_ids_on_any_terminal(
+    dead: list[DeadLetter], capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["dead", "list"]) == 0
+    narrow = capsys.readouterr().out
+    assert all(letter.id in narrow for letter in dead)
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["dead", "list"]) == 0
     output = capsys.readouterr().out
     assert "host answered 410" in output

@@ -94,6 +94,10 @@ def test_a_part_of_the_pictures_is_named_by_conversation_files(
     part = evaluated(capsys, folder, *FAKE, "--only", folder / "val.json", "--predictions", folder / "all.csv")
     assert (part["n"], part["srcc"]) == (2, result["srcc"])
     assert len(read_predictions(folder / "all.csv")) == 9
+    # and by another label, which is the data set's and not the file's
+    scaled = evaluated(capsys, folder, *FAKE, "--label-scale", "0.5", "--predictions", folder / "all.csv")
+    assert scaled["n"] == 9
+    assert [row.label for row in read_predictions(folder / "all.csv")] == [index % 5 / 2 for index in range(9)]
     write_conversations(folder / "other.json", [Conversation.made("x", "gone.png", "x", "x", 2, asked)])
     assert main(["evaluate", str(folder), *FAKE, "--only", str(folder / "other.json")]) == 1
     assert "has none of the 1 pictures" in capsys.readouterr().err
