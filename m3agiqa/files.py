@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -28,8 +27,7 @@ def read_job(path: Path, prompt: str, aspects: tuple[Aspect, ...] | None) -> Job
     except (OSError, ValueError) as error:
         raise FetchError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if data is None:
-        url = "; m3agiqa-submit takes URLs" if re.match(r"(https?|s3):/", str(path)) else ""
-        raise FetchError(f"{path}: {'not a file' if path.exists() else f'no such file{url}'}")
+        raise FetchError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     return Job(open_picture(data), prompt, aspects)
 
 

@@ -23,7 +23,7 @@ _COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a file; `m3agiqa-submit` takes URLs")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture was generated from")
     add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else on stdout")

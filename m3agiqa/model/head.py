@@ -170,6 +170,11 @@ class _HeadwiseLinear(nn.Module):
         return mapped.flatten(-2)
 
 
+def _operand_dtype() -> torch.dtype:
+    """What the mLSTM's kernels multiply: where torch allows TF32, float16, whose mantissa is as long; else float32."""
+    return torch.float16 if torch.backends.cuda.matmul.allow_tf32 else torch.float32
+
+
 class _MLSTMBlock(nn.Module):
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -205,20 +210,16 @@ class _MLSTMBlock(nn.Module):
     @cached_property
     def _from_convolved(self) -> torch.Tensor:
         """Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]."""
-        from m3agiqa.model import head_kernels
-
         to_q, to_k, _ = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
         q, k = torch.block_diag(*self.q_proj.weight), torch.block_diag(*self.k_proj.weight)
-        return torch.cat([q, k, to_q @ q + to_k @ k]).to(head_kernels.operand_dtype())
+        return torch.cat([q, k, to_q @ q + to_k @ k]).to(_operand_dtype())
 
     @cached_property
     def _from_inner(self) -> torch.Tensor:
         """Values and their share of the gates, [inner + 2 * heads, inner]."""
-        from m3agiqa.model import head_kernels
-
         to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)[2]
         v = torch.block_diag(*self.v_proj.weight)
-        return torch.cat([v, to_v @ v]).to(head_kernels.operand_dtype())
+        return torch.cat([v, to_v @ v]).to(_operand_dtype())
 
     def _mixed(self, up: torch.Tensor) -> torch.Tensor:
         """What `proj_down` is to be given, by kernels."""

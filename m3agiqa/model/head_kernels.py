@@ -12,14 +12,6 @@ _HALF_BLOCKS = {"block_queries": 64, "block_keys": 32, "num_warps": 8, "num_stag
 _SINGLE_BLOCKS = {"block_queries": 64, "block_keys": 16, "num_warps": 8, "num_stages": 1}
 
 
-def operand_dtype() -> torch.dtype:
-    """What products are made of: where torch allows TF32, float16, whose mantissa is as long; else float32.
-
-    float16's range is enough here: a head's inputs come from a norm, and sums are float32.
-    """
-    return torch.float16 if torch.backends.cuda.matmul.allow_tf32 else torch.float32
-
-
 @triton.jit(do_not_specialize=["time"])  # type: ignore[untyped-decorator]
 def _conv_silu(  # type: ignore[no-untyped-def]
     states,
@@ -159,7 +151,7 @@ def mlstm(
 ) -> torch.Tensor:
     """`m3agiqa.model.head.mlstm`, normed a head, with the skip and the output gate behind it.
 
-    With inner = heads * dim; `queries_keys`, `values` and `convolved` in `operand_dtype`, all else float32:
+    With inner = heads * dim; `queries_keys`, `values` and `convolved` in float16 or float32, all else float32:
 
     Args:
         queries_keys: [rows, time, 2 * inner and more], queries first; what stands behind the keys is not read.

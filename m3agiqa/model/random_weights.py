@@ -195,7 +195,6 @@ def write_base(
     *,
     seed: int,
     dtype: torch.dtype = torch.float16,
-    device: str = "cpu",
 ) -> None:
     """Write a base: config.json, tokenizer.json, and one safetensors file or shards with an index."""
     write_description(folder, shape, tokenizer)
@@ -204,7 +203,7 @@ def write_base(
     size = 0
     tensors = base_tensors(shape, seed)
     for key in tensors.names():
-        tensor = tensors.read(key, torch.device(device), dtype)
+        tensor = tensors.read(key, torch.device("cpu"), dtype)
         if size and size + tensor.nbytes > _SHARD_BYTES:
             written.append(_write_shard(folder, len(written), shards.pop()))
             shards.append({})
@@ -219,23 +218,21 @@ def write_base(
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def write_adapter(
-    folder: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16, device: str = "cpu"
-) -> None:
+def write_adapter(folder: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16) -> None:
     """Write an adapter in PEFT's format: LoRA on the attention, and `shape.saved` whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(adapter_config(shape), indent=1) + "\n")
-    _save(adapter_tensors(shape, seed), folder / "adapter_model.safetensors", dtype, device)
+    _save(adapter_tensors(shape, seed), folder / "adapter_model.safetensors", dtype)
 
 
 def write_head(path: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torch.float16) -> None:
     """Write a head as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(head_tensors(shape, seed), path, dtype, "cpu")
+    _save(head_tensors(shape, seed), path, dtype)
 
 
-def _save(tensors: RandomTensors, path: Path, dtype: torch.dtype, device: str) -> None:
-    save_file({key: tensors.read(key, torch.device(device), dtype) for key in tensors.names()}, path)
+def _save(tensors: RandomTensors, path: Path, dtype: torch.dtype) -> None:
+    save_file({key: tensors.read(key, torch.device("cpu"), dtype) for key in tensors.names()}, path)
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:

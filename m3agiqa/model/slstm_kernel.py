@@ -8,7 +8,7 @@ import triton.language as tl
 
 #: Rows of the batch that one program runs.
 _BLOCK_ROWS = 16
-#: Shared memory that holding the weights takes beside them, bytes, as compiled for any card and heads of up to 128.
+#: Bytes of shared memory beside the weights where they are held, as Triton compiles it for a head of 128.
 _BESIDE_WEIGHTS = 12_288
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,44 +73,20 @@ def run(
     resolved, device = hub.resolve(profile), choose_device(device_name)
     reader = Reader.of(profile, resolved, str(device), batch_size)
     assert resolved.base is not None, "the reader has loaded it"
-    lm_head = TensorFiles.in_folder(resolved.base, "model").read("llm.lm_head.weight", device, torch.float32)
-    jobs = [_noise(seed) for seed in range(pictures)]
-    examples = [Example(str(number), label=5 * number / pictures) for number in range(pictures)]
-    kept_back = max(2, round(_VALIDATION_SHARE * pictures))
-
-    def read(cache: StateCache) -> None:
-        for start in range(0, pictures, batch_size):
-            part = jobs[start : start + batch_size]
-            for number, states in enumerate(reader.read(part, [_DESCRIPTION] * len(part)), start=start):
-                assert isinstance(states, torch.Tensor), states
-                cache.write(str(number), states)
-
-    def train(*, anew: bool) -> tuple[float, list[Epoch]]:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            torch.manual_seed(settings.seed)
-            module = HeadModule(settings.head, profile.aspects[Aspect.QUALITY].context, lm_head)
-            cache = StateCache(folder / "cache", {}, float("inf"))
-            started = time.perf_counter()
-            read(cache)
-            history = fit(
-                module,
-                settings,
-                examples[kept_back:],
-                examples[:kept_back],
-                cache,
-                RunFolder(folder),
-                None,
-                lambda epoch: read(cache) if anew and epoch["epoch"] != settings.epochs - 1 else None,
-            )
-            return time.perf_counter() - started, history
-
+    training = _Training(
+        settings=settings,
+        context=profile.aspects[Aspect.QUALITY].context,
+        lm_head=TensorFiles.in_folder(resolved.base, "model").read("llm.lm_head.weight", device, torch.float32),
+        reader=reader,
+        jobs=[_noise(seed) for seed in range(pictures)],
+        batch_size=batch_size,
+    )
     with tempfile.TemporaryDirectory() as warm_up:
-        read(StateCache(Path(warm_up), {}, float("inf")))
+        training.read(StateCache(Path(warm_up), {}, float("inf")))
     note(f"{settings.epochs} epochs from the cache")
-    from_cache_s, history = train(anew=False)
+    from_cache_s, history = training.run(anew=False)
     note(f"{settings.epochs} epochs, the pictures read anew in each")
-    anew_s, again = train(anew=True)
+    anew_s, again = training.run(anew=True)
     return CacheTimes(
         device=str(device),
         threads=torch.get_num_threads(),
@@ -121,6 +97,50 @@ def run(
         anew_s=anew_s,
         same=[epoch["train_loss"] for epoch in history] == [epoch["train_loss"] for epoch in again],
     )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The training that is measured."""
+
+    settings: HeadTraining
+    context: int
+    lm_head: torch.Tensor
+    reader: Reader
+    jobs: Sequence[Job]
+    batch_size: int
+
+    def read(self, cache: StateCache) -> None:
+        """Have every picture's states in the cache, whether they are there or not."""
+        for start in range(0, len(self.jobs), self.batch_size):
+            part = self.jobs[start : start + self.batch_size]
+            for number, states in enumerate(self.reader.read(part, [_DESCRIPTION] * len(part)), start=start):
+                assert isinstance(states, torch.Tensor), states
+                cache.write(str(number), states)
+
+    def run(self, *, anew: bool) -> tuple[float, list[Epoch]]:
+        """Seconds, and every epoch's numbers; `anew`, the pictures are read for each epoch, else once."""
+        settings, pictures = self.settings, len(self.jobs)
+        examples = [Example(str(number), label=5 * number / pictures) for number in range(pictures)]
+        kept_back = max(2, round(_VALIDATION_SHARE * pictures))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            torch.manual_seed(settings.seed)
+            module = HeadModule(settings.head, self.context, self.lm_head)
+            cache = StateCache(folder / "cache", {}, float("inf"))
+            started = time.perf_counter()
+            self.read(cache)
+            history = fit(
+                module,
+                settings,
+                examples[kept_back:],
+                examples[:kept_back],
+                cache,
+                RunFolder(folder),
+                None,
+                lambda epoch: self.read(cache) if anew and epoch["epoch"] != settings.epochs - 1 else None,
+            )
+            return time.perf_counter() - started, history
 
 
 def _noise(seed: int) -> Job:

@@ -138,7 +138,7 @@ def text_loss(told: Told) -> torch.Tensor:
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> torch.Tensor:
     """Rows of different lengths to one tensor, int64, padded on the right.
 
-    To a multiple of `_LENGTHS`: batches of ever other sizes leave a host's memory in pieces, of which it runs out.
+    To a multiple of `_LENGTHS`: batches of ever other sizes leave a host's memory in pieces.
     """
     longest = math.ceil(max(map(len, rows)) / _LENGTHS) * _LENGTHS
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], device=device)
