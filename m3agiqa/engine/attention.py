@@ -37,20 +37,20 @@ class Reading:
         rows = torch.arange(len(new)).repeat_interleave(counts)
         offsets = torch.cat([torch.arange(count) for count in new])
         positions = torch.tensor(known)[rows] + offsets
-        self._positions = positions.to(device)
-        self._rows, self._offsets = rows.to(device), offsets.to(device)
-        self._places = torch.cat(
-            [of[count : count + more] for of, count, more in zip(places, known, new, strict=True)]
-        ).to(device)
+        self._positions = ops.moved(positions, device)
+        self._rows, self._offsets = ops.moved(rows, device), ops.moved(offsets, device)
+        written = [of[count : count + more] for of, count, more in zip(places, known, new, strict=True)]
+        self._places = ops.moved(torch.cat(written), device)
         self._shape = (len(new), max(new))
         self._causal = not any(known)
         if not self._causal:
             read = [of[: count + more] for of, count, more in zip(places, known, new, strict=True)]
             seen = pad_sequence(read, batch_first=True, padding_value=-1)
             # A row's padding is its own first place: another's may hold NaN, which no mask keeps out of a product.
-            self._seen = torch.where(seen < 0, seen[:, :1], seen).to(device)
+            self._seen = ops.moved(torch.where(seen < 0, seen[:, :1], seen), device)
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
-            self._mask = (torch.arange(self._seen.shape[1]) <= queries[..., None])[:, None].to(device)
+            mask = torch.arange(self._seen.shape[1]) <= queries[..., None]
+            self._mask = ops.moved(mask, device)[:, None]
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]

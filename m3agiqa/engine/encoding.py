@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from m3agiqa.engine.ops import moved
 from m3agiqa.errors import ImageTooLarge
 from m3agiqa.images import Picture
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
@@ -50,7 +51,7 @@ class Encoded:
         """Slices along `grid`, their patches moved once for all towers."""
         if grid not in self._moved:
             slices = self.cut(grid)
-            self._moved[grid] = replace(slices, patches=tuple(patch.to(device) for patch in slices.patches))
+            self._moved[grid] = replace(slices, patches=tuple(moved(patch, device) for patch in slices.patches))
         return self._moved[grid]
 
     def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -26,6 +27,12 @@ class Groups:
             start += rows
         uniform = [adapter for adapter, _ in counts] == list(range(adapters)) and len({rows for _, rows in counts}) == 1
         return cls(tuple(parts), uniform)
+
+    @classmethod
+    def of_sequences(cls, numbers: Iterable[int], lengths: Iterable[int], adapters: int) -> Groups:
+        """The tokens of sequences laid end to end, sorted by the number of their adapter."""
+        by_adapter = groupby(zip(numbers, lengths, strict=True), lambda pair: pair[0])
+        return cls.of([(adapter, sum(length for _, length in of)) for adapter, of in by_adapter], adapters)
 
 
 @dataclass(frozen=True)

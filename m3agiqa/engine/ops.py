@@ -6,6 +6,11 @@ import torch
 from torch.nn.functional import embedding, silu
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host's on `device`; nobody waits there for what a GPU was given to do before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 def lookup(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Rows of `table` [vocab, hidden] for ids [tokens]; a GPU's ids may look into a table in pinned host memory."""
     if ids.is_cuda and not table.is_cuda:

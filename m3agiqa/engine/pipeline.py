@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import Self
 
 import torch
@@ -16,6 +17,7 @@ from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, Progress, load_network
+from m3agiqa.engine.ops import moved
 from m3agiqa.engine.rows import Reading, Row, alive, aspect_score, failing_alone
 from m3agiqa.engine.session import Session
 from m3agiqa.engine.synthetic import random_network
@@ -174,7 +176,7 @@ class Pipeline:
             (row.picture, self._network.towers[row.aspect], row.picture.grid(self._profile.describe.max_slices))
             for row in alive(rows)
         )
-        prompts = []
+        readings = []
         for row in alive(rows):
             with failing_alone(row):
                 grid = row.picture.grid(self._profile.describe.max_slices)
@@ -184,9 +186,9 @@ class Pipeline:
                         f"{row.aspect}: picture and prompt take {len(prompt.ids)} tokens of {MAX_PROMPT_TOKENS}; "
                         "shorten the prompt"
                     )
-                prompts.append(self._embed(row, Reading(grid, prompt, prompt.ids, known=0)))
+                readings.append(Reading(grid, prompt, prompt.ids, known=0))
                 row.grid, row.prompt = grid, prompt
-        return prompts
+        return self._embed(alive(rows), readings)
 
     def _describe(self, rows: Sequence[Row], session: Session) -> None:
         """Have the adapted model write the descriptions, unless all are given."""
@@ -215,18 +217,20 @@ class Pipeline:
                     for number, reading in part.items()
                     if reading.known == 0
                 )
-                embeddings = [self._embed(rows[number], reading) for number, reading in part.items()]
+                embeddings = self._embed([rows[number] for number in part], list(part.values()))
                 read = session.read(list(part), known, embeddings)
                 for number, count, new in zip(part, known, read, strict=True):
                     states[number] = torch.cat([session.states[number][:count], new])
+        scored = []
         for aspect, head in self._network.heads.items():
             of = [number for number in sorted(states) if rows[number].aspect == aspect]
             if of:
-                lengths = torch.tensor([len(states[number]) for number in of], device=self._device)
-                raw = head(pad_sequence([states[number] for number in of], batch_first=True), lengths)
-                for number, score in zip(of, raw.tolist(), strict=True):
-                    with failing_alone(rows[number]):
-                        rows[number].score = aspect_score(rows[number], score)
+                lengths = moved(torch.tensor([len(states[number]) for number in of]), self._device)
+                scored.append((of, head(pad_sequence([states[number] for number in of], batch_first=True), lengths)))
+        for of, raw in scored:  # only now: asking waits for the device
+            for number, score in zip(of, raw.tolist(), strict=True):
+                with failing_alone(rows[number]):
+                    rows[number].score = aspect_score(rows[number], score)
 
     def _reading(self, row: Row) -> Reading:
         grid, conversation = self._fit(row)
@@ -261,16 +265,23 @@ class Pipeline:
             )
         return grid, conversation
 
-    def _embed(self, row: Row, reading: Reading) -> torch.Tensor:
-        """Embeddings [tokens, hidden] of the ids that are new, the picture's in their places."""
+    def _embed(self, rows: Sequence[Row], readings: Sequence[Reading]) -> list[torch.Tensor]:
+        """Embeddings [tokens, hidden] of the ids of each reading that are new, the picture's in their places."""
+        if not rows:
+            return []
         llama = self._network.language
-        ids = torch.tensor(reading.ids[reading.known :], device=self._device)
-        embedded = llama.embed(ids, Groups.of([(self._network.adapters[row.aspect], len(ids))], len(llama.tables)))
-        if reading.known == 0:
-            slices = row.picture.embeddings(self._network.towers[row.aspect], reading.grid)
-            for (start, end), picture in zip(reading.conversation.image_bounds, slices, strict=True):
-                embedded[start:end] = picture
-        return embedded
+        new = [reading.ids[reading.known :] for reading in readings]
+        lengths = [len(ids) for ids in new]
+        groups = Groups.of_sequences((self._network.adapters[row.aspect] for row in rows), lengths, len(llama.tables))
+        embedded = llama.embed(moved(torch.tensor([id_ for ids in new for id_ in ids]), self._device), groups)
+        pictures, places = [], []
+        for row, reading, first in zip(rows, readings, accumulate(lengths, initial=0), strict=False):
+            if reading.known == 0:
+                pictures.append(row.picture.embeddings(self._network.towers[row.aspect], reading.grid).flatten(0, 1))
+                places += [torch.arange(first + start, first + end) for start, end in reading.conversation.image_bounds]
+        if pictures:
+            embedded.index_copy_(0, moved(torch.cat(places), self._device), torch.cat(pictures))
+        return list(embedded.split(lengths))
 
 
 def choose_device(name: str) -> torch.device:

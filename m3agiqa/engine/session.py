@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import torch
 
@@ -58,15 +57,8 @@ class Session:
             for row, count, more in zip(of, known[part], new, strict=True):
                 self._reach(row, count + more)
             reading = Reading(self._cache, self._llama.frequencies, [self._places[row] for row in of], known[part], new)
-            counts = [
-                (adapter, sum(count for _, count in group))
-                for adapter, group in groupby(
-                    zip([self._adapters[row] for row in of], new, strict=True), lambda pair: pair[0]
-                )
-            ]
-            read = self._llama.forward(
-                torch.cat(list(embeddings[part])), Groups.of(counts, len(self._llama.tables)), reading
-            )
+            groups = Groups.of_sequences((self._adapters[row] for row in of), new, len(self._llama.tables))
+            read = self._llama.forward(torch.cat(list(embeddings[part])), groups, reading)
             states += read.split(new)
         return states
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 #: Width of one attention head.
 _HEAD_DIM = 128
@@ -34,21 +34,32 @@ class Resampler(nn.Module):
         Returns:
             [n, query_num, hidden].
         """
-        values = self.ln_kv(self.kv_proj(features))
-        tables = {size: sincos_2d(*size, values.shape[-1], values.device) for size in set(sizes)}
-        positions = pad_sequence([tables[size] for size in sizes], batch_first=True).to(values)
-        lengths = [height * width for height, width in sizes]
-        padding = torch.arange(values.shape[1]) >= torch.tensor(lengths)[:, None]
-        queries = self.ln_q(self.query).expand(len(sizes), -1, -1)
-        attended, _ = self.attn(
-            queries,
-            values + nn.functional.pad(positions, (0, 0, 0, values.shape[1] - positions.shape[1])),
-            values,
-            key_padding_mask=padding.to(values.device) if min(lengths) < values.shape[1] else None,
-            need_weights=False,
+        states = self.ln_kv(self.kv_proj(features))
+        longest, hidden = states.shape[1:]
+        counts = {(height, width): height * width for height, width in sizes}
+        tables = {
+            size: pad(sincos_2d(*size, hidden, states.device).to(states.dtype), (0, 0, 0, longest - count))
+            for size, count in counts.items()
+        }
+        mask = None
+        if min(counts.values()) < longest:
+            real = {size: torch.arange(longest, device=states.device) < count for size, count in counts.items()}
+            mask = torch.stack([real[size] for size in sizes])[:, None, None]
+        # Not by nn.MultiheadAttention itself, which would project the same queries anew for every slice.
+        query, key, value = zip(self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3), strict=True)
+        attended = scaled_dot_product_attention(
+            self._by_head(linear(self.ln_q(self.query), *query).expand(len(sizes), -1, -1)),
+            self._by_head(linear(states + torch.stack([tables[size] for size in sizes]), *key)),
+            self._by_head(linear(states, *value)),
+            attn_mask=mask,
         )
-        resampled: torch.Tensor = self.ln_post(attended) @ self.proj
+        resampled: torch.Tensor = self.ln_post(self.attn.out_proj(attended.transpose(1, 2).flatten(2))) @ self.proj
         return resampled
+
+    def _by_head(self, states: torch.Tensor) -> torch.Tensor:
+        """[n, tokens, hidden] to [n, heads, tokens, width of a head]."""
+        heads: torch.Tensor = states.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2)
+        return heads
 
 
 def sincos_2d(height: int, width: int, dim: int, device: torch.device | None = None) -> torch.Tensor:

@@ -117,10 +117,13 @@ class Slicing:
         return _multiple(width, self.patch), _multiple(height, self.patch)
 
     def _patches(self, image: Image.Image) -> torch.Tensor:
-        """RGB to uint8 [3, patch, patch * L]: patches side by side, row by row."""
+        """RGB to uint8 [3, patch, patch * L]: patches side by side, row by row.
+
+        Numpy's copy keeps to the calling thread, where torch would have all processors help each of many threads.
+        """
         rows, columns = image.height // self.patch, image.width // self.patch
-        pixels = torch.from_numpy(np.array(image)).view(rows, self.patch, columns, self.patch, 3)
-        return pixels.permute(4, 1, 0, 2, 3).reshape(3, self.patch, -1)
+        pixels = np.asarray(image).reshape(rows, self.patch, columns, self.patch, 3).transpose(4, 1, 0, 2, 3)
+        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(3, self.patch, -1))
 
 
 def _multiple(length: float, divisor: int) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
@@ -47,19 +50,15 @@ class Tower(nn.Module):
         As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
         it. Pictures must therefore not be padded to one another.
         """
-        weight = self.vpm.embeddings.patch_embedding.weight
-        longest = max(patch.shape[-1] for patch in patches)
-        pixels = weight.new_zeros(len(patches), *patches[0].shape[:2], longest)
-        lengths = [patch.shape[-1] for patch in patches]
-        for length in sorted(set(lengths)):
-            rows = [row for row, other in enumerate(lengths) if other == length]
-            alike = torch.stack([patches[row] for row in rows]).to(weight.device)
-            pixels[rows, ..., :length] = normalise(alike).to(pixels.dtype)
-        # Contiguous, or every layer copies.
-        embedded = self.vpm.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2).contiguous()
         table = self.vpm.embeddings
-        ids = position_ids(longest // patches[0].shape[1], table.num_patches_per_side)
-        positions = table.position_embedding(ids.to(weight.device))
+        weight, bias = table.patch_embedding.parameters()
+        side = patches[0].shape[1]
+        counts = [patch.shape[-1] // side for patch in patches]
+        pixels = torch.cat(list(patches), dim=-1).to(weight.device).unflatten(-1, (-1, side))
+        # The convolution's own product: its patches do not overlap.
+        flat = normalise(pixels.permute(2, 0, 1, 3).flatten(1)).to(weight.dtype)
+        embedded = pad_sequence(linear(flat, weight.flatten(1)).split(counts), batch_first=True) + bias
+        positions = table.position_embedding(position_ids(max(counts), table.num_patches_per_side, weight.device))
         encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
         features: torch.Tensor = self.vpm.post_layernorm(encoded)
         return features
@@ -69,8 +68,10 @@ class Tower(nn.Module):
         return resampled
 
 
-def position_ids(length: int, buckets: int = 70) -> torch.Tensor:
-    """Position ids [length], int64, of a row of `length` patches.
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def position_ids(length: int, buckets: int = 70, device: torch.device | None = None) -> torch.Tensor:
+    """Position ids [length], int64, of a row of `length` patches; kept, not to be changed.
 
     Fractions k / length fall into buckets, as many as the tower's position table has along one side, by float32
     arithmetic as MiniCPM-V-2.5 does it; an integer formula, and current transformers, differ for some lengths.
@@ -78,4 +79,4 @@ def position_ids(length: int, buckets: int = 70) -> torch.Tensor:
     step = 1.0 / torch.tensor(length)
     fractions = torch.arange(0, 1 - 1e-6, step.item())[:length]
     boundaries = torch.arange(1 / buckets, 1.0, 1 / buckets)
-    return torch.bucketize(fractions, boundaries, right=True)
+    return torch.bucketize(fractions, boundaries, right=True).to(device)

@@ -32,7 +32,7 @@ class Answerer(Headless):
 
     def _rate(self, rows: Sequence[Row], session: Session) -> None:
         tokenizer = self._network.tokenizer
-        prompts = []
+        readings = []
         for row in rows:
             assert row.grid is not None
             assert row.prompt is not None
@@ -42,8 +42,8 @@ class Answerer(Headless):
                 max(at for at, token in enumerate(row.prompt.ids) if token in tokenizer.eos_ids) + 1 :
             ]
             ids = [*asked.ids, *turn]
-            prompts.append(self._embed(row, Reading(row.grid, replace(asked, ids=ids), ids, known=0)))
-        second = self._engine.session(prompts, [self._network.adapters[row.aspect] for row in rows])
+            readings.append(Reading(row.grid, replace(asked, ids=ids), ids, known=0))
+        second = self._engine.session(self._embed(rows, readings), [self._network.adapters[row.aspect] for row in rows])
         for row, generated in zip(rows, second.generate(), strict=True):
             self._answers[row.job] = (row.description, tokenizer.decode(generated))
 
