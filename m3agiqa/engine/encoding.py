@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from m3agiqa.engine.ops import moved
+from m3agiqa.engine.ops import moved, pinned
 from m3agiqa.errors import ImageTooLarge
 from m3agiqa.images import Picture
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
@@ -23,8 +23,8 @@ _SLICES_AT_ONCE = 32
 class Encoded:
     """One picture's slices and embeddings, each made once per grid and tower."""
 
-    def __init__(self, picture: Picture, slicing: Slicing) -> None:
-        self._slicing = slicing
+    def __init__(self, picture: Picture, slicing: Slicing, device: torch.device) -> None:
+        self._slicing, self._device = slicing, device
         self.width, self.height = picture.rgb.size
         self._rgb = picture.rgb
         self._slices: dict[Grid, Slices] = {}
@@ -44,20 +44,20 @@ class Encoded:
             slices = self._slicing.cut(self._rgb, grid)
             if slices.longest > MAX_PATCHES:
                 raise ImageTooLarge(f"{self.width}x{self.height}: sides too unequal to be cut into slices")
-            self._slices[grid] = slices
+            self._slices[grid] = replace(slices, patches=tuple(pinned(each, self._device) for each in slices.patches))
         return self._slices[grid]
 
-    def on_device(self, grid: Grid, device: torch.device) -> Slices:
+    def on_device(self, grid: Grid) -> Slices:
         """Slices along `grid`, their patches moved once for all towers."""
         if grid not in self._moved:
             slices = self.cut(grid)
-            self._moved[grid] = replace(slices, patches=tuple(moved(patch, device) for patch in slices.patches))
+            self._moved[grid] = replace(slices, patches=tuple(moved(each, self._device) for each in slices.patches))
         return self._moved[grid]
 
     def embeddings(self, tower: Tower, grid: Grid) -> torch.Tensor:
         """[1 + slices, query_num, hidden]."""
         if (id(tower), grid) not in self._embeddings:
-            self._embeddings[id(tower), grid] = tower([self.on_device(grid, tower.device)])[0]
+            self._embeddings[id(tower), grid] = tower([self.on_device(grid)])[0]
         return self._embeddings[id(tower), grid]
 
     @staticmethod
@@ -76,7 +76,7 @@ class Encoded:
         for batch in batches.values():
             for part in _slice_batches(batch):
                 tower = part[0][1]
-                encoded = tower([picture.on_device(grid, tower.device) for picture, _, grid in part])
+                encoded = tower([picture.on_device(grid) for picture, _, grid in part])
                 for (picture, _, grid), embeddings in zip(part, encoded, strict=True):
                     picture._embeddings[id(tower), grid] = embeddings
 

@@ -6,9 +6,14 @@ import torch
 from torch.nn.functional import embedding, silu
 
 
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host's where a GPU fetches it from without help."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the host's on `device`; nobody waits there for what a GPU was given to do before."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return pinned(tensor, device).to(device, non_blocking=True)
 
 
 def lookup(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

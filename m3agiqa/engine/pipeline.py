@@ -144,7 +144,7 @@ class Pipeline:
         return replace(job, prepared=encoded)
 
     def _encoded(self, job: Job) -> Encoded:
-        return Encoded(job.picture, self._network.slicing)
+        return Encoded(job.picture, self._network.slicing, self._device)
 
     def _rows(self, jobs: Sequence[Job]) -> list[Row]:
         """A row per picture and aspect, sorted by aspect as the adapters are."""

@@ -191,6 +191,7 @@ class _MLSTMBlock(nn.Module):
         self.outnorm = _Norm(layer["mlstm_cell.outnorm.weight"], self.heads)
         self.learnable_skip = nn.Parameter(layer["learnable_skip"].float())
         self.proj_down = _linear(layer["proj_down.weight"])
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         up = self.proj_up(self.norm(states))
@@ -207,30 +208,29 @@ class _MLSTMBlock(nn.Module):
         down = self.proj_down((normed + self.learnable_skip * convolved) * silu(gate))
         return states + down
 
-    @cached_property
-    def _from_convolved(self) -> torch.Tensor:
-        """Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]."""
-        to_q, to_k, _ = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
-        q, k = torch.block_diag(*self.q_proj.weight), torch.block_diag(*self.k_proj.weight)
-        return torch.cat([q, k, to_q @ q + to_k @ k]).to(_operand_dtype())
+    def _fused(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is multiplied with the convolved states and with the inner ones, in the dtype that was asked for last.
 
-    @cached_property
-    def _from_inner(self) -> torch.Tensor:
-        """Values and their share of the gates, [inner + 2 * heads, inner]."""
-        to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)[2]
-        v = torch.block_diag(*self.v_proj.weight)
-        return torch.cat([v, to_v @ v]).to(_operand_dtype())
+        Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]; values and theirs,
+        [inner + 2 * heads, inner].
+        """
+        if self._kept is None or self._kept[0].dtype != dtype:
+            to_q, to_k, to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
+            q, k, v = (torch.block_diag(*part.weight) for part in (self.q_proj, self.k_proj, self.v_proj))
+            self._kept = torch.cat([q, k, to_q @ q + to_k @ k]).to(dtype), torch.cat([v, to_v @ v]).to(dtype)
+        return self._kept
 
     def _mixed(self, up: torch.Tensor) -> torch.Tensor:
         """What `proj_down` is to be given, by kernels."""
         from m3agiqa.model import head_kernels
 
-        dtype = self._from_inner.dtype
+        dtype = _operand_dtype()
+        from_convolved, from_inner = self._fused(dtype)
         inner = up.chunk(2, dim=-1)[0]
         width = inner.shape[-1]
         convolved = head_kernels.conv_silu(inner, self.conv.weight, self.conv.bias, dtype)
-        queries_keys = nn.functional.linear(convolved, self._from_convolved)
-        values = nn.functional.linear(inner.to(dtype), self._from_inner)
+        queries_keys = nn.functional.linear(convolved, from_convolved)
+        values = nn.functional.linear(inner.to(dtype), from_inner)
         gates = queries_keys[..., 2 * width :].float() + values[..., width:].float()
         input_gate, forget_gate = (gates + torch.cat([self.igate.bias, self.fgate.bias])).chunk(2, dim=-1)
         return head_kernels.mlstm(

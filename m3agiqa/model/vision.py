@@ -27,10 +27,6 @@ class Tower(nn.Module):
         self.vpm = Idefics2VisionTransformer(config)
         self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
 
-    @property
-    def device(self) -> torch.device:
-        return self.vpm.post_layernorm.weight.device
-
     def forward(self, pictures: Sequence[Slices]) -> list[torch.Tensor]:
         """Encode the overviews and slices of pictures that are padded to the same length, their own longest.
 

@@ -86,7 +86,8 @@ class Case:
 
     def embedded(self, ids: Sequence[int], bounds: Sequence[Sequence[int]], max_slices: int) -> torch.Tensor:
         """Embeddings [tokens, hidden] of a conversation, the picture's in their places."""
-        network, picture = self.network, Encoded(self.picture, self.network.slicing)
+        network = self.network
+        picture = Encoded(self.picture, network.slicing, network.language.device)
         embedded = network.language.embed(torch.tensor(ids), Groups.of([(0, len(ids))], 1))
         slices = picture.embeddings(network.towers[self.aspect], picture.grid(max_slices))
         for (start, end), part in zip(bounds, slices, strict=True):

@@ -193,7 +193,7 @@ def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
     case = Case(Path(__file__).parents[2] / "golden/mini_c_1024x1024")
 
     assert Slicing().grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
-    assert Encoded(case.picture, Slicing()).grid(9).slices == 6
+    assert Encoded(case.picture, Slicing(), torch.device("cpu")).grid(9).slices == 6
 
 
 def test_what_no_row_owns_does_not_reach_any() -> None:
