@@ -41,8 +41,10 @@ class _Waiting:
     number: int
     job: Job = field(compare=False)
     future: Future[Scores | Failure] = field(compare=False)
-    #: When it was submitted, seconds of the same clock.
+    #: When it was there, seconds of the same clock.
     since: float = field(compare=False)
+    #: How long it took until it was.
+    prepared_s: float = field(compare=False, default=0.0)
 
 
 #: Comes after all that wait.
@@ -78,12 +80,15 @@ class Batcher:
 
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
         """As `submit`, for jobs that fill batches together."""
-        since = time.monotonic()
+        began = time.monotonic()
         with self.turns:
             prepared = [self.scoring.prepare(job) for job in jobs]
+        # Not before: a batch would go without those that compute at the same time.
+        since = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         for job, future in zip(prepared, futures, strict=True):
-            self._queue.put(_Waiting(since + priority * STEP_S, next(self._numbers), job, future, since))
+            turn = since + priority * STEP_S
+            self._queue.put(_Waiting(turn, next(self._numbers), job, future, since, since - began))
         return futures
 
     def score(self, job: Job, timeout_s: float, priority: Priority = 3) -> Scores | Failure:
@@ -148,6 +153,6 @@ class Batcher:
             self._began = None
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, Scores):
-                timings_ms = {"wait": (began - waiting.since) * 1000, **result.timings_ms}
-                result = replace(result, timings_ms=timings_ms, batch=len(batch))
+                before_ms = {"prepare": waiting.prepared_s * 1000, "wait": (began - waiting.since) * 1000}
+                result = replace(result, timings_ms={**before_ms, **result.timings_ms}, batch=len(batch))
             waiting.future.set_result(result)

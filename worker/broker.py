@@ -64,6 +64,16 @@ def malformed(queue: str, raw: bytes, error: RequestInvalid) -> DeadLetter:
 
 
 class Channel(kombu_redis.Channel):
+    _pooled: CheckedRedis | None = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client for a pool of connections, where kombu makes one for every command, each like the others."""
+        if asynchronous:
+            return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        if self._pooled is None or self._pooled.connection_pool is not self.pool:
+            self._pooled = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._pooled
+
     def _get_client(self) -> Any:
         super()._get_client()  # type: ignore[no-untyped-call]  # it checks redis-py's version
         return functools.partial(CheckedRedis, bury=self._bury)

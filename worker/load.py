@@ -156,25 +156,19 @@ def _measure_model(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({**asdict(load), **asdict(measured), "share": measured.share}))
         return
-    table = Table(
-        *(
-            "pictures",
-            "s",
-            "pictures/s",
-            "without a queue",
-            "share",
-            "in a batch",
-            "queue s, p50 p95",
-            "wait ms, p50 p95",
-        ),
-        title=f"{load.model} on {load.device}, {load.side}x{load.side}, at most {load.max_batch} in a batch",
-    )
-    table.add_row(
-        *(str(measured.pictures), f"{measured.seconds:.1f}", f"{measured.pictures_per_s:.2f}"),
-        *(f"{measured.engine_per_s:.2f}", f"{measured.share:.2f}", f"{measured.batch:.1f}"),
-        f"{measured.queue_p50_s:.1f} {measured.queue_p95_s:.1f}",
-        f"{measured.wait_p50_ms:.0f} {measured.wait_p95_ms:.0f}",
-    )
+    title = f"{load.model} on {load.device}, {load.side}x{load.side}, at most {load.max_batch} in a batch"
+    table = Table("", "by way of the queue", "without it", title=title)
+    for row in (
+        ("pictures", str(measured.pictures), ""),
+        ("seconds", f"{measured.seconds:.1f}", ""),
+        ("pictures a second", f"{measured.pictures_per_s:.2f}", f"{measured.engine_per_s:.2f}"),
+        ("share", f"{measured.share:.2f}", ""),
+        ("pictures in a batch", f"{measured.batch:.1f}", str(load.max_batch)),
+        ("model's seconds for a batch", f"{measured.batch_s:.2f}", f"{load.max_batch / measured.engine_per_s:.2f}"),
+        ("seconds in the queue, p50, p95", f"{measured.queue_p50_s:.1f}, {measured.queue_p95_s:.1f}", ""),
+        ("ms waiting for a batch, p50, p95", f"{measured.wait_p50_ms:.0f}, {measured.wait_p95_ms:.0f}", ""),
+    ):
+        table.add_row(*row)
     _print(table)
 
 

@@ -18,6 +18,8 @@ from producers import ScoreRequest
 from worker.demo import DemoFailed
 from worker.rig import Arrived, rig
 
+#: Stages of a verdict that are not the model's.
+_AROUND = frozenset({"queue", "fetch", "open", "score", "prepare", "wait"})
 #: Full batches that the model scores without a queue. Both ways, one comes first that is not counted.
 _REPEATS = 3
 
@@ -46,6 +48,8 @@ class Throughput:
     engine_per_s: float
     #: Pictures in a batch, on the average over batches.
     batch: float
+    #: Seconds that the model took for one of the largest batches.
+    batch_s: float
     #: Seconds from submission until a thread of the worker took a request.
     queue_p50_s: float
     queue_p95_s: float
@@ -94,6 +98,7 @@ def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> 
     """Raises DemoFailed if a picture was not scored."""
     if failed := [each for each in arrived if each.status != "scored" or each.batch is None]:
         raise DemoFailed(f"{len(failed)} of {len(arrived)} pictures were not scored, so nothing is measured")
+    largest = max(each.batch or 0 for each in arrived)
     queue, wait = (_p50_p95([each.timings_ms[name] for each in arrived]) for name in ("queue", "wait"))
     return Throughput(
         pictures=len(arrived),
@@ -102,11 +107,16 @@ def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> 
         engine_per_s=engine_per_s,
         # A batch of n is in n verdicts, a part of 1 / n in each.
         batch=len(arrived) / sum(1 / each.batch for each in arrived if each.batch),
+        batch_s=median(_model_ms(each) for each in arrived if each.batch == largest) / 1000,
         queue_p50_s=queue[0] / 1000,
         queue_p95_s=queue[1] / 1000,
         wait_p50_ms=wait[0],
         wait_p95_ms=wait[1],
     )
+
+
+def _model_ms(arrived: Arrived) -> float:
+    return sum(ms for stage, ms in arrived.timings_ms.items() if stage not in _AROUND)
 
 
 def _engine_per_s(scoring: Scoring, pictures: Sequence[Picture]) -> float:

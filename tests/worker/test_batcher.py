@@ -155,6 +155,7 @@ def test_scores_tell_their_batch_and_their_wait_for_it(start: Start) -> None:
         assert isinstance(outcome, Scores)
         assert outcome.batch == batch
         assert outcome.timings_ms["wait"] >= 0
+        assert outcome.timings_ms["prepare"] >= 0
 
 
 def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(

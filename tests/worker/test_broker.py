@@ -18,3 +18,16 @@ def test_what_workers_tell_each_other_is_no_dead_letter(redis: Redis, redis_url:
         answer.ack()
         answers.close()
     assert redis.hlen(keys.DEAD) == 0
+
+
+def test_commands_share_a_client_as_long_as_its_connections_last(redis_url: str) -> None:
+    with Connection(redis_url, transport="worker.broker:Transport") as connection:
+        channel = connection.channel()
+        with channel.conn_or_acquire() as one, channel.conn_or_acquire() as another:
+            assert one is another
+        # when they are closed, as after a lost connection
+        channel._disconnect_pools()
+        # then the next commands have new ones
+        with channel.conn_or_acquire() as later:
+            assert later is not one
+            assert later.ping()

@@ -10,8 +10,8 @@ from worker.rig import Arrived
 from worker.throughput import summary
 
 
-def arrived(batch: int | None, *, queue_ms: float = 0, wait_ms: float = 0, status: str = "scored") -> Arrived:
-    return Arrived(1.0, status, batch, {"queue": queue_ms, "wait": wait_ms})
+def arrived(batch: int | None, *, status: str = "scored", **timings_ms: float) -> Arrived:
+    return Arrived(1.0, status, batch, {"queue": 0.0, "wait": 0.0} | timings_ms)
 
 
 def test_what_came_is_summed_up() -> None:
@@ -26,9 +26,15 @@ def test_what_came_is_summed_up() -> None:
 
 
 def test_waits_are_told_by_their_median_and_the_longest_twentieth() -> None:
-    measured = summary([arrived(1, queue_ms=1000 * number, wait_ms=number) for number in range(101)], 1.0, 1.0)
+    measured = summary([arrived(1, queue=1000 * number, wait=number) for number in range(101)], 1.0, 1.0)
     assert (measured.queue_p50_s, measured.queue_p95_s) == pytest.approx((50, 95))
     assert (measured.wait_p50_ms, measured.wait_p95_ms) == pytest.approx((50, 95))
+
+
+def test_the_models_time_is_that_of_the_largest_batches_alone() -> None:
+    # given batches of two that took the model 400 ms, and one picture alone
+    verdicts = [*[arrived(2, encode=100, rate=300, score=9000, prepare=50)] * 4, arrived(1, encode=50, rate=50)]
+    assert summary(verdicts, 1.0, 1.0).batch_s == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("bad", [arrived(2, status="failed"), arrived(None)])
