@@ -19,8 +19,6 @@ from typing import TypeVar
 
 from PIL import Image
 
-from worker.batcher import Batcher
-
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds. Generous: the machine may be busy; nothing waits so long when all is well.
 PATIENCE_S = 90.0
@@ -36,16 +34,6 @@ def eventually(probe: Callable[[], T], what: str, patience_s: float = PATIENCE_S
             raise AssertionError(f"not within {patience_s:g} s: {what}")
         time.sleep(0.02)
     return value
-
-
-def turns_left(batcher: Batcher) -> int:
-    """How many more threads may compute now."""
-    taken = 0
-    while batcher.turns.acquire(blocking=False):
-        taken += 1
-    for _ in range(taken):
-        batcher.turns.release()
-    return taken
 
 
 def free_port() -> int:

@@ -33,6 +33,37 @@ STEP_S = 5.0
 COMPUTING = max(2, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 4)
 
 
+#: Seconds that a batch which is not full waits at most for pictures that are being opened or cut: they come within
+#: milliseconds, and a batch of their own would take a second.
+GRACE_S = 1.0
+#: Seconds between two looks at whether there are any.
+_LOOK_S = 0.005
+
+
+class Turns:
+    """Lets few threads compute at a time: `with turns:`."""
+
+    def __init__(self, turns: int) -> None:
+        self._free = threading.Semaphore(turns)
+        self._lock = threading.Lock()
+        self._wanted = 0
+
+    @property
+    def wanted(self) -> int:
+        """Threads that have a turn or wait for one."""
+        return self._wanted
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._wanted += 1
+        self._free.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+        with self._lock:
+            self._wanted -= 1
+
+
 @dataclass(order=True)
 class _Waiting:
     """Ordered by when its turn is, in seconds of the monotonic clock, and then by number."""
@@ -52,7 +83,8 @@ _END = _Waiting(math.inf, 0, cast("Job", None), Future(), math.inf)
 
 
 class Batcher:
-    """A batch goes when `max_batch` pictures wait for it, or its first has waited `max_wait_s` seconds.
+    """A batch goes when `max_batch` pictures wait for it, or its first has waited `max_wait_s` seconds and no other is
+    about to come.
 
     Where more wait than fit, the more urgent go first, and among equals who came first.
     """
@@ -60,7 +92,7 @@ class Batcher:
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
         #: To be held by whoever computes.
-        self.turns = threading.Semaphore(COMPUTING)
+        self.turns = Turns(COMPUTING)
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
@@ -81,14 +113,13 @@ class Batcher:
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
         """As `submit`, for jobs that fill batches together."""
         began = time.monotonic()
+        futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         with self.turns:
             prepared = [self.scoring.prepare(job) for job in jobs]
-        # Not before: a batch would go without those that compute at the same time.
-        since = time.monotonic()
-        futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
-        for job, future in zip(prepared, futures, strict=True):
-            turn = since + priority * STEP_S
-            self._queue.put(_Waiting(turn, next(self._numbers), job, future, since, since - began))
+            since = time.monotonic()
+            for job, future in zip(prepared, futures, strict=True):
+                turn = since + priority * STEP_S
+                self._queue.put(_Waiting(turn, next(self._numbers), job, future, since, since - began))
         return futures
 
     def score(self, job: Job, timeout_s: float, priority: Priority = 3) -> Scores | Failure:
@@ -125,10 +156,15 @@ class Batcher:
         """A batch, maybe of nobody: whom nobody waits for any more is left out."""
         batch = [first] if first.future.set_running_or_notify_cancel() else []
         until = first.since + self._max_wait_s
+        latest = max(until, time.monotonic()) + GRACE_S
         while len(batch) < self._max_batch:
+            now = time.monotonic()
+            patience_s = max(0.0, until - now) or (_LOOK_S if self.turns.wanted and now < latest else 0.0)
             try:
-                waiting = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                waiting = self._queue.get(timeout=patience_s)
             except queue.Empty:
+                if patience_s:
+                    continue
                 break
             if waiting is _END:
                 self._queue.put(_END)

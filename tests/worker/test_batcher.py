@@ -12,8 +12,8 @@ from m3agiqa.errors import DeviceLost, ScoringOutOfMemory, ScoringTimeout
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
-from tests.support import PATIENCE_S, eventually, png, turns_left
-from worker.batcher import COMPUTING, STEP_S, Batcher, _Waiting
+from tests.support import PATIENCE_S, eventually, png
+from worker.batcher import COMPUTING, STEP_S, Batcher, Turns, _Waiting
 
 PICTURE = open_picture(png())
 
@@ -178,18 +178,61 @@ def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
 
 def test_who_prepares_holds_one_of_the_turns(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     batcher = start()
-    left: list[int] = []
+    wanted: list[int] = []
 
     def prepare(job: Job) -> Job:
-        left.append(turns_left(batcher))
+        wanted.append(batcher.turns.wanted)
         return job
 
     monkeypatch.setattr(scorer, "prepare", prepare)
 
     submit(batcher, "one")
 
-    assert left == [COMPUTING - 1]
-    assert turns_left(batcher) == COMPUTING
+    assert wanted == [1]
+    assert batcher.turns.wanted == 0
+
+
+def test_no_more_compute_at_a_time_than_there_are_turns() -> None:
+    turns, inside, gate = Turns(COMPUTING), threading.Semaphore(0), threading.Event()
+
+    def compute() -> None:
+        with turns:
+            inside.release()
+            gate.wait(PATIENCE_S)
+
+    threads = [threading.Thread(target=compute) for _ in range(COMPUTING + 2)]
+    for thread in threads:
+        thread.start()
+
+    # All want a turn, and so many have one.
+    eventually(lambda: turns.wanted == COMPUTING + 2, "all threads")
+    assert all(inside.acquire(timeout=PATIENCE_S) for _ in range(COMPUTING))
+    assert not inside.acquire(timeout=0.1)
+    gate.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert turns.wanted == 0
+
+
+def test_a_batch_waits_for_a_picture_that_is_being_opened(scorer: Watched, start: Start) -> None:
+    # given a batcher that waits for nobody, and a thread that opens a picture
+    batcher = start(max_batch=3, max_wait_s=0.0)
+    with batcher.turns:
+        # when another picture is there
+        first = submit(batcher, "a")
+        # then it does not go without
+        time.sleep(0.1)
+        assert scorer.batches == []
+        second = submit(batcher, "b")
+    results([*first, *second])
+    assert scorer.batches == [["a", "b"]]
+
+
+def test_a_batch_does_not_wait_for_ever_for_one_that_hangs(scorer: Watched, start: Start) -> None:
+    batcher = start(max_wait_s=0.0)
+    with batcher.turns:
+        results(submit(batcher, "a"))
+        assert scorer.batches == [["a"]]
 
 
 def test_one_failing_job_does_not_fail_its_neighbours(scorer: Watched, start: Start) -> None:

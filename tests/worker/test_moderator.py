@@ -8,9 +8,9 @@ from m3agiqa.images import Picture, open_picture
 from m3agiqa.policy import Policy
 from m3agiqa.scorer import FakeScorer
 from producers import ScoreRequest
-from tests.support import PATIENCE_S, png, turns_left
+from tests.support import PATIENCE_S, png
 from worker import moderator
-from worker.batcher import COMPUTING, Batcher
+from worker.batcher import Batcher
 from worker.moderator import Moderator
 from worker.settings import Settings
 
@@ -38,10 +38,10 @@ def test_who_opens_a_picture_holds_one_of_the_turns(monkeypatch: pytest.MonkeyPa
     batcher = Batcher(FakeScorer(), max_batch=1, max_wait_s=0)
     outside: Any = Outside()
     handling = Moderator(Settings(), outside, outside, outside, batcher, Policy.load("default"))
-    left: list[int] = []
+    wanted: list[int] = []
 
     def opened(data: bytes, **options: Any) -> Picture:
-        left.append(turns_left(batcher))
+        wanted.append(batcher.turns.wanted)
         return open_picture(data, **options)
 
     monkeypatch.setattr(moderator, "open_picture", opened)
@@ -49,6 +49,6 @@ def test_who_opens_a_picture_holds_one_of_the_turns(monkeypatch: pytest.MonkeyPa
     lease: Any = None
 
     assert handling.handle(request, 1, lease).startswith("scored")
-    assert left == [COMPUTING - 1]
-    assert turns_left(batcher) == COMPUTING
+    assert wanted == [1]
+    assert batcher.turns.wanted == 0
     batcher.stop(PATIENCE_S)
