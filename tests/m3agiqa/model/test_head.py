@@ -121,6 +121,24 @@ def test_projection_fused_through_a_float16_output_layer() -> None:
     assert close(fuse(projection, lm_head), (projection.double() @ lm_head.double()).float(), 1e-6)
 
 
+@torch.inference_mode()
+def test_products_kept_for_a_gpu_follow_the_dtype_asked_for() -> None:
+    # given a block that was asked for float32 before
+    block = Head(read_head(GOLDEN_HEAD), torch.randn(600, 48)).blocks[0]
+    states = torch.randn(7, block.q_proj.weight.shape[0] * block.q_proj.weight.shape[2])
+    exact, _ = block._fused(torch.float32)
+    assert block._fused(torch.float32)[0] is exact
+    # when float16 may be used
+    halves = block._fused(torch.float16)
+    # then it is, for the same products
+    assert {each.dtype for each in halves} == {torch.float16}
+    expected = torch.cat([block.q_proj(states), block.k_proj(states)], dim=-1)
+    for kept, tolerance in ((exact, 1e-5), (halves[0].float(), 1e-2)):
+        assert torch.allclose(
+            torch.nn.functional.linear(states, kept)[:, : expected.shape[1]], expected, atol=tolerance
+        )
+
+
 def test_a_kernel_of_neither_layout_is_refused() -> None:
     with pytest.raises(CheckpointError, match="neither backend's layout"):
         recurrent_weights(torch.zeros(4, 8, 24), torch.zeros(128))
