@@ -39,6 +39,10 @@ GRACE_S = 1.0
 #: Seconds between two looks at whether there are any.
 _LOOK_S = 0.005
 
+#: Of a batch's time: for so long its results are handed out one by one, while the next batch is scored. Each wakes a
+#: thread that answers and takes another request; all at once they keep the thread that scores from the interpreter.
+SPREAD = 0.4
+
 
 class Turns:
     """Lets few threads compute at a time: `with turns:`."""
@@ -78,6 +82,15 @@ class _Waiting:
     prepared_s: float = field(compare=False, default=0.0)
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """Goes to who waits for it at `due`, in seconds of the monotonic clock, or as soon as no batch is scored."""
+
+    due: float
+    future: Future[Scores | Failure]
+    result: Scores | Failure
+
+
 #: Comes after all that wait.
 _END = _Waiting(math.inf, 0, cast("Job", None), Future(), math.inf)
 
@@ -97,10 +110,16 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
         self._numbers = itertools.count()
+        self._scored: queue.SimpleQueue[_Scored | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
         self._began: float | None = None
         self._lost = False
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=run, name=name, daemon=True)
+            for run, name in ((self._run, "batcher"), (self._hand_out, "results"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, job: Job, priority: Priority = 3) -> Future[Scores | Failure]:
         """The future's result is what the scorer gave for `job`; a scorer that raised becomes a Failure there.
@@ -137,20 +156,34 @@ class Batcher:
             raise ScoringTimeout(f"no score within {timeout_s:g} s") from None
 
     def alive(self, longest_batch_s: float) -> bool:
-        """Whether its thread runs, its device is there, and no batch has taken over `longest_batch_s` seconds."""
+        """Whether its threads run, its device is there, and no batch has taken over `longest_batch_s` seconds."""
         began = self._began
         return (
-            not self._lost and self._thread.is_alive() and (began is None or time.monotonic() - began < longest_batch_s)
+            not self._lost
+            and all(thread.is_alive() for thread in self._threads)
+            and (began is None or time.monotonic() - began < longest_batch_s)
         )
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Score what was submitted, then end the thread; wait for that `timeout_s` seconds at most."""
+        """Score what was submitted, then end the threads; wait for that `timeout_s` seconds at most."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         self._queue.put(_END)
-        self._thread.join(timeout_s)
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not _END:
+        while (first := self._next()) is not _END:
             self._score(self._fill(first))
+        self._idle.set()
+        self._scored.put(None)
+
+    def _next(self, patience_s: float | None = None) -> _Waiting:
+        """Raises queue.Empty after `patience_s` seconds."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            self._idle.set()
+            return self._queue.get(timeout=patience_s)
 
     def _fill(self, first: _Waiting) -> list[_Waiting]:
         """A batch, maybe of nobody: whom nobody waits for any more is left out."""
@@ -161,7 +194,7 @@ class Batcher:
             now = time.monotonic()
             patience_s = max(0.0, until - now) or (_LOOK_S if self.turns.wanted and now < latest else 0.0)
             try:
-                waiting = self._queue.get(timeout=patience_s)
+                waiting = self._next(patience_s)
             except queue.Empty:
                 if patience_s:
                     continue
@@ -176,6 +209,7 @@ class Batcher:
     def _score(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
+        self._idle.clear()
         self._began = began = time.monotonic()
         try:
             results = self.scoring.score([waiting.job for waiting in batch])
@@ -187,8 +221,15 @@ class Batcher:
             results = [Failure.of(error)] * len(batch)
         finally:
             self._began = None
-        for waiting, result in zip(batch, results, strict=True):
+        ended = time.monotonic()
+        pause_s = SPREAD * (ended - began) / len(batch)
+        for place, (waiting, result) in enumerate(zip(batch, results, strict=True)):
             if isinstance(result, Scores):
                 before_ms = {"prepare": waiting.prepared_s * 1000, "wait": (began - waiting.since) * 1000}
                 result = replace(result, timings_ms={**before_ms, **result.timings_ms}, batch=len(batch))
-            waiting.future.set_result(result)
+            self._scored.put(_Scored(ended + place * pause_s, waiting.future, result))
+
+    def _hand_out(self) -> None:
+        while scored := self._scored.get():
+            self._idle.wait(max(0.0, scored.due - time.monotonic()))
+            scored.future.set_result(scored.result)

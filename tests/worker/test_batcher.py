@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 
 import pytest
 
@@ -146,6 +147,33 @@ def test_the_least_urgent_is_not_overtaken_for_ever(
     # then it goes before them
     results([*first, patient, *urgent])
     assert scorer.batches == [["a"], ["patient"], ["b"], ["c"]]
+
+
+def test_results_go_one_by_one_while_another_batch_is_scored_and_at_once_afterwards(
+    scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two batches, and all the time in the world between two results
+    gates = {"a": threading.Event(), "c": threading.Event()}
+
+    def score(jobs: Sequence[Job]) -> list[Scores | Failure]:
+        assert gates[jobs[0].prompt].wait(PATIENCE_S)
+        return FakeScorer().score(jobs)
+
+    monkeypatch.setattr(scorer, "score", score)
+    monkeypatch.setattr("worker.batcher.SPREAD", 1e9)
+    batcher = start(max_batch=2)
+    first, second = batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")])
+    [other] = submit(batcher, "c")
+    # when the first of them is over
+    gates["a"].set()
+    # then its first result is there, its second not yet
+    results([first])
+    with pytest.raises(FutureTimeout):
+        second.result(0.2)
+    # when no batch is scored any more
+    gates["c"].set()
+    # then all others are there
+    results([second, other])
 
 
 def test_scores_tell_their_batch_and_their_wait_for_it(start: Start) -> None:
