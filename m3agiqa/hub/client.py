@@ -143,7 +143,10 @@ def _typed(error: BaseException, what: str) -> CheckpointError:
         return CheckpointError(f"{what}: {error.strerror} in {cache_folder()}; HF_HOME moves the cache")
     if isinstance(error, ValueError):
         return HubError(f"{what}: {constants.ENDPOINT} does not answer like the hub ({type(error).__name__})")
-    return HubUnavailable(f"{what}: {constants.ENDPOINT} cannot be reached, or broke off ({type(error).__name__})")
+    return HubUnavailable(
+        f"{what}: {constants.ENDPOINT} cannot be reached, or broke off ({type(error).__name__}); check HF_ENDPOINT and "
+        "your proxy, and try again: what was fetched is kept"
+    )
 
 
 def _typed_status(error: HfHubHTTPError, what: str, page: str) -> CheckpointError:
