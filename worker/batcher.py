@@ -39,8 +39,10 @@ GRACE_S = 1.0
 #: Seconds between two looks at whether there are any.
 _LOOK_S = 0.005
 
-#: Of a batch's time: for so long its results are handed out one by one, while the next batch is scored. Each wakes a
-#: thread that answers and takes another request; all at once they keep the thread that scores from the interpreter.
+#: Seconds between two results that are handed out while another batch is scored. Each wakes a thread that answers and
+#: takes another request; all at once they keep the thread that scores from the interpreter.
+PAUSE_S = 0.05
+#: Of a batch's time: all of its results are handed out within it.
 SPREAD = 0.4
 
 
@@ -76,15 +78,15 @@ class _Waiting:
     number: int
     job: Job = field(compare=False)
     future: Future[Scores | Failure] = field(compare=False)
-    #: When it was there, seconds of the same clock.
+    #: When it was ready for a batch, seconds of the same clock.
     since: float = field(compare=False)
-    #: How long it took until it was.
+    #: How long that took, the wait for a turn with it.
     prepared_s: float = field(compare=False, default=0.0)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Goes to who waits for it at `due`, in seconds of the monotonic clock, or as soon as no batch is scored."""
+    """A result to be handed out at `due`, in seconds of the monotonic clock, or as soon as no batch is scored."""
 
     due: float
     future: Future[Scores | Failure]
@@ -173,7 +175,10 @@ class Batcher:
 
     def _run(self) -> None:
         while (first := self._next()) is not _END:
-            self._score(self._fill(first))
+            batch = self._fill(first)
+            del first  # or its picture would stay on the device until the next one comes
+            self._score(batch)
+            del batch
         self._idle.set()
         self._scored.put(None)
 
@@ -222,7 +227,7 @@ class Batcher:
         finally:
             self._began = None
         ended = time.monotonic()
-        pause_s = SPREAD * (ended - began) / len(batch)
+        pause_s = min(PAUSE_S, SPREAD * (ended - began) / len(batch))
         for place, (waiting, result) in enumerate(zip(batch, results, strict=True)):
             if isinstance(result, Scores):
                 before_ms = {"prepare": waiting.prepared_s * 1000, "wait": (began - waiting.since) * 1000}

@@ -37,10 +37,13 @@ class Settings(BaseSettings):
     policy: str = Field(default="default", description="Policy of requests that name none.")
     max_batch: int = Field(default=8, ge=1, description="Pictures scored together at most.")
     max_wait_ms: float = Field(
-        default=50, ge=0, description="Milliseconds the first picture waits for others to fill its batch."
+        default=50,
+        ge=0,
+        description="Milliseconds the first picture waits for others to fill its batch; up to a second more for those "
+        "being opened.",
     )
     score_timeout_s: float = Field(
-        default=120, gt=0, description="Seconds a picture may wait for its batch and be scored, together."
+        default=120, gt=0, description="Seconds until a fetched picture must have its score, all waits included."
     )
     score_retry_delays_s: Delays = Field(
         default=(5, 30), description="Seconds until a retryable failure (a picture server's 503, say) is tried again."

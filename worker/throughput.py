@@ -53,7 +53,7 @@ class Throughput:
     #: Seconds from submission until a thread of the worker took a request.
     queue_p50_s: float
     queue_p95_s: float
-    #: Milliseconds that a fetched picture waited for its batch.
+    #: Milliseconds that a picture, opened and cut, waited for its batch.
     wait_p50_ms: float
     wait_p95_ms: float
 

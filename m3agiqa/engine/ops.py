@@ -7,12 +7,12 @@ from torch.nn.functional import embedding, silu
 
 
 def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host's where a GPU fetches it from without help."""
+    """A tensor of the host's in page-locked memory, from which copies to a GPU need not block."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host's on `device`; nobody waits there for what a GPU was given to do before."""
+    """A tensor of the host's on `device`, by a non-blocking copy."""
     return pinned(tensor, device).to(device, non_blocking=True)
 
 

@@ -137,9 +137,12 @@ class Pipeline:
         return error
 
     def prepare(self, job: Job) -> Job:
-        """Cut a picture as its description will want it; safe in any thread, while a batch runs in another."""
+        """Cut a picture as its description will want it; safe in any thread, while a batch runs in another.
+
+        Raises nothing: `run` meets again what went wrong, where it gets its type.
+        """
         encoded = self._encoded(job)
-        with suppress(ImageTooLarge):  # `run` will say so, where it belongs
+        with suppress(ImageTooLarge, RuntimeError):  # a lost device raises the latter
             encoded.cut(encoded.grid(self._profile.describe.max_slices))
         return replace(job, prepared=encoded)
 

@@ -209,7 +209,7 @@ class _MLSTMBlock(nn.Module):
         return states + down
 
     def _fused(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is multiplied with the convolved states and with the inner ones, in the dtype that was asked for last.
+        """What is multiplied with the convolved states and with the inner ones; kept in the latest dtype.
 
         Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]; values and theirs,
         [inner + 2 * heads, inner].

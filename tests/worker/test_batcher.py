@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.batcher import COMPUTING, STEP_S, Batcher, Turns, _Waiting
+from worker.batcher import COMPUTING, STEP_S, Batcher, Turns, _Scored, _Waiting
 
 PICTURE = open_picture(png())
 
@@ -67,7 +68,7 @@ def start(scorer: Watched) -> Iterator[Start]:
     scorer.gate.set()
     for batcher in started:
         batcher.stop(PATIENCE_S)
-        assert not batcher.alive(PATIENCE_S)
+        assert not any(thread.is_alive() for thread in batcher._threads)
 
 
 def submit(batcher: Batcher, *prompts: str) -> list[Future[Scores | Failure]]:
@@ -160,10 +161,11 @@ def test_results_go_one_by_one_while_another_batch_is_scored_and_at_once_afterwa
         return FakeScorer().score(jobs)
 
     monkeypatch.setattr(scorer, "score", score)
+    monkeypatch.setattr("worker.batcher.PAUSE_S", 1e9)
     monkeypatch.setattr("worker.batcher.SPREAD", 1e9)
     batcher = start(max_batch=2)
     first, second = batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")])
-    [other] = submit(batcher, "c")
+    others = submit(batcher, "c", "d")
     # when the first of them is over
     gates["a"].set()
     # then its first result is there, its second not yet
@@ -173,7 +175,28 @@ def test_results_go_one_by_one_while_another_batch_is_scored_and_at_once_afterwa
     # when no batch is scored any more
     gates["c"].set()
     # then all others are there
-    results([second, other])
+    results([second, *others])
+
+
+def test_each_result_has_its_own_moment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    dues: list[float] = []
+
+    def scored(due: float, *rest: Any) -> _Scored:
+        dues.append(due)
+        return _Scored(due, *rest)
+
+    monkeypatch.setattr("worker.batcher._Scored", scored)
+
+    results(submit(start(max_batch=3, max_wait_s=10 * PATIENCE_S), "a", "b", "c"))
+
+    first, second, third = dues
+    assert first < second < third
+
+
+def test_a_batcher_without_the_thread_that_hands_out_results_is_not_alive(start: Start) -> None:
+    batcher = start()
+    batcher._scored.put(None)
+    eventually(lambda: not batcher.alive(PATIENCE_S), "its end")
 
 
 def test_scores_tell_their_batch_and_their_wait_for_it(start: Start) -> None:

@@ -15,6 +15,7 @@ from m3agiqa.jobs import Job
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.profile import Describe, ModelProfile
 from tests.m3agiqa.golden import BUNDLED, CPU, WORDS, Case, every_case
+from tests.support import png
 
 GOLDEN = BUNDLED / "models/mini_s0"
 ASPECTS = (Aspect.QUALITY, Aspect.CORRESPONDENCE)
@@ -151,6 +152,21 @@ def test_odd_sizes_give_scores(network, size: tuple[int, int]) -> None:
     outcome = pipeline(network, max_new_tokens=3).run([Job(picture(*size), "x")])[0]
 
     assert set(outcome.aspects) == set(ASPECTS)
+
+
+def test_what_a_device_raises_while_a_picture_is_prepared_comes_up_again_when_it_is_scored(
+    network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pinned(*_: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("m3agiqa.engine.encoding.pinned", pinned)
+    lost = pipeline(network)
+
+    prepared = lost.prepare(Job(open_picture(png()), "a cat"))
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        lost.run([prepared])
 
 
 def test_a_score_that_is_no_number_is_a_typed_failure(network) -> None:
