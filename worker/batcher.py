@@ -32,7 +32,6 @@ STEP_S = 5.0
 #: of them run, the GPU waits until each had its turn.
 COMPUTING = max(2, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 4)
 
-
 #: Seconds that a batch which is not full waits at most for pictures that are being opened or cut: they come within
 #: milliseconds, and a batch of their own would take a second.
 GRACE_S = 1.0

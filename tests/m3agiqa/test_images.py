@@ -238,9 +238,10 @@ def test_damaged_bytes_give_a_picture_or_a_typed_failure(data: st.DataObject) ->
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF"]))
 def test_any_bytes_give_a_picture_or_a_typed_failure(data: bytes, start: bytes) -> None:
     try:
-        open_picture(start + data, max_pixels=1_000_000)
+        picture = open_picture(start + data, max_pixels=1_000_000)
     except ImageError:
         return
+    assert picture.rgb.mode == "RGB"
 
 
 def test_threads_may_start_at_once() -> None:

@@ -195,6 +195,7 @@ def test_each_result_has_its_own_moment(start: Start, monkeypatch: pytest.Monkey
 
 def test_a_batcher_without_the_thread_that_hands_out_results_is_not_alive(start: Start) -> None:
     batcher = start()
+    assert batcher.alive(PATIENCE_S)
     batcher._scored.put(None)
     eventually(lambda: not batcher.alive(PATIENCE_S), "its end")
 
