@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from m3agiqa.errors import InternalError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import InternalError, M3AGIQAError, OutOfMemory, RequestInvalid
 
 #: Characters. Longer than any generator accepts; the model's context is the tighter bound.
 MAX_PROMPT_CHARS = 8_000
@@ -166,6 +166,8 @@ class Failure(_Wire):
     @classmethod
     def of(cls, error: BaseException) -> Self:
         """Anything unforeseen becomes an `internal_error` showing only its type: its text may hold secrets."""
+        if isinstance(error, MemoryError):
+            error = OutOfMemory("this machine had no room for it; give the worker more memory, or fewer threads")
         if isinstance(error, M3AGIQAError):
             return cls(code=error.code, message=str(error), retryable=error.retryable)
         return cls(

@@ -9,7 +9,8 @@ score: at the edges it becomes a `contract.Failure`.
     │   └── RequestExpired        nobody waits for it any more
     ├── ImageError                the bytes were fetched but are no usable picture
     │   ├── ImageUnreadable       not a picture, truncated, or a format that is not accepted
-    │   └── ImageTooLarge         too many pixels or bytes, or sides too unequal
+    │   ├── ImageTooLarge         too many pixels or bytes, or sides too unequal
+    │   └── ImageTooCostly        decoding it takes more parts, scans or seconds than a sound picture does
     ├── FetchError                the bytes could not be fetched
     │   ├── FetchForbidden        the address, port or scheme is not allowed
     │   ├── FetchRefused          the server answered that it will not serve it (4xx)
@@ -28,6 +29,9 @@ score: at the edges it becomes a `contract.Failure`.
     │   ├── DeliveryForbidden     the destination is not allowed, or not configured
     │   ├── DeliveryGone          the receiver answered 410: it wants no more
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
+    ├── Busy                      what it needs is taken; it is put off and nobody is told (retryable)
+    ├── OutOfMemory               this machine had no room for the picture now          (retryable)
+    ├── DecoderLost               the process that decoded the picture ended            (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
     ├── PoisonTask                it took too many workers along
@@ -73,6 +77,10 @@ class ImageUnreadable(ImageError):
 
 class ImageTooLarge(ImageError):
     code = "image_too_large"
+
+
+class ImageTooCostly(ImageError):
+    code = "image_too_costly"
 
 
 class FetchError(M3AGIQAError):
@@ -159,6 +167,27 @@ class DeliveryUnavailable(DeliveryError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Busy(M3AGIQAError):
+    """What a task needs is taken: it comes again in `delay_s` seconds, and nothing is said to its caller."""
+
+    code = "busy"
+    retryable = True
+
+    def __init__(self, message: str, delay_s: float) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
+
+
+class OutOfMemory(M3AGIQAError):
+    code = "out_of_memory"
+    retryable = True
+
+
+class DecoderLost(M3AGIQAError):
+    code = "decoder_lost"
+    retryable = True
 
 
 class QueueUnavailable(M3AGIQAError):

@@ -1,25 +1,36 @@
-"""Bytes to a safe RGB picture.
+"""Bytes to a safe RGB picture, as a viewer shows it.
 
-Sizes are checked from the header, before any pixel is decoded.
+`containers` finds the still picture in a file, Pillow decodes it, `colour` brings it to sRGB. Sizes are checked from
+the header, before any pixel is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
+from m3agiqa import containers
+from m3agiqa.colour import to_srgb
+from m3agiqa.containers import FORMATS, Still, png
 from m3agiqa.contract import ImageInfo
-from m3agiqa.errors import ImageTooLarge, ImageUnreadable
+from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
+__all__ = ["FORMATS", "MAX_PIXELS", "MAX_SIDE_RATIO", "Picture", "decode", "open_picture", "read_header"]
 
-#: Pixels. 8192 x 8192 and a little: above what generators put out, 200 MB once decoded.
+#: Pixels. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
 MAX_PIXELS = 68_000_000
 #: Long side over short side. Beyond it a slice holds too few pixels across to say anything.
 MAX_SIDE_RATIO = 100
+#: Pixels times scans of a progressive JPEG. Encoders write about 10 scans; an empty one still costs 0.1 ns a pixel.
+MAX_SCANNED_PIXELS = 7_000_000_000
+
+#: Bytes that decoding takes for each pixel at the most, the finished picture (4 bytes) and its copy in RGB with it.
+_BYTES_A_PIXEL = {"JPEG": 16, "PNG": 12, "WEBP": 20, "GIF": 12, "AVIF": 24}
+#: Rows that are laid on white at a time, so that no copy of the whole is needed.
+_STRIP = 256
 
 #: EXIF orientation to what brings the picture upright; 1 is upright.
 _TURNS = {
@@ -41,42 +52,95 @@ class Picture:
     info: ImageInfo
 
 
+@dataclass(frozen=True)
+class Undecoded:
+    """A picture whose header was read, and which is small enough to be decoded."""
+
+    still: Still
+    #: Of the file as it came.
+    sha256: str
+    #: Pixels, before the orientation is applied.
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that decoding takes at the most."""
+        return self.pixels * _BYTES_A_PIXEL[self.still.format]
+
+
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode `data` to 8-bit RGB: EXIF orientation applied, alpha laid on white, 16-bit scaled by 1/257, first frame of
-    an animation.
+    """Decode `data` to 8-bit RGB as a viewer shows it: sRGB, EXIF orientation applied, alpha laid on white, 16-bit
+    scaled by 1/257, first frame of an animation.
 
     Raises:
         ImageUnreadable: no picture, a format that is not accepted, or truncated.
         ImageTooLarge: more than `max_pixels` pixels, or one side over MAX_SIDE_RATIO times the other.
+        ImageTooCostly: parts or scans without number.
     """
+    return decode(read_header(data, max_pixels=max_pixels))
+
+
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Undecoded:
+    """Find the picture in a file and check its size; no pixel is decoded.
+
+    Raises:
+        ImageUnreadable, ImageTooLarge, ImageTooCostly: as `open_picture`.
+    """
+    still = containers.first_still(data)
+    if still.size is None:
+        with _opened(still) as image:
+            still = replace(still, size=image.size, frames=int(getattr(image, "n_frames", 1)))
+    assert still.size is not None
+    width, height = canvas = still.canvas or still.size
+    for size in (still.size, canvas):
+        _check_size(*size, max_pixels)
+    if still.passes * width * height > MAX_SCANNED_PIXELS:
+        raise ImageTooCostly(f"{still.passes} scans of {width}x{height} pixels")
+    return Undecoded(still, hashlib.sha256(data).hexdigest(), width, height)
+
+
+def decode(undecoded: Undecoded) -> Picture:
+    """Decode what `read_header` found.
+
+    Raises:
+        ImageUnreadable: broken or truncated.
+        MemoryError: there is no room for it now; nothing is said about the picture.
+    """
+    still = undecoded.still
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _opened(still) as image:
+            if image.size != still.size:
+                raise ImageUnreadable(f"broken {still.format} (two sizes)")
+            rgb = _upright(_shown(still, image, (undecoded.width, undecoded.height)), _exif(still, image))
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        # Decoders raise OSError, SyntaxError, struct.error, ValueError and others on broken data.
+        raise ImageUnreadable(f"broken or truncated {still.format} ({type(error).__name__})") from error
+    return Picture(
+        rgb=rgb,
+        info=ImageInfo(
+            sha256=undecoded.sha256, width=rgb.width, height=rgb.height, format=still.format, frames=still.frames
+        ),
+    )
+
+
+def _opened(still: Still) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(still.data), formats=(still.format,))
     except UnidentifiedImageError:
-        raise ImageUnreadable(f"not a picture in one of the formats {', '.join(FORMATS)}") from None
+        raise ImageUnreadable(f"broken or truncated {still.format} (header)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"more than {max_pixels} pixels") from None
+        raise ImageTooLarge("more pixels than the decoder takes") from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise ImageUnreadable(f"broken header ({type(error).__name__})") from error
-    with image:
-        _check_size(image.width, image.height, max_pixels)
-        try:
-            frames = int(getattr(image, "n_frames", 1))
-            image.seek(0)
-            image.load()
-            rgb = _to_rgb(_upright(image))
-        except Exception as error:
-            # Decoders raise OSError, SyntaxError, struct.error, ValueError and others on broken data.
-            raise ImageUnreadable(f"broken or truncated {image.format} ({type(error).__name__})") from error
-        return Picture(
-            rgb=rgb,
-            info=ImageInfo(
-                sha256=hashlib.sha256(data).hexdigest(),
-                width=rgb.width,
-                height=rgb.height,
-                format=str(image.format),
-                frames=frames,
-            ),
-        )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -86,25 +150,79 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageTooLarge(f"{width}x{height}: one side is over {MAX_SIDE_RATIO} times the other")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
-        # Broken metadata is no broken picture: browsers show it as it lies. For the same reason this is not
-        # ImageOps.exif_transpose, which writes all of the metadata anew and fails where one field is odd.
-        orientation = None
+def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.Image:
+    """The canvas in RGB: the picture in its colours, transparent parts and what it leaves free white."""
+    colour = still.colour
+    if icc := image.info.get("icc_profile"):  # AVIF's, which its walk leaves in the file
+        colour = replace(colour, icc=icc)
+    if still.transparent is not None:
+        image = _with_exact_alpha(still)
+    image.load()
+    opaque = _on_white(to_srgb(_plain(image), colour))
+    if opaque.size == canvas:
+        return opaque
+    whole = Image.new("RGB", canvas, "white")
+    whole.paste(opaque, still.offset)
+    return whole
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """L, LA, RGB, RGBA or CMYK with the same samples; 16-bit grey is scaled, where Pillow would clip it."""
+    if image.mode.startswith("I"):
+        return image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
+    if image.mode in ("L", "RGB", "P", "1") and image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in ("P", "PA", "La", "RGBa", "RGBX"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _with_exact_alpha(still: Still) -> Image.Image:
+    """A 16-bit PNG one of whose colours is transparent, which only all 16 bits tell from its neighbours."""
+    assert still.transparent is not None
+    halves = [_opened(replace(still, data=half)) for half in png.halves(still.data)]
+    differs: Image.Image | None = None
+    for half, shift in zip(halves, (8, 0), strict=True):
+        for band, sample in zip(half.split(), still.transparent, strict=True):
+            wanted = sample >> shift & 255
+            other = band.point([0 if value == wanted else 255 for value in range(256)])
+            differs = other if differs is None else ImageChops.lighter(differs, other)
+    assert differs is not None
+    high = halves[0]
+    high.putalpha(differs)
+    return high
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert("RGB")
+    opaque = Image.new("RGB", image.size, "white")
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        opaque.paste(strip.convert("RGB"), (0, top), strip.getchannel("A"))
+    return opaque
+
+
+def _exif(still: Still, image: Image.Image) -> bytes | None:
+    """EXIF as viewers obey it; in AVIF the container's own turns take its place, as Pillow has it."""
+    return image.info.get("exif") if still.format == "AVIF" else still.exif
+
+
+def _upright(image: Image.Image, exif: bytes | None) -> Image.Image:
+    orientation = None
+    if exif:
+        found = Image.Exif()
+        try:
+            found.load(exif)
+            orientation = found.get(ExifTags.Base.Orientation)
+        except MemoryError:
+            raise
+        except Exception:
+            # Broken metadata is no broken picture: browsers show it as it lies.
+            orientation = None
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scale
-        image = image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image)
-        image = opaque
-    return image.convert("RGB")
 
 
 def noise_picture(width: int, height: int, seed: int) -> Picture:

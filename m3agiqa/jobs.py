@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from m3agiqa.contract import Aspect, AspectScore, Failure
+from m3agiqa.cutting import CutPicture
 from m3agiqa.images import Picture
 
 
@@ -13,7 +14,7 @@ from m3agiqa.images import Picture
 class Job:
     """One picture to score; `aspects` None asks for all the scorer has."""
 
-    picture: Picture
+    picture: Picture | CutPicture
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
     #: What stands in the scoring conversation of an aspect, in place of what the model would write.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from m3agiqa import hub
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
+from m3agiqa.cutting import Cutter
 from m3agiqa.errors import DeviceLost
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
@@ -33,6 +34,11 @@ class Scoring(Protocol):
     info: ModelInfo
     aspects: tuple[Aspect, ...]
 
+    @property
+    def cutter(self) -> Cutter | None:
+        """Cuts pictures for it, in any process; None if it looks at none."""
+        ...
+
     def prepare(self, job: Job) -> Job:
         """Do ahead of time, in any thread, what needs no model. Never raises for a bad picture; `score` tells."""
         ...
@@ -48,6 +54,7 @@ class Scorer:
     def __init__(self, pipeline: Pipeline, info: ModelInfo, *, max_batch: int = 8) -> None:
         self.info = info
         self.aspects = pipeline.aspects
+        self.cutter = pipeline.cutter
         self.max_batch = max_batch
         self._pipeline = pipeline
 
@@ -91,7 +98,7 @@ class Scorer:
         return cls(pipeline, info, max_batch=max_batch)
 
     def prepare(self, job: Job) -> Job:
-        """Cut the picture into slices ahead of time; safe in any thread."""
+        """Cut the picture, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
         return self._pipeline.prepare(job)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
@@ -129,6 +136,7 @@ class FakeScorer:
     def __init__(self, *, batch_time_s: float = 0.0) -> None:
         self.batch_time_s = batch_time_s
         self.aspects = tuple(Aspect)
+        self.cutter = None
         self.info = ModelInfo(
             profile="fake",
             base="none",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import queue
 import threading
 import time
@@ -28,11 +27,7 @@ logger = logging.getLogger(__name__)
 #: 45 s. Batches take less, so the more urgent go first where more wait than fit, yet nobody waits for ever.
 STEP_S = 5.0
 
-#: Threads that may compute at a time beside the one that scores. All share one interpreter: where a whole batch's worth
-#: of them run, the GPU waits until each had its turn.
-COMPUTING = max(2, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 4)
-
-#: Seconds that a batch which is not full waits at most for pictures that are being opened or cut: they come within
+#: Seconds that a batch which is not full waits at most for pictures that are about to come: they do within
 #: milliseconds, and a batch of their own would take a second.
 GRACE_S = 1.0
 #: Seconds between two looks at whether there are any.
@@ -45,28 +40,23 @@ PAUSE_S = 0.05
 SPREAD = 0.4
 
 
-class Turns:
-    """Lets few threads compute at a time: `with turns:`."""
+class Expected:
+    """Counts who is about to come: `with expected:`."""
 
-    def __init__(self, turns: int) -> None:
-        self._free = threading.Semaphore(turns)
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._wanted = 0
+        self._count = 0
 
-    @property
-    def wanted(self) -> int:
-        """Threads that have a turn or wait for one."""
-        return self._wanted
+    def __bool__(self) -> bool:
+        return self._count > 0
 
     def __enter__(self) -> None:
         with self._lock:
-            self._wanted += 1
-        self._free.acquire()
+            self._count += 1
 
     def __exit__(self, *_: object) -> None:
-        self._free.release()
         with self._lock:
-            self._wanted -= 1
+            self._count -= 1
 
 
 @dataclass(order=True)
@@ -79,7 +69,7 @@ class _Waiting:
     future: Future[Scores | Failure] = field(compare=False)
     #: When it was ready for a batch, seconds of the same clock.
     since: float = field(compare=False)
-    #: How long that took, the wait for a turn with it.
+    #: How long that took.
     prepared_s: float = field(compare=False, default=0.0)
 
 
@@ -105,8 +95,8 @@ class Batcher:
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
-        #: To be held by whoever computes.
-        self.turns = Turns(COMPUTING)
+        #: To be entered by whoever opens a picture that comes within milliseconds; batches wait for it.
+        self.expected = Expected()
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
@@ -134,7 +124,7 @@ class Batcher:
         """As `submit`, for jobs that fill batches together."""
         began = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
-        with self.turns:
+        with self.expected:
             prepared = [self.scoring.prepare(job) for job in jobs]
             since = time.monotonic()
             for job, future in zip(prepared, futures, strict=True):
@@ -196,7 +186,7 @@ class Batcher:
         latest = max(until, time.monotonic()) + GRACE_S
         while len(batch) < self._max_batch:
             now = time.monotonic()
-            patience_s = max(0.0, until - now) or (_LOOK_S if self.turns.wanted and now < latest else 0.0)
+            patience_s = max(0.0, until - now) or (_LOOK_S if self.expected and now < latest else 0.0)
             try:
                 waiting = self._next(patience_s)
             except queue.Empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -13,11 +14,14 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from worker import s3
+from worker.decoding.budget import Budget, Hold
 from worker.http import Transport, host_of, is_temporary
 from worker.settings import Settings
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 65_536
+#: Bytes of the memory budget that are taken at a time while a picture comes in.
+HELD_AHEAD = 2**20
 
 
 class Fetcher:
@@ -41,8 +45,8 @@ class Fetcher:
         # Without a bucket it can never be used, and looking for credentials takes time.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
 
-    def fetch(self, url: str) -> bytes:
-        """The bytes at `url`, whatever they are.
+    def fetch(self, url: str, hold: Hold | None = None) -> bytes:
+        """The bytes at `url`, whatever they are; while they come in, `hold` grows with them if there is one.
 
         Messages of failures hold the host and the status, never path, query or credentials.
 
@@ -51,22 +55,24 @@ class Fetcher:
             FetchRefused: the server will not serve it (4xx), redirects too often, or encodes it unasked.
             FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx.
             ImageTooLarge: more than `fetch_max_bytes`.
+            Busy: there is no room for them now.
         """
         until = time.monotonic() + self._timeout_s
+        hold = hold or Hold(Budget(self._max_bytes))
         if url.lower().startswith(s3.SCHEME):
-            return self._from_s3(url, until)
-        return self._from_web(url, until)
+            return self._from_s3(url, until, hold)
+        return self._from_web(url, until, hold)
 
-    def _from_web(self, url: str, until: float) -> bytes:
+    def _from_web(self, url: str, until: float, hold: Hold) -> bytes:
         for _ in range(1 + MAX_REDIRECTS):
             with self._web.open("GET", url, until=until, headers={"Accept": "image/*,*/*;q=0.5"}) as response:
                 if not response.is_redirect:
-                    return self._body(response)
+                    return self._body(response, hold)
                 # A redirect's own body is never read: it has no limit of its own.
                 url = urljoin(response.url, response.headers["location"])
         raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
 
-    def _body(self, response: requests.Response) -> bytes:
+    def _body(self, response: requests.Response, hold: Hold) -> bytes:
         host, status = host_of(response), response.status_code
         if status != 200:
             failure = FetchUnavailable if is_temporary(status) else FetchRefused
@@ -76,9 +82,9 @@ class Fetcher:
             raise FetchRefused(f"{host} compressed its answer, though asked not to")
         length = response.headers.get("content-length", "")
         chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
-        return self._capped(chunks, int(length) if length.isdecimal() else 0)
+        return self._capped(chunks, int(length) if length.isdecimal() else 0, hold)
 
-    def _from_s3(self, url: str, until: float) -> bytes:
+    def _from_s3(self, url: str, until: float, hold: Hold) -> bytes:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         try:
@@ -86,7 +92,7 @@ class Fetcher:
             with found["Body"] as body:
                 # One wait a chunk: read() would wait for a full one however little arrives at a time.
                 chunks = iter(partial(body.read1, CHUNK_BYTES), b"")
-                data = self._capped(chunks, found["ContentLength"], until)
+                data = self._capped(chunks, found["ContentLength"], hold, until)
             if len(data) < found["ContentLength"]:
                 raise FetchUnavailable(f"s3://{bucket} broke off")
             return data
@@ -99,14 +105,19 @@ class Fetcher:
         except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
             raise FetchUnavailable(f"s3://{bucket} cannot be read ({type(error).__name__})") from None
 
-    def _capped(self, chunks: Iterable[bytes], announced: int, until: float | None = None) -> bytes:
+    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold, until: float | None = None) -> bytes:
         if announced > self._max_bytes:
             raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
-        body = bytearray()
+        body = io.BytesIO()
+        held = 0
         for chunk in chunks:
-            body += chunk
-            if len(body) > self._max_bytes:
+            body.write(chunk)
+            if (size := body.tell()) > self._max_bytes:
                 raise ImageTooLarge(f"more than {self._max_bytes} bytes")
+            if size > held:
+                held = size + HELD_AHEAD
+                hold.resize(held)
             if until is not None and time.monotonic() >= until:
                 raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
-        return bytes(body)
+        hold.resize(body.tell())
+        return body.getvalue()

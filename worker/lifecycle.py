@@ -36,6 +36,8 @@ START_TIMEOUT_S = 900.0
 #: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
 #: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
 _SWITCH_INTERVAL_S = 0.0005
+#: One of so many threads may wait for a picture that takes long to decode; the others are for everybody else.
+SLOW_SHARE = 4
 #: A batch that outlives the deadline of those in it this many times will never end.
 HANGING_AFTER = 2.0
 
@@ -71,7 +73,7 @@ def _start(instance: Any, **_: Any) -> None:
         settings = Settings.from_environment()
         queues = list(instance.app.amqp.queues.consume_from)
         _check_command_line(instance, queues, settings)
-        _serve(instance.app, queues, settings)
+        _serve(instance.app, queues, settings, instance.concurrency)
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
         )
 
 
-def _serve(app: Any, queues: list[str], settings: Settings) -> None:
+def _serve(app: Any, queues: list[str], settings: Settings, threads: int) -> None:
     from worker.tasks import hands
 
     store = Store(settings)
@@ -107,7 +109,7 @@ def _serve(app: Any, queues: list[str], settings: Settings) -> None:
     if keys.DELIVER_QUEUE in queues:
         _prepare_deliver(app, settings, store)
     if keys.SCORE_QUEUE in queues:
-        batcher = _prepare_score(app, settings, store)
+        batcher = _prepare_score(app, settings, store, threads)
         checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
     sweeper = Sweeper(store)
     _on_stop.append(sweeper.stop)
@@ -133,13 +135,15 @@ def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
     app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
 
 
-def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
+def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> Batcher:
     # Not at the top: a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policy
     from m3agiqa.profile import ModelProfile
     from m3agiqa.scorer import FakeScorer, load_scorer
     from worker.cache import ScoreCache, fingerprint
+    from worker.decoding.budget import Budget
+    from worker.decoding.pool import Decoders
     from worker.fetch import Fetcher
     from worker.moderator import Moderator
 
@@ -158,8 +162,17 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     gc.collect()
     gc.freeze()
     cache = ScoreCache(store, fingerprint(scoring.info, profile.model_dump_json() if profile else ""))
+    decoders = Decoders(
+        settings.effective_decoders,
+        cpu_s=settings.decode_timeout_s,
+        waiting=max(1, threads // SLOW_SHARE),
+        max_pixels=settings.max_pixels,
+        cutter=scoring.cutter,
+    )
+    _on_stop.append(decoders.close)
+    budget = Budget(settings.picture_budget_mib * 2**20)
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
-        settings, store, cache, Fetcher(settings), batcher, Policy.load(settings.policy)
+        settings, store, cache, Fetcher(settings), decoders, budget, batcher, Policy.load(settings.policy)
     )
     return batcher
 

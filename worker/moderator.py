@@ -14,14 +14,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict
-from m3agiqa.errors import M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
-from m3agiqa.images import open_picture
+from m3agiqa.cutting import CutPicture
+from m3agiqa.errors import Busy, M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.verdict import assemble
 from worker.batcher import Batcher
 from worker.cache import ScoreCache
+from worker.decoding.budget import Budget, Hold
+from worker.decoding.pool import Decoders
 from worker.deliver import Delivery
 from worker.fetch import Fetcher
 from worker.settings import Settings
@@ -41,6 +43,8 @@ class Moderator:
     store: Store
     cache: ScoreCache
     fetcher: Fetcher
+    decoders: Decoders
+    budget: Budget
     batcher: Batcher
     default_policy: Policy
 
@@ -56,15 +60,16 @@ class Moderator:
         try:
             policy = self._policy(request.policy)
             _still_wanted(request)
-            with clock.stage("fetch"):
-                data = self.fetcher.fetch(request.image_url)
-            with clock.stage("open"), self.batcher.turns:
-                picture = open_picture(data, max_pixels=self.settings.max_pixels)
-            image = picture.info
-            with clock.stage("score"):
-                outcome = self._score(request, Job(picture, neutralised(request.prompt), request.aspects), lease)
+            with self.budget.hold() as hold:
+                picture = self._picture(request, hold, clock)
+                image = picture.info
+                with clock.stage("score"):
+                    outcome = self._score(request, Job(picture, neutralised(request.prompt), request.aspects), lease)
         except QueueUnavailable:
             raise
+        except Busy as busy:
+            self.store.release(lease, delay_s=busy.delay_s, why=str(busy))
+            return f"{busy}, again in {busy.delay_s:.1f} s"
         except Exception as error:
             outcome = failure_of(error, request.request_id)
 
@@ -79,6 +84,18 @@ class Moderator:
     def refuse(self, request: ScoreRequest, invalid: RequestInvalid, attempt: int) -> str:
         """Answer a request that is not valid."""
         return self._answer(request, Failure.of(invalid), attempt, self.default_policy)
+
+    def _picture(self, request: ScoreRequest, hold: Hold, clock: Stopwatch) -> CutPicture:
+        """Fetch and decode; what the picture takes of the memory budget stays with `hold`."""
+        with clock.stage("fetch"):
+            data = self.fetcher.fetch(request.image_url, hold)
+        with clock.stage("open"):
+            with self.batcher.expected:
+                picture = self.decoders.quick(data)
+            if picture is None:
+                picture = self.decoders.patient(data, hold)
+            hold.resize(picture.size_bytes)
+        return picture
 
     def _score(self, request: ScoreRequest, job: Job, lease: Lease) -> Scores | Failure:
         if (known := self.cache.get(job)) is not None:

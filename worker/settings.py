@@ -72,6 +72,22 @@ class Settings(BaseSettings):
     )
     fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// pictures may be read from.")
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of a picture, at most.")
+    decoders: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processes that decode pictures; half as many come on top for those that take long. "
+        "Unset, half as many as processors, from 2 to 8.",
+    )
+    decode_timeout_s: float = Field(
+        default=5,
+        gt=0,
+        description="Seconds of processor time that decoding a picture may take; beyond, it is image_too_costly.",
+    )
+    picture_budget_mib: int = Field(
+        default=1024,
+        ge=64,
+        description="Mebibytes for all pictures that are fetched, decoded or wait for their scores; others wait.",
+    )
 
     webhook_secrets: Secrets = Field(
         default=(), description="Standard Webhooks secrets (whsec_...); each signs every callback, for rotation."
@@ -127,6 +143,10 @@ class Settings(BaseSettings):
             return self.visibility_timeout_s
         return 3 * (self.fetch_timeout_s + self.max_wait_ms / 1000 + self.score_timeout_s)
 
+    @property
+    def effective_decoders(self) -> int:
+        return self.decoders or min(8, max(2, processors() // 2))
+
     @classmethod
     def from_environment(cls) -> Self:
         """Read the environment.
@@ -141,6 +161,11 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise ConfigError(f"environment: {describe_validation(error)}") from None
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def table() -> str:

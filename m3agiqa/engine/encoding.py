@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
 
+from m3agiqa.cutting import CutPicture, cut
 from m3agiqa.engine.ops import moved, pinned
-from m3agiqa.errors import ImageTooLarge
-from m3agiqa.images import Picture
-from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
+from m3agiqa.model.slicing import Grid, Slices, Slicing
 from m3agiqa.model.vision import Tower
 
-#: Pillow leaves the interpreter to others while it resizes.
-_CUTTING_THREADS = 8
 #: Slices that run through a vision tower together: bounds what its layers need.
 _SLICES_AT_ONCE = 32
 
@@ -23,11 +19,11 @@ _SLICES_AT_ONCE = 32
 class Encoded:
     """One picture's slices and embeddings, each made once per grid and tower."""
 
-    def __init__(self, picture: Picture, slicing: Slicing, device: torch.device) -> None:
+    def __init__(self, picture: CutPicture, slicing: Slicing, device: torch.device) -> None:
         self._slicing, self._device = slicing, device
-        self.width, self.height = picture.rgb.size
-        self._rgb = picture.rgb
-        self._slices: dict[Grid, Slices] = {}
+        self.width, self.height = picture.info.width, picture.info.height
+        self._picture = picture
+        self._slices = {grid: self._pinned(slices) for grid, slices in picture.slices.items()}
         self._moved: dict[Grid, Slices] = {}
         self._embeddings: dict[tuple[int, Grid], torch.Tensor] = {}
 
@@ -41,11 +37,12 @@ class Encoded:
             ImageTooLarge: its sides are too unequal.
         """
         if grid not in self._slices:
-            slices = self._slicing.cut(self._rgb, grid)
-            if slices.longest > MAX_PATCHES:
-                raise ImageTooLarge(f"{self.width}x{self.height}: sides too unequal to be cut into slices")
-            self._slices[grid] = replace(slices, patches=tuple(pinned(each, self._device) for each in slices.patches))
+            self._slices[grid] = self._pinned(cut(self._slicing, self._picture.rgb, [grid])[grid])
         return self._slices[grid]
+
+    def _pinned(self, slices: Slices) -> Slices:
+        tensors = (torch.from_numpy(patch) for patch in slices.patches)
+        return replace(slices, patches=tuple(pinned(tensor, self._device) for tensor in tensors))
 
     def on_device(self, grid: Grid) -> Slices:
         """Slices along `grid`, their patches moved once for all towers."""
@@ -66,10 +63,6 @@ class Encoded:
         missing = [
             (picture, tower, grid) for picture, tower, grid in wanted if (id(tower), grid) not in picture._embeddings
         ]
-        uncut = {(id(picture), grid): (picture, grid) for picture, _, grid in missing if grid not in picture._slices}
-        if len(uncut) > 1:
-            with ThreadPoolExecutor(_CUTTING_THREADS) as pool:
-                list(pool.map(lambda each: each[0].cut(each[1]), uncut.values()))
         batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
         for picture, tower, grid in missing:
             batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
@@ -12,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.contract import Failure
+from m3agiqa.cutting import CutPicture, Cutter
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
@@ -38,6 +40,8 @@ from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.profile import ModelProfile
 
+#: Pillow leaves the interpreter to others while it resizes.
+_CUTTING_THREADS = 8
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -102,6 +106,11 @@ class Pipeline:
             )
         return cls(network, profile, target, max_batch=max_batch)
 
+    @property
+    def cutter(self) -> Cutter:
+        most = (self._profile.describe.max_slices, *(part.max_slices for part in self._profile.aspects.values()))
+        return Cutter(self._network.slicing, tuple(dict.fromkeys(most)))
+
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
         """Score a batch, in order. A failure of one picture and aspect is in its scores; any other is raised."""
@@ -141,17 +150,20 @@ class Pipeline:
 
         Raises nothing: `run` meets again what went wrong, where it gets its type.
         """
-        encoded = self._encoded(job)
         with suppress(ImageTooLarge, RuntimeError):  # a lost device raises the latter
-            encoded.cut(encoded.grid(self._profile.describe.max_slices))
-        return replace(job, prepared=encoded)
+            return replace(job, prepared=self._encoded(job))
+        return job
 
     def _encoded(self, job: Job) -> Encoded:
-        return Encoded(job.picture, self._network.slicing, self._device)
+        if isinstance(job.prepared, Encoded):
+            return job.prepared
+        picture = job.picture if isinstance(job.picture, CutPicture) else self.cutter.cut(job.picture)
+        return Encoded(picture, self._network.slicing, self._device)
 
     def _rows(self, jobs: Sequence[Job]) -> list[Row]:
         """A row per picture and aspect, sorted by aspect as the adapters are."""
-        pictures = [job.prepared if isinstance(job.prepared, Encoded) else self._encoded(job) for job in jobs]
+        with ThreadPoolExecutor(_CUTTING_THREADS) as pool:
+            pictures = list(pool.map(self._encoded, jobs))
         rows = []
         for aspect, profile in self._profile.aspects.items():
             for index, job in enumerate(jobs):

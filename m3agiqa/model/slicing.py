@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
-import torch
 from PIL import Image
 
 #: Patches of one slice at most: the tower's position table has 70 x 70.
@@ -32,12 +31,12 @@ class Grid:
 class Slices:
     """The overview and the slices of one picture.
 
-    `patches` are uint8 [3, patch, patch * L], overview first, then the grid row by row; `sizes` are (height, width) in
-    patches, L = height * width.
+    `patches` are uint8 [3, patch, patch * L], overview first, then the grid row by row: arrays as they are cut, tensors
+    once they are on a device. `sizes` are (height, width) in patches, L = height * width.
     """
 
     grid: Grid
-    patches: tuple[torch.Tensor, ...]
+    patches: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
 
     @property
@@ -89,7 +88,20 @@ class Slicing:
 
     def cut(self, rgb: Image.Image, grid: Grid) -> Slices:
         """Cut a picture along `grid`, as `self.grid` gave it for this picture's size."""
-        overview = rgb.resize(self.overview(*rgb.size, grid), Image.Resampling.BICUBIC)
+        return self.cut_along(rgb, [grid])[grid]
+
+    def cut_along(self, rgb: Image.Image, grids: Iterable[Grid]) -> dict[Grid, Slices]:
+        """Cut a picture along several grids; an overview that they share is made once."""
+        overviews: dict[tuple[int, int], Image.Image] = {}
+        cut: dict[Grid, Slices] = {}
+        for grid in grids:
+            size = self.overview(*rgb.size, grid)
+            if size not in overviews:
+                overviews[size] = rgb.resize(size, Image.Resampling.BICUBIC)
+            cut[grid] = self._slices(rgb, grid, overviews[size])
+        return cut
+
+    def _slices(self, rgb: Image.Image, grid: Grid, overview: Image.Image) -> Slices:
         cells = [overview, *self._cells(rgb, grid)] if grid.slices else [overview]
         return Slices(
             grid=grid,
@@ -116,20 +128,12 @@ class Slicing:
             width = int(height * ratio)
         return _multiple(width, self.patch), _multiple(height, self.patch)
 
-    def _patches(self, image: Image.Image) -> torch.Tensor:
-        """RGB to uint8 [3, patch, patch * L]: patches side by side, row by row.
-
-        Numpy's copy keeps to the calling thread, where torch would have all processors help each of many threads.
-        """
+    def _patches(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """RGB to uint8 [3, patch, patch * L]: patches side by side, row by row."""
         rows, columns = image.height // self.patch, image.width // self.patch
         pixels = np.asarray(image).reshape(rows, self.patch, columns, self.patch, 3).transpose(4, 1, 0, 2, 3)
-        return torch.from_numpy(np.ascontiguousarray(pixels).reshape(3, self.patch, -1))
+        return np.ascontiguousarray(pixels).reshape(3, self.patch, -1)
 
 
 def _multiple(length: float, divisor: int) -> int:
     return max(round(length / divisor) * divisor, divisor)
-
-
-def normalise(patches: torch.Tensor) -> torch.Tensor:
-    """Uint8 to float32 in [-1, 1], as the original does it."""
-    return (patches.float().div(255) - 0.5) / 0.5

@@ -14,7 +14,7 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionCo
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
 from m3agiqa.model.resampler import Resampler
-from m3agiqa.model.slicing import Slices, normalise
+from m3agiqa.model.slicing import Slices
 
 
 class Tower(nn.Module):
@@ -40,8 +40,8 @@ class Tower(nn.Module):
         sizes = [size for slices in pictures for size in slices.sizes]
         return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in pictures]))
 
-    def encode(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Uint8 patches to features [n, Lmax, vision hidden].
+    def encode(self, patches: Sequence[Any]) -> torch.Tensor:
+        """Uint8 patches, tensors or arrays, to features [n, Lmax, vision hidden].
 
         As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
         it. Pictures must therefore not be padded to one another.
@@ -50,7 +50,9 @@ class Tower(nn.Module):
         weight, bias = table.patch_embedding.parameters()
         side = patches[0].shape[1]
         counts = [patch.shape[-1] // side for patch in patches]
-        pixels = torch.cat(list(patches), dim=-1).to(weight.device).unflatten(-1, (-1, side))
+        pixels = (
+            torch.cat([torch.as_tensor(patch) for patch in patches], dim=-1).to(weight.device).unflatten(-1, (-1, side))
+        )
         # The convolution's own product: its patches do not overlap.
         flat = normalise(pixels.permute(2, 0, 1, 3).flatten(1)).to(weight.dtype)
         embedded = pad_sequence(linear(flat, weight.flatten(1)).split(counts), batch_first=True) + bias
@@ -76,3 +78,8 @@ def position_ids(length: int, buckets: int = 70, device: torch.device | None = N
     fractions = torch.arange(0, 1 - 1e-6, step.item())[:length]
     boundaries = torch.arange(1 / buckets, 1.0, 1 / buckets)
     return torch.bucketize(fractions, boundaries, right=True).to(device)
+
+
+def normalise(patches: torch.Tensor) -> torch.Tensor:
+    """Uint8 to float32 in [-1, 1], as the original does it."""
+    return (patches.float().div(255) - 0.5) / 0.5

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_job
+from m3agiqa.files import read_picture
 from m3agiqa.images import Picture
 
 TABLE = "data.csv"
@@ -69,7 +69,7 @@ class DataSet:
     def open(self, name: str) -> Picture:
         """Raises: RequestInvalid: the picture cannot be read; says which."""
         try:
-            return read_job(self.picture(name), "", None).picture
+            return read_picture(self.picture(name))
         except M3AGIQAError as error:
             raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
 

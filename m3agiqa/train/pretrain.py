@@ -24,8 +24,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
-from m3agiqa.model.slicing import Slicing, normalise
+from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
+from m3agiqa.model.vision import normalise
 from m3agiqa.train import lessons
 from m3agiqa.train.backbone import MAP_CHANNELS, MAP_STRIDE, Backbone
 from m3agiqa.train.conversations import Conversation

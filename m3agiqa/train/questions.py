@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect
-from m3agiqa.files import read_job
+from m3agiqa.files import read_picture
 from m3agiqa.train.teacher import Refused
 
 #: The key of an aspect's explanation in the answer.
@@ -103,7 +103,7 @@ def sent_picture(path: Path) -> tuple[bytes, str]:
     Raises:
         FetchError, ImageError: no usable picture.
     """
-    picture = read_job(path, "", None).picture
+    picture = read_picture(path)
     if picture.info.format in _MIME and picture.info.frames == 1:
         return path.read_bytes(), _MIME[picture.info.format]
     buffer = io.BytesIO()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from m3agiqa.contract import Aspect
+from m3agiqa.cutting import Cutter
 from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, load_network
@@ -87,7 +88,7 @@ class Case:
     def embedded(self, ids: Sequence[int], bounds: Sequence[Sequence[int]], max_slices: int) -> torch.Tensor:
         """Embeddings [tokens, hidden] of a conversation, the picture's in their places."""
         network = self.network
-        picture = Encoded(self.picture, network.slicing, network.language.device)
+        picture = Encoded(Cutter(network.slicing, (9,)).cut(self.picture), network.slicing, network.language.device)
         embedded = network.language.embed(torch.tensor(ids), Groups.of([(0, len(ids))], 1))
         slices = picture.embeddings(network.towers[self.aspect], picture.grid(max_slices))
         for (start, end), part in zip(bounds, slices, strict=True):

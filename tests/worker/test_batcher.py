@@ -15,7 +15,7 @@ from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.batcher import COMPUTING, STEP_S, Batcher, Turns, _Scored, _Waiting
+from worker.batcher import STEP_S, Batcher, _Scored, _Waiting
 
 PICTURE = open_picture(png())
 
@@ -228,48 +228,26 @@ def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
     assert scorer.batches[0] == ["meanwhile"]
 
 
-def test_who_prepares_holds_one_of_the_turns(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_prepares_is_expected(scorer: Watched, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     batcher = start()
-    wanted: list[int] = []
+    seen: list[bool] = []
 
     def prepare(job: Job) -> Job:
-        wanted.append(batcher.turns.wanted)
+        seen.append(bool(batcher.expected))
         return job
 
     monkeypatch.setattr(scorer, "prepare", prepare)
 
     submit(batcher, "one")
 
-    assert wanted == [1]
-    assert batcher.turns.wanted == 0
-
-
-def test_no_more_compute_at_a_time_than_there_are_turns() -> None:
-    turns, inside, gate = Turns(COMPUTING), threading.Semaphore(0), threading.Event()
-
-    def compute() -> None:
-        with turns:
-            inside.release()
-            gate.wait(PATIENCE_S)
-
-    threads = [threading.Thread(target=compute) for _ in range(COMPUTING + 2)]
-    for thread in threads:
-        thread.start()
-
-    # All want a turn, and so many have one.
-    eventually(lambda: turns.wanted == COMPUTING + 2, "all threads")
-    assert all(inside.acquire(timeout=PATIENCE_S) for _ in range(COMPUTING))
-    assert not inside.acquire(timeout=0.1)
-    gate.set()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert turns.wanted == 0
+    assert seen == [True]
+    assert not batcher.expected
 
 
 def test_a_batch_waits_for_a_picture_that_is_being_opened(scorer: Watched, start: Start) -> None:
     # given a batcher that waits for nobody, and a thread that opens a picture
     batcher = start(max_batch=3, max_wait_s=0.0)
-    with batcher.turns:
+    with batcher.expected:
         # when another picture is there
         first = submit(batcher, "a")
         # then it does not go without
@@ -282,7 +260,7 @@ def test_a_batch_waits_for_a_picture_that_is_being_opened(scorer: Watched, start
 
 def test_a_batch_does_not_wait_for_ever_for_one_that_hangs(scorer: Watched, start: Start) -> None:
     batcher = start(max_wait_s=0.0)
-    with batcher.turns:
+    with batcher.expected:
         results(submit(batcher, "a"))
         assert scorer.batches == [["a"]]
 

@@ -1,54 +1,123 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.contract import ImageInfo
+from m3agiqa.cutting import CutPicture
+from m3agiqa.errors import Busy, ImageTooCostly, M3AGIQAError
 from m3agiqa.policy import Policy
 from m3agiqa.scorer import FakeScorer
 from producers import ScoreRequest
-from tests.support import PATIENCE_S, png
-from worker import moderator
+from tests.support import PATIENCE_S
 from worker.batcher import Batcher
+from worker.decoding.budget import Budget, Hold
 from worker.moderator import Moderator
 from worker.settings import Settings
 
+REQUEST = ScoreRequest(image_url="https://pictures.example/1.png", prompt="a wall")
+INFO = ImageInfo(sha256="0" * 64, width=10, height=10, format="PNG")
+
 
 class Outside:
-    """What a moderator asks of a store, a cache and a fetcher."""
+    """What a moderator asks of a store, a cache, a fetcher and decoders; its pictures take 5 bytes fetched, 300 cut."""
+
+    def __init__(self) -> None:
+        self.batcher = Batcher(FakeScorer(), max_batch=1, max_wait_s=0)
+        self.budget = Budget(1000)
+        self.takes_long = False
+        self.failure: M3AGIQAError | None = None
+        self.expected: list[tuple[str, bool]] = []
+        self.held: list[int] = []
+        self.released: list[tuple[float, str]] = []
+        self.verdicts: list[Any] = []
 
     def get(self, job: object) -> None:
-        """Nothing is remembered."""
+        self.held.append(self.budget.taken_bytes)
 
     def put(self, job: object, scores: object) -> None:
-        """Nor kept."""
+        """Nothing is remembered."""
 
     def mark_scoring(self, lease: object) -> None:
         """Nobody looks."""
 
-    def publish(self, verdict: object, deliveries: object) -> bool:
+    def publish(self, verdict: Any, deliveries: object) -> bool:
+        self.verdicts.append(verdict)
         return True
 
-    def fetch(self, url: object) -> bytes:
-        return png()
+    def release(self, lease: object, *, delay_s: float, why: str) -> None:
+        self.released.append((delay_s, why))
+
+    def fetch(self, url: object, hold: Hold) -> bytes:
+        hold.resize(5)
+        return b"bytes"
+
+    def quick(self, data: bytes) -> CutPicture | None:
+        self.expected.append(("quick", bool(self.batcher.expected)))
+        if self.failure is not None:
+            raise self.failure
+        return None if self.takes_long else CutPicture(INFO, {}, bytes(300), (10, 10))
+
+    def patient(self, data: bytes, hold: Hold) -> CutPicture:
+        self.expected.append(("patient", bool(self.batcher.expected)))
+        hold.resize(900)
+        return CutPicture(INFO, {}, bytes(300), (10, 10))
+
+    def handle(self) -> str:
+        outside: Any = self
+        policy = Policy.load("default")
+        moderator = Moderator(Settings(), outside, outside, outside, outside, self.budget, self.batcher, policy)
+        lease: Any = None
+        return moderator.handle(REQUEST, 1, lease)
 
 
-def test_who_opens_a_picture_holds_one_of_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher = Batcher(FakeScorer(), max_batch=1, max_wait_s=0)
-    outside: Any = Outside()
-    handling = Moderator(Settings(), outside, outside, outside, batcher, Policy.load("default"))
-    wanted: list[int] = []
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    outside = Outside()
+    yield outside
+    outside.batcher.stop(PATIENCE_S)
 
-    def opened(data: bytes, **options: Any) -> Picture:
-        wanted.append(batcher.turns.wanted)
-        return open_picture(data, **options)
 
-    monkeypatch.setattr(moderator, "open_picture", opened)
-    request = ScoreRequest(image_url="https://pictures.example/1.png", prompt="a wall")
-    lease: Any = None
+def test_batches_wait_for_a_picture_that_is_opened_quickly(outside: Outside) -> None:
+    assert outside.handle().startswith("scored")
+    assert outside.expected == [("quick", True)]
+    assert not outside.batcher.expected
 
-    assert handling.handle(request, 1, lease).startswith("scored")
-    assert wanted == [1]
-    assert batcher.turns.wanted == 0
-    batcher.stop(PATIENCE_S)
+
+def test_no_batch_waits_for_one_that_takes_long(outside: Outside) -> None:
+    outside.takes_long = True
+    assert outside.handle().startswith("scored")
+    assert outside.expected == [("quick", True), ("patient", False)]
+
+
+@pytest.mark.parametrize("takes_long", [False, True])
+def test_while_it_is_scored_a_picture_takes_its_slices_room_and_then_none(outside: Outside, takes_long: bool) -> None:
+    outside.takes_long = takes_long
+    outside.handle()
+    assert outside.held == [300]
+    assert outside.budget.taken_bytes == 0
+
+
+def test_a_picture_without_room_or_turn_is_put_off_and_nobody_is_told(outside: Outside) -> None:
+    outside.failure = Busy("others come first", 2.5)
+    assert outside.handle() == "others come first, again in 2.5 s"
+    assert outside.released == [(2.5, "others come first")]
+    assert outside.verdicts == []
+    assert outside.budget.taken_bytes == 0
+
+
+def test_a_picture_that_is_too_costly_is_answered_at_once(outside: Outside) -> None:
+    outside.failure = ImageTooCostly("12,001 scans")
+    assert outside.handle() == "failed: review (image_too_costly)"
+    [verdict] = outside.verdicts
+    assert not verdict.error.retryable
+
+
+def test_want_of_memory_is_named_and_tried_again(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[str] = []
+    monkeypatch.setattr(Outside, "quick", lambda self, data: bytearray(1 << 62))
+    monkeypatch.setattr(Outside, "score_later", lambda *_, why, **__: later.append(why), raising=False)
+    assert outside.handle().startswith("out_of_memory, again in")
+    assert later == ["out_of_memory"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from m3agiqa.engine import session as session_module
+from m3agiqa.cutting import Cutter
 from m3agiqa.engine.attention import Reading
 from m3agiqa.engine.cache import KVCache
 from m3agiqa.engine.decoding import Writer
@@ -193,7 +194,8 @@ def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
     case = Case(Path(__file__).parents[2] / "golden/mini_c_1024x1024")
 
     assert Slicing().grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
-    assert Encoded(case.picture, Slicing(), torch.device("cpu")).grid(9).slices == 6
+    picture = Cutter(Slicing(), (9,)).cut(case.picture)
+    assert Encoded(picture, Slicing(), torch.device("cpu")).grid(9).slices == 6
 
 
 def test_what_no_row_owns_does_not_reach_any() -> None:

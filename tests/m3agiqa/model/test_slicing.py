@@ -1,9 +1,11 @@
 import hashlib
 
 import pytest
+import torch
 from PIL import Image
 
-from m3agiqa.model.slicing import Grid, Slicing, normalise
+from m3agiqa.model.slicing import Grid, Slicing
+from m3agiqa.model.vision import normalise
 from tests.m3agiqa.golden import Case, every_case
 
 
@@ -15,7 +17,9 @@ def test_pixels_are_the_originals_to_the_bit(case: Case, stage: str) -> None:
 
     slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, max_slices))
 
-    digests = [hashlib.sha256(normalise(patch).numpy().tobytes()).hexdigest() for patch in slices.patches]
+    digests = [
+        hashlib.sha256(normalise(torch.as_tensor(patch)).numpy().tobytes()).hexdigest() for patch in slices.patches
+    ]
     expected = case.facts["pixel_sha256"]
     assert digests == [expected[f"{stage}.pixel_values.{index}"] for index in range(len(digests))]
     assert [list(size) for size in slices.sizes] == case.facts[f"{stage}_tgt_sizes"]
@@ -48,7 +52,7 @@ def test_every_slice_is_whole_patches(size: tuple[int, int]) -> None:
     for patch, (height, width) in zip(slices.patches, slices.sizes, strict=True):
         assert patch.shape == (3, 14, 14 * height * width)
         assert patch[0].min() == patch[0].max() == 255
-        assert normalise(patch)[1].min() == normalise(patch)[1].max() == -1
+        assert normalise(torch.as_tensor(patch))[1].min() == normalise(torch.as_tensor(patch))[1].max() == -1
 
 
 def test_a_base_may_have_another_patch_and_slice_size() -> None:

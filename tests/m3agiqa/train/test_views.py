@@ -25,7 +25,7 @@ def test_pictures_are_cut_as_for_scoring(width: int, height: int) -> None:
     assert tuple(found.sizes) == expected.sizes
     for patches, others in zip(found.patches, expected.patches * 2, strict=True):
         assert patches.shape == others.shape
-        assert int((patches.int() - others.int()).abs().max()) <= 2
+        assert int((patches.int() - torch.as_tensor(others).int()).abs().max()) <= 2
 
 
 def test_a_view_lies_at_the_same_place_in_all_that_is_known_of_its_picture() -> None:

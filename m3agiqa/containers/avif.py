@@ -1,0 +1,51 @@
+"""AVIF: boxes (ISO/IEC 14496-12) around AV1.
+
+libavif reads only what it needs of them, so the file stays as it is; its boxes are counted before, and the colour space
+is read from them, which Pillow does not show.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from m3agiqa.colour import Colour
+from m3agiqa.containers.still import Parts, Still
+
+_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
+#: Boxes that lead to a picture's properties, and the bytes before the first box in them.
+_PATH = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+
+
+def recognises(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _BRANDS
+
+
+def still(data: bytes) -> Still:
+    """The whole file, whose decoder takes the first picture by itself."""
+    parts = Parts()
+    cicp: tuple[int, int] | None = None
+    for kind, start, end in _boxes(data, 0, len(data), parts):
+        if kind == b"colr" and cicp is None and end - start >= 11 and data[start : start + 4] == b"nclx":
+            cicp = struct.unpack_from(">HH", data, start + 4)
+    return Still(format="AVIF", data=data, size=None, colour=Colour(cicp=cicp))
+
+
+def _boxes(data: bytes, at: int, end: int, parts: Parts) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, and where the content begins and ends, of all boxes along _PATH."""
+    while at + 8 <= end:
+        parts.one()
+        length, kind = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if length == 1:
+            if at + 16 > end:
+                return
+            (length,) = struct.unpack_from(">Q", data, at + 8)
+            start = at + 16
+        behind = end if length == 0 else min(at + length, end)
+        if behind <= at or behind < start:
+            return
+        yield kind, start, behind
+        if kind in _PATH:
+            yield from _boxes(data, start + _PATH[kind], behind, parts)
+        at = behind

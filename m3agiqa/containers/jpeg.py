@@ -1,0 +1,103 @@
+"""JPEG (ITU-T T.81), with the segments that JFIF, EXIF, ICC and Adobe put into it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from m3agiqa.colour import Colour
+from m3agiqa.containers.still import Parts, Still
+from m3agiqa.errors import ImageUnreadable
+
+#: A marker that is not stuffed data, a restart or padding in front of another marker.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_PADDING = re.compile(rb"\xff{2,}")
+
+_TEM, _SOI, _EOI, _SOS, _DQT, _DNL, _DRI, _APP0, _APP1, _APP2, _APP14 = (
+    0x01, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE,
+)  # fmt: skip
+#: Frame headers are among these, with the tables of the entropy coders.
+_FRAME_AND_TABLES = frozenset(range(0xC0, 0xD0))
+_NO_FRAMES = frozenset({0xC4, 0xC8, 0xCC})
+_KEPT = _FRAME_AND_TABLES | {_DQT, _DRI, _DNL}
+
+_EXIF = b"Exif\0\0"
+_ICC = b"ICC_PROFILE\0"
+
+
+def recognises(data: bytes) -> bool:
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def still(data: bytes) -> Still:
+    """The picture without texts, thumbnails, padding and what stands behind its end."""
+    kept = [b"\xff\xd8"]
+    seen: set[bytes] = set()
+    exif: bytes | None = None
+    profile: dict[int, bytes] = {}
+    size: tuple[int, int] | None = None
+    profile_parts = scans = 0
+    for marker, content, samples in _segments(data):
+        if marker in _KEPT:
+            kept.append(_segment(marker, content))
+            if marker in _FRAME_AND_TABLES - _NO_FRAMES and size is None:
+                size = _size(content)
+        elif marker == _SOS:
+            scans += 1
+            kept += [_segment(marker, content), samples]
+        elif marker == _EOI:
+            kept.append(b"\xff\xd9")
+        elif (marker == _APP0 and content[:5] == b"JFIF\0") or (marker == _APP14 and content[:5] == b"Adobe"):
+            if content[:5] not in seen:
+                seen.add(content[:5])
+                kept.append(_segment(marker, content))
+        elif marker == _APP1 and content.startswith(_EXIF) and exif is None:
+            exif = content
+        elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14:
+            profile.setdefault(content[12], content[14:])
+            profile_parts = content[13]
+    if size is None or not scans:
+        raise ImageUnreadable("broken or truncated JPEG (no image)")
+    whole = profile_parts > 0 and profile.keys() == set(range(1, profile_parts + 1))
+    icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
+    return Still(format="JPEG", data=b"".join(kept), size=size, exif=exif, colour=Colour(icc=icc), passes=scans)
+
+
+def _size(frame: bytes) -> tuple[int, int]:
+    """Width and height from a frame header."""
+    if len(frame) < 5:
+        raise ImageUnreadable("broken JPEG (frame header)")
+    height, width = struct.unpack_from(">HH", frame, 1)
+    if not width or not height:
+        raise ImageUnreadable("broken JPEG (no size)")
+    return width, height
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Marker, content, and the samples behind a start of scan."""
+    parts, at = Parts(), 2
+    while (found := _MARKER.search(data, at)) is not None:
+        parts.one()
+        marker, at = data[found.start() + 1], found.end()
+        if marker == _EOI:
+            yield marker, b"", b""
+            return
+        if marker in (_TEM, _SOI):
+            continue
+        if at + 2 > len(data):
+            return
+        (length,) = struct.unpack_from(">H", data, at)
+        if length < 2:
+            raise ImageUnreadable("broken JPEG (a segment without a length)")
+        content, at = data[at + 2 : at + length], at + length
+        samples = b""
+        if marker == _SOS:
+            behind = _MARKER.search(data, at)
+            samples = _PADDING.sub(b"\xff", data[at : behind.start() if behind else len(data)])
+            at = behind.start() if behind else len(data)
+        yield marker, content, samples

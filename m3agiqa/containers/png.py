@@ -1,0 +1,225 @@
+"""PNG and APNG (W3C PNG, third edition)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3agiqa.colour import Colour
+from m3agiqa.containers.still import Parts, Still
+from m3agiqa.errors import ImageUnreadable
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Bytes of an ICC profile once inflated; print profiles have up to 3 MB. A larger one is passed over.
+MAX_PROFILE_BYTES = 4 * 2**20
+
+#: Of what a picture is made, in the order in which it stands in a file.
+_KEPT = (b"PLTE", b"tRNS")
+#: Channels by colour type.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+#: x and y offset, x and y step of the seven passes of an interlaced picture.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+@dataclass(frozen=True)
+class _Header:
+    width: int
+    height: int
+    depth: int
+    colour_type: int
+    interlaced: int
+
+    @classmethod
+    def parse(cls, content: bytes) -> _Header:
+        if len(content) != 13 or not any(content[:4]) or not any(content[4:8]):
+            raise ImageUnreadable("broken header (IHDR)")
+        width, height, depth, colour_type, _, _, interlaced = struct.unpack(">IIBBBBB", content)
+        return cls(width, height, depth, colour_type, interlaced)
+
+    def chunk(self) -> bytes:
+        fields = self.width, self.height, self.depth, self.colour_type, 0, 0, self.interlaced
+        return chunk(b"IHDR", struct.pack(">IIBBBBB", *fields))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What an fcTL chunk says of the frame behind it."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def recognises(data: bytes) -> bool:
+    return data.startswith(SIGNATURE)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def still(data: bytes) -> Still:
+    """The picture, or the first frame of an animation that begins with another one.
+
+    An ancillary chunk with a wrong checksum is passed over, as viewers do.
+    """
+    header: _Header | None = None
+    found: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    frame: _Frame | None = None
+    frame_pixels: list[bytes] = []
+    controls = 0
+    for kind, content, sound in _chunks(data):
+        if header is None:
+            if kind != b"IHDR" or not sound:
+                raise ImageUnreadable("broken header (no IHDR)")
+            header = _Header.parse(content)
+        elif kind == b"IDAT":
+            if content:
+                pixels.append(content)
+        elif kind == b"IEND":
+            break
+        elif kind == b"fcTL" and b"acTL" in found and len(content) == 26:
+            controls += 1
+            if controls == 1 and pixels:  # else the picture itself is the first frame
+                frame = _Frame(*struct.unpack_from(">IIII", content, 4))
+        elif kind == b"fdAT":
+            if frame is not None and controls == 1 and len(content) > 4:
+                frame_pixels.append(content[4:])
+        elif sound and (kind == b"eXIf" or not pixels):
+            found.setdefault(kind, content)
+    if header is None or not pixels:
+        raise ImageUnreadable("broken or truncated PNG (no image data)")
+
+    frames = _frames(found)
+    canvas = (header.width, header.height)
+    offset = (0, 0)
+    if frame is not None and frame_pixels and frames and _fits(frame, header):
+        pixels, offset = frame_pixels, (frame.left, frame.top)
+        header = _Header(frame.width, frame.height, header.depth, header.colour_type, header.interlaced)
+    transparent = _transparent_16(header, found)
+    if transparent is not None:
+        del found[b"tRNS"]
+    return Still(
+        format="PNG",
+        data=_file(header, [chunk(kind, found[kind]) for kind in _KEPT if kind in found], pixels),
+        size=(header.width, header.height),
+        canvas=canvas,
+        offset=offset,
+        frames=max(1, frames),
+        colour=_colour(found),
+        exif=found.get(b"eXIf"),
+        transparent=transparent,
+    )
+
+
+def _file(header: _Header, chunks: Sequence[bytes], pixels: Sequence[bytes]) -> bytes:
+    return b"".join([SIGNATURE, header.chunk(), *chunks, chunk(b"IDAT", b"".join(pixels)), chunk(b"IEND", b"")])
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind, content, and whether the checksum is right, which costs time and is left to zlib for image data."""
+    parts, at = Parts(), len(SIGNATURE)
+    while at + 8 <= len(data):
+        parts.one()
+        length, kind = struct.unpack_from(">I4s", data, at)
+        content = data[at + 8 : at + 8 + length]
+        end = at + 8 + length
+        sound = kind in (b"IDAT", b"fdAT") or data[end : end + 4] == struct.pack(">I", zlib.crc32(kind + content))
+        yield kind, content, sound
+        at = end + 4
+
+
+def _frames(found: dict[bytes, bytes]) -> int:
+    control = found.get(b"acTL", b"")
+    return int(struct.unpack_from(">I", control)[0]) if len(control) == 8 else 0
+
+
+def _fits(frame: _Frame, header: _Header) -> bool:
+    return (
+        0 < frame.width <= header.width - frame.left
+        and 0 < frame.height <= header.height - frame.top
+    )  # fmt: skip
+
+
+def _transparent_16(header: _Header, found: dict[bytes, bytes]) -> tuple[int, ...] | None:
+    """The transparent colour that a decoder which keeps 8 of 16 bits cannot tell from its neighbours."""
+    content = found.get(b"tRNS", b"")
+    channels = {0: 1, 2: 3}.get(header.colour_type)
+    if header.depth != 16 or channels is None or len(content) != 2 * channels:
+        return None
+    return struct.unpack(f">{channels}H", content)
+
+
+def _colour(found: dict[bytes, bytes]) -> Colour:
+    gamma, chromaticities, coding = (found.get(kind, b"") for kind in (b"gAMA", b"cHRM", b"cICP"))
+    return Colour(
+        icc=_profile(found.get(b"iCCP", b"")),
+        srgb=b"sRGB" in found,
+        gamma=struct.unpack(">I", gamma)[0] if len(gamma) == 4 else None,
+        chromaticities=struct.unpack(">8I", chromaticities) if len(chromaticities) == 32 else None,
+        cicp=(coding[0], coding[1]) if len(coding) == 4 else None,
+    )
+
+
+def _profile(content: bytes) -> bytes | None:
+    _, _, packed = content.partition(b"\0")
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(packed[1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return None
+    return profile if profile and not inflate.unconsumed_tail else None
+
+
+def halves(data: bytes) -> tuple[bytes, bytes]:
+    """PNGs of 8 bits with the high and the low bytes of one of 16 bits, as `still` gives it.
+
+    Every filter of PNG predicts a byte from bytes at the same place within other pixels, so filtered rows can be taken
+    apart as they are.
+
+    Raises:
+        ImageUnreadable: the image data is broken or truncated.
+    """
+    contents = {kind: content for kind, content, _ in _chunks(data)}
+    header = _Header.parse(contents[b"IHDR"])
+    channels = _CHANNELS[header.colour_type]
+    sizes = list(_passes(header))
+    expected = sum((1 + 2 * channels * width) * height for width, height in sizes)
+    try:
+        raw = zlib.decompressobj().decompress(contents[b"IDAT"], expected)
+    except zlib.error as error:
+        raise ImageUnreadable("broken or truncated PNG (image data)") from error
+    if len(raw) < expected:
+        raise ImageUnreadable("broken or truncated PNG (image data)")
+    high: list[bytes] = []
+    low: list[bytes] = []
+    at = 0
+    for width, height in sizes:
+        length = (1 + 2 * channels * width) * height
+        rows = np.frombuffer(raw, np.uint8, length, at).reshape(height, -1)
+        at += length
+        for part, first in ((high, 1), (low, 2)):
+            part.append(np.concatenate([rows[:, :1], rows[:, first::2]], axis=1).tobytes())
+    eight = _Header(header.width, header.height, 8, header.colour_type, header.interlaced)
+    return (
+        _file(eight, (), [zlib.compress(b"".join(high), 1)]),
+        _file(eight, (), [zlib.compress(b"".join(low), 1)]),
+    )
+
+
+def _passes(header: _Header) -> Iterator[tuple[int, int]]:
+    """Width and height of what each pass holds, those without a pixel left out."""
+    if not header.interlaced:
+        yield header.width, header.height
+        return
+    for left, top, across, down in _ADAM7:
+        width = -(-(header.width - left) // across)
+        height = -(-(header.height - top) // down)
+        if width > 0 and height > 0:
+            yield width, height

@@ -1,0 +1,149 @@
+"""A process that decodes pictures: `python -m worker.decoding.child SOCKET MEMORY`, started by `worker.decoding.pool`.
+
+Orders and answers are JSON on the socket, a picture's bytes and its slices lie in the shared memory; SOCKET and MEMORY
+are file descriptors. The answer is all that the worker takes from here, and it believes none of it unchecked: a decoder
+may have been taken over by the picture it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from PIL import AvifImagePlugin, Image
+
+from m3agiqa.contract import Failure
+from m3agiqa.cutting import CutPicture, Cutter
+from m3agiqa.errors import ImageUnreadable, M3AGIQAError
+from m3agiqa.images import decode, read_header
+from m3agiqa.model.slicing import Slicing
+
+#: Bytes beyond what the header says of a picture: reading it takes some, and memory is handed out in large pieces.
+_MARGIN_BYTES = 128 * 2**20
+#: By how much more patient this process is with others' work than the worker, for one that decodes what is large.
+_NICE = 10
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the worker asks for."""
+
+    #: Of the file in the shared memory.
+    size_bytes: int
+    max_pixels: int
+    #: More pixels are not decoded: the answer says how much memory that would take.
+    quick_pixels: int
+    #: Seconds of processor time after which this process is ended.
+    cpu_s: float
+    #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
+    cutter: tuple[int, int, tuple[int, ...]] | None
+
+    def to_json(self) -> bytes:
+        return json.dumps(vars(self)).encode()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve orders until the worker closes the socket."""
+    socket, memory, large = (int(argument) for argument in arguments)
+    Image.init()
+    # One thread: the processor time of all of them counts, and the others' cores are not ours.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.MAX_IMAGE_PIXELS = None  # read_header checks sizes
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if large:
+        os.nice(_NICE)
+    connection = Connection(socket)
+    connection.send_bytes(b"ready")
+    with suppress(EOFError, OSError):
+        while True:
+            order = Order(**json.loads(connection.recv_bytes()))
+            # Ends the process by itself, also in the middle of a decoder.
+            signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
+            answer = _answer(order, memory)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send_bytes(json.dumps(answer).encode())
+
+
+def _answer(order: Order, memory: int) -> dict[str, Any]:
+    working_bytes = 0
+    try:
+        _limit_memory(2 * order.size_bytes)
+        data = os.pread(memory, order.size_bytes, 0)
+        os.ftruncate(memory, 0)
+        undecoded = read_header(data, max_pixels=order.max_pixels)
+        if undecoded.pixels > order.quick_pixels:
+            return {"large": undecoded.working_bytes}
+        working_bytes = undecoded.working_bytes
+        _limit_memory(2 * (order.size_bytes + working_bytes))
+        picture = decode(undecoded)
+        if order.cutter is None:
+            return {"info": picture.info.model_dump()}
+        patch, scale, most = order.cutter
+        return _written(Cutter(Slicing(patch, scale), tuple(most)).cut(picture), memory)
+    except ImageUnreadable as error:
+        return _failed(error if _has_room(working_bytes) else MemoryError())
+    except (M3AGIQAError, MemoryError) as error:
+        return _failed(error)
+    finally:
+        _limit_memory(None)
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    return {"failure": Failure.of(error).model_dump()}
+
+
+def _has_room(size_bytes: int) -> bool:
+    """Whether this process could have that much now: what decoders call broken may be their own want of memory."""
+    try:
+        mmap.mmap(-1, max(size_bytes, mmap.PAGESIZE)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _limit_memory(more_bytes: int | None) -> None:
+    """Let this process take `more_bytes` beyond what it has; None lifts the limit."""
+    hard = resource.RLIM_INFINITY
+    soft = hard if more_bytes is None else _data_bytes() + more_bytes + _MARGIN_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return 0
+
+
+def _written(cut: CutPicture, memory: int) -> dict[str, Any]:
+    """Write slices one after the other, then the picture they were cut from; returns their sizes."""
+    at = 0
+    for slices in cut.slices.values():
+        for patch in slices.patches:
+            at += _write(memory, patch.data.cast("B"), at)
+    _write(memory, memoryview(cut.raw), at)
+    return {
+        "info": cut.info.model_dump(),
+        "slices": [[grid.columns, grid.rows, slices.sizes] for grid, slices in cut.slices.items()],
+        "raw_size": cut.raw_size,
+    }
+
+
+def _write(memory: int, data: memoryview, at: int) -> int:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(memory, data[written:], at + written)
+    return len(data)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
