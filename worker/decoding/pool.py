@@ -57,6 +57,8 @@ _ROOM_S = 5.0
 _AGAIN_S = (1.0, 4.0)
 #: Bytes of an answer at most.
 _MAX_ANSWER = 1 << 16
+#: What runs in a decoder.
+_MODULE = "worker.decoding.child"
 
 #: All that a decoder sees of the worker's environment, which holds secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
@@ -224,7 +226,7 @@ class _Decoder:
         try:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-P", "-m", "worker.decoding.child",
+                    sys.executable, "-P", "-m", _MODULE,
                     str(theirs.fileno()), str(memory), str(int(self._large)),
                 ],
                 env=_environment(os.environ),
@@ -261,6 +263,8 @@ class _Decoder:
         except (EOFError, ConnectionError):
             self._ended()
             raise AssertionError("a process that ended is told apart") from None
+        except OSError:
+            raise ValueError("longer than an answer") from None
 
     def _ended(self) -> None:
         assert self._process is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from m3agiqa.engine import session as session_module
 from m3agiqa.cutting import Cutter
+from m3agiqa.engine import session as session_module
 from m3agiqa.engine.attention import Reading
 from m3agiqa.engine.cache import KVCache
 from m3agiqa.engine.decoding import Writer
