@@ -116,7 +116,9 @@ def decode(undecoded: Undecoded) -> Picture:
         with _opened(still) as image:
             if image.size != still.size:
                 raise ImageUnreadable(f"broken {still.format} (two sizes)")
-            rgb = _upright(_shown(still, image, (undecoded.width, undecoded.height)), _exif(still, image))
+            rgb = _shown(still, image, (undecoded.width, undecoded.height))
+            if (turn := _TURNS.get(_orientation(still, image))) is not None:
+                rgb = rgb.transpose(turn)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
@@ -158,6 +160,8 @@ def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.I
     if still.transparent is not None:
         image = _with_exact_alpha(still)
     image.load()
+    if still.opaque:
+        image = image.convert("RGB")
     opaque = _on_white(to_srgb(_plain(image), colour))
     if opaque.size == canvas:
         return opaque
@@ -205,24 +209,12 @@ def _on_white(image: Image.Image) -> Image.Image:
     return opaque
 
 
-def _exif(still: Still, image: Image.Image) -> bytes | None:
-    """EXIF as viewers obey it; in AVIF the container's own turns take its place, as Pillow has it."""
-    return image.info.get("exif") if still.format == "AVIF" else still.exif
-
-
-def _upright(image: Image.Image, exif: bytes | None) -> Image.Image:
-    orientation = None
-    if exif:
-        found = Image.Exif()
-        try:
-            found.load(exif)
-            orientation = found.get(ExifTags.Base.Orientation)
-        except MemoryError:
-            raise
-        except Exception:
-            # Broken metadata is no broken picture: browsers show it as it lies.
-            orientation = None
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+def _orientation(still: Still, image: Image.Image) -> int:
+    """As the container says; of AVIF Pillow gives its turns in place of EXIF's."""
+    if still.orientation is not None:
+        return still.orientation
+    image.info.pop("xmp", None)  # which Pillow would ask as well, and no viewer does
+    return int(image.getexif().get(ExifTags.Base.Orientation) or 1)
 
 
 def noise_picture(width: int, height: int, seed: int) -> Picture:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from m3agiqa.colour import Colour
+from m3agiqa.containers import exif
 from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
@@ -22,7 +23,7 @@ _FRAME_AND_TABLES = frozenset(range(0xC0, 0xD0))
 _NO_FRAMES = frozenset({0xC4, 0xC8, 0xCC})
 _KEPT = _FRAME_AND_TABLES | {_DQT, _DRI, _DNL}
 
-_EXIF = b"Exif\0\0"
+_EXIF = b"Exif\0"
 _ICC = b"ICC_PROFILE\0"
 
 
@@ -34,10 +35,11 @@ def still(data: bytes) -> Still:
     """The picture without texts, thumbnails, padding and what stands behind its end."""
     kept = [b"\xff\xd8"]
     seen: set[bytes] = set()
-    exif: bytes | None = None
+    tiff: bytes | None = None
     profile: dict[int, bytes] = {}
+    totals: set[int] = set()
     size: tuple[int, int] | None = None
-    profile_parts = scans = 0
+    scans = 0
     for marker, content, samples in _segments(data):
         if marker in _KEPT:
             kept.append(_segment(marker, content))
@@ -52,16 +54,25 @@ def still(data: bytes) -> Still:
             if content[:5] not in seen:
                 seen.add(content[:5])
                 kept.append(_segment(marker, content))
-        elif marker == _APP1 and content.startswith(_EXIF) and exif is None:
-            exif = content
+        elif scans:
+            continue  # what describes the picture stands before it
+        elif marker == _APP1 and content.startswith(_EXIF) and len(content) > 6 and tiff is None:
+            tiff = content[6:]
         elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14:
             profile.setdefault(content[12], content[14:])
-            profile_parts = content[13]
+            totals.add(content[13])
     if size is None or not scans:
         raise ImageUnreadable("broken or truncated JPEG (no image)")
-    whole = profile_parts > 0 and profile.keys() == set(range(1, profile_parts + 1))
+    whole = len(totals) == 1 and profile.keys() == set(range(1, 1 + totals.pop()))
     icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
-    return Still(format="JPEG", data=b"".join(kept), size=size, exif=exif, colour=Colour(icc=icc), passes=scans)
+    return Still(
+        format="JPEG",
+        data=b"".join(kept),
+        size=size,
+        colour=Colour(icc=icc),
+        orientation=exif.orientation(tiff or b""),
+        passes=scans,
+    )
 
 
 def _size(frame: bytes) -> tuple[int, int]:

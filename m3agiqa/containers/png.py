@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from m3agiqa.colour import Colour
+from m3agiqa.containers import exif
 from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
@@ -17,8 +18,6 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Bytes of an ICC profile once inflated; print profiles have up to 3 MB. A larger one is passed over.
 MAX_PROFILE_BYTES = 4 * 2**20
 
-#: Of what a picture is made, in the order in which it stands in a file.
-_KEPT = (b"PLTE", b"tRNS")
 #: Channels by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 #: x and y offset, x and y step of the seven passes of an interlaced picture.
@@ -64,9 +63,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def still(data: bytes) -> Still:
-    """The picture, or the first frame of an animation that begins with another one.
+    """The picture, or the first frame of an animation that does not begin with it.
 
-    An ancillary chunk with a wrong checksum is passed over, as viewers do.
+    As viewers do, this passes over an ancillary chunk with a wrong checksum, and over what stands behind the image
+    data; a critical chunk that is wrong or unknown, or one amid the image data, breaks the picture.
     """
     header: _Header | None = None
     found: dict[bytes, bytes] = {}
@@ -74,47 +74,63 @@ def still(data: bytes) -> Still:
     frame: _Frame | None = None
     frame_pixels: list[bytes] = []
     controls = 0
+    ended = pixels_sound = True
     for kind, content, sound in _chunks(data):
         if header is None:
             if kind != b"IHDR" or not sound:
                 raise ImageUnreadable("broken header (no IHDR)")
             header = _Header.parse(content)
         elif kind == b"IDAT":
-            if content:
-                pixels.append(content)
-        elif kind == b"IEND":
-            break
-        elif kind == b"fcTL" and b"acTL" in found and len(content) == 26:
-            controls += 1
-            if controls == 1 and pixels:  # else the picture itself is the first frame
-                frame = _Frame(*struct.unpack_from(">IIII", content, 4))
-        elif kind == b"fdAT":
-            if frame is not None and controls == 1 and len(content) > 4:
-                frame_pixels.append(content[4:])
-        elif sound and (kind == b"eXIf" or not pixels):
-            found.setdefault(kind, content)
+            if (pixels and ended) or not pixels_sound:
+                raise ImageUnreadable("broken PNG (image data)")
+            pixels.append(content)
+            ended, pixels_sound = False, sound
+        else:
+            ended = True
+            if kind == b"IEND":
+                break
+            if kind == b"fcTL":
+                controls += sound and len(content) == 26
+                if controls == 1 and not pixels:
+                    frame = None
+                elif controls == 1 and frame is None:
+                    frame = _Frame(*struct.unpack_from(">IIII", content, 4))
+            elif kind == b"fdAT":
+                if controls == 1 and len(content) > 4:
+                    frame_pixels.append(content[4:])
+            elif kind[:1].isupper() and (not sound or kind != b"PLTE"):
+                raise ImageUnreadable("broken PNG (a critical chunk)")
+            elif sound and not pixels:
+                if kind == b"PLTE":
+                    found.pop(b"tRNS", None)  # which counts behind the palette alone
+                found.setdefault(kind, content)
     if header is None or not pixels:
         raise ImageUnreadable("broken or truncated PNG (no image data)")
 
     frames = _frames(found)
-    canvas = (header.width, header.height)
-    offset = (0, 0)
-    if frame is not None and frame_pixels and frames and _fits(frame, header):
+    canvas, offset = (header.width, header.height), (0, 0)
+    if frames and not (controls and frame is None):  # the picture itself is not in the animation
+        if frame is None or not frame_pixels or not _fits(frame, header):
+            raise ImageUnreadable("broken PNG (an animation without its first frame)")
         pixels, offset = frame_pixels, (frame.left, frame.top)
         header = _Header(frame.width, frame.height, header.depth, header.colour_type, header.interlaced)
-    transparent = _transparent_16(header, found)
-    if transparent is not None:
-        del found[b"tRNS"]
+    transparency = found.pop(b"tRNS", b"")
+    key = _key(header, transparency)
+    chunks = [chunk(b"PLTE", found[b"PLTE"])] if b"PLTE" in found else []
+    if header.colour_type == 3 and transparency:
+        chunks.append(chunk(b"tRNS", transparency))
+    elif key is not None and header.depth < 16:
+        chunks.append(chunk(b"tRNS", _comparable(header, key)))
     return Still(
         format="PNG",
-        data=_file(header, [chunk(kind, found[kind]) for kind in _KEPT if kind in found], pixels),
+        data=_file(header, chunks, pixels),
         size=(header.width, header.height),
         canvas=canvas,
         offset=offset,
         frames=max(1, frames),
         colour=_colour(found),
-        exif=found.get(b"eXIf"),
-        transparent=transparent,
+        orientation=exif.orientation(found.get(b"eXIf", b"")),
+        transparent=key if header.depth == 16 else None,
     )
 
 
@@ -123,14 +139,14 @@ def _file(header: _Header, chunks: Sequence[bytes], pixels: Sequence[bytes]) -> 
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind, content, and whether the checksum is right, which costs time and is left to zlib for image data."""
+    """Kind, content, and whether the checksum is right."""
     parts, at = Parts(), len(SIGNATURE)
     while at + 8 <= len(data):
         parts.one()
         length, kind = struct.unpack_from(">I4s", data, at)
         content = data[at + 8 : at + 8 + length]
         end = at + 8 + length
-        sound = kind in (b"IDAT", b"fdAT") or data[end : end + 4] == struct.pack(">I", zlib.crc32(kind + content))
+        sound = data[end : end + 4] == struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
         yield kind, content, sound
         at = end + 4
 
@@ -147,34 +163,43 @@ def _fits(frame: _Frame, header: _Header) -> bool:
     )  # fmt: skip
 
 
-def _transparent_16(header: _Header, found: dict[bytes, bytes]) -> tuple[int, ...] | None:
-    """The transparent colour that a decoder which keeps 8 of 16 bits cannot tell from its neighbours."""
-    content = found.get(b"tRNS", b"")
+def _key(header: _Header, content: bytes) -> tuple[int, ...] | None:
+    """The samples of the one colour that is transparent."""
     channels = {0: 1, 2: 3}.get(header.colour_type)
-    if header.depth != 16 or channels is None or len(content) != 2 * channels:
+    if channels is None or len(content) != 2 * channels:
         return None
     return struct.unpack(f">{channels}H", content)
+
+
+def _comparable(header: _Header, key: tuple[int, ...]) -> bytes:
+    """Content of a tRNS chunk with which Pillow finds the pixels that a viewer does.
+
+    Only the bits that samples have count; Pillow compares samples of 2 and 4 bits after it has scaled them to 8.
+    """
+    most = (1 << header.depth) - 1
+    scale = 255 // most if header.depth in (2, 4) else 1
+    return struct.pack(f">{len(key)}H", *((sample & most) * scale for sample in key))
 
 
 def _colour(found: dict[bytes, bytes]) -> Colour:
     gamma, chromaticities, coding = (found.get(kind, b"") for kind in (b"gAMA", b"cHRM", b"cICP"))
     return Colour(
         icc=_profile(found.get(b"iCCP", b"")),
-        srgb=b"sRGB" in found,
+        srgb=len(found.get(b"sRGB", b"")) == 1 and found[b"sRGB"][0] <= 3,
         gamma=struct.unpack(">I", gamma)[0] if len(gamma) == 4 else None,
         chromaticities=struct.unpack(">8I", chromaticities) if len(chromaticities) == 32 else None,
-        cicp=(coding[0], coding[1]) if len(coding) == 4 else None,
+        cicp=(coding[0], coding[1]) if len(coding) == 4 and coding[2:] == b"\0\1" else None,  # RGB, full range
     )
 
 
 def _profile(content: bytes) -> bytes | None:
-    _, _, packed = content.partition(b"\0")
+    name, _, packed = content.partition(b"\0")
     inflate = zlib.decompressobj()
     try:
         profile = inflate.decompress(packed[1:], MAX_PROFILE_BYTES)
     except zlib.error:
         return None
-    return profile if profile and not inflate.unconsumed_tail else None
+    return profile if name and profile and not inflate.unconsumed_tail else None
 
 
 def halves(data: bytes) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
 _ALPHA_FLAG = 0x10
+_PROFILE_FLAG = 0x20
 
 
 def recognises(data: bytes) -> bool:
@@ -17,20 +18,20 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The picture, or the first frame of an animation on its canvas."""
+    """The picture, or the first frame of an animation on its canvas. Viewers take no orientation from WebP, no colour
+    profile for an animation, and neither alpha nor a profile that the header does not announce.
+    """
     parts = Parts()
-    canvas: tuple[int, int] | None = None
+    extended = b""
     offset = (0, 0)
     image: dict[bytes, bytes] = {}
-    icc = exif = None
+    icc = None
     frames = 0
     for kind, content in _chunks(data, 12, parts):
         if kind == b"VP8X" and len(content) >= 10:
-            canvas = (1 + _uint24(content, 4), 1 + _uint24(content, 7))
+            extended = extended or content
         elif kind == b"ICCP" and icc is None:
             icc = content
-        elif kind == b"EXIF" and exif is None:
-            exif = content
         elif kind == b"ANMF" and len(content) >= 16:
             frames += 1
             if frames == 1:
@@ -40,15 +41,20 @@ def still(data: bytes) -> Still:
             image.setdefault(kind, content)
     if b"VP8 " not in image and b"VP8L" not in image:
         raise ImageUnreadable("broken or truncated WEBP (no image)")
+    size = _size(image)
+    flags = extended[0] if extended else 0
+    canvas = (1 + _uint24(extended, 4), 1 + _uint24(extended, 7)) if extended else size
+    if not frames and canvas != size:
+        raise ImageUnreadable("broken WEBP (two sizes)")
     return Still(
         format="WEBP",
         data=_file(image),
-        size=_size(image),
-        canvas=canvas if frames else None,
+        size=size,
+        canvas=canvas,
         offset=offset,
         frames=max(1, frames),
-        colour=Colour(icc=icc),
-        exif=exif,
+        colour=Colour(icc=icc if flags & _PROFILE_FLAG and not frames else None),
+        opaque=bool(extended) and not flags & _ALPHA_FLAG and not frames,
     )
 
 

@@ -70,7 +70,12 @@ def test_who_waits_goes_on_as_soon_as_there_is_room() -> None:
 
 def test_a_failure_gives_everything_back() -> None:
     budget = Budget(100)
-    with pytest.raises(ZeroDivisionError), budget.hold() as hold:
-        hold.resize(60)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with budget.hold() as hold:
+            hold.resize(60)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert budget.taken_bytes == 0
