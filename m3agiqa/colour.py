@@ -156,8 +156,8 @@ def _gamma_profile(gamma: int, chromaticities: tuple[int, ...] | None) -> bytes 
         return None
     srgb = all(abs(a - b) <= 0.001 for a, b in zip(primaries, _SRGB_PRIMARIES, strict=True))
     # 45455 (1/2.2), alone or with sRGB's primaries, is how a PNG says sRGB to those who do not know its sRGB chunk
-    # (PNG specification, 11.3.2.5). Alone, Chromium forgives five per cent. With the primaries it takes the number by its
-    # word, which darkens the shadows by up to 9 of 255; here such pictures stay what the reference model reads.
+    # (PNG specification, 11.3.2.5). Alone, Chromium forgives five per cent. With the primaries it takes the number by
+    # its word, which darkens the shadows by up to 9 of 255; here such pictures stay what the reference model reads.
     if 0.95 <= gamma * 2.2 / 100_000 <= 1.05 and (chromaticities is None or (srgb and 45_000 <= gamma <= 46_000)):
         return None
     try:
