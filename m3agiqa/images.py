@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
 from m3agiqa import containers
-from m3agiqa.colour import to_srgb
+from m3agiqa.colour import Colour, to_srgb
 from m3agiqa.containers import FORMATS, Still, png
 from m3agiqa.contract import ImageInfo
 from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
@@ -156,18 +156,30 @@ def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.I
     """The canvas in RGB: the picture in its colours, transparent parts and what it leaves free white."""
     colour = still.colour
     if icc := image.info.get("icc_profile"):  # AVIF's, which its walk leaves in the file
-        colour = replace(colour, icc=icc)
+        colour = Colour(icc=icc)
     if still.transparent is not None:
         image = _with_exact_alpha(still)
     image.load()
-    if still.opaque:
-        image = image.convert("RGB")
+    if still.format == "PNG":
+        _check_rows(still, image)
     opaque = _on_white(to_srgb(_plain(image), colour))
     if opaque.size == canvas:
         return opaque
     whole = Image.new("RGB", canvas, "white")
     whole.paste(opaque, still.offset)
     return whole
+
+
+def _check_rows(still: Still, image: Image.Image) -> None:
+    """Pillow leaves rows black that the image data does not have. To count them costs time, so it is done where the
+    last one is black.
+
+    Raises:
+        ImageUnreadable: there are too few.
+    """
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if last.getbbox(alpha_only=False) is None and not png.is_complete(still.data):
+        raise ImageUnreadable("truncated PNG (rows)")
 
 
 def _plain(image: Image.Image) -> Image.Image:

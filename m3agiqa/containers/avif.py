@@ -24,11 +24,11 @@ def recognises(data: bytes) -> bool:
 def still(data: bytes) -> Still:
     """The whole file, whose decoder takes the first picture by itself and turns it as its boxes say."""
     parts = Parts()
-    cicp: tuple[int, int] | None = None
+    colour = Colour()
     for kind, start, end in _boxes(data, 0, len(data), parts):
-        if kind == b"colr" and cicp is None and end - start >= 11 and data[start : start + 4] == b"nclx":
-            cicp = struct.unpack_from(">HH", data, start + 4)
-    return Still(format="AVIF", data=data, size=None, colour=Colour(cicp=cicp), orientation=None)
+        if kind == b"colr" and colour.cicp is None and end - start >= 11 and data[start : start + 4] == b"nclx":
+            colour = Colour.from_nclx(*struct.unpack_from(">HH", data, start + 4))
+    return Still(format="AVIF", data=data, size=None, colour=colour, orientation=None)
 
 
 def _boxes(data: bytes, at: int, end: int, parts: Parts) -> Iterator[tuple[bytes, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from m3agiqa.colour import Colour
 from m3agiqa.containers import exif
@@ -58,13 +58,13 @@ def still(data: bytes) -> Still:
             continue  # what describes the picture stands before it
         elif marker == _APP1 and content.startswith(_EXIF) and len(content) > 6 and tiff is None:
             tiff = content[6:]
-        elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14:
-            profile.setdefault(content[12], content[14:])
-            totals.add(content[13])
+        elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14 and not _whole(profile, totals):
+            # Each part once and all of the same total, or there is no profile.
+            totals.add(content[13] if content[12] not in profile else 0)
+            profile[content[12]] = content[14:]
     if size is None or not scans:
         raise ImageUnreadable("broken or truncated JPEG (no image)")
-    whole = len(totals) == 1 and profile.keys() == set(range(1, 1 + totals.pop()))
-    icc = b"".join(profile[number] for number in sorted(profile)) if whole else None
+    icc = b"".join(profile[number] for number in sorted(profile)) if _whole(profile, totals) else None
     return Still(
         format="JPEG",
         data=b"".join(kept),
@@ -73,6 +73,10 @@ def still(data: bytes) -> Still:
         orientation=exif.orientation(tiff or b""),
         passes=scans,
     )
+
+
+def _whole(profile: Mapping[int, bytes], totals: Collection[int]) -> bool:
+    return len(totals) == 1 and profile.keys() == set(range(1, 1 + max(totals)))
 
 
 def _size(frame: bytes) -> tuple[int, int]:

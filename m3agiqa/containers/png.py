@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class _Header:
         if len(content) != 13 or not any(content[:4]) or not any(content[4:8]):
             raise ImageUnreadable("broken header (IHDR)")
         width, height, depth, colour_type, _, _, interlaced = struct.unpack(">IIBBBBB", content)
+        if colour_type not in _CHANNELS:
+            raise ImageUnreadable("broken header (colour type)")
         return cls(width, height, depth, colour_type, interlaced)
 
     def chunk(self) -> bytes:
@@ -72,8 +74,9 @@ def still(data: bytes) -> Still:
     found: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
     frame: _Frame | None = None
+    frame_first = False
     frame_pixels: list[bytes] = []
-    controls = 0
+    controls = sequence = 0
     ended = pixels_sound = True
     for kind, content, sound in _chunks(data):
         if header is None:
@@ -89,14 +92,14 @@ def still(data: bytes) -> Still:
             ended = True
             if kind == b"IEND":
                 break
-            if kind == b"fcTL":
-                controls += sound and len(content) == 26
-                if controls == 1 and not pixels:
-                    frame = None
-                elif controls == 1 and frame is None:
-                    frame = _Frame(*struct.unpack_from(">IIII", content, 4))
-            elif kind == b"fdAT":
-                if controls == 1 and len(content) > 4:
+            if kind in (b"fcTL", b"fdAT") and controls < 2:
+                in_order = len(content) >= 4 and content[:4] == struct.pack(">I", sequence)
+                sequence += 1
+                if kind == b"fcTL" and sound and in_order and len(content) == 26:
+                    controls += 1
+                    if controls == 1:
+                        frame, frame_first = _Frame(*struct.unpack_from(">IIII", content, 4)), not pixels
+                elif kind == b"fdAT" and in_order and controls == 1:
                     frame_pixels.append(content[4:])
             elif kind[:1].isupper() and (not sound or kind != b"PLTE"):
                 raise ImageUnreadable("broken PNG (a critical chunk)")
@@ -109,18 +112,20 @@ def still(data: bytes) -> Still:
 
     frames = _frames(found)
     canvas, offset = (header.width, header.height), (0, 0)
-    if frames and not (controls and frame is None):  # the picture itself is not in the animation
-        if frame is None or not frame_pixels or not _fits(frame, header):
+    if frames:
+        whole = _Frame(header.width, header.height, 0, 0)
+        if frame is None or not (frame == whole if frame_first else frame_pixels and _fits(frame, header)):
             raise ImageUnreadable("broken PNG (an animation without its first frame)")
-        pixels, offset = frame_pixels, (frame.left, frame.top)
-        header = _Header(frame.width, frame.height, header.depth, header.colour_type, header.interlaced)
+        if not frame_first:  # the picture itself is not in the animation
+            pixels, offset = frame_pixels, (frame.left, frame.top)
+            header = replace(header, width=frame.width, height=frame.height)
     transparency = found.pop(b"tRNS", b"")
     key = _key(header, transparency)
     chunks = [chunk(b"PLTE", found[b"PLTE"])] if b"PLTE" in found else []
     if header.colour_type == 3 and transparency:
         chunks.append(chunk(b"tRNS", transparency))
-    elif key is not None and header.depth < 16:
-        chunks.append(chunk(b"tRNS", _comparable(header, key)))
+    elif key is not None and header.depth < 16 and (comparable := _comparable(header, key)):
+        chunks.append(chunk(b"tRNS", comparable))
     return Still(
         format="PNG",
         data=_file(header, chunks, pixels),
@@ -172,13 +177,16 @@ def _key(header: _Header, content: bytes) -> tuple[int, ...] | None:
 
 
 def _comparable(header: _Header, key: tuple[int, ...]) -> bytes:
-    """Content of a tRNS chunk with which Pillow finds the pixels that a viewer does.
+    """Content of a tRNS chunk with which Pillow finds the pixels that a viewer does; empty if it finds none.
 
-    Only the bits that samples have count; Pillow compares samples of 2 and 4 bits after it has scaled them to 8.
+    The low byte is compared; Pillow compares samples of 2 and 4 bits after it has scaled them to 8.
     """
     most = (1 << header.depth) - 1
+    samples = [sample & 0xFF for sample in key]
+    if max(samples) > most:
+        return b""
     scale = 255 // most if header.depth in (2, 4) else 1
-    return struct.pack(f">{len(key)}H", *((sample & most) * scale for sample in key))
+    return struct.pack(f">{len(samples)}H", *(sample * scale for sample in samples))
 
 
 def _colour(found: dict[bytes, bytes]) -> Colour:
@@ -202,6 +210,18 @@ def _profile(content: bytes) -> bytes | None:
     return profile if name and profile and not inflate.unconsumed_tail else None
 
 
+def is_complete(data: bytes) -> bool:
+    """Whether a PNG as `still` gives it has all its rows."""
+    header, pixels = _parts(data)
+    inflate, left = zlib.decompressobj(), _raw_bytes(header)
+    try:
+        while left > 0 and (raw := inflate.decompress(pixels, min(left, 1 << 20))):
+            pixels, left = inflate.unconsumed_tail, left - len(raw)
+    except zlib.error:
+        return False
+    return left <= 0
+
+
 def halves(data: bytes) -> tuple[bytes, bytes]:
     """PNGs of 8 bits with the high and the low bytes of one of 16 bits, as `still` gives it.
 
@@ -211,13 +231,10 @@ def halves(data: bytes) -> tuple[bytes, bytes]:
     Raises:
         ImageUnreadable: the image data is broken or truncated.
     """
-    contents = {kind: content for kind, content, _ in _chunks(data)}
-    header = _Header.parse(contents[b"IHDR"])
-    channels = _CHANNELS[header.colour_type]
-    sizes = list(_passes(header))
-    expected = sum((1 + 2 * channels * width) * height for width, height in sizes)
+    header, pixels = _parts(data)
+    expected = _raw_bytes(header)
     try:
-        raw = zlib.decompressobj().decompress(contents[b"IDAT"], expected)
+        raw = zlib.decompressobj().decompress(pixels, expected)
     except zlib.error as error:
         raise ImageUnreadable("broken or truncated PNG (image data)") from error
     if len(raw) < expected:
@@ -225,17 +242,33 @@ def halves(data: bytes) -> tuple[bytes, bytes]:
     high: list[bytes] = []
     low: list[bytes] = []
     at = 0
-    for width, height in sizes:
-        length = (1 + 2 * channels * width) * height
+    for width, height in _passes(header):
+        length = _pass_bytes(header, width, height)
         rows = np.frombuffer(raw, np.uint8, length, at).reshape(height, -1)
         at += length
         for part, first in ((high, 1), (low, 2)):
             part.append(np.concatenate([rows[:, :1], rows[:, first::2]], axis=1).tobytes())
-    eight = _Header(header.width, header.height, 8, header.colour_type, header.interlaced)
+    eight = replace(header, depth=8)
     return (
         _file(eight, (), [zlib.compress(b"".join(high), 1)]),
         _file(eight, (), [zlib.compress(b"".join(low), 1)]),
     )
+
+
+def _parts(data: bytes) -> tuple[_Header, bytes]:
+    """Header and image data of a file that `still` made."""
+    contents = {kind: content for kind, content, _ in _chunks(data)}
+    return _Header.parse(contents[b"IHDR"]), contents[b"IDAT"]
+
+
+def _raw_bytes(header: _Header) -> int:
+    """Of the image data once inflated."""
+    return sum(_pass_bytes(header, width, height) for width, height in _passes(header))
+
+
+def _pass_bytes(header: _Header, width: int, height: int) -> int:
+    """Rows of samples, a byte for the filter in front of each."""
+    return (1 + (_CHANNELS[header.colour_type] * header.depth * width + 7) // 8) * height
 
 
 def _passes(header: _Header) -> Iterator[tuple[int, int]]:

@@ -30,8 +30,6 @@ class Still:
     colour: Colour = field(default_factory=Colour, repr=False)
     #: As EXIF numbers it; None where the decoder is to be asked.
     orientation: int | None = 1
-    #: Whether alpha in `data` is to be ignored.
-    opaque: bool = False
     #: PNG's transparent colour where samples have 16 bits: red, green, blue, or grey alone.
     transparent: tuple[int, ...] | None = None
     #: Times that the decoder goes over the whole picture: scans of a progressive JPEG.

@@ -11,6 +11,7 @@ from m3agiqa.errors import ImageUnreadable
 
 _ALPHA_FLAG = 0x10
 _PROFILE_FLAG = 0x20
+_ANIMATION_FLAG = 0x02
 
 
 def recognises(data: bytes) -> bool:
@@ -19,7 +20,7 @@ def recognises(data: bytes) -> bool:
 
 def still(data: bytes) -> Still:
     """The picture, or the first frame of an animation on its canvas. Viewers take no orientation from WebP, no colour
-    profile for an animation, and neither alpha nor a profile that the header does not announce.
+    profile for an animation, and none that the header does not announce.
     """
     parts = Parts()
     extended = b""
@@ -27,7 +28,7 @@ def still(data: bytes) -> Still:
     image: dict[bytes, bytes] = {}
     icc = None
     frames = 0
-    for kind, content in _chunks(data, 12, parts):
+    for kind, content in _chunks(data[: 8 + int.from_bytes(data[4:8], "little")], 12, parts):
         if kind == b"VP8X" and len(content) >= 10:
             extended = extended or content
         elif kind == b"ICCP" and icc is None:
@@ -44,7 +45,10 @@ def still(data: bytes) -> Still:
     size = _size(image)
     flags = extended[0] if extended else 0
     canvas = (1 + _uint24(extended, 4), 1 + _uint24(extended, 7)) if extended else size
-    if not frames and canvas != size:
+    if flags & _ANIMATION_FLAG and not frames:
+        raise ImageUnreadable("broken WEBP (an animation without a frame)")
+    fits = all(at + side <= whole for at, side, whole in zip(offset, size, canvas, strict=True))
+    if not (fits if frames else canvas == size):
         raise ImageUnreadable("broken WEBP (two sizes)")
     return Still(
         format="WEBP",
@@ -54,7 +58,6 @@ def still(data: bytes) -> Still:
         offset=offset,
         frames=max(1, frames),
         colour=Colour(icc=icc if flags & _PROFILE_FLAG and not frames else None),
-        opaque=bool(extended) and not flags & _ALPHA_FLAG and not frames,
     )
 
 
@@ -69,6 +72,8 @@ def _chunks(data: bytes, at: int, parts: Parts) -> Iterator[tuple[bytes, bytes]]
     while at + 8 <= len(data):
         parts.one()
         kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > len(data):
+            raise ImageUnreadable("truncated WEBP")
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
 
