@@ -196,6 +196,25 @@ CASES = {
         lambda: png(iccp(ICC_TINTING), image=PATCHES.convert("L")), "64x32 515431 7a7e4c 4c4e2d 767b4a 9ba062 acb26e"
     ),
     "png grey iCCP CMYK": Case(lambda: png(iccp(ICC_CMYK), image=PATCHES.convert("L")), GREY),
+    "png grey tRNS iCCP GREY": Case(
+        lambda: png(iccp(ICC_GREY) + trns(128), image=PATCHES.convert("L")),
+        "64x32 9f9f9f bebebe 9a9a9a ffffff d3d4d3 dedede",
+    ),
+    "png grey tRNS gAMA": Case(
+        lambda: png(gama(100_000) + trns(128), image=PATCHES.convert("L")),
+        "64x32 9f9f9f bebebe 9a9a9a ffffff d4d4d4 dedede",
+    ),
+    "png grey 1 bit iCCP TINTING": Case(
+        lambda: samples(1, 0, b"\x0f\xf0\x0f", iccp(ICC_TINTING)), "24x8 000000 edf598 edf598 000000 000000 000000"
+    ),
+    "png grey 16 bits tRNS iCCP GREY": Case(
+        lambda: samples(16, 0, shorts(*[0x4000] * 16, *[0x4001] * 16), iccp(ICC_GREY) + trns(0x4000)),
+        "32x8 ffffff 898989 898989 ffffff 898989 ffffff",
+    ),
+    "png RGB 16 bits tRNS iCCP SWAPPED": Case(
+        lambda: samples(16, 2, shorts(*[0x4000, 0, 0xFFFF] * 16), iccp(ICC_SWAPPED) + trns(0x4000, 0, 0xFFFE)),
+        "16x8 ff4000 ff4000 ff4000 ff4000 ff4000 ff4000",
+    ),
     "png grey gAMA": Case(lambda: png(gama(100_000), image=PATCHES.convert("L")), GREY_LINEAR),
     "png grey cICP": Case(lambda: png(cicp(12, 8), image=PATCHES.convert("L")), GREY_LINEAR),
     "png grey and alpha gAMA": Case(
@@ -620,7 +639,7 @@ CASES = {
         lambda: webp(vp8x(0), pixels(clear(PATCHES))),
         "64x32 ffffff ffffff 436be3 9b9b9b ffff9f ffffff",
         CLEAR,
-        "Chromium adds white where it should lay on white",
+        "Chromium adds the samples to the page's white as if alpha were already in them",
     ),
     "webp ICCP SRGB": Case(lambda: webp(vp8x(ICC), (b"ICCP", ICC_SRGB), pixels()), PLAIN),
     "webp ICCP SWAPPED": Case(lambda: webp(vp8x(ICC), (b"ICCP", ICC_SWAPPED), pixels()), SWAPPED),
@@ -777,6 +796,8 @@ CASES = {
     "avif nclx 2 2": Case(lambda: nclx(2, 2), PLAIN),
     "avif nclx 12 2": Case(lambda: nclx(12, 2), "64x32 da001a 00b837 1552ce 808080 e79e12 2ce2c2"),
     "avif nclx 2 8": Case(lambda: nclx(2, 8), LINEAR),
+    "avif nclx and ICC": Case(lambda: nclx(12, 13, icc_profile=ICC_SWAPPED), SWAPPED),
+    "avif nclx unspecified and ICC": Case(lambda: nclx(2, 2, icc_profile=ICC_SWAPPED), SWAPPED),
     "avif nclx 9 16, PQ": Case(lambda: nclx(9, 16), "64x32 ff0000 00ff00 0008ff 848484 ff1800 00ff97", PLAIN, HDR),
     "avif animation": Case(
         lambda: encode(PATCHES, "AVIF", save_all=True, append_images=[TURNED], quality=100, subsampling="4:4:4"),

@@ -90,7 +90,7 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
         patch, scale, most = order.cutter
         return _written(Cutter(Slicing(patch, scale), tuple(most)).cut(picture), memory)
     except ImageUnreadable as error:
-        return _failed(error if _has_room(working_bytes) else MemoryError())
+        return _failed(error if _has_room(working_bytes + _MARGIN_BYTES // 4) else MemoryError())
     except (M3AGIQAError, MemoryError) as error:
         return _failed(error)
     finally:
@@ -104,7 +104,7 @@ def _failed(error: Exception) -> dict[str, Any]:
 def _has_room(size_bytes: int) -> bool:
     """Whether this process could have that much now: what decoders call broken may be their own want of memory."""
     try:
-        mmap.mmap(-1, max(size_bytes, mmap.PAGESIZE)).close()
+        mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError:
         return False
     return True
