@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from standardwebhooks import Webhook
 
-from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.contract import Instant, describe_validation
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, InternalError
 from worker import s3
 from worker.http import Transport, host_of
 from worker.settings import Settings
@@ -38,8 +39,20 @@ class Delivery(BaseModel):
     url: str
     #: The verdict as JSON; what is signed and sent is exactly its UTF-8.
     body: str
-    submitted_at: AwareDatetime
+    submitted_at: Instant
     attempt: int = Field(ge=1)
+
+    @classmethod
+    def parse(cls, payload: object) -> Self:
+        """Validate `payload` (a dict of JSON values), which a worker of ours wrote.
+
+        Raises:
+            InternalError: none did, or wrongly; names the fields, without the values, which are private.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise InternalError(f"no delivery: {describe_validation(error)}") from None
 
 
 class Sender:
@@ -174,7 +187,7 @@ def _seconds(retry_after: str | None) -> float | None:
     else:
         try:
             when = parsedate_to_datetime(retry_after)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

@@ -47,6 +47,7 @@ _on_ready: list[Callable[[], None]] = []
 def connect() -> None:
     """Let a worker that starts from now on do so with what is below."""
     signals.celeryd_init.connect(_check_messages)
+    signals.celeryd_init.connect(_keep_urls_to_ourselves)
     signals.celeryd_init.connect(_report_errors)
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
@@ -56,6 +57,11 @@ def connect() -> None:
 def _check_messages(**_: Any) -> None:
     # In the worker alone: producers and Flower take nothing from the lists.
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.broker:Transport"))
+
+
+def _keep_urls_to_ourselves(**_: Any) -> None:
+    """urllib3 logs a URL as a whole, and a server's headers, where these are malformed."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _report_errors(**_: Any) -> None:

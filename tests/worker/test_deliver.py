@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
-from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, InternalError
 from worker.deliver import MAX_RETRY_AFTER_S, Delivery, Sender
 from worker.settings import Settings
 
@@ -145,6 +145,11 @@ def test_any_other_status_may_be_tried_again(status: int, serve: Any) -> None:
         ("-5", None),
         ("1.5", None),
         ("9" * 5000, None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", MAX_RETRY_AFTER_S),
         ("", None),
     ],
 )
@@ -223,8 +228,25 @@ def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"attempt": 0}, {"submitted_at": datetime(2026, 1, 1)}, {"kind": "mail"}, {"extra": 1}],
+    [
+        {"attempt": 0},
+        {"submitted_at": datetime(2026, 1, 1)},
+        {"submitted_at": "9999-12-31T23:59:59-12:00"},
+        {"submitted_at": "0001-01-01T00:00:00+12:00"},
+        {"kind": "mail"},
+        {"extra": 1},
+    ],
 )
 def test_a_delivery_is_validated(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         delivery("http://receiver.example/", **fields)
+    with pytest.raises(InternalError, match=f"no delivery: {next(iter(fields))}: "):
+        Delivery.parse(delivery("http://receiver.example/").model_dump(mode="json") | fields)
+
+
+def test_what_is_no_delivery_is_told_without_its_content() -> None:
+    with pytest.raises(InternalError) as failure:
+        Delivery.parse({"url": ["https://private.example/token"], "\u202e" * 500_000: 1})
+    assert len(str(failure.value)) < 2_000
+    assert str(failure.value).isprintable()
+    assert "private" not in str(failure.value)
