@@ -135,6 +135,11 @@ def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
     from worker.courier import Courier, Slots
     from worker.deliver import Sender
 
+    if not settings.webhook_secrets and not any(settings.webhook_host_secrets.values()):
+        logger.warning(
+            "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned; "
+            "set M3AGIQA_WEBHOOK_SECRETS"
+        )
     slots = Slots(settings.deliver_max_per_host)
     app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
 
