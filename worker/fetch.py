@@ -83,11 +83,13 @@ class Fetcher:
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         try:
             found = self._s3.get_object(Bucket=bucket, Key=key)
+            # Some services say no length, and send in chunks, whose end tells itself.
+            length = found.get("ContentLength", 0)
             with found["Body"] as body:
                 # One wait a chunk: read() would wait for a full one however little arrives at a time.
                 chunks = iter(partial(body.read1, CHUNK_BYTES), b"")
-                data = self._capped(chunks, found["ContentLength"], until)
-            if len(data) < found["ContentLength"]:
+                data = self._capped(chunks, length, until)
+            if len(data) < length:
                 raise FetchUnavailable(f"s3://{bucket} broke off")
             return data
         except ClientError as error:
