@@ -13,11 +13,14 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from worker import s3
-from worker.http import Transport, host_of, is_temporary
+from worker.http import Transport, host_of, is_temporary, location_of
 from worker.settings import Settings
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 65_536
+
+#: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
+_UNENCODED = {"", "identity", "aws-chunked"}
 
 
 class Fetcher:
@@ -63,7 +66,7 @@ class Fetcher:
                 if not response.is_redirect:
                     return self._body(response)
                 # A redirect's own body is never read: it has no limit of its own.
-                url = urljoin(response.url, response.headers["location"])
+                url = urljoin(response.url, location_of(response))
         raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
 
     def _body(self, response: requests.Response) -> bytes:
@@ -71,8 +74,8 @@ class Fetcher:
         if status != 200:
             failure = FetchUnavailable if is_temporary(status) else FetchRefused
             raise failure(f"{host} answered {status}")
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
+        encodings = {word.strip() for word in response.headers.get("content-encoding", "").lower().split(",")}
+        if not encodings <= _UNENCODED:
             raise FetchRefused(f"{host} compressed its answer, though asked not to")
         length = response.headers.get("content-length", "")
         chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)

@@ -12,14 +12,17 @@ import math
 import re
 import socket
 import ssl
+import string
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from http import HTTPStatus
+from http.client import HTTPResponse
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import certifi
 import requests
@@ -67,6 +70,17 @@ def is_temporary(status: int) -> bool:
 def host_of(response: requests.Response) -> str:
     """The answering host, as messages may show it."""
     return urlsplit(response.url).hostname or ""
+
+
+def location_of(response: requests.Response) -> str:
+    """Where a redirect leads, possibly relative to its own URL."""
+    location = response.headers["location"]
+    # Servers send UTF-8 though headers are Latin-1, which is what http.client decodes them by.
+    raw = location.encode("latin-1")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return quote(raw, safe=string.punctuation)
 
 
 def endpoint_of(url: str) -> str:
@@ -267,7 +281,18 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
+class _Response(HTTPResponse):
+    def begin(self) -> None:
+        """Read on until the answer itself: of those announcing it, Python skips none but 100."""
+        super().begin()
+        while 100 < self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = None  # type: ignore[assignment]  # it has not begun, as far as Python can tell
+            super().begin()
+
+
 class _Connection(HTTPConnection):
+    response_class = _Response
+
     def _new_conn(self) -> socket.socket:
         self.timeout = _seconds_left()
         plain: socket.socket = _in_time(super()._new_conn)
