@@ -10,9 +10,13 @@ from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
 from m3agiqa.errors import ConfigError
+from m3agiqa.quoting import quoted
 
 #: `cfg/` stands beside the package in a checkout and in an installed wheel alike.
 CFG_DIR = Path(__file__).resolve().parent.parent / "cfg"
+
+#: Characters of a path in a message.
+_PATH_CHARS = 240
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -24,10 +28,19 @@ def find(kind: str, name: str) -> Path:
         ConfigError: nothing there; lists the names there are.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CFG_DIR / kind / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         known = ", ".join(names(kind))
-        raise ConfigError(f"no {kind} file at {path}; give a path ending in .yaml or one of: {known}")
+        raise ConfigError(
+            f"no {kind} file at {quoted(path, _PATH_CHARS)}; give a path ending in .yaml or one of: {known}"
+        )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long for any file
+        return False
 
 
 def names(kind: str) -> list[str]:

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from m3agiqa.errors import InternalError, M3AGIQAError, OutOfMemory, RequestInvalid
+from m3agiqa.quoting import quoted
 
 #: Characters. Longer than any generator accepts; the model's context is the tighter bound.
 MAX_PROMPT_CHARS = 8_000
@@ -32,11 +33,20 @@ MAX_PROMPT_CHARS = 8_000
 MAX_URL_CHARS = 4_096
 #: Bytes of the caller's metadata as compact JSON; it comes back in the verdict untouched.
 MAX_METADATA_BYTES = 16_384
+#: Objects and lists inside one another, the metadata itself counted. JSON's readers have limits of their own, each
+#: another one, beyond which a verdict could be written and not be read.
+MAX_METADATA_DEPTH = 32
+#: Years, in UTC, that a request may name. Others are mistakes, and arithmetic with times ends at the years 1 and 9999.
+YEARS = range(2000, 3000)
 
 #: Queue priorities, most urgent first.
 Priority = Literal[0, 3, 6, 9]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+#: Of an invalid request, errors that are told, and characters of where one is and of what is wrong.
+_TOLD = 8
+_WHERE_CHARS, _WHAT_CHARS = 160, 240
 
 
 class Aspect(StrEnum):
@@ -70,15 +80,35 @@ class _Wire(BaseModel):
 
 def _url_with_scheme(*schemes: str) -> AfterValidator:
     def check(url: str) -> str:
-        if re.search(r"[\s\x00-\x1f\x7f\\]", url):
-            raise ValueError("must not hold spaces, control characters or backslashes")
-        parts = urlsplit(url)
-        if parts.scheme.lower() not in schemes or not parts.netloc:
+        if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]", url):
+            raise ValueError("must not hold control characters, line breaks or backslashes")
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            # Python's words for it quote the host, and what stands in front of it.
+            raise ValueError("is malformed") from None
+        # A bucket's key is whatever follows its name; any other space is written %20.
+        if re.search(r"\s", parts.netloc if parts.scheme == "s3" else url):
+            raise ValueError("must not hold spaces; only the key of s3://bucket/key may")
+        if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)) or not parts.netloc:
             raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in schemes)} and name a host")
         return url
 
     return AfterValidator(check)
 
+
+def _in_our_age(time: datetime) -> datetime:
+    try:
+        year = time.astimezone(UTC).year
+    except OverflowError:
+        year = 0
+    if year not in YEARS:
+        raise ValueError(f"must lie in the years {YEARS[0]} to {YEARS[-1]} (UTC)")
+    return time
+
+
+#: A time that a stranger gave: it has a zone, and can be computed with.
+Instant = Annotated[AwareDatetime, AfterValidator(_in_our_age)]
 
 _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
 
@@ -86,11 +116,12 @@ _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
 class ScoreRequest(_Wire):
     """One picture to score, as a generator backend enqueues it."""
 
+    #: Web address, or `s3://bucket/key`, whose key is taken literally: a space is a space, and %20 is no space.
     image_url: Annotated[_Url, _url_with_scheme("https", "http", "s3")]
     prompt: str = Field(max_length=MAX_PROMPT_CHARS)
     #: Receives the signed verdict by POST.
     callback_url: Annotated[_Url, _url_with_scheme("https", "http")] | None = None
-    #: Bucket with an optional prefix, `s3://bucket/prefix`; the verdict is written below it.
+    #: Bucket with an optional prefix, `s3://bucket/prefix`, taken literally; the verdict is written below it.
     s3_uri: Annotated[_Url, _url_with_scheme("s3")] | None = None
     #: None asks for every aspect of the worker's profile.
     aspects: tuple[Aspect, ...] | None = None
@@ -98,16 +129,16 @@ class ScoreRequest(_Wire):
     policy: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     priority: Priority = 3
     request_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    #: The caller's own keys, returned in the verdict untouched.
+    #: The caller's own keys, returned in the verdict untouched: 16 KiB as JSON and 32 levels deep at most.
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
-    submitted_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    submitted_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     #: From then on nobody waits for the verdict: what is not scored yet is answered unscored.
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
     @field_validator("request_id")
     @classmethod
     def _names_an_object(cls, value: str) -> str:
-        if not _REQUEST_ID.fullmatch(value):
+        if not is_request_id(value):
             raise ValueError("must be 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit")
         return value
 
@@ -117,6 +148,13 @@ class ScoreRequest(_Wire):
         if value is not None and not value:
             raise ValueError("must name at least one aspect, or be left out for all")
         return None if value is None else tuple(dict.fromkeys(value))
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _shallow(cls, value: object) -> object:
+        if _deeper_than(MAX_METADATA_DEPTH, value):
+            raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
+        return value
 
     @field_validator("metadata")
     @classmethod
@@ -231,9 +269,30 @@ class Verdict(_Wire):
     error: Failure | None
 
 
+def is_request_id(value: object) -> bool:
+    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
+
+
 def describe_validation(error: ValidationError) -> str:
-    """One line naming each wrong field and why, without the values."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
-        for item in error.errors(include_url=False, include_input=False, include_context=False)
-    )
+    """One line naming the wrong fields and why, the first eight of them, without the values."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    told = [
+        f"{quoted('.'.join(map(quoted, item['loc'])) or 'value', _WHERE_CHARS)}: {quoted(item['msg'], _WHAT_CHARS)}"
+        for item in found[:_TOLD]
+    ]
+    return "; ".join(told) + (f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else "")
+
+
+def _deeper_than(limit: int, value: object) -> bool:
+    """Whether objects and lists stand in one another more than `limit` deep; without recursion, which ends sooner."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return any(isinstance(inner, dict | list) for inner in level)

@@ -17,6 +17,7 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
@@ -108,7 +109,10 @@ def _add_waiting(parser: argparse.ArgumentParser) -> None:
 def _one(client: Client, arguments: argparse.Namespace) -> int:
     expires_at = None
     if arguments.expires_in is not None:
-        expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
+        try:
+            expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
+        except (ValueError, OverflowError):
+            raise RequestInvalid(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
     request_id = client.submit(
         image_url=arguments.image_url,
         prompt=arguments.prompt,
@@ -232,11 +236,13 @@ def _show(verdict: Verdict, *, as_json: bool) -> int:
 
 def _table(verdict: Verdict) -> Table:
     outcome = verdict.status if verdict.error is None else f"{verdict.error.code}: {verdict.error.message}"
-    table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=outcome)
+    # As text: brackets in a failure's words are no markup.
+    caption = Text(outcome)
+    table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=caption)
     for aspect, scored in verdict.aspects.items():
         table.add_row(aspect, f"{scored.score:.2f}", scored.rating)
     for reason in verdict.reasons:
-        table.add_row("", "", reason)
+        table.add_row("", "", Text(reason))
     return table
 
 

@@ -10,11 +10,16 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from m3agiqa.quoting import quoted
 from producers.client import Client
 from producers.dead import DeadLetter
+from producers.message import MAX_MESSAGE_BYTES
 
 #: As on the whole command line.
 _OK, _FAILED = 0, 1
+
+#: Characters of a reason, or of an event: ours are shorter.
+_REASON_CHARS = 4_000
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +52,11 @@ def _list(client: Client, arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(letter.model_dump_json())
         else:
-            table.add_row(letter.id, f"{letter.died_at:%m-%d %H:%M}", Text(f"{letter.code}: {letter.reason}"))
+            table.add_row(
+                letter.id,
+                f"{letter.died_at:%m-%d %H:%M}",
+                Text(quoted(f"{letter.code}: {letter.reason}", _REASON_CHARS)),
+            )
     if not arguments.json:
         Console(soft_wrap=True).print(table)
     return _OK
@@ -60,8 +69,9 @@ def _show(client: Client, arguments: argparse.Namespace) -> int:
         return _OK
     table = Table(show_header=False)
     for name, value in letter.model_dump(mode="json", exclude={"history"}).items():
-        table.add_row(name, Text(str(value)))
-    table.add_row("history", Text("\n".join(letter.history)))
+        # Whole, but without what would speak to the terminal: anybody can push anything on a queue.
+        table.add_row(name, Text(quoted(value, MAX_MESSAGE_BYTES)))
+    table.add_row("history", Text("\n".join(quoted(event, _REASON_CHARS) for event in letter.history)))
     Console(soft_wrap=True).print(table)
     return _OK
 

@@ -7,11 +7,13 @@ import re
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 
 from producers import keys
 from producers.dead import DeadLetter
 from worker.deliver import Delivery, Sender
+from worker.http import endpoint_of
 from worker.moderator import failure_of
 from worker.settings import Settings
 from worker.store import Lease, Store, deliver_message
@@ -61,7 +63,9 @@ class Slots:
 
 
 def receiver(url: str) -> str:
-    """Host, or host:port, of a URL. A malformed one is the sender's to refuse."""
+    """Endpoint of a callback, or bucket. A malformed URL is the sender's to refuse."""
+    with suppress(ValueError):
+        return endpoint_of(url)
     return re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0].lower()
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from standardwebhooks import Webhook
 
-from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.contract import Instant, describe_validation
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, InternalError
+from m3agiqa.quoting import quoted
 from worker import s3
-from worker.http import Transport, host_of
+from worker.http import Transport, endpoint_of, host_of, place_named
 from worker.settings import Settings
 
 #: Seconds. A receiver cannot ask for more patience than this.
@@ -38,15 +39,28 @@ class Delivery(BaseModel):
     url: str
     #: The verdict as JSON; what is signed and sent is exactly its UTF-8.
     body: str
-    submitted_at: AwareDatetime
+    submitted_at: Instant
     attempt: int = Field(ge=1)
+
+    @classmethod
+    def parse(cls, payload: object) -> Self:
+        """Validate `payload` (a dict of JSON values), which a worker of ours wrote.
+
+        Raises:
+            InternalError: none did, or wrongly; names the fields, without the values, which are private.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise InternalError(f"no delivery: {describe_validation(error)}") from None
 
 
 class Sender:
     """Delivers. Safe to share among threads.
 
     Raises:
-        ConfigError: a webhook secret breaks the standard, or `deliver_allow_hosts` holds more than host:port.
+        ConfigError: a webhook secret breaks the standard, one is for what cannot be a host, or `deliver_allow_hosts`
+            holds more than host:port.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,9 +74,7 @@ class Sender:
         )
         self._s3 = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
         self._signers = _signers(settings.webhook_secrets)
-        self._host_signers = {
-            host.lower(): _signers(secrets) for host, secrets in settings.webhook_host_secrets.items()
-        }
+        self._host_signers = _signers_by_place(settings.webhook_host_secrets)
 
     def send(self, delivery: Delivery) -> None:
         """Deliver once; returning means that the receiver has it.
@@ -98,10 +110,10 @@ class Sender:
     def _signers_of(self, url: str) -> list[Webhook]:
         """A receiver with secrets of its own learns none that another one verifies with."""
         try:
-            parts = urlsplit(url)
-            places = (parts.netloc.lower(), parts.hostname or "")
+            endpoint = endpoint_of(url)
         except ValueError:
             raise DeliveryForbidden("the URL cannot be requested: malformed") from None
+        places = (endpoint, endpoint.rpartition(":")[0])
         return next((self._host_signers[place] for place in places if place in self._host_signers), self._signers)
 
     def _put(self, delivery: Delivery) -> None:
@@ -140,6 +152,22 @@ def _signed(delivery: Delivery, signers: Sequence[Webhook]) -> dict[str, str]:
     }
 
 
+def _signers_by_place(secrets: Mapping[str, Iterable[SecretStr]]) -> dict[str, list[Webhook]]:
+    """Signers by `host:port`, or by `host` for all its ports."""
+    signers: dict[str, list[Webhook]] = {}
+    for name, of_host in secrets.items():
+        try:
+            place = place_named(name)
+        except ValueError:
+            raise ConfigError(
+                f"M3AGIQA_WEBHOOK_HOST_SECRETS: {quoted(name)!r} is not host, host:port or https://host"
+            ) from None
+        if place in signers:
+            raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_SECRETS: {place} is there twice, in two spellings")
+        signers[place] = _signers(of_host)
+    return signers
+
+
 def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
     return [_signer(secret.get_secret_value()) for secret in secrets]
 
@@ -174,7 +202,7 @@ def _seconds(retry_after: str | None) -> float | None:
     else:
         try:
             when = parsedate_to_datetime(retry_after)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

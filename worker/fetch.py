@@ -15,13 +15,16 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from worker import s3
 from worker.decoding.budget import Budget, Hold
-from worker.http import Transport, host_of, is_temporary
+from worker.http import Transport, host_of, is_temporary, location_of
 from worker.settings import Settings
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 65_536
 #: Bytes of the memory budget that are taken at a time while a picture comes in.
 HELD_AHEAD = 2**20
+
+#: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
+_UNENCODED = {"", "identity", "aws-chunked"}
 
 
 class Fetcher:
@@ -69,7 +72,7 @@ class Fetcher:
                 if not response.is_redirect:
                     return self._body(response, hold)
                 # A redirect's own body is never read: it has no limit of its own.
-                url = urljoin(response.url, response.headers["location"])
+                url = urljoin(response.url, location_of(response))
         raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
 
     def _body(self, response: requests.Response, hold: Hold) -> bytes:
@@ -77,8 +80,8 @@ class Fetcher:
         if status != 200:
             failure = FetchUnavailable if is_temporary(status) else FetchRefused
             raise failure(f"{host} answered {status}")
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
+        encodings = {word.strip() for word in response.headers.get("content-encoding", "").lower().split(",")}
+        if not encodings <= _UNENCODED:
             raise FetchRefused(f"{host} compressed its answer, though asked not to")
         length = response.headers.get("content-length", "")
         chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
@@ -89,11 +92,13 @@ class Fetcher:
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         try:
             found = self._s3.get_object(Bucket=bucket, Key=key)
+            # Some services say no length, and send in chunks, whose end tells itself.
+            length = found.get("ContentLength", 0)
             with found["Body"] as body:
                 # One wait a chunk: read() would wait for a full one however little arrives at a time.
                 chunks = iter(partial(body.read1, CHUNK_BYTES), b"")
-                data = self._capped(chunks, found["ContentLength"], hold, until)
-            if len(data) < found["ContentLength"]:
+                data = self._capped(chunks, length, hold, until)
+            if len(data) < length:
                 raise FetchUnavailable(f"s3://{bucket} broke off")
             return data
         except ClientError as error:

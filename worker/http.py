@@ -12,14 +12,17 @@ import math
 import re
 import socket
 import ssl
+import string
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from http import HTTPStatus
+from http.client import HTTPResponse
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import certifi
 import requests
@@ -33,6 +36,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from m3agiqa import __version__
 from m3agiqa.errors import ConfigError, M3AGIQAError
+from m3agiqa.quoting import quoted
 
 USER_AGENT = f"m3agiqa/{__version__}"
 #: Anything else needs the allow-list.
@@ -48,6 +52,9 @@ _NOT_PUBLIC = (
     ipaddress.ip_network("fec0::/10"),  # site-local: deprecated, still routed where it is in use
 )
 _HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+#: Underscores are in no registered name, but in many of containers.
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_IPV4 = re.compile(r"\d+(\.\d+){3}")
 
 #: Monotonic seconds. Sockets belong to one thread's one exchange, so the thread's deadline is theirs.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
@@ -63,6 +70,63 @@ def is_temporary(status: int) -> bool:
 def host_of(response: requests.Response) -> str:
     """The answering host, as messages may show it."""
     return urlsplit(response.url).hostname or ""
+
+
+def location_of(response: requests.Response) -> str:
+    """Where a redirect leads, possibly relative to its own URL."""
+    location = response.headers["location"]
+    # Servers send UTF-8 though headers are Latin-1, which is what http.client decodes them by.
+    raw = location.encode("latin-1")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return quote(raw, safe=string.punctuation)
+
+
+def endpoint_of(url: str) -> str:
+    """`host:port` of an http or https URL, spelt in one way for whatever leads there.
+
+    The host is in lower case, a name in ASCII (IDNA, as requests has it when it connects) without a dot at its end, an
+    IPv6 address in its short form and in brackets; the port is there also if it is the scheme's own.
+
+    Raises:
+        ValueError: another scheme, or nothing that could be a host. The text may hold the URL.
+    """
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    host, port = _endpoint(urlsplit(str(prepared.url)))
+    return f"{host}:{port}"
+
+
+def place_named(entry: str) -> str:
+    """What a setting means by `host:port`, by `https://host` (port 443) or by `host` (any port, and none is in the
+    result); spelt as `endpoint_of` does.
+
+    Raises:
+        ValueError: nothing of these.
+    """
+    with suppress(ValueError):
+        entry = f"[{ipaddress.IPv6Address(entry)}]"
+    url = entry if "://" in entry else f"https://{entry}"
+    endpoint, parts = endpoint_of(url), urlsplit(url)
+    if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("more than a host and a port")
+    return endpoint if url == entry or parts.port is not None else endpoint.rpartition(":")[0]
+
+
+def _endpoint(parts: SplitResult) -> tuple[str, int]:
+    """Host and port of a URL that requests has prepared."""
+    port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
+    host = parts.hostname or ""
+    if parts.scheme not in DEFAULT_PORTS or port is None or "%" in host:
+        raise ValueError("no http or https URL of a host")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return (f"[{address}]" if address.version == 6 else str(address)), port
+    name = host.removesuffix(".")
+    if not _HOST_NAME.fullmatch(name) or (name != host and _IPV4.fullmatch(name)):
+        raise ValueError("no name that a host could have")
+    return name, port
 
 
 class Transport:
@@ -84,11 +148,8 @@ class Transport:
         forbidden: type[M3AGIQAError],
         unavailable: type[M3AGIQAError],
     ) -> None:
-        for entry in allow_hosts:
-            if not _HOST_AND_PORT.fullmatch(entry):
-                raise ConfigError(f"allowed host {entry!r} is not host:port, such as pictures.internal:8080")
         self._timeout_s = timeout_s
-        self._trusted = frozenset(entry.lower() for entry in allow_hosts)
+        self._trusted = frozenset(map(_allowed, allow_hosts))
         self._ports = frozenset(ports)
         self._forbidden = forbidden
         self._unavailable = unavailable
@@ -152,13 +213,20 @@ class Transport:
             raise self._forbidden("only http and https URLs are accepted")
         if "@" in parts.netloc or "%" in parts.netloc:
             raise self._forbidden("a URL with a user name, a password or a network zone is not accepted")
-        host = parts.hostname or ""
-        host = f"[{host}]" if ":" in host else host
-        port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+        host, port = _endpoint(parts)
         trusted = f"{host}:{port}" in self._trusted
         if not trusted and port not in self._ports:
             raise self._forbidden(f"{host}: port {port} is not allowed, and {host}:{port} not on the allow-list")
         return host, trusted
+
+
+def _allowed(entry: str) -> str:
+    try:
+        if _HOST_AND_PORT.fullmatch(entry):
+            return endpoint_of(f"http://{entry}")
+    except ValueError:
+        pass
+    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as pictures.internal:8080")
 
 
 def _seconds_left() -> float:
@@ -213,7 +281,18 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
+class _Response(HTTPResponse):
+    def begin(self) -> None:
+        """Read on until the answer itself: of those announcing it, Python skips none but 100."""
+        super().begin()
+        while 100 < self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = None  # type: ignore[assignment]  # it has not begun, as far as Python can tell
+            super().begin()
+
+
 class _Connection(HTTPConnection):
+    response_class = _Response
+
     def _new_conn(self) -> socket.socket:
         self.timeout = _seconds_left()
         plain: socket.socket = _in_time(super()._new_conn)

@@ -49,6 +49,7 @@ _on_ready: list[Callable[[], None]] = []
 def connect() -> None:
     """Let a worker that starts from now on do so with what is below."""
     signals.celeryd_init.connect(_check_messages)
+    signals.celeryd_init.connect(_keep_urls_to_ourselves)
     signals.celeryd_init.connect(_report_errors)
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
@@ -58,6 +59,11 @@ def connect() -> None:
 def _check_messages(**_: Any) -> None:
     # In the worker alone: producers and Flower take nothing from the lists.
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.broker:Transport"))
+
+
+def _keep_urls_to_ourselves(**_: Any) -> None:
+    """urllib3 logs a URL as a whole, and a server's headers, where these are malformed."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _report_errors(**_: Any) -> None:
@@ -131,6 +137,11 @@ def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
     from worker.courier import Courier, Slots
     from worker.deliver import Sender
 
+    if not settings.webhook_secrets and not any(settings.webhook_host_secrets.values()):
+        logger.warning(
+            "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned; "
+            "set M3AGIQA_WEBHOOK_SECRETS"
+        )
     slots = Slots(settings.deliver_max_per_host)
     app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
 

@@ -94,7 +94,8 @@ class Settings(BaseSettings):
     )
     webhook_host_secrets: dict[str, tuple[SecretStr, ...]] = Field(
         default={},
-        description="Secrets of single receivers instead of those: JSON, host or host:port to a list of secrets.",
+        description="Secrets of single receivers instead of those: JSON, host (of any port), host:port or https://host "
+        "to a list of secrets.",
     )
     deliver_timeout_s: float = Field(default=10, gt=0, description="Seconds a receiver may take to answer.")
     deliver_retry_delays_s: Delays = Field(

@@ -13,7 +13,7 @@ from typing import Any
 from celery.exceptions import Reject
 from celery.worker.request import Request
 
-from m3agiqa.contract import Failure
+from m3agiqa.contract import Failure, is_request_id
 from m3agiqa.errors import InternalError, PoisonTask, QueueUnavailable, RequestInvalid
 from producers import keys, message
 from producers.dead import DeadLetter
@@ -114,8 +114,8 @@ def _dead(queue: str, payload: dict[str, Any], failure: Failure, task: str, leas
         priority = 0
     return DeadLetter(
         queue=queue,
-        # One that breaks the rules may hold what no JSON can.
-        request_id=request_id if isinstance(request_id, str) and request_id.isascii() else None,
+        # One that breaks the rules may hold what no JSON can, or fill a screen.
+        request_id=str(request_id) if is_request_id(request_id) else None,
         kind="message",
         code=failure.code,
         reason=failure.message,
@@ -149,7 +149,7 @@ def deliver(task: Any, payload: dict[str, Any]) -> str | None:
     courier: Courier = task.courier
     store = courier.store
     with _never_lost(store, keys.DELIVER_QUEUE, payload, task.request.id):
-        delivery = Delivery.model_validate(payload)
+        delivery = Delivery.parse(payload)
         lease = store.begin_delivery(delivery)
         if refused := _refused(store, lease, keys.DELIVER_QUEUE, payload):
             return refused

@@ -57,6 +57,14 @@ def test_a_name_or_a_path(tmp_path: Path) -> None:
     assert config.find("policies", str(own)) == own
 
 
+@pytest.mark.parametrize("name", ["x" * 5_000, "x" * 100_000 + ".yaml", "\u202e\x1b[2J", "a\0b"])
+def test_a_name_that_no_file_has_fills_no_message(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"one of: default, observe$") as caught:
+        config.find("policies", name)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["none", "../policies/none", "/etc/passwd", "none.yaml", ""])
 def test_a_name_that_is_not_there_lists_those_that_are(name: str) -> None:
     with pytest.raises(ConfigError, match=r"one of: default, observe"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 
 import pytest
 from pydantic import ValidationError
@@ -11,14 +12,33 @@ from pydantic import ValidationError
 from m3agiqa import errors
 from m3agiqa.contract import (
     MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
     MAX_PROMPT_CHARS,
     Aspect,
     AspectScore,
     Failure,
     Rating,
     ScoreRequest,
+    Verdict,
 )
 from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, RequestInvalid
+from m3agiqa.policy import Policy
+from m3agiqa.verdict import assemble
+
+#: Some cannot be expressed in UTC, and some nobody means.
+NO_TIMES = (
+    "9999-12-31T23:59:59-12:00",
+    "9999-12-31T23:59:59Z",
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00Z",
+    "1999-12-31T23:59:59Z",
+    "2000-01-01T00:00:00+00:01",
+    "2999-12-31T23:59:59-00:01",
+    "3000-01-01T00:00:00Z",
+    0,
+    253402300799,
+    1e300,
+)
 
 
 def test_a_request_has_sensible_defaults() -> None:
@@ -73,6 +93,16 @@ def test_a_request_survives_the_wire() -> None:
         ("metadata", {"k": "x" * MAX_METADATA_BYTES}),
         ("metadata", {"k": float("nan")}),
         ("submitted_at", "2026-01-01T00:00:00"),
+        ("image_url", "https://x/a\u00a0b"),
+        ("image_url", "https://x/a\x85b"),
+        ("image_url", "s3://buc ket/a"),
+        ("image_url", " s3://bucket/a"),
+        ("image_url", "s3://bucket/a\\b"),
+        ("image_url", "s3://bucket/a\nb"),
+        ("image_url", "s3://bucket/a\u2028b"),
+        ("image_url", "s3:///a"),
+        ("callback_url", "https://x/a b"),
+        *((field, time) for field in ("submitted_at", "expires_at") for time in NO_TIMES),
         ("colour", "red"),
     ],
 )
@@ -82,6 +112,85 @@ def test_a_wrong_field_is_named_without_its_value(field: str, value: object) -> 
         ScoreRequest.parse(payload)
     if isinstance(value, str) and len(value) > 3 and value != "https://":
         assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("time", ["2000-01-01T00:00:00Z", "2999-12-31T23:59:59Z", "2026-12-31T23:59:59-12:00"])
+def test_a_time_of_our_age_is_kept_in_its_zone(time: str) -> None:
+    payload = {"image_url": "https://x/y.png", "prompt": "", "submitted_at": time, "expires_at": time}
+    request = ScoreRequest.parse(payload)
+    assert request.expires_at == request.submitted_at == datetime.fromisoformat(time)
+    assert request.submitted_at.utcoffset() == datetime.fromisoformat(time).utcoffset()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a b.png", "s3://bucket/ a /b%20c?d#e", "S3://bucket/größe\u3000x"])
+def test_a_key_may_hold_spaces(url: str) -> None:
+    request = ScoreRequest.parse({"image_url": url, "prompt": "", "s3_uri": url})
+    assert (request.image_url, request.s3_uri) == (url, url)
+
+
+def nested(levels: int, inner: object = 1) -> dict[str, object]:
+    """Objects and lists in turn, one in the other."""
+    for level in range(levels - 1):
+        inner = [inner] if level % 2 else {"k": inner, "beside": 1}
+    return {"k": inner}
+
+
+def test_metadata_may_be_nested_to_a_limit_and_its_verdict_can_be_read() -> None:
+    payload = {"image_url": "https://x/y.png", "prompt": "", "metadata": nested(MAX_METADATA_DEPTH)}
+    request = ScoreRequest.parse(payload)
+    verdict = assemble(request, Failure.of(RequestInvalid()), (), policy=Policy.load("default"), model=None)
+    assert Verdict.model_validate_json(verdict.model_dump_json()).metadata == payload["metadata"]
+
+
+@pytest.mark.parametrize("levels", [MAX_METADATA_DEPTH + 1, 199, 255, 900, 100_000])
+def test_metadata_nested_deeper_is_refused(levels: int) -> None:
+    with pytest.raises(RequestInvalid, match=r"^metadata: Value error, is nested deeper than 32 levels$"):
+        ScoreRequest.parse({"image_url": "https://x/y.png", "prompt": "", "metadata": nested(levels)})
+
+
+def test_metadata_that_holds_itself_is_refused() -> None:
+    metadata: dict[str, object] = {}
+    metadata["k"] = metadata
+    with pytest.raises(RequestInvalid, match=r"^metadata: "):
+        ScoreRequest.parse({"image_url": "https://x/y.png", "prompt": "", "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"x" * 500_000: 1},
+        {"\u202e\x1b[2J\n" * 1_000: 1},
+        {str(number): 1 for number in range(10_000)},
+        {"x" * 500 + str(number): 1 for number in range(100)},
+        {"metadata": {"k" * 500_000: nested(30, inner=[object()])}},
+        {"metadata": {"k" * 500_000: object()}},
+    ],
+)
+def test_what_a_stranger_wrote_fills_no_message(payload: dict[str, object]) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        ScoreRequest.parse(payload)
+    assert len(str(caught.value)) < 4_000
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("url", ["https://user:password@\uff03host/", "https://[password]/", "https://[password/"])
+def test_a_malformed_url_is_not_quoted(url: str) -> None:
+    with pytest.raises(RequestInvalid, match=r"^image_url: Value error, is malformed$"):
+        ScoreRequest.parse({"image_url": url, "prompt": ""})
+
+
+def test_a_long_name_does_not_hide_what_is_below_it() -> None:
+    with pytest.raises(RequestInvalid, match=r"^metadata\.k{64}…\..*inner"):
+        ScoreRequest.parse({"image_url": "https://x/a", "prompt": "", "metadata": {"k" * 500: {"inner": object()}}})
+
+
+def test_the_first_errors_are_told_and_the_others_counted() -> None:
+    wrong = dict.fromkeys("abcdefghij", 1)
+    with pytest.raises(RequestInvalid) as caught:
+        ScoreRequest.parse({"image_url": "https://x/y.png", "prompt": "", **wrong})
+    told = str(caught.value).split("; ")
+    assert told[0] == "a: Extra inputs are not permitted"
+    assert told[7:] == ["h: Extra inputs are not permitted", "and 2 more"]
 
 
 @pytest.mark.parametrize("payload", [None, [], "x", 3, {}])

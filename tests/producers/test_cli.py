@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from m3agiqa.contract import ScoreRequest
+from m3agiqa.contract import Failure, ScoreRequest
 from producers import Client, keys, message
 from producers.cli import main
 from producers.dead import DeadLetter
@@ -189,6 +189,32 @@ def test_a_dead_letter_is_shown(dead: list[DeadLetter], capsys: Output) -> None:
     assert "no dead letter none-such" in capsys.readouterr().err
 
 
+def test_a_message_does_not_speak_to_the_terminal(
+    redis: Redis, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    loud = "\x1b]0;title\x07 \u202e [/red] [bold]x[/bold]"
+    letter = DeadLetter(
+        queue="score", request_id=None, kind="message", code="c", reason=loud, attempts=1, message=loud, history=(loud,)
+    )
+    redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
+    for arguments in (["dead", "list"], ["dead", "show", letter.id]):
+        assert main(arguments) == 0
+        output = capsys.readouterr().out
+        assert not set("\x1b\x07\u202e") & set(output)
+        assert "[/red]" in output
+
+
+def test_brackets_in_a_failures_words_are_no_markup(redis: Redis, capsys: Output) -> None:
+    failure = Failure(code="request_invalid", message="[/red]: Extra inputs", retryable=False)
+    failed = verdict("x").model_copy(update={"error": failure, "status": "failed", "reasons": ("[/blue] is low",)})
+    redis.set(keys.result("x"), failed.model_dump_json())
+    assert main(["result", "x"]) == 1
+    output = capsys.readouterr().out
+    assert "[/red]: Extra inputs" in output
+    assert "[/blue] is low" in output
+
+
 def test_a_dead_letter_is_replayed(dead: list[DeadLetter], redis: Redis, client: Client, capsys: Output) -> None:
     assert main(["dead", "replay", dead[0].id]) == 0
     assert capsys.readouterr().out == f"{dead[0].id}\n"
@@ -237,6 +263,10 @@ def test_a_full_queue_is_a_failure_that_says_when_to_come_back(redis: Redis, cap
     ("arguments", "code"),
     [
         (["one", "ftp://host/a.png", "--prompt", ""], 2),
+        (["one", "https://host/a.png", "--prompt", "", "--expires-in", "1e20"], 2),
+        (["one", "https://host/a.png", "--prompt", "", "--expires-in", "1e11"], 2),
+        (["one", "https://host/a.png", "--prompt", "", "--expires-in", "nan"], 2),
+        (["one", "https://host/a.png", "--prompt", "", "--expires-in", "inf"], 2),
         (["--redis-url", "nonsense", "export"], 2),
         (["--redis-url", "redis://127.0.0.1:1", "export"], 1),
     ],

@@ -40,10 +40,15 @@ def test_a_quick_place_is_forgotten_once_nobody_is_there() -> None:
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("https://Hooks.example/path", "hooks.example"),
-        ("https://hooks.example?tenant=1", "hooks.example"),
-        ("https://hooks.example#x", "hooks.example"),
+        ("https://Hooks.example/path", "hooks.example:443"),
+        ("https://hooks.example?tenant=1", "hooks.example:443"),
+        ("https://hooks.example#x", "hooks.example:443"),
+        ("https://hooks.example.:443", "hooks.example:443"),
         ("https://hooks.example:8443/a?b", "hooks.example:8443"),
+        ("https://Bücher.example/", "xn--bcher-kva.example:443"),
+        ("https://user@hooks.example/", "hooks.example:443"),
+        ("s3://bucket/prefix", "bucket"),
+        ("http://[::1", "[::1"),
         ("no url", ""),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
-from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, InternalError
 from worker.deliver import MAX_RETRY_AFTER_S, Delivery, Sender
 from worker.settings import Settings
 
@@ -71,6 +71,71 @@ def test_a_receiver_with_secrets_of_its_own_may_be_named_without_its_port(serve:
     server = serve(lambda request: request.reply())
     sender(server, webhook_secrets=(), webhook_host_secrets={"127.0.0.1": (OLD,)}).send(delivery(server.url))
     assert Webhook(OLD).verify(server.received[0].body, server.received[0].headers)
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("tenant.example", "https://tenant.example/hook"),
+        ("tenant.example", "https://tenant.example./hook"),
+        ("tenant.example", "https://Tenant.Example:443/hook"),
+        ("tenant.example", "http://tenant.example:8080"),
+        ("TENANT.example.", "https://tenant.example/hook"),
+        ("tenant.example:443", "https://tenant.example/hook"),
+        ("tenant.example:80", "http://tenant.example"),
+        ("https://tenant.example", "https://tenant.example/hook"),
+        ("https://tenant.example/", "https://tenant.example:443"),
+        ("http://tenant.example:80", "http://tenant.example/hook"),
+        ("bücher.example", "https://bücher.example/hook"),
+        ("bücher.example", "https://xn--bcher-kva.example/hook"),
+        ("xn--bcher-kva.example", "https://BÜCHER.example/hook"),
+        ("[::1]", "https://[::1]/hook"),
+        ("::1", "https://[0:0::1]:443/hook"),
+        ("tenant.example:443", "https://user@tenant.example/hook"),
+    ],
+)
+def test_a_receivers_own_secret_is_found_in_whatever_spelling(key: str, url: str) -> None:
+    made = sender(webhook_host_secrets={key: (OLD,), "other.example": (STRANGER,)})
+    now = datetime.now(UTC)
+    [signer] = made._signers_of(url)
+    assert signer.sign("id", now, "") == Webhook(OLD).sign("id", now, "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://tenant.example:8443/",
+        "http://tenant.example/",
+        "https://a.tenant.example/",
+        "https://tenant.example.org/",
+    ],
+)
+def test_another_receivers_secret_is_not(url: str) -> None:
+    made = sender(webhook_host_secrets={"https://tenant.example": (OLD,)})
+    now = datetime.now(UTC)
+    [signer] = made._signers_of(url)
+    assert signer.sign("id", now, "") == Webhook(NEW).sign("id", now, "")
+
+
+def test_the_port_is_more_than_the_host() -> None:
+    made = sender(webhook_host_secrets={"tenant.example": (OLD,), "tenant.example:8443": (STRANGER,)})
+    now = datetime.now(UTC)
+    for url, secret in (("https://tenant.example:8443", STRANGER), ("https://tenant.example", OLD)):
+        [signer] = made._signers_of(url)
+        assert signer.sign("id", now, "") == Webhook(secret).sign("id", now, "")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "*.example.com", "a b", "https://tenant.example/hooks", "user@tenant.example", "tenant.example:port"]
+)
+def test_a_secret_for_what_is_no_host_is_an_error(key: str) -> None:
+    with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_HOST_SECRETS"):
+        sender(webhook_host_secrets={key: (OLD,)})
+
+
+def test_two_spellings_of_a_host_are_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"tenant\.example:443 is there twice"):
+        sender(webhook_host_secrets={"tenant.example:443": (OLD,), "https://tenant.example": (NEW,)})
 
 
 def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) -> None:
@@ -145,6 +210,11 @@ def test_any_other_status_may_be_tried_again(status: int, serve: Any) -> None:
         ("-5", None),
         ("1.5", None),
         ("9" * 5000, None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", MAX_RETRY_AFTER_S),
         ("", None),
     ],
 )
@@ -223,8 +293,25 @@ def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"attempt": 0}, {"submitted_at": datetime(2026, 1, 1)}, {"kind": "mail"}, {"extra": 1}],
+    [
+        {"attempt": 0},
+        {"submitted_at": datetime(2026, 1, 1)},
+        {"submitted_at": "9999-12-31T23:59:59-12:00"},
+        {"submitted_at": "0001-01-01T00:00:00+12:00"},
+        {"kind": "mail"},
+        {"extra": 1},
+    ],
 )
 def test_a_delivery_is_validated(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         delivery("http://receiver.example/", **fields)
+    with pytest.raises(InternalError, match=f"no delivery: {next(iter(fields))}: "):
+        Delivery.parse(delivery("http://receiver.example/").model_dump(mode="json") | fields)
+
+
+def test_what_is_no_delivery_is_told_without_its_content() -> None:
+    with pytest.raises(InternalError) as failure:
+        Delivery.parse({"url": ["https://private.example/token"], "\u202e" * 500_000: 1})
+    assert len(str(failure.value)) < 2_000
+    assert str(failure.value).isprintable()
+    assert "private" not in str(failure.value)

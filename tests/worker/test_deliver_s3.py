@@ -68,6 +68,28 @@ def test_a_bucket_that_is_not_allowed_is_forbidden(bucket: Any, s3_endpoint: str
     assert keys(bucket) == []
 
 
+@pytest.mark.parametrize("prefix", ["..", "../others", "a/../../others", "a/./b", ".", "a/..", "a\\b", "a\nb", "a\x7f"])
+def test_a_prefix_that_could_lead_elsewhere_is_forbidden(prefix: str, bucket: Any, s3_endpoint: str) -> None:
+    with pytest.raises(DeliveryForbidden, match="s3://verdicts: a key with") as raised:
+        to_s3(s3_endpoint).send(delivery(f"s3://verdicts/{prefix}", "s3"))
+    assert "others" not in str(raised.value)
+    assert keys(bucket) == []
+
+
+def test_dots_in_a_prefix_are_as_good_as_letters(bucket: Any, s3_endpoint: str) -> None:
+    to_s3(s3_endpoint).send(delivery("s3://verdicts/a..b/...", "s3"))
+    [key] = keys(bucket)
+    assert key.startswith("a..b/.../results/")
+
+
+def test_a_word_of_the_service_fills_no_message(serve: Any, aws: None) -> None:
+    body = f"<Error><Code>{'x' * 100_000}</Code></Error>".encode()
+    server = serve(lambda request: request.reply(409, body, content_type="application/xml"))
+    with pytest.raises(DeliveryUnavailable) as raised:
+        to_s3(server.url).send(delivery("s3://verdicts", "s3"))
+    assert len(str(raised.value)) < 200
+
+
 def test_a_bucket_that_is_not_there_is_forbidden(bucket: Any, s3_endpoint: str) -> None:
     with pytest.raises(DeliveryForbidden, match="NoSuchBucket"):
         to_s3(s3_endpoint).send(delivery("s3://missing/team", "s3"))

@@ -60,6 +60,27 @@ def test_a_few_redirects_are_followed_without_cookies(status: int, serve: Any) -
     assert not any("cookie" in request.headers for request in server.received)
 
 
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        (b"/gr\xc3\xb6\xc3\x9fe.png", "/gr%C3%B6%C3%9Fe.png"),
+        (b"/gr\xf6\xdfe.png?a=b&c=%2F#d", "/gr%F6%DFe.png?a=b&c=%2F"),
+        (b"/gr%C3%B6%C3%9Fe.png", "/gr%C3%B6%C3%9Fe.png"),
+        (b"/\xe7\x8c\xab?q=\xe7\x8c\xab", "/%E7%8C%AB?q=%E7%8C%AB"),
+    ],
+)
+def test_a_redirect_may_be_written_in_utf_8(location: bytes, path: str, serve: Any) -> None:
+    def answer(request: Any) -> None:
+        if request.path == "/":
+            request.reply(302, location=location.decode("latin-1"))
+        else:
+            request.reply(200, b"picture")
+
+    server = serve(answer)
+    assert trusting(server).fetch(f"{server.url}/") == b"picture"
+    assert server.received[-1].path == path
+
+
 def test_redirects_without_end_are_refused(serve: Any) -> None:
     server = serve(lambda request: request.reply(302, location="/again?token=SECRET"))
     with pytest.raises(FetchRefused, match="redirects") as failure:
@@ -121,6 +142,49 @@ def test_a_compressed_answer_is_refused(serve: Any) -> None:
     with pytest.raises(FetchRefused, match="compressed"):
         trusting(server).fetch(server.url)
     assert server.received[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity", "aws-chunked", "aws-chunked, identity", " , "])
+def test_a_coding_that_changes_nothing_is_none(coding: str, serve: Any) -> None:
+    server = serve(lambda request: request.reply(200, b"picture", content_encoding=coding))
+    assert trusting(server).fetch(server.url) == b"picture"
+
+
+@pytest.mark.parametrize("coding", ["aws-chunked,gzip", "identity, br", "x"])
+def test_a_coding_among_others_is_refused(coding: str, serve: Any) -> None:
+    server = serve(lambda request: request.reply(200, b"bomb", content_encoding=coding))
+    with pytest.raises(FetchRefused, match="compressed"):
+        trusting(server).fetch(server.url)
+
+
+def announced(*interim: bytes) -> Callable[[Any], None]:
+    """Answers with a picture after interim responses."""
+
+    def answer(request: Any) -> None:
+        request.wfile.write(b"".join(b"HTTP/1.1 %s\r\nLink: </a>; rel=preload\r\n\r\n" % status for status in interim))
+        request.reply(200, b"picture")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "interim", [[b"103 Early Hints"], [b"103 Early Hints"] * 3, [b"100 Continue", b"102 Processing"], [b"199 ?"]]
+)
+def test_what_announces_an_answer_is_none(interim: list[bytes], serve: Any) -> None:
+    server = serve(announced(*interim))
+    assert trusting(server).fetch(server.url) == b"picture"
+
+
+def test_a_protocol_that_nobody_asked_for_is_refused(serve: Any) -> None:
+    server = serve(announced(b"101 Switching Protocols"))
+    with pytest.raises(FetchRefused, match="answered 101"):
+        trusting(server).fetch(server.url)
+
+
+def test_announcements_without_end_take_no_longer_than_anything(serve: Any) -> None:
+    server = serve(lambda request: request.drip(b"HTTP/1.1 103 Early Hints\r\n\r\n"))
+    with pytest.raises(FetchUnavailable, match=r"took more than 0\.5 s"):
+        trusting(server, fetch_timeout_s=0.5).fetch(server.url)
 
 
 def test_no_failure_shows_path_query_or_credentials(serve: Any, tripwire: Tripwire) -> None:

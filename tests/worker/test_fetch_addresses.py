@@ -133,6 +133,16 @@ def test_another_spelling_of_an_allowed_host_is_not_allowed(host: str, serve: An
     assert server.received == []
 
 
+def test_a_name_is_allowed_in_whatever_spelling(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(lambda request: request.reply(200, b"inside"))
+    names = ("xn--bcher-kva.internal", "xn--bcher-kva.internal.")
+    resolver(monkeypatch, {name: ["127.0.0.1"] for name in names})
+    for entry in ("bücher.internal", "BÜCHER.Internal", "xn--bcher-kva.internal."):
+        fetcher = Fetcher(Settings(fetch_allow_hosts=(f"{entry}:{server.server_port}",)))
+        for host in ("bücher.internal", "Bücher.INTERNAL", "xn--bcher-kva.internal", "xn--bcher-kva.internal."):
+            assert fetcher.fetch(f"http://{host}:{server.server_port}/") == b"inside"
+
+
 def test_an_allowed_host_is_allowed_on_its_port_alone(serve: Any, connects: Any) -> None:
     server, other = serve(lambda request: request.reply()), serve(lambda request: request.reply())
     with pytest.raises(FetchForbidden):
@@ -140,7 +150,9 @@ def test_an_allowed_host_is_allowed_on_its_port_alone(serve: Any, connects: Any)
     assert other.received == []
 
 
-@pytest.mark.parametrize("entry", ["localhost", "http://localhost:80", "localhost:http", "a b:80", ":80", "u@h:80"])
+@pytest.mark.parametrize(
+    "entry", ["localhost", "http://localhost:80", "localhost:http", "a b:80", ":80", "u@h:80", "h:99999"]
+)
 def test_an_allow_list_entry_that_could_never_match_is_an_error(entry: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         Fetcher(Settings(fetch_allow_hosts=(entry,)))

@@ -175,6 +175,22 @@ def test_a_worker_started_wrongly_says_why_and_ends(
     assert re.search(rf"^error: .*{re.escape(said)}", ended.stderr, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("setting", "warned"),
+    [
+        ({"webhook_secrets": ""}, True),
+        ({"webhook_secrets": "", "webhook_host_secrets": "{}"}, True),
+        ({"webhook_secrets": "", "webhook_host_secrets": '{"hooks.example": ["whsec_' + "c2VjcmV0" * 5 + '"]}'}, False),
+        ({}, False),
+    ],
+)
+def test_a_deliver_worker_without_a_secret_says_so_at_once(
+    setting: dict[str, str], warned: bool, worker_process: Start
+) -> None:
+    worker = worker_process("deliver", **setting)
+    assert ("WARNING" in worker.log and "no webhook secret is set" in worker.log) == warned
+
+
 def test_probes_follow_a_worker(worker_process: Start) -> None:
     # given a worker that is ready
     worker = worker_process("deliver")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -80,6 +81,63 @@ def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, 
         client.result(request_id, timeout=60)
     eventually(lambda: redis.hlen(keys.DEAD), "the dead letter")
     # then nothing private is in the log
+    assert worker.terminate() == 0
+    assert "private" not in worker.log
+
+
+def test_what_a_stranger_named_is_shown_short_and_harmless(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given messages whose names are long, or speak to a terminal
+    long, loud = "x" * 500_000, "\x1b[2J\u202e"
+    workers = [worker_process("score"), worker_process("deliver")]
+    redis.lpush(
+        keys.SCORE_QUEUE,
+        message.envelope(keys.SCORE_QUEUE, {"request_id": "r", "prompt": "p", long: 1, loud: 1}, task_id="r"),
+        message.envelope(keys.SCORE_QUEUE, {"request_id": "\x1b[2J", "prompt": "p"}, task_id="s"),
+    )
+    private = {"request_id": "d", "url": ["https://private"], long: 1, loud: 1}
+    redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, private, task_id="d"))
+    # when workers refuse them
+    verdict = client.result("r", timeout=60)
+    letters = eventually(lambda: len(found := list(client.dead_letters())) == 2 and found, "the dead letters")
+    # then no word of theirs is longer than a line, or more than words
+    assert verdict.error is not None
+    for text in (verdict.error.message, *verdict.reasons, *(letter.reason for letter in letters)):
+        assert len(text) < 1_000
+        assert text.isprintable()
+    assert {letter.request_id for letter in letters} == {None, "d"}
+    for worker in workers:
+        assert worker.terminate() == 0
+        assert len(worker.log) < 50_000
+        assert "private" not in worker.log
+        assert "\x1b[2J" not in worker.log
+
+
+def test_times_that_nobody_can_compute_with_are_refused_at_once(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given requests of the years 9999 and 1, in zones where UTC is a year that does not exist
+    times = {"late": "9999-12-31T23:59:59-12:00", "early": "0001-01-01T00:00:00+12:00"}
+    worker_process("score")
+    for name, time in times.items():
+        request = {"image_url": web.url("a.png"), "prompt": "", "request_id": name, "submitted_at": time}
+        redis.lpush(keys.SCORE_QUEUE, message.envelope(keys.SCORE_QUEUE, request, task_id=name))
+    # then each is answered at its first attempt
+    for name in times:
+        verdict = client.result(name, timeout=60)
+        assert verdict.error is not None
+        assert (verdict.error.code, verdict.attempt) == ("request_invalid", 1)
+        assert verdict.error.message == "submitted_at: Value error, must lie in the years 2000 to 2999 (UTC)"
+
+
+def test_a_server_whose_headers_are_malformed_puts_nothing_into_the_log(
+    client: Client, serve: Any, worker_process: Start
+) -> None:
+    server = serve(lambda request: request.wfile.write(b"HTTP/1.1 200 OK\r\nX-private-header\r\n\r\n"))
+    worker = worker_process("score", fetch_allow_hosts=server.netloc)
+    verdict = client.result(client.submit(image_url=f"{server.url}/private?token=x", prompt=""), timeout=60)
+    assert verdict.status == "failed"
     assert worker.terminate() == 0
     assert "private" not in worker.log
 
