@@ -360,7 +360,7 @@ def avif(image: Image.Image = PATCHES, **options: object) -> bytes:
     return encode(image, "AVIF", **{"quality": 100, "subsampling": "4:4:4", "speed": 8} | options)
 
 
-def nclx(primaries: int, transfer: int, **options: object) -> bytes:
-    data = avif(**options)
+def nclx(primaries: int, transfer: int, **options: bytes) -> bytes:
+    data = avif(PATCHES, **options)
     at = data.index(b"colrnclx") + 8
     return data[:at] + shorts(primaries, transfer) + data[at + 4 :]
