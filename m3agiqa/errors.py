@@ -175,7 +175,7 @@ class Busy(M3AGIQAError):
     code = "busy"
     retryable = True
 
-    def __init__(self, message: str, delay_s: float) -> None:
+    def __init__(self, message: str, delay_s: float = 1.0) -> None:
         super().__init__(message)
         self.delay_s = delay_s
 

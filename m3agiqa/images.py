@@ -186,7 +186,9 @@ def _plain(image: Image.Image) -> Image.Image:
     """L, LA, RGB, RGBA or CMYK with the same samples; 16-bit grey is scaled, where Pillow would clip it."""
     if image.mode.startswith("I"):
         return image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
-    if image.mode in ("L", "RGB", "P", "1") and image.has_transparency_data:
+    if image.mode in ("1", "L") and image.has_transparency_data:
+        return image.convert("LA")
+    if image.mode in ("RGB", "P") and image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in ("P", "PA", "La", "RGBa", "RGBX"):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from m3agiqa.errors import RequestInvalid
 from m3agiqa.quoting import quoted
 from producers.client import Client
 from producers.dead import DeadLetter
@@ -91,8 +93,14 @@ def _change(client: Client, arguments: argparse.Namespace, change: Callable[[Dea
         letters = [letter for letter in client.dead_letters() if not (letter.cut and change == client.replay)]
     else:
         letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
-    outcomes = [(letter, change(letter)) for letter in letters]
-    for letter, changed in outcomes:
+    failed = False
+    for letter in letters:
+        try:
+            changed = change(letter)
+        except RequestInvalid as error:
+            print(f"error: {letter.id}: {error}", file=sys.stderr)
+            changed = False
         if changed:
             print(letter.id)
-    return _OK if all(changed for _, changed in outcomes) else _FAILED
+        failed = failed or not changed
+    return _FAILED if failed else _OK

@@ -127,10 +127,13 @@ return {{(#ARGV - 1) / 3, '0'}}
 """
 )
 
-#: ARGV: the letter's id, the task's name (empty if nobody knows), list and message. Gives whether it was there.
+#: ARGV: the letter's id, the task's name (empty if nobody knows), list and message. Gives whether it was there; -1 if
+#: its request has a verdict, which would stay the one that holds.
 _REPLAY = (
     PRELUDE
     + f"""
+local _, asked = split(ARGV[2])
+if asked == 'score' and redis.call('EXISTS', '{keys.result("")}' .. ARGV[2]) == 1 then return -1 end
 if redis.call('HDEL', '{keys.DEAD}', ARGV[1]) == 0 then return 0 end
 if ARGV[2] == '' then
     redis.call('LPUSH', ARGV[3], ARGV[4])
@@ -205,8 +208,15 @@ class Ledger:
         return tuple(str(self._redis.hget(keys.request(request_id), "history") or "").splitlines())
 
     def replay(self, letter: DeadLetter) -> bool:
-        """Put a dead letter's message back on its queue; False if somebody else took it from the dead letters."""
-        return bool(self._replay(args=[letter.id, letter.task or "", _list_of(letter), letter.message]))
+        """Put a dead letter's message back on its queue; False if somebody else took it from the dead letters.
+
+        Raises:
+            RequestInvalid: its request was answered.
+        """
+        replayed = self._replay(args=[letter.id, letter.task or "", _list_of(letter), letter.message])
+        if replayed == -1:
+            raise RequestInvalid("its request was answered with a failure; submit the picture again under a new id")
+        return bool(replayed)
 
     def drop(self, letter: DeadLetter) -> bool:
         """Forget a dead letter; False if it was gone already."""

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict
 from m3agiqa.cutting import CutPicture
-from m3agiqa.errors import Busy, M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
+from m3agiqa.errors import Busy, M3AGIQAError, PoisonTask, QueueUnavailable, RequestExpired, RequestInvalid
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.verdict import assemble
+from producers.dead import DeadLetter
 from worker.batcher import Batcher
 from worker.cache import ScoreCache
 from worker.decoding.budget import Budget, Hold
@@ -81,6 +82,10 @@ class Moderator:
 
         return self._answer(request, outcome, attempt, policy, image, clock.timings_ms)
 
+    def give_up(self, request: ScoreRequest, poison: PoisonTask, attempt: int, letter: DeadLetter) -> str:
+        """Answer a request that nobody may run again, and keep what happened as a dead letter."""
+        return self._answer(request, Failure.of(poison), attempt, self.default_policy, letter=letter)
+
     def refuse(self, request: ScoreRequest, invalid: RequestInvalid, attempt: int) -> str:
         """Answer a request that is not valid."""
         return self._answer(request, Failure.of(invalid), attempt, self.default_policy)
@@ -115,6 +120,7 @@ class Moderator:
         policy: Policy,
         image: ImageInfo | None = None,
         timings_ms: dict[str, float] | None = None,
+        letter: DeadLetter | None = None,
     ) -> str:
         verdict = assemble(
             request,
@@ -126,7 +132,7 @@ class Moderator:
             timings_ms=timings_ms,
             attempt=attempt,
         )
-        if not self.store.publish(verdict, _deliveries(request, verdict)):
+        if not self.store.publish(verdict, _deliveries(request, verdict), letter):
             return "another worker was first"
         return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
 

@@ -63,7 +63,8 @@ if redis.call('HGET', entry, kind .. '.run') == ARGV[2] then redis.call('HSET', 
 """
 )
 
-#: ARGV: the request's id, its verdict, for how many seconds that is kept, then task and message of each delivery.
+#: ARGV: the request's id, its verdict, for how many seconds that is kept, id and text of a dead letter that says more
+#: (empty if there is none), then task and message of each delivery.
 PUBLISH = (
     PRELUDE
     + _REMOVE
@@ -77,11 +78,15 @@ if not redis.call('SET', '{keys.result("")}' .. id, ARGV[2], 'NX', 'EX', ARGV[3]
     remove(entry, kind, id, ARGV[3])
     return 0
 end
-for at = 4, #ARGV, 2 do
+for at = 6, #ARGV, 2 do
     enqueue(ARGV[at], '{keys.DELIVER_QUEUE}', ARGV[at + 1])
     redis.call('HSET', entry, 'state', '{State.SCORED}')
 end
 note(entry, 'verdict published')
+if ARGV[4] ~= '' then
+    redis.call('HSET', '{keys.DEAD}', ARGV[4], ARGV[5])
+    redis.call('HINCRBY', entry, 'buried', 1)
+end
 remove(entry, kind, id, ARGV[3])
 redis.call('PUBLISH', '{keys.done("")}' .. id, '')
 return 1

@@ -105,12 +105,14 @@ class Store:
         with translated(self._url):
             self._mark(args=[lease.task, lease.run, State.SCORING])
 
-    def publish(self, verdict: Verdict, deliveries: Sequence[Delivery]) -> bool:
-        """Keep a verdict, announce it and enqueue its deliveries: all of it, or nothing if there is a verdict already.
+    def publish(self, verdict: Verdict, deliveries: Sequence[Delivery], letter: DeadLetter | None = None) -> bool:
+        """Keep a verdict, announce it and enqueue its deliveries, beside a dead letter if there is one: all of it, or
+        nothing if there is a verdict already.
 
         Says which.
         """
         arguments: list[str | int | float] = [verdict.request_id, verdict.model_dump_json(), self._result_ttl_s]
+        arguments += ["", ""] if letter is None else [letter.id, letter.model_dump_json()]
         for delivery in deliveries:
             arguments += [delivery_task(delivery.request_id, delivery.kind), deliver_message(delivery)]
         with translated(self._url):

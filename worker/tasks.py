@@ -98,13 +98,11 @@ def _given_back(store: Store, lease: Lease) -> Iterator[None]:
         raise
 
 
-def _refused(store: Store, lease: Lease, queue: str, payload: dict[str, Any]) -> str | None:
-    """Why there is nothing to do for this message; None if there is."""
-    if lease.outcome == "poison":
-        poison = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
-        store.bury(_dead(queue, payload, Failure.of(poison), lease.task, lease), lease)
-        return "poison, given up"
-    return None if lease.outcome == "begun" else f"a copy: its task is {lease.outcome}"
+_POISON = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
+
+
+def _poison(queue: str, payload: dict[str, Any], lease: Lease) -> DeadLetter:
+    return _dead(queue, payload, Failure.of(_POISON), lease.task, lease)
 
 
 def _dead(queue: str, payload: dict[str, Any], failure: Failure, task: str, lease: Lease | None = None) -> DeadLetter:
@@ -135,8 +133,10 @@ def score(task: Any, payload: dict[str, Any]) -> str | None:
         if request is None:
             raise invalid or InternalError("a request is valid or not")
         lease = store.begin_score(request, payload, retries=retries)
-        if refused := _refused(store, lease, keys.SCORE_QUEUE, payload):
-            return refused
+        if lease.outcome == "poison":
+            return moderator.give_up(request, _POISON, retries + 1, _poison(keys.SCORE_QUEUE, payload, lease))
+        if lease.outcome != "begun":
+            return f"a copy: its task is {lease.outcome}"
         with _given_back(store, lease):
             if invalid is not None:
                 return moderator.refuse(request, invalid, retries + 1)
@@ -151,8 +151,11 @@ def deliver(task: Any, payload: dict[str, Any]) -> str | None:
     with _never_lost(store, keys.DELIVER_QUEUE, payload, task.request.id):
         delivery = Delivery.parse(payload)
         lease = store.begin_delivery(delivery)
-        if refused := _refused(store, lease, keys.DELIVER_QUEUE, payload):
-            return refused
+        if lease.outcome == "poison":
+            store.bury(_poison(keys.DELIVER_QUEUE, payload, lease), lease)
+            return "poison, given up"
+        if lease.outcome != "begun":
+            return f"a copy: its task is {lease.outcome}"
         with _given_back(store, lease):
             return courier.handle(delivery, lease)
     return None

