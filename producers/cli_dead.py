@@ -18,7 +18,7 @@ from producers.dead import DeadLetter
 from producers.message import MAX_MESSAGE_BYTES
 
 #: As on the whole command line.
-_OK, _FAILED = 0, 1
+_OK, _FAILED, _WRONG = 0, 1, 2
 
 #: Characters of a reason, or of an event: ours are shorter.
 _REASON_CHARS = 4_000
@@ -93,14 +93,16 @@ def _change(client: Client, arguments: argparse.Namespace, change: Callable[[Dea
         letters = [letter for letter in client.dead_letters() if not (letter.cut and change == client.replay)]
     else:
         letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
-    failed = False
+    code = _OK
     for letter in letters:
         try:
             changed = change(letter)
         except RequestInvalid as error:
             print(f"error: {letter.id}: {error}", file=sys.stderr)
-            changed = False
+            code = _WRONG
+            continue
         if changed:
             print(letter.id)
-        failed = failed or not changed
-    return _FAILED if failed else _OK
+        else:
+            code = code or _FAILED
+    return code

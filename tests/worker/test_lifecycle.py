@@ -240,9 +240,9 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
     prelude = (
         "import worker.fetch\n"
         "fetch, kept = worker.fetch.Fetcher.fetch, []\n"
-        "def keep(self, url):\n"
+        "def keep(self, url, hold):\n"
         "    kept.append(b'x' * 30_000_000)\n"
-        "    return fetch(self, url)\n"
+        "    return fetch(self, url, hold)\n"
         "worker.fetch.Fetcher.fetch = keep\n"
     )
     worker = worker_process("score", prelude=prelude, memory_growth_limit_mib=256)
