@@ -140,7 +140,7 @@ def test_the_worker_reports_what_nobody_foresaw(
     # Given a worker whose fetching breaks in a way of its own
     prelude = (
         "import worker.fetch\n"
-        "def broken(self, url):\n"
+        "def broken(self, url, hold):\n"
         "    raise ZeroDivisionError(url)\n"
         "worker.fetch.Fetcher.fetch = broken\n"
     )
