@@ -118,6 +118,22 @@ class Message:
     task: str
     task_id: str
     payload: dict[str, Any]
+    priority: int
+    retries: int
+
+
+def rebuilt(raw: bytes | str, queue: str) -> str:
+    """The message that a worker of `queue` may believe: task, id, priority, retries and request of `raw`, and for
+    everything else what `envelope` writes. Celery and kombu read many headers, and some of them stop a worker.
+
+    Raises:
+        RequestInvalid: as `parse`.
+    """
+    told = parse(raw, queue)
+    parent = told.task_id.partition(":")[0] if queue == keys.DELIVER_QUEUE else None
+    return envelope(
+        queue, told.payload, task_id=told.task_id, priority=told.priority, retries=told.retries, parent_id=parent
+    )
 
 
 def parse(raw: bytes | str, queue: str) -> Message:
@@ -148,7 +164,13 @@ def parse(raw: bytes | str, queue: str) -> Message:
         raise RequestInvalid("headers.eta and headers.expires must be null: a worker would hold or drop the message")
     if message.get("content-type") != "application/json" or message.get("content-encoding") != "utf-8":
         raise RequestInvalid("content-type must be application/json and content-encoding utf-8")
-    return Message(task=headers["task"], task_id=headers["id"], payload=_payload(message, properties))
+    return Message(
+        task=headers["task"],
+        task_id=headers["id"],
+        payload=_payload(message, properties),
+        priority=properties["priority"],
+        retries=headers.get("retries", 0),
+    )
 
 
 def _payload(message: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:

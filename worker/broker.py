@@ -1,8 +1,9 @@
 """kombu's Redis transport with a check in front of it.
 
 Celery and kombu trust what lies on the list: something that is not JSON ends the worker, a message without a delivery
-tag drops its connection, an unknown task is logged with its arguments and forgotten. Here whatever is malformed becomes
-a dead letter, and the worker goes on.
+tag drops its connection, an unknown task is logged with its arguments and forgotten, one odd header ends the worker or
+is never acknowledged. Here whatever is malformed becomes a dead letter, of everything else Celery sees a message that
+was built here, and the worker goes on.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ class CheckedRedis(Redis):
             # What workers ask each other as they start is answered on lists of Celery's own.
             return reply
         try:
-            message.parse(raw, queue)
+            return list_key, message.rebuilt(raw, queue).encode()
         except RequestInvalid as error:
             self._bury(malformed(queue, raw, error))
             return None
-        return reply
 
 
 def malformed(queue: str, raw: bytes, error: RequestInvalid) -> DeadLetter:

@@ -209,3 +209,49 @@ def test_monitors_see_no_arguments(
     assert active["id"] == "x"
     assert {event["type"] for event in events} >= {"task-received", "task-started"}
     assert "private" not in json.dumps([active, events])
+
+
+#: What Celery 5.6 and kombu 5.7 read of a message beside its task, id and request.
+HEADERS = (
+    "lang", "root_id", "parent_id", "group", "group_index", "timelimit", "shadow", "argsrepr", "kwargsrepr", "origin",
+    "ignore_result", "replaced_task_nesting", "stamped_headers", "stamps", "compression", "x-custom", "reply_to",
+    "delivery_info", "redirected", "utc", "hostname",
+)  # fmt: skip
+PROPERTIES = (
+    "correlation_id", "reply_to", "delivery_mode", "expiration", "user_id", "cluster_id", "type", "app_id",
+    "message_id", "timestamp",
+)  # fmt: skip
+ODD: tuple[Any, ...] = (
+    5, -1, 1.5, True, "", "zlib", "a\nforged line of the log", [1], [5, 5], {"a": 1}, ["x", {"y": [None]}], "x" * 5000,
+)  # fmt: skip
+
+
+def test_no_header_or_property_of_a_stranger_reaches_celery(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a worker with few threads
+    worker = worker_process("score", concurrency=4, max_batch=2)
+    sent = 0
+    # when every header and property that Celery reads comes with every odd value, and a neighbour behind each kind
+    for part, names in (("headers", HEADERS), ("properties", PROPERTIES)):
+        for name in names:
+            for number, odd in enumerate(ODD):
+                request = {
+                    "image_url": web.url("a.png"),
+                    "prompt": "a private wish",
+                    "request_id": f"{part}-{name}-{number}",
+                }
+                hostile = json.loads(message.envelope(keys.SCORE_QUEUE, request, task_id=request["request_id"]))
+                hostile[part][name] = odd
+                redis.lpush(keys.SCORE_QUEUE, json.dumps(hostile))
+                sent += 1
+            neighbour = client.submit(image_url=web.url("b.png"), prompt="", priority=0)
+            assert client.result(neighbour, timeout=60).status == "scored"
+    # then each was scored like any other, by the same process
+    eventually(lambda: len(redis.keys(keys.result("*"))) == sent + len(HEADERS) + len(PROPERTIES), "every verdict")
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+    assert worker.process.poll() is None
+    assert redis.hlen(keys.DEAD) == 0
+    assert sent >= 300
+    assert "forged line" not in worker.log
+    assert "private wish" not in worker.log
