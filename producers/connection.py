@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from m3agiqa.errors import ConfigError, QueueUnavailable
@@ -20,6 +28,15 @@ CONNECT_TIMEOUT_S = 5.0
 RETRIES = 4
 #: Seconds a connection may have been idle before it is checked: firewalls forget it silently.
 HEALTH_CHECK_S = 10
+
+#: What passes by itself, or by an operator's hand, and is worth another try: full memory, and a failover under way.
+_PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
+#: What Redis says where redis-py keeps its code to itself.
+_REFUSALS: dict[type[RedisError], str] = {
+    OutOfMemoryError: "OOM, its memory is full: raise maxmemory, or let the queue drain",
+    ReadOnlyError: "READONLY, it is a replica: name the primary in its URL",
+    NoPermissionError: "NOPERM, the URL's user may not do this",
+}
 
 
 def connect(url: str, *, retries: int = RETRIES) -> Redis:
@@ -36,7 +53,7 @@ def connect(url: str, *, retries: int = RETRIES) -> Redis:
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_keepalive=True,
             health_check_interval=HEALTH_CHECK_S,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries, supported_errors=_PASSING),
         )
     except ValueError:
         raise ConfigError("the Redis URL must look like redis://host:6379/0, rediss:// for TLS") from None
@@ -58,8 +75,8 @@ def translated(url: str) -> Iterator[None]:
             f"Redis at {_place(url)} cannot be reached ({type(error).__name__}); is it running, and its URL right?"
         ) from None
     except RedisError as error:
-        # Redis' own code (OOM, READONLY, ...) is the first word; around it stands the command, with what it carries.
-        word = str(error).rpartition("caused error: ")[2].partition(" ")[0]
+        # Redis' own code (MISCONF, NOREPLICAS, ...) is the first word; around it stands what the command carries.
+        word = _REFUSALS.get(type(error)) or str(error).rpartition("caused error: ")[2].partition(" ")[0]
         raise QueueUnavailable(f"Redis at {_place(url)} refused a command: {word}") from None
 
 
