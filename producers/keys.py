@@ -9,6 +9,8 @@ DELIVER_TASK = "m3agiqa.deliver"
 
 #: Sorted set: every task that is owed, by when to look after it, in seconds of the Redis server's clock.
 OWED = "m3agiqa:owed"
+#: Sorted set: tasks whose entries in the ledger nobody can read, by when they were set aside.
+UNREAD = "m3agiqa:unread"
 #: Hash: what was given up, one JSON object each, by its id.
 DEAD = "m3agiqa:dead"
 

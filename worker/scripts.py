@@ -142,40 +142,51 @@ return 1
 """
 )
 
-#: ARGV: how many at most.
+#: ARGV: how many at most. Gives how many were overdue, and how many of them have entries that nobody can read: those
+#: are set aside, so that they keep no other from being looked after.
 SWEEP = (
     PRELUDE
     + f"""
 local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[1])
 local since = {{}}
-for at, task in ipairs(overdue) do
+
+local function look_after(at, task)
     local entry, kind = split(task)
     local fields = {{kind, kind .. '.list', kind .. '.queued', kind .. '.run', kind .. '.fair'}}
     local message, list, queued, run, fair = unpack(redis.call('HMGET', entry, unpack(fields)))
     if not message then
         redis.call('ZREM', OWED, task)
+        return
+    end
+    if not since[list] then since[list] = oldest(list) end
+    queued = tonumber(queued)
+    local lost = tonumber(run or 0) - tonumber(fair or 0)
+    if queued > 0 and queued >= since[list] then
+        redis.call('ZADD', OWED, now + math.min(math.max(now - queued, {LOST_AFTER_S}), {_LOOK_AGAIN_S}), task)
+    elseif queued == 0 and lost > 1 then
+        -- Multiples of the golden ratio fall evenly.
+        local wait = {_SPREAD_S} * (lost - 1) * ((at * 0.618034 + now) % 1)
+        redis.call('HSET', entry, kind .. '.queued', -1)
+        redis.call('ZADD', OWED, now + wait, task)
+        note(entry, kind .. string.format(' was lost %d times in a row, again in %.1f s', lost, wait))
+    elseif queued > 0 or lost > 0 then
+        -- It has waited before.
+        since[list] = enqueue(task, list, message, since[list])
+        note(entry, kind .. ' was lost, queued again')
     else
-        if not since[list] then since[list] = oldest(list) end
-        queued = tonumber(queued)
-        local lost = tonumber(run or 0) - tonumber(fair or 0)
-        if queued > 0 and queued >= since[list] then
-            redis.call('ZADD', OWED, now + math.min(math.max(now - queued, {LOST_AFTER_S}), {_LOOK_AGAIN_S}), task)
-        elseif queued == 0 and lost > 1 then
-            -- Multiples of the golden ratio fall evenly.
-            local wait = {_SPREAD_S} * (lost - 1) * ((at * 0.618034 + now) % 1)
-            redis.call('HSET', entry, kind .. '.queued', -1)
-            redis.call('ZADD', OWED, now + wait, task)
-            note(entry, kind .. string.format(' was lost %d times in a row, again in %.1f s', lost, wait))
-        elseif queued > 0 or lost > 0 then
-            -- It has waited before.
-            since[list] = enqueue(task, list, message, since[list])
-            note(entry, kind .. ' was lost, queued again')
-        else
-            enqueue(task, list, message)
-            note(entry, kind .. ' due, queued again')
-        end
+        enqueue(task, list, message)
+        note(entry, kind .. ' due, queued again')
     end
 end
-return #overdue
+
+local unread = 0
+for at, task in ipairs(overdue) do
+    if not pcall(look_after, at, task) then
+        unread = unread + 1
+        redis.call('ZREM', OWED, task)
+        redis.call('ZADD', '{keys.UNREAD}', now, task)
+    end
+end
+return {{#overdue, unread}}
 """
 )

