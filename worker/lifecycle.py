@@ -26,7 +26,7 @@ from worker.batcher import Batcher
 from worker.health import Health
 from worker.reporting import setup_sentry
 from worker.settings import Settings
-from worker.store import Store, Sweeper
+from worker.store import Renewer, Store, Sweeper
 from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def _serve(app: Any, queues: list[str], settings: Settings, threads: int) -> Non
     if keys.SCORE_QUEUE in queues:
         batcher = _prepare_score(app, settings, store, threads)
         checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
+    renewer = Renewer(store, hands.held, lambda: all(check() for check in checks))
+    _on_stop.append(renewer.stop)
     sweeper = Sweeper(store)
     _on_stop.append(sweeper.stop)
     checks.append(lambda: sweeper.alive)

@@ -54,6 +54,21 @@ return {{poison and 'poison' or 'begun', run, redis.call('HGET', entry, 'history
 """
 )
 
+#: ARGV: seconds of a lease, then task and run of each that is still worked on.
+RENEW = (
+    PRELUDE
+    + """
+for at = 2, #ARGV, 2 do
+    local entry, kind = split(ARGV[at])
+    local run, fair, queued = unpack(redis.call('HMGET', entry, kind .. '.run', kind .. '.fair', kind .. '.queued'))
+    -- A run that has ended properly is put off until it is due.
+    if run == ARGV[at + 1] and fair ~= run and queued == '0' then
+        redis.call('ZADD', OWED, 'XX', now + ARGV[1], ARGV[at])
+    end
+end
+"""
+)
+
 #: ARGV: task, run, the state its request is in now.
 MARK = (
     PRELUDE

@@ -48,10 +48,15 @@ class Settings(BaseSettings):
     score_retry_delays_s: Delays = Field(
         default=(5, 30), description="Seconds until a retryable failure (a picture server's 503, say) is tried again."
     )
+    lease_s: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds until a task whose worker died is given to another; a worker that lives renews them.",
+    )
     visibility_timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds until a task whose worker died is given to another; "
+        description="Seconds after which a task is given to another although its worker lives; "
         "unset, three times fetching, waiting and scoring together.",
     )
 

@@ -29,8 +29,9 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -63,6 +64,8 @@ class Lease:
     #: Counts its beginnings, by all workers.
     run: int
     history: tuple[str, ...]
+    #: When it was begun, seconds of the monotonic clock.
+    since: float = field(default_factory=time.monotonic)
 
 
 class Store:
@@ -73,9 +76,11 @@ class Store:
         self._redis = connect(self._url, retries=_RETRIES)
         self._result_ttl_s = settings.result_ttl_s
         self._score_ttl_s = settings.score_cache_ttl_s
-        self._lease_s = settings.effective_visibility_timeout_s
+        self._longest_run_s = settings.effective_visibility_timeout_s
+        self.lease_s = min(settings.lease_s, self._longest_run_s)
         self._max_lost_runs = settings.max_lost_runs
         self._begin = self._redis.register_script(scripts.BEGIN)
+        self._renew = self._redis.register_script(scripts.RENEW)
         self._mark = self._redis.register_script(scripts.MARK)
         self._publish = self._redis.register_script(scripts.PUBLISH)
         self._finish = self._redis.register_script(scripts.FINISH)
@@ -84,21 +89,29 @@ class Store:
         self._sweep = self._redis.register_script(scripts.SWEEP)
 
     def begin_score(self, request: ScoreRequest, payload: Mapping[str, Any], *, retries: int) -> Lease:
-        """Take the scoring of a request, which came as `payload`, for as long as the visibility timeout."""
+        """Take the scoring of a request, which came as `payload`, for `lease_s` seconds."""
         task, priority = request.request_id, request.priority
         envelope = message.envelope(keys.SCORE_QUEUE, payload, task_id=task, priority=priority, retries=retries)
         return self._take(task, message.list_key(keys.SCORE_QUEUE, priority), envelope)
 
     def begin_delivery(self, delivery: Delivery) -> Lease:
-        """Take a delivery, for as long as the visibility timeout."""
+        """Take a delivery, for `lease_s` seconds."""
         task = delivery_task(delivery.request_id, delivery.kind)
         return self._take(task, message.list_key(keys.DELIVER_QUEUE), deliver_message(delivery))
 
     def _take(self, task: str, list_key: str, envelope: str) -> Lease:
-        arguments: list[str | int | float] = [task, list_key, envelope, self._lease_s, self._max_lost_runs, _whoami()]
+        arguments: list[str | int | float] = [task, list_key, envelope, self.lease_s, self._max_lost_runs, _whoami()]
         with translated(self._url):
             outcome, run, history = self._begin(args=arguments)
         return Lease(task, outcome, int(run), tuple(history.splitlines()))
+
+    def renew(self, leases: Sequence[Lease]) -> None:
+        """Keep tasks for another `lease_s` seconds, but none for longer than the visibility timeout in all."""
+        now = time.monotonic()
+        going = [lease for lease in leases if now - lease.since < self._longest_run_s]
+        if going:
+            with translated(self._url):
+                self._renew(args=[self.lease_s, *(word for lease in going for word in (lease.task, lease.run))])
 
     def mark_scoring(self, lease: Lease) -> None:
         """Write down that the picture is fetched and waits for the model."""
@@ -187,6 +200,33 @@ def deliver_message(delivery: Delivery) -> str:
 @cache
 def _whoami() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Renewer:
+    """A thread that renews the leases in `held`, as long as `alive` says that their work moves."""
+
+    def __init__(self, store: Store, held: Callable[[], Sequence[Lease]], alive: Callable[[], bool]) -> None:
+        self._store, self._held, self._alive = store, held, alive
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="renewer", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._store.lease_s / 4):
+            if self._alive():
+                try:
+                    self._store.renew(self._held())
+                except QueueUnavailable as error:
+                    logger.warning("leases could not be renewed: %s", error)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stop within a few seconds, even while Redis is away."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
 
 
 class Sweeper:

@@ -217,6 +217,8 @@ def trusting(*servers: Any, **settings: Any) -> Fetcher:
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
     """A worker's view of an empty Redis; a lease lasts 1,000 s, and the third run that is lost is one too many."""
-    store = Store(Settings(redis_url=redis_url, result_ttl_s=100, visibility_timeout_s=1000, max_lost_runs=2))
+    store = Store(
+        Settings(redis_url=redis_url, result_ttl_s=100, lease_s=1000, visibility_timeout_s=1000, max_lost_runs=2)
+    )
     yield store
     store.close()

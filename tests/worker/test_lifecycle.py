@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -330,3 +331,22 @@ def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_
 def test_a_start_that_fails_for_any_reason_ends_the_process() -> None:
     with pytest.raises(SystemExit, match="1"), _or_end():
         raise TimeoutError
+
+
+def test_the_tasks_of_a_killed_worker_are_taken_over_after_their_leases(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a worker that is killed while it fetches, and an idle one beside it; runs may take ten minutes
+    settings = {"lease_s": 2, "visibility_timeout_s": 600, "fetch_timeout_s": 60}
+    web.gate.clear()
+    dying = worker_process("score", **settings)
+    ids = submit(client, web, 3)
+    eventually(lambda: redis.hlen("unacked") == 3, "the worker has them")
+    worker_process("score", **settings)
+    # when it has kept them for several leases, they are still its own
+    time.sleep(5)
+    assert all("begun by" not in line for name in ids for line in client.history(name)[2:])
+    dying.kill()
+    web.gate.set()
+    # then the other one scores them
+    assert {client.result(name, timeout=PATIENCE_S).status for name in ids} == {"scored"}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from redis import Redis
 
 from m3agiqa.contract import Verdict
@@ -142,3 +145,27 @@ def test_a_verdict_is_kept_as_it_was(store: Store, client: Client) -> None:
     one = verdict("r").model_copy(update={"metadata": {"ü": 1.5}})
     store.publish(one, [])
     assert Verdict.model_validate_json(one.model_dump_json()) == client.result("r", timeout=0)
+
+
+def test_a_lease_that_is_renewed_stays(redis_url: str, redis: Redis) -> None:
+    # given two tasks begun for a short time, and one that another worker has taken over
+    store = Store(Settings(redis_url=redis_url, lease_s=30, visibility_timeout_s=1000))
+    kept, dropped, lost = (begin(store, name) for name in ("kept", "dropped", "lost"))
+    # when only one is renewed after 20 s
+    pass_time(redis, 20)
+    store.renew([kept, replace(lost, run=lost.run + 1), replace(dropped, since=time.monotonic() - 2000)])
+    pass_time(redis, 20)
+    # then the others are overdue: one that a worker has had for too long, and one whose later run is not this worker's
+    assert store.sweep() == 2
+    assert {task for task, _ in redis.zrange(keys.OWED, 0, -1, withscores=True)} == {"kept", "dropped", "lost"}
+    assert {taken(redis), taken(redis)} == {"dropped", "lost"}
+    store.close()
+
+
+def test_a_renewal_brings_nothing_back(store: Store, redis: Redis) -> None:
+    lease = begin(store, "r")
+    store.release(lease, delay_s=500, why="busy")
+    before = redis.zscore(keys.OWED, "r")
+    store.renew([lease, replace(lease, task="gone")])
+    assert redis.zscore(keys.OWED, "r") == before
+    assert redis.zcard(keys.OWED) == 1
