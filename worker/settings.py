@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
 
     memory_growth_limit_mib: int = Field(
-        default=8192,
+        default=4096,
         ge=0,
         description="Mebibytes by which a worker may outgrow its start before it ends; 0, no limit.",
     )
