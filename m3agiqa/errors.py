@@ -30,6 +30,7 @@ score: at the edges it becomes a `contract.Failure`.
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
+    ├── Busy                      no thread of this worker is free for its server now      (retryable)
     ├── PoisonTask                it took too many workers along
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
     └── InternalError             a defect of ours                                      (retryable)
@@ -88,8 +89,14 @@ class FetchRefused(FetchError):
 
 
 class FetchUnavailable(FetchError):
+    """The picture is not there now; `retry_after_s` is what its server asked for, if it did."""
+
     code = "fetch_unavailable"
     retryable = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ConfigError(M3AGIQAError):
@@ -176,6 +183,17 @@ class QueueFull(M3AGIQAError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.submitted = tuple(submitted)
+
+
+class Busy(M3AGIQAError):
+    """Its server has all threads of this worker that it may have now; there may be one in `delay_s` seconds."""
+
+    code = "busy"
+    retryable = True
+
+    def __init__(self, message: str, delay_s: float) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
 
 
 class PoisonTask(M3AGIQAError):

@@ -71,7 +71,7 @@ def _start(instance: Any, **_: Any) -> None:
         settings = Settings.from_environment()
         queues = list(instance.app.amqp.queues.consume_from)
         _check_command_line(instance, queues, settings)
-        _serve(instance.app, queues, settings)
+        _serve(instance.app, queues, settings, instance.concurrency)
 
 
 @contextmanager
@@ -98,16 +98,18 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
         )
 
 
-def _serve(app: Any, queues: list[str], settings: Settings) -> None:
+def _serve(app: Any, queues: list[str], settings: Settings, threads: int) -> None:
     from worker.tasks import hands
 
     store = Store(settings)
     _on_stop.append(store.close)
     checks: list[Callable[[], bool]] = []
+    # Of a worker for both queues, neither takes all.
+    threads = max(1, threads // len(queues))
     if keys.DELIVER_QUEUE in queues:
-        _prepare_deliver(app, settings, store)
+        _prepare_deliver(app, settings, store, threads)
     if keys.SCORE_QUEUE in queues:
-        batcher = _prepare_score(app, settings, store)
+        batcher = _prepare_score(app, settings, store, threads)
         checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
     sweeper = Sweeper(store)
     _on_stop.append(sweeper.stop)
@@ -125,15 +127,21 @@ def _serve(app: Any, queues: list[str], settings: Settings) -> None:
         _on_ready.append(health.ready)
 
 
-def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
-    from worker.courier import Courier, Slots
+def _prepare_deliver(app: Any, settings: Settings, store: Store, threads: int) -> None:
+    from worker.courier import LONGEST_DELAY_S, Courier
     from worker.deliver import Sender
+    from worker.shares import Shares
 
-    slots = Slots(settings.deliver_max_per_host)
-    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
+    shares = Shares(
+        threads,
+        per_server=settings.deliver_max_per_host,
+        slow_share=settings.slow_share,
+        longest_delay_s=LONGEST_DELAY_S,
+    )
+    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings, shares))
 
 
-def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
+def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> Batcher:
     # Not at the top: a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policy
@@ -141,7 +149,8 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     from m3agiqa.scorer import FakeScorer, load_scorer
     from worker.cache import ScoreCache, fingerprint
     from worker.fetch import Fetcher
-    from worker.moderator import Moderator
+    from worker.moderator import LONGEST_DELAY_S, Moderator
+    from worker.shares import Shares
 
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
@@ -158,8 +167,9 @@ def _prepare_score(app: Any, settings: Settings, store: Store) -> Batcher:
     gc.collect()
     gc.freeze()
     cache = ScoreCache(store, fingerprint(scoring.info, profile.model_dump_json() if profile else ""))
+    shares = Shares(threads, slow_share=settings.slow_share, longest_delay_s=LONGEST_DELAY_S)
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
-        settings, store, cache, Fetcher(settings), batcher, Policy.load(settings.policy)
+        settings, store, cache, Fetcher(settings, shares), batcher, Policy.load(settings.policy)
     )
     return batcher
 

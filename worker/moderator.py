@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest, Verdict
-from m3agiqa.errors import M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
+from m3agiqa.errors import Busy, M3AGIQAError, QueueUnavailable, RequestExpired, RequestInvalid
 from m3agiqa.images import open_picture
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policy
@@ -28,6 +28,9 @@ from worker.settings import Settings
 from worker.store import Lease, Store
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that a request is put off for a busy picture server, at most.
+LONGEST_DELAY_S = 30.0
 
 #: Stands for what is wrong in an invalid request.
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
@@ -51,7 +54,7 @@ class Moderator:
             QueueUnavailable: the outcome could not be kept; the request must be handled again.
         """
         clock = Stopwatch(request.submitted_at)
-        policy, image = self.default_policy, None
+        policy, image, asked_for_s = self.default_policy, None, 0.0
         outcome: Scores | Failure
         try:
             policy = self._policy(request.policy)
@@ -65,12 +68,16 @@ class Moderator:
                 outcome = self._score(request, Job(picture, neutralised(request.prompt), request.aspects), lease)
         except QueueUnavailable:
             raise
+        except Busy as busy:
+            self.store.release(lease, delay_s=busy.delay_s, why=str(busy))
+            return f"{busy}, again in {busy.delay_s:.1f} s"
         except Exception as error:
             outcome = failure_of(error, request.request_id)
+            asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
         delays = self.settings.score_retry_delays_s
         if attempt <= len(delays) and (passing := _passing(outcome)):
-            delay_s = delays[attempt - 1]
+            delay_s = max(delays[attempt - 1], asked_for_s)
             self.store.score_later(lease, request, retries=attempt, delay_s=delay_s, why=passing.code)
             return f"{passing.code}, again in {delay_s:g} s"
 
