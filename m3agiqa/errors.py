@@ -96,8 +96,14 @@ class FetchRefused(FetchError):
 
 
 class FetchUnavailable(FetchError):
+    """The picture is not there now; `retry_after_s` is what its server asked for, if it did."""
+
     code = "fetch_unavailable"
     retryable = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ConfigError(M3AGIQAError):

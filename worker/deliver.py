@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal, Self
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
@@ -18,8 +16,9 @@ from m3agiqa.contract import Instant, describe_validation
 from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, InternalError
 from m3agiqa.quoting import quoted
 from worker import s3
-from worker.http import Transport, endpoint_of, host_of, place_named
+from worker.http import Transport, endpoint_of, host_of, place_named, retry_after_s
 from worker.settings import Settings
+from worker.shares import Shares
 
 #: Seconds. A receiver cannot ask for more patience than this.
 MAX_RETRY_AFTER_S = 86_400.0
@@ -58,12 +57,15 @@ class Delivery(BaseModel):
 class Sender:
     """Delivers. Safe to share among threads.
 
+    `shares` says how many threads a receiver may have; a bucket counts as one. Without it, any number.
+
     Raises:
         ConfigError: a webhook secret breaks the standard, one is for what cannot be a host, or `deliver_allow_hosts`
             holds more than host:port.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
+        self._shares = shares or Shares()
         self._timeout_s = settings.deliver_timeout_s
         self._buckets = settings.deliver_s3_buckets
         self._web = Transport(
@@ -71,6 +73,7 @@ class Sender:
             allow_hosts=settings.deliver_allow_hosts,
             forbidden=DeliveryForbidden,
             unavailable=DeliveryUnavailable,
+            shares=self._shares,
         )
         self._s3 = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
         self._signers = _signers(settings.webhook_secrets)
@@ -83,6 +86,7 @@ class Sender:
             DeliveryForbidden: the destination is not allowed or does not exist, or nothing is configured to sign with.
             DeliveryGone: the receiver answered 410.
             DeliveryUnavailable: anything else; `retry_after_s` if the receiver named a time.
+            Busy: the receiver has all threads it may have; nothing was sent, or not all of it.
         """
         if delivery.kind == "callback":
             self._post(delivery)
@@ -100,12 +104,12 @@ class Sender:
         ) as response:
             # The body is left unread: the status says all, and a receiver cannot make us wait for more.
             host, status = host_of(response), response.status_code
-            retry_after = response.headers.get("retry-after")
+            asked_for_s = retry_after_s(response, MAX_RETRY_AFTER_S)
         if 200 <= status < 300:
             return
         if status == 410:
             raise DeliveryGone(f"{host} answered 410")
-        raise DeliveryUnavailable(f"{host} answered {status}", retry_after_s=_seconds(retry_after))
+        raise DeliveryUnavailable(f"{host} answered {status}", retry_after_s=asked_for_s)
 
     def _signers_of(self, url: str) -> list[Webhook]:
         """A receiver with secrets of its own learns none that another one verifies with."""
@@ -120,14 +124,15 @@ class Sender:
         bucket, prefix = s3.split(delivery.url, self._buckets, DeliveryForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         try:
-            self._s3.put_object(
-                Bucket=bucket,
-                Key=_key(prefix, delivery),
-                Body=delivery.body.encode(),
-                ContentType="application/json",
-                # The first verdict stays: a repeated delivery changes nothing a reader may have seen.
-                IfNoneMatch="*",
-            )
+            with self._shares.take(f"s3://{bucket}", may_give_way=False):
+                self._s3.put_object(
+                    Bucket=bucket,
+                    Key=_key(prefix, delivery),
+                    Body=delivery.body.encode(),
+                    ContentType="application/json",
+                    # The first verdict stays: a repeated delivery changes nothing a reader may have seen.
+                    IfNoneMatch="*",
+                )
         except ClientError as error:
             status, code = s3.reason(error)
             if status == 412:
@@ -191,18 +196,3 @@ def _key(prefix: str, delivery: Delivery) -> str:
     day = delivery.submitted_at.astimezone(UTC).date().isoformat()
     name = f"results/v1/dt={day}/{delivery.request_id}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None if it says neither."""
-    if retry_after is None:
-        return None
-    if re.fullmatch(r"\d{1,18}", retry_after.strip()):
-        seconds = float(retry_after)
-    else:
-        try:
-            when = parsedate_to_datetime(retry_after)
-        except (ValueError, OverflowError):
-            return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from typing import Any
 from urllib.parse import urljoin
 
 import requests
@@ -15,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from worker import s3
 from worker.decoding.budget import Budget, Hold
-from worker.http import Transport, host_of, is_temporary, location_of
+from worker.http import Transport, host_of, is_temporary, location_of, retry_after_s
 from worker.settings import Settings
+from worker.shares import Share, Shares
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 65_536
@@ -25,16 +26,21 @@ HELD_AHEAD = 2**20
 
 #: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
 _UNENCODED = {"", "identity", "aws-chunked"}
+#: Seconds. A picture server cannot ask for more patience than this.
+MAX_RETRY_AFTER_S = 300.0
 
 
 class Fetcher:
     """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
 
+    `shares` says how many threads a server may have; a bucket counts as one. Without it, any number.
+
     Raises:
         ConfigError: `fetch_allow_hosts` holds something other than host:port.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
+        self._shares = shares or Shares()
         self._timeout_s = settings.fetch_timeout_s
         self._max_bytes = settings.fetch_max_bytes
         self._buckets = settings.fetch_s3_buckets
@@ -44,6 +50,8 @@ class Fetcher:
             ports=settings.fetch_ports,
             forbidden=FetchForbidden,
             unavailable=FetchUnavailable,
+            shares=self._shares,
+            first_byte_s=settings.fetch_first_byte_s,
         )
         # Without a bucket it can never be used, and looking for credentials takes time.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
@@ -56,9 +64,9 @@ class Fetcher:
         Raises:
             FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
             FetchRefused: the server will not serve it (4xx), redirects too often, or encodes it unasked.
-            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx.
+            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
             ImageTooLarge: more than `fetch_max_bytes`.
-            Busy: there is no room for them now.
+            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the picture.
         """
         until = time.monotonic() + self._timeout_s
         hold = hold or Hold(Budget(self._max_bytes))
@@ -78,8 +86,10 @@ class Fetcher:
     def _body(self, response: requests.Response, hold: Hold) -> bytes:
         host, status = host_of(response), response.status_code
         if status != 200:
-            failure = FetchUnavailable if is_temporary(status) else FetchRefused
-            raise failure(f"{host} answered {status}")
+            if is_temporary(status):
+                asked_for_s = retry_after_s(response, MAX_RETRY_AFTER_S)
+                raise FetchUnavailable(f"{host} answered {status}", retry_after_s=asked_for_s)
+            raise FetchRefused(f"{host} answered {status}")
         encodings = {word.strip() for word in response.headers.get("content-encoding", "").lower().split(",")}
         if not encodings <= _UNENCODED:
             raise FetchRefused(f"{host} compressed its answer, though asked not to")
@@ -91,13 +101,13 @@ class Fetcher:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         try:
-            found = self._s3.get_object(Bucket=bucket, Key=key)
-            # Some services say no length, and send in chunks, whose end tells itself.
-            length = found.get("ContentLength", 0)
-            with found["Body"] as body:
-                # One wait a chunk: read() would wait for a full one however little arrives at a time.
-                chunks = iter(partial(body.read1, CHUNK_BYTES), b"")
-                data = self._capped(chunks, length, hold, until)
+            # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
+            with self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
+                found = self._s3.get_object(Bucket=bucket, Key=key)
+                # Some services say no length, and send in chunks, whose end tells itself.
+                length = found.get("ContentLength", 0)
+                with found["Body"] as body:
+                    data = self._capped(self._chunks(body, until, share), length, hold)
             if len(data) < length:
                 raise FetchUnavailable(f"s3://{bucket} broke off")
             return data
@@ -110,7 +120,15 @@ class Fetcher:
         except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
             raise FetchUnavailable(f"s3://{bucket} cannot be read ({type(error).__name__})") from None
 
-    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold, until: float | None = None) -> bytes:
+    def _chunks(self, body: Any, until: float, share: Share) -> Iterator[bytes]:
+        # One wait a chunk: read() would wait for a full one however little arrives at a time.
+        while chunk := body.read1(CHUNK_BYTES):
+            yield chunk
+            if time.monotonic() >= until:
+                raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
+            share.go_on()
+
+    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
         if announced > self._max_bytes:
             raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
         body = io.BytesIO()
@@ -122,7 +140,5 @@ class Fetcher:
             if size > held:
                 held = size + HELD_AHEAD
                 hold.resize(held)
-            if until is not None and time.monotonic() >= until:
-                raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
         hold.resize(body.tell())
         return body.getvalue()

@@ -112,8 +112,10 @@ def _serve(app: Any, queues: list[str], settings: Settings, threads: int) -> Non
     store = Store(settings)
     _on_stop.append(store.close)
     checks: list[Callable[[], bool]] = []
+    # Of a worker for both queues, neither takes all.
+    threads = max(1, threads // len(queues))
     if keys.DELIVER_QUEUE in queues:
-        _prepare_deliver(app, settings, store)
+        _prepare_deliver(app, settings, store, threads)
     if keys.SCORE_QUEUE in queues:
         batcher = _prepare_score(app, settings, store, threads)
         checks.append(lambda: batcher.alive(HANGING_AFTER * settings.score_timeout_s))
@@ -135,17 +137,23 @@ def _serve(app: Any, queues: list[str], settings: Settings, threads: int) -> Non
         _on_ready.append(health.ready)
 
 
-def _prepare_deliver(app: Any, settings: Settings, store: Store) -> None:
-    from worker.courier import Courier, Slots
+def _prepare_deliver(app: Any, settings: Settings, store: Store, threads: int) -> None:
+    from worker.courier import LONGEST_DELAY_S, Courier
     from worker.deliver import Sender
+    from worker.shares import Shares
 
     if not settings.webhook_secrets and not any(settings.webhook_host_secrets.values()):
         logger.warning(
             "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned; "
             "set M3AGIQA_WEBHOOK_SECRETS"
         )
-    slots = Slots(settings.deliver_max_per_host)
-    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings), slots)
+    shares = Shares(
+        threads,
+        per_server=settings.deliver_max_per_host,
+        slow_share=settings.slow_share,
+        longest_delay_s=LONGEST_DELAY_S,
+    )
+    app.tasks[keys.DELIVER_TASK].courier = Courier(settings, store, Sender(settings, shares))
 
 
 def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> Batcher:
@@ -158,7 +166,8 @@ def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> 
     from worker.decoding.budget import Budget
     from worker.decoding.pool import Decoders
     from worker.fetch import Fetcher
-    from worker.moderator import Moderator
+    from worker.moderator import LONGEST_DELAY_S, Moderator
+    from worker.shares import Shares
 
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
@@ -184,8 +193,10 @@ def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> 
     )
     _on_stop.append(decoders.close)
     budget = Budget(settings.picture_budget_mib * 2**20)
+    shares = Shares(threads, slow_share=settings.slow_share, longest_delay_s=LONGEST_DELAY_S)
+    fetcher = Fetcher(settings, shares)
     app.tasks[keys.SCORE_TASK].moderator = Moderator(
-        settings, store, cache, Fetcher(settings), decoders, budget, batcher, Policy.load(settings.policy)
+        settings, store, cache, fetcher, decoders, budget, batcher, Policy.load(settings.policy)
     )
     return batcher
 

@@ -32,6 +32,9 @@ from worker.store import Lease, Store
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that a request is put off for a busy picture server, at most.
+LONGEST_DELAY_S = 30.0
+
 #: Stands for what is wrong in an invalid request.
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
@@ -56,7 +59,7 @@ class Moderator:
             QueueUnavailable: the outcome could not be kept; the request must be handled again.
         """
         clock = Stopwatch(request.submitted_at)
-        policy, image = self.default_policy, None
+        policy, image, asked_for_s = self.default_policy, None, 0.0
         outcome: Scores | Failure
         try:
             policy = self._policy(request.policy)
@@ -73,10 +76,11 @@ class Moderator:
             return f"{busy}, again in {busy.delay_s:.1f} s"
         except Exception as error:
             outcome = failure_of(error, request.request_id)
+            asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
         delays = self.settings.score_retry_delays_s
         if attempt <= len(delays) and (passing := _passing(outcome)):
-            delay_s = delays[attempt - 1]
+            delay_s = max(delays[attempt - 1], asked_for_s)
             self.store.score_later(lease, request, retries=attempt, delay_s=delay_s, why=passing.code)
             return f"{passing.code}, again in {delay_s:g} s"
 

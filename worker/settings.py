@@ -68,6 +68,11 @@ class Settings(BaseSettings):
     )
 
     fetch_timeout_s: float = Field(default=20, gt=0, description="Seconds to fetch a picture, in all.")
+    fetch_first_byte_s: float = Field(
+        default=5,
+        gt=0,
+        description="Seconds of these until its server must have begun to answer, status and headers complete.",
+    )
     fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of a picture as fetched, at most.")
     fetch_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         default=(80, 443), description="Ports a picture may be fetched from."
@@ -108,12 +113,22 @@ class Settings(BaseSettings):
         description="Seconds until a failed delivery is tried again, plus up to a fifth; then it is dead.",
     )
     deliver_max_per_host: int = Field(
-        default=8, ge=1, description="Deliveries to one receiver at a time, by one worker; keep it below its threads."
+        default=8,
+        ge=1,
+        description="Deliveries to one receiver (its domain, or its address) at a time, by one worker; keep it below "
+        "its threads.",
     )
     deliver_allow_hosts: Names = Field(
         default=(), description="host:port pairs of receivers trusted although private or on an unusual port."
     )
     deliver_s3_buckets: Names = Field(default=(), description="Buckets that verdicts may be written to.")
+    slow_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Part of a worker's threads that may wait longer than a second for picture servers or receivers; "
+        "one slow server gets half of it. More if your own are slow.",
+    )
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
 
     memory_growth_limit_mib: int = Field(

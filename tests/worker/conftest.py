@@ -64,9 +64,11 @@ class Handler(BaseHTTPRequestHandler):
 
 class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
+    #: A connection that does not fit in is tried again after a second.
+    request_queue_size = 128
 
-    def __init__(self, answers: Answer) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answers: Answer, address: str) -> None:
+        super().__init__((address, 0), Handler)
         self.answers = answers
         self.received: list[Received] = []
         self.over = threading.Event()
@@ -84,12 +86,12 @@ class HttpServer(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], HttpServer]]:
+def serve() -> Iterator[Callable[..., HttpServer]]:
     """Starts an HTTP server that answers with the given function."""
     servers = []
 
-    def start(answers: Answer) -> HttpServer:
-        server = HttpServer(answers)
+    def start(answers: Answer, address: str = "127.0.0.1") -> HttpServer:
+        server = HttpServer(answers, address)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         servers.append(server)
         return server

@@ -1,56 +1,42 @@
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from worker.courier import Slots, receiver
+from redis import Redis
 
-
-def test_as_many_as_the_limit_are_let_in_and_each_place_has_its_own() -> None:
-    slots = Slots(2)
-    assert [slots.enter("slow"), slots.enter("slow"), slots.enter("other")] == [0, 0, 0]
-    assert slots.enter("slow") > 0
-    slots.leave("slow", 0.1)
-    assert slots.enter("slow") == 0
-
-
-def test_those_turned_away_come_back_the_later_the_more_they_are_and_the_longer_it_takes() -> None:
-    # given a place that takes ten seconds at a time
-    slots = Slots(1)
-    for _ in range(50):
-        slots.enter("slow")
-        slots.leave("slow", 10)
-    slots.enter("slow")
-    # when thousands want in
-    waits = [slots.enter("slow") for _ in range(1000)]
-    # then they spread over the time that it takes to serve them
-    assert 9 < waits[0] < 13
-    assert waits[10] > 100
-    assert max(waits) <= 300
-    assert min(waits) >= 0.1
+from m3agiqa.errors import Busy
+from producers import Client, State
+from tests.worker.ledger import delivery, pass_time
+from worker.courier import Courier
+from worker.deliver import Delivery
+from worker.settings import Settings
+from worker.store import Store
 
 
-def test_a_quick_place_is_forgotten_once_nobody_is_there() -> None:
-    slots = Slots(1)
-    for number in range(1000):
-        slots.enter(str(number))
-        slots.leave(str(number), 0.1)
-    assert len(slots._places) == 0
+class Receiver:
+    """Stands for a sender: busy until it is not."""
+
+    busy = True
+
+    def send(self, delivery: Delivery) -> None:
+        if self.busy:
+            raise Busy("its server has all threads that one may have", 7.5)
 
 
-@pytest.mark.parametrize(
-    ("url", "place"),
-    [
-        ("https://Hooks.example/path", "hooks.example:443"),
-        ("https://hooks.example?tenant=1", "hooks.example:443"),
-        ("https://hooks.example#x", "hooks.example:443"),
-        ("https://hooks.example.:443", "hooks.example:443"),
-        ("https://hooks.example:8443/a?b", "hooks.example:8443"),
-        ("https://Bücher.example/", "xn--bcher-kva.example:443"),
-        ("https://user@hooks.example/", "hooks.example:443"),
-        ("s3://bucket/prefix", "bucket"),
-        ("http://[::1", "[::1"),
-        ("no url", ""),
-    ],
-)
-def test_one_receiver_is_one_place_whatever_it_is_asked(url: str, place: str) -> None:
-    assert receiver(url) == place
+def test_a_delivery_to_a_busy_receiver_is_put_off_and_has_no_attempt_less(
+    store: Store, client: Client, redis: Redis
+) -> None:
+    # given a receiver that is busy more often than a delivery has attempts
+    receiver: Any = Receiver()
+    courier = Courier(Settings(deliver_retry_delays_s=()), store, receiver)
+    for _ in range(10):
+        said = courier.handle(delivery(), store.begin_delivery(delivery()))
+        assert said == "its server has all threads that one may have, again in 7.5 s"
+        # when its time has come
+        assert store.sweep() == 0
+        pass_time(redis, 7.6)
+        assert store.sweep() == 1
+    # then it is tried as if nothing had been
+    receiver.busy = False
+    assert courier.handle(delivery(), store.begin_delivery(delivery())) == "delivered"
+    assert client.state("r") == State.SETTLED

@@ -8,7 +8,7 @@ import pytest
 
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from tests.worker.conftest import Tripwire, trusting
-from worker.fetch import MAX_REDIRECTS, Fetcher
+from worker.fetch import MAX_REDIRECTS, MAX_RETRY_AFTER_S, Fetcher
 from worker.settings import Settings
 
 
@@ -102,6 +102,15 @@ def test_the_body_of_a_redirect_is_not_read(serve: Any) -> None:
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("120", 120), ("86400", MAX_RETRY_AFTER_S), ("soon", None)])
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_time_a_server_asks_for_is_passed_on(status: int, header: str, seconds: float | None, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status, retry_after=header))
+    with pytest.raises(FetchUnavailable) as failure:
+        trusting(server).fetch(server.url)
+    assert failure.value.retry_after_s == seconds
 
 
 @pytest.mark.parametrize("status", [204, 206, 300, 304, 400, 401, 403, 404, 410, 416, 451])

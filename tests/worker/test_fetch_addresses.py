@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,55 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
     assert asked == ["rebind.example"]
     assert connects.tried == [(PUBLIC, tripwire.port)]
     assert not tripwire.touched()
+
+
+SIX = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "tried"),
+    [
+        ([SIX, PUBLIC], [SIX, PUBLIC]),
+        (["93.184.215.13", PUBLIC], ["93.184.215.13", PUBLIC]),
+        # a large site's many addresses of one kind do not keep those of the other from being tried, nor are all
+        (
+            [f"2606:2800::{number}" for number in range(1, 9)] + [PUBLIC],
+            ["2606:2800::1", PUBLIC, "2606:2800::2", "2606:2800::3"],
+        ),
+        # by way of NAT64
+        (["64:ff9b::5db8:d70e"], ["64:ff9b::5db8:d70e"]),
+        (["::ffff:93.184.215.14"], [PUBLIC]),
+    ],
+)
+def test_where_one_address_cannot_be_reached_the_next_is_tried(
+    addresses: list[str], tried: list[str], connects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver_of_many(monkeypatch, "many.example", addresses)
+    with pytest.raises(FetchUnavailable):
+        Fetcher(Settings()).fetch("http://many.example/")
+    assert [address[0] for address in connects.tried] == tried
+
+
+@pytest.mark.parametrize("private", ["10.0.0.1", "::1", "fd00:ec2::254", "64:ff9b::a00:1", "64:ff9b::a9fe:a9fe"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_that_leads_inside_as_well_is_forbidden_before_any_connection(
+    private: str, first: bool, connects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver_of_many(monkeypatch, "split.example", [private, PUBLIC] if first else [PUBLIC, private])
+    with pytest.raises(FetchForbidden):
+        Fetcher(Settings()).fetch("http://split.example/")
+    assert connects.tried == []
+
+
+def resolver_of_many(monkeypatch: pytest.MonkeyPatch, name: str, addresses: list[str]) -> None:
+    """Let a name have several addresses at once."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        hosts = addresses if host == name else [host]
+        return [found for one in hosts for found in real(one, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "[::ffff:127.0.0.1]", "127.0.0.1."])

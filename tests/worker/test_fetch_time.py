@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from m3agiqa.errors import FetchUnavailable
+from tests.support import PATIENCE_S
 from tests.worker.conftest import Tripwire, trusting
 from worker.fetch import Fetcher
 from worker.settings import Settings
@@ -51,6 +52,23 @@ def test_a_server_that_says_nothing_is_given_up(scheme: str, tripwire: Tripwire)
     netloc = f"127.0.0.1:{tripwire.port}"
     with pytest.raises(FetchUnavailable, match="took more than"):
         Fetcher(Settings(fetch_allow_hosts=(netloc,), fetch_timeout_s=0.3)).fetch(f"{scheme}://{netloc}/")
+
+
+@pytest.mark.parametrize("answer", [drip_status, drip_headers, drip_redirect])
+def test_a_server_must_begin_to_answer_sooner(answer: Any, serve: Any) -> None:
+    server = serve(answer)
+    with pytest.raises(FetchUnavailable, match=r"127\.0\.0\.1 did not begin to answer within 0\.3 s"):
+        trusting(server, fetch_first_byte_s=0.3, fetch_timeout_s=PATIENCE_S).fetch(server.url)
+
+
+def test_once_it_began_to_answer_a_server_has_all_the_time(serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.reply(200, b"pict", content_length="7")
+        request.server.over.wait(1)
+        request.wfile.write(b"ure")
+
+    server = serve(answer)
+    assert trusting(server, fetch_first_byte_s=0.5, fetch_timeout_s=PATIENCE_S).fetch(server.url) == b"picture"
 
 
 def test_redirects_share_one_deadline(serve: Any) -> None:

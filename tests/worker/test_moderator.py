@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from m3agiqa.contract import ImageInfo
 from m3agiqa.cutting import CutPicture
-from m3agiqa.errors import Busy, ImageTooCostly, M3AGIQAError
+from m3agiqa.errors import Busy, FetchUnavailable, ImageTooCostly, M3AGIQAError
 from m3agiqa.policy import Policy
 from m3agiqa.scorer import FakeScorer
 from producers import ScoreRequest
@@ -65,12 +66,17 @@ class Outside:
         hold.resize(900)
         return CutPicture(INFO, {}, bytes(300), (10, 10))
 
-    def handle(self) -> str:
+    def score_later(self, lease: object, request: object, *, retries: int, delay_s: float, why: str) -> None:
+        self.released.append((delay_s, why))
+
+    def handle(self, request: ScoreRequest = REQUEST, attempt: int = 1, **settings: Any) -> str:
         outside: Any = self
         policy = Policy.load("default")
-        moderator = Moderator(Settings(), outside, outside, outside, outside, self.budget, self.batcher, policy)
+        moderator = Moderator(
+            Settings(**settings), outside, outside, outside, outside, self.budget, self.batcher, policy
+        )
         lease: Any = None
-        return moderator.handle(REQUEST, 1, lease)
+        return moderator.handle(request, attempt, lease)
 
 
 @pytest.fixture
@@ -116,8 +122,30 @@ def test_a_picture_that_is_too_costly_is_answered_at_once(outside: Outside) -> N
 
 
 def test_want_of_memory_is_named_and_tried_again(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
-    later: list[str] = []
     monkeypatch.setattr(Outside, "quick", lambda self, data: bytearray(1 << 62))
-    monkeypatch.setattr(Outside, "score_later", lambda *_, why, **__: later.append(why), raising=False)
     assert outside.handle().startswith("out_of_memory, again in")
-    assert later == ["out_of_memory"]
+    assert [why for _, why in outside.released] == ["out_of_memory"]
+
+
+def test_a_request_whose_picture_server_is_busy_is_put_off_at_any_attempt(outside: Outside) -> None:
+    outside.failure = Busy("its server has all threads that one may have", 2.5)
+    for attempt in (1, 3):
+        said = outside.handle(REQUEST, attempt, score_retry_delays_s=())
+        assert said == "its server has all threads that one may have, again in 2.5 s"
+    assert [delay_s for delay_s, _ in outside.released] == [2.5, 2.5]
+
+
+def test_a_request_that_is_put_off_expires_all_the_same(outside: Outside) -> None:
+    outside.failure = Busy("its server has all threads that one may have", 2.5)
+    expired = REQUEST.model_copy(update={"expires_at": datetime.now(UTC) - timedelta(seconds=1)})
+    assert outside.handle(expired) == "failed: review (expired)"
+    assert outside.released == []
+
+
+@pytest.mark.parametrize(("asked_for_s", "delay_s"), [(None, 5), (0.0, 5), (3.0, 5), (60.0, 60)])
+def test_a_picture_server_that_asks_for_more_time_gets_it(
+    outside: Outside, asked_for_s: float | None, delay_s: float
+) -> None:
+    outside.failure = FetchUnavailable("pictures.example answered 429", retry_after_s=asked_for_s)
+    assert outside.handle(score_retry_delays_s=(5,)).startswith("fetch_unavailable, again in")
+    assert outside.released == [(delay_s, "fetch_unavailable")]

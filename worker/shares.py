@@ -1,0 +1,343 @@
+"""Shares a worker's threads out among the servers it talks to, so that slow ones keep nobody else waiting.
+
+A server is known by its *site* (the domain that somebody registered; each customer of a storage provider has one of his
+own) and by its *endpoint* (the address connected to, of IPv6 its /64, and the port). Many sites may be at one endpoint,
+and one site may have many endpoints. A site is
+
+    quick     if its last exchanges took less than PATIENCE_S on average
+    slow      if they took longer: an exchange needs a slow permit to begin, of which there are a quarter of the threads
+    unknown   if there was none yet
+
+    may hold of the threads              quick              unknown or slow    slow
+    all servers together                 all                half               a quarter
+    a site, or an endpoint               `per_server`       a quarter          an eighth
+
+**No exchange lasts longer than PATIENCE_S without a slow permit**, whoever it is with: it gets one then, or is cut off.
+So three quarters of the threads are free again within a second, whatever servers do. Where unknown sites have no room
+left, the one that was looked at longest gives way to another, and is looked at twice as long when its turn comes again:
+how long a site waits for its first exchange does not depend on how many came before it.
+
+Nobody waits here for room: an exchange that has none is `Busy`, and its task is put off.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import tldextract
+
+from m3agiqa.errors import Busy
+
+#: Seconds that an exchange may take without a slow permit; a site that takes longer on average is slow.
+PATIENCE_S = 1.0
+#: Seconds after which an exchange with an unknown site may have to give way to one with another, for the first time.
+FIRST_LOOK_S = 0.25
+#: Sites and endpoints remembered. Of those that are forgotten, nothing is known.
+MOST_SERVERS = 4096
+
+#: Where there is no other way out than through NAT64, every IPv4 address takes the last four bytes of one of these.
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+#: Seconds between two looks of an exchange whether it has to give way.
+_GLANCE_S = 0.1
+#: Seconds that a task is put off, at least.
+_LEAST_DELAY_S = 0.1
+#: Delays grow by up to this part at random, so that what was put off together does not come back together.
+_JITTER = 0.2
+#: Weight of the newest exchange in a mean.
+_NEWEST = 1 / 4
+#: An exchange that was cut off for its slowness would have taken longer than it did: it counts as so many times that.
+_CUT_OFF_COUNTS = 2.0
+
+#: The list of the wheel, with domains under which private companies give out names: nothing is downloaded or cached.
+_suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
+
+
+def site_of(host: str, port: int) -> str:
+    """The site of a host: its registrable domain, or, where it has none, host and port, or its endpoint."""
+    try:
+        return endpoint_at(host.strip("[]"), port)
+    except ValueError:
+        pass
+    return _suffixes.extract_str(host).top_domain_under_public_suffix or f"{host}:{port}"
+
+
+def endpoint_at(address: str, port: int) -> str:
+    """The endpoint at an IP address.
+
+    Raises:
+        ValueError: it is not an address.
+    """
+    ip = bare(address)
+    # Who has one address of a /64 has them all.
+    place = ipaddress.ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
+    return f"{place}:{port}"
+
+
+def bare(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that is meant: an IPv4 one if it only has the form of an IPv6 one, mapped or for NAT64.
+
+    Raises:
+        ValueError: it is not an address.
+    """
+    # Without the network interface that a link-local one may name.
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip)
+    return ip
+
+
+class _Pace(IntEnum):
+    QUICK = 1
+    UNKNOWN = 2
+    SLOW = 3
+
+
+@dataclass(eq=False, slots=True)
+class _Limit:
+    """At most `most` exchanges at a time."""
+
+    most: int
+    held: int = 0
+    #: Mean seconds from the beginning of an exchange until it leaves.
+    mean_s: float = 0.1
+    #: Turned away since one last left.
+    turned_away: int = 0
+
+    def leave(self, took_s: float) -> None:
+        self.held -= 1
+        self.turned_away = 0
+        self.mean_s += (took_s - self.mean_s) * _NEWEST
+
+    def turn_away(self) -> float:
+        """Seconds after which there may be room."""
+        self.turned_away += 1
+        return self.mean_s * self.turned_away / self.most * random.uniform(1, 1 + _JITTER)
+
+
+class _Server:
+    """A site, an endpoint, or all of them: what it may hold and, of a site, how quick it is."""
+
+    def __init__(self, name: str, since: float, *, exchanges: int, tardy: int, slow: int) -> None:
+        #: As those are told of it who are put off.
+        self.name = name
+        #: When it was first asked for.
+        self.since = since
+        self._limits = (_Limit(exchanges), _Limit(tardy), _Limit(slow))
+        #: Mean seconds of an exchange; None if there was none.
+        self._mean_s: float | None = None
+        #: Seconds that it is looked at while it is unknown.
+        self.look_s = FIRST_LOOK_S
+
+    def limits(self, pace: _Pace) -> tuple[_Limit, ...]:
+        """What an exchange of this pace counts for: the slower, the more."""
+        return self._limits[:pace]
+
+    @property
+    def pace(self) -> _Pace:
+        if self._mean_s is None:
+            return _Pace.UNKNOWN
+        return _Pace.QUICK if self._mean_s < PATIENCE_S else _Pace.SLOW
+
+    @property
+    def idle(self) -> bool:
+        return not self._limits[0].held
+
+    def count(self, took_s: float) -> None:
+        self._mean_s = took_s if self._mean_s is None else self._mean_s + (took_s - self._mean_s) * _NEWEST
+
+
+@dataclass(eq=False, slots=True)
+class Share:
+    """What an exchange holds of the threads while it goes on. For the thread that carries it out."""
+
+    _shares: Shares
+    _began: float
+    _may_give_way: bool
+    #: Its site, then its endpoints.
+    _servers: list[_Server] = field(default_factory=list)
+    _pace: _Pace = _Pace.QUICK
+    _held: list[_Limit] = field(default_factory=list)
+    #: Seconds after which it may have to give way.
+    _look_s: float = FIRST_LOOK_S
+    _gave_way: bool = False
+    #: Its time counts so many times for its site.
+    _counts: float = 1.0
+
+    def meet(self, endpoint: str) -> None:
+        """Go on with this endpoint.
+
+        Raises:
+            Busy: there is no room for it.
+        """
+        self._shares._meet(self, endpoint)
+
+    def go_on(self) -> float:
+        """Seconds after which it must ask again whether it may go on.
+
+        Raises:
+            Busy: it may not.
+        """
+        return self._shares._go_on(self)
+
+
+class Shares:
+    """Who may have how many of `threads`. Safe to share among these.
+
+    `per_server` bounds the exchanges with one site or endpoint, `slow_share` is the part of the threads with slow
+    permits, and a task is put off for `longest_delay_s` seconds at most. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1024,
+        *,
+        per_server: int | None = None,
+        slow_share: float = 0.25,
+        longest_delay_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        permits = max(1, int(threads * slow_share))
+        # Those that are unknown have room beside all that are slow.
+        tardy = max(1, threads // 2, min(threads, permits + threads // 4))
+        self._all = _Server("slow and unknown servers", clock(), exchanges=threads, tardy=tardy, slow=permits)
+        self._threads = threads
+        self._per_server = threads if per_server is None else per_server
+        self._per_slow_server = max(1, permits // 2)
+        self._longest_delay_s = longest_delay_s
+        self._clock = clock
+        self._servers: OrderedDict[str, _Server] = OrderedDict()
+        #: Exchanges with unknown sites that may have to give way, in the order they began in.
+        self._looking: dict[Share, None] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def take(self, site: str, *, may_give_way: bool = True) -> Iterator[Share]:
+        """Hold what an exchange with `site` needs; `may_give_way` says that it asks `Share.go_on` whenever it waits.
+
+        One that does not may hang for longer than others: a quarter of the threads is beyond its site's reach.
+
+        Raises:
+            Busy: there is no room for it, or none any more.
+        """
+        share = Share(self, self._clock(), may_give_way)
+        self._meet(share, site)
+        try:
+            yield share
+        finally:
+            self._end(share)
+
+    def _meet(self, share: Share, name: str) -> None:
+        with self._lock:
+            server = self._server(name, share)
+            if server in share._servers:
+                return
+            share._servers.append(server)
+            if server is share._servers[0]:
+                share._pace, share._look_s = server.pace, server.look_s
+            try:
+                self._stay(share)
+                self._admit(share, share._pace)
+            except Busy:
+                # Its site did nothing yet that could be counted.
+                share._counts = 0.0
+                raise
+
+    def _go_on(self, share: Share) -> float:
+        with self._lock:
+            self._stay(share)
+            if share._pace is _Pace.SLOW:
+                return math.inf
+            left_s = share._began + PATIENCE_S - self._clock()
+            if left_s > 0:
+                return min(left_s, _GLANCE_S) if share._pace is _Pace.UNKNOWN else left_s
+            try:
+                self._admit(share, _Pace.SLOW)
+            except Busy:
+                share._counts = _CUT_OFF_COUNTS
+                raise
+            return math.inf
+
+    def _end(self, share: Share) -> None:
+        with self._lock:
+            now = self._clock()
+            self._leave(share, now)
+            if share._counts:
+                share._servers[0].count((now - share._began) * share._counts)
+
+    def _admit(self, share: Share, pace: _Pace) -> None:
+        """Let an exchange hold what one of this pace has to."""
+        now, needed = self._clock(), []
+        for server in (*share._servers, self._all):
+            for limit in server.limits(pace):
+                if limit in share._held:
+                    continue
+                if limit.held >= limit.most and not (pace is _Pace.UNKNOWN and self._make_room(limit, share, now)):
+                    raise self._turned_away(share, server, limit, pace)
+                needed.append(limit)
+        for limit in needed:
+            limit.held += 1
+        share._held += needed
+        share._pace = pace
+        if pace is _Pace.UNKNOWN and share._may_give_way:
+            self._looking[share] = None
+        else:
+            self._looking.pop(share, None)
+
+    def _make_room(self, limit: _Limit, newer: Share, now: float) -> bool:
+        """Whether another site gave way. What its exchange held is free at once; its thread is so in a moment."""
+        for share in self._looking:
+            site = share._servers[0]
+            if site is not newer._servers[0] and limit in share._held and now - share._began >= share._look_s:
+                site.look_s = max(site.look_s, 2 * share._look_s)
+                share._gave_way, share._counts = True, 0.0
+                self._leave(share, now)
+                return True
+        return False
+
+    def _leave(self, share: Share, now: float) -> None:
+        for limit in share._held:
+            limit.leave(now - share._began)
+        share._held = []
+        self._looking.pop(share, None)
+
+    def _stay(self, share: Share) -> None:
+        if share._gave_way:
+            raise Busy("its site is not known yet, and gave way to another", self._soon_s(share))
+
+    def _turned_away(self, share: Share, server: _Server, limit: _Limit, pace: _Pace) -> Busy:
+        if pace is _Pace.UNKNOWN and server is not share._servers[0]:
+            delay_s = self._soon_s(share)
+        else:
+            delay_s = min(max(limit.turn_away(), _LEAST_DELAY_S), self._longest_delay_s)
+        return Busy(f"{server.name} held all threads they may have", delay_s)
+
+    def _soon_s(self, share: Share) -> float:
+        """Until others have been looked at; those that wait longest ask least often, so that they keep nobody busy."""
+        waited_s = self._clock() - share._servers[0].since
+        return random.uniform(FIRST_LOOK_S, 1) * min(max(waited_s, PATIENCE_S), self._longest_delay_s)
+
+    def _server(self, name: str, share: Share) -> _Server:
+        server = self._servers.get(name)
+        if server is None:
+            if len(self._servers) >= MOST_SERVERS:
+                del self._servers[next(old for old, known in self._servers.items() if known.idle)]
+            most = self._per_server if share._may_give_way else min(self._per_server, max(1, self._threads * 3 // 4))
+            server = self._servers[name] = _Server(
+                "exchanges with its address" if share._servers else "exchanges with its site",
+                self._clock(),
+                exchanges=most,
+                tardy=min(most, 2 * self._per_slow_server),
+                slow=min(most, self._per_slow_server),
+            )
+        self._servers.move_to_end(name)
+        return server
