@@ -38,6 +38,13 @@ START_TIMEOUT_S = 900.0
 _SWITCH_INTERVAL_S = 0.0005
 #: One of so many threads may wait for a picture that takes long to decode; the others are for everybody else.
 SLOW_SHARE = 4
+#: What workers ask each other as they start, what Flower and `celery inspect` show, and what Flower lives on.
+ALLOWED_COMMANDS = frozenset(
+    {
+        "hello", "ping", "clock", "stats", "active", "active_queues", "registered", "reserved", "scheduled", "revoked",
+        "conf", "report", "query_task", "enable_events", "heartbeat",
+    }
+)  # fmt: skip
 #: A batch that outlives the deadline of those in it this many times will never end.
 HANGING_AFTER = 2.0
 
@@ -71,6 +78,17 @@ def _report_errors(**_: Any) -> None:
     with _or_end():
         settings = Settings.from_environment()
         setup_sentry(settings)
+        if not settings.remote_control:
+            _refuse_commands()
+
+
+def _refuse_commands() -> None:
+    """Forget the commands with which whoever reaches Redis could end a worker, or have it take no more tasks."""
+    from celery.worker.control import Panel
+
+    for name in list(Panel.data):
+        if name not in ALLOWED_COMMANDS:
+            del Panel.data[name]
 
 
 def _start(instance: Any, **_: Any) -> None:

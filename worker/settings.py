@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Mebibytes by which a worker may outgrow its start before it ends; 0, no limit.",
     )
+    remote_control: bool = Field(
+        default=False,
+        description="Obey Celery's control commands (shutdown, revoke, rate_limit ...) from whoever reaches Redis; "
+        "questions are answered always.",
+    )
     result_ttl_s: int = Field(default=86_400, ge=1, description="Seconds a verdict stays in Redis.")
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")

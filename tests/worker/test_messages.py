@@ -255,3 +255,26 @@ def test_no_header_or_property_of_a_stranger_reaches_celery(
     assert sent >= 300
     assert "forged line" not in worker.log
     assert "private wish" not in worker.log
+
+
+def test_nobody_steers_a_worker_from_outside_but_everybody_may_ask(
+    client: Client, redis: Redis, redis_url: str, web: Web, worker_process: Start
+) -> None:
+    # given a worker, and somebody who reaches Redis
+    worker = worker_process("score")
+    told = Celery(broker=redis_url, broker_transport_options={"sep": message.SEPARATOR})
+    # when he sends every command that would stop it
+    for command, arguments in {
+        "shutdown": {},
+        "cancel_consumer": {"queue": "score"},
+        "rate_limit": {"task_name": keys.SCORE_TASK, "rate_limit": "1/h"},
+        "revoke": {"task_id": "mine", "terminate": True},
+        "pool_shrink": {"n": 100},
+        "time_limit": {"task_name": keys.SCORE_TASK, "hard": 1},
+    }.items():
+        told.control.broadcast(command, arguments)
+    # then it is there, says so, and works
+    assert eventually(lambda: told.control.ping(timeout=2), "an answer")
+    mine = client.submit(image_url=web.url("a.png"), prompt="", request_id="mine")
+    assert client.result(mine, timeout=60).status == "scored"
+    assert worker.process.poll() is None

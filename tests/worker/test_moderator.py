@@ -44,7 +44,7 @@ class Outside:
     def mark_scoring(self, lease: object) -> None:
         """Nobody looks."""
 
-    def publish(self, verdict: Any, deliveries: object) -> bool:
+    def publish(self, verdict: Any, deliveries: object, letter: object) -> bool:
         self.verdicts.append(verdict)
         return True
 
