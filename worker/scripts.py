@@ -79,7 +79,8 @@ if redis.call('HGET', entry, kind .. '.run') == ARGV[2] then redis.call('HSET', 
 )
 
 #: ARGV: the request's id, its verdict, for how many seconds that is kept, id and text of a dead letter that says more
-#: (empty if there is none), then task and message of each delivery.
+#: (empty if there is none), then task and message of each delivery. Gives 1; 0 if another worker was first; 2 if
+#: nothing is known of the request, as after Redis lost its data: what was scored is worth keeping all the same.
 PUBLISH = (
     PRELUDE
     + _REMOVE
@@ -88,9 +89,10 @@ local id = ARGV[1]
 local entry, kind = split(id)
 -- Fails here if it must, before anything is written.
 redis.call('LLEN', '{keys.DELIVER_QUEUE}')
-if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
+local known = redis.call('EXISTS', entry) == 1
+if known and redis.call('HEXISTS', entry, kind) == 0 then return 0 end
 if not redis.call('SET', '{keys.result("")}' .. id, ARGV[2], 'NX', 'EX', ARGV[3]) then
-    remove(entry, kind, id, ARGV[3])
+    if known then remove(entry, kind, id, ARGV[3]) end
     return 0
 end
 for at = 6, #ARGV, 2 do
@@ -104,7 +106,7 @@ if ARGV[4] ~= '' then
 end
 remove(entry, kind, id, ARGV[3])
 redis.call('PUBLISH', '{keys.done("")}' .. id, '')
-return 1
+return known and 1 or 2
 """
 )
 

@@ -129,7 +129,10 @@ class Store:
         for delivery in deliveries:
             arguments += [delivery_task(delivery.request_id, delivery.kind), deliver_message(delivery)]
         with translated(self._url):
-            return bool(self._publish(args=arguments))
+            published = int(self._publish(args=arguments))
+        if published == 2:
+            logger.error("Redis had lost request %s; its verdict is published all the same", verdict.request_id)
+        return published > 0
 
     def finish(self, lease: Lease) -> None:
         """Write down that a delivery arrived."""

