@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +16,9 @@ from m3agiqa.errors import ConfigError
 from m3agiqa.images import MAX_PIXELS
 
 PREFIX = "M3AGIQA_"
+
+#: What Kubernetes puts into the environment of every container for a Service named m3agiqa-something.
+_SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 #: Comma-separated in the environment.
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -163,6 +168,22 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_server(cls, value: SecretStr) -> SecretStr:
+        """Before anybody parses it whose message would quote what a password's # or / makes of it."""
+        try:
+            parts = urlsplit(value.get_secret_value())
+            known = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            known = False
+        if not known or "#" in value.get_secret_value():
+            raise ValueError(
+                "must look like redis://user:password@host:6379/0, rediss:// for TLS; write #, /, ? and @ in a "
+                "password as %23, %2F, %3F and %40"
+            )
+        return value
+
     @property
     def effective_visibility_timeout_s(self) -> float:
         if self.visibility_timeout_s is not None:
@@ -181,7 +202,8 @@ class Settings(BaseSettings):
             ConfigError: a wrong value, or a variable with our prefix that no setting has: a misspelt guard is no guard.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        given = (name for name in os.environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
+        if unknown := sorted(name for name in given if name not in known):
             raise ConfigError(f"no such setting: {', '.join(unknown)}")
         try:
             return cls()
