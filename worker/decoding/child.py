@@ -1,4 +1,6 @@
-"""A process that decodes pictures: `python -m worker.decoding.child SOCKET MEMORY`, started by `worker.decoding.pool`.
+"""A process that has pictures decoded: `python -m worker.decoding.child SOCKET MEMORY LARGE`, started by
+`worker.decoding.pool`. It forks one more for each picture, which costs milliseconds, where to start anew costs a third
+of a second; what a picture took of memory goes with it.
 
 Orders and answers are JSON on the socket, a picture's bytes and its slices lie in the shared memory; SOCKET and MEMORY
 are file descriptors. The answer is all that the worker takes from here, and it believes none of it unchecked: a decoder
@@ -42,8 +44,10 @@ class Order:
     max_pixels: int
     #: More pixels are not decoded: the answer says how much memory that would take.
     quick_pixels: int
-    #: Seconds of processor time after which this process is ended.
+    #: Seconds of processor time after which decoding is ended, and more for each megapixel and each megabyte.
     cpu_s: float
+    megapixel_s: float
+    megabyte_s: float
     #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
     cutter: tuple[int, int, tuple[int, ...]] | None
 
@@ -66,16 +70,17 @@ def main(arguments: list[str]) -> None:
     with suppress(EOFError, OSError):
         while True:
             order = Order(**json.loads(connection.recv_bytes()))
-            # Ends the process by itself, also in the middle of a decoder.
-            signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
-            answer = _answer(order, memory)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send_bytes(json.dumps(answer).encode())
+            if (decoder := os.fork()) == 0:
+                connection.send_bytes(json.dumps(_answer(order, memory)).encode())
+                os._exit(0)
+            if status := os.waitpid(decoder, 0)[1]:
+                connection.send_bytes(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode())
 
 
 def _answer(order: Order, memory: int) -> dict[str, Any]:
     working_bytes = 0
     try:
+        _limit_seconds(order.cpu_s + order.megabyte_s * order.size_bytes / 1e6)
         _limit_memory(2 * order.size_bytes)
         data = os.pread(memory, order.size_bytes, 0)
         os.ftruncate(memory, 0)
@@ -83,6 +88,7 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
         if undecoded.pixels > order.quick_pixels:
             return {"large": undecoded.working_bytes}
         working_bytes = undecoded.working_bytes
+        _limit_seconds(order.megapixel_s * undecoded.pixels / 1e6, more=True)
         _limit_memory(2 * (order.size_bytes + working_bytes))
         picture = decode(undecoded)
         if order.cutter is None:
@@ -93,8 +99,6 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
         return _failed(error if _has_room(working_bytes + _MARGIN_BYTES // 4) else MemoryError())
     except (M3AGIQAError, MemoryError) as error:
         return _failed(error)
-    finally:
-        _limit_memory(None)
 
 
 def _failed(error: Exception) -> dict[str, Any]:
@@ -110,11 +114,18 @@ def _has_room(size_bytes: int) -> bool:
     return True
 
 
-def _limit_memory(more_bytes: int | None) -> None:
-    """Let this process take `more_bytes` beyond what it has; None lifts the limit."""
+def _limit_seconds(cpu_s: float, *, more: bool = False) -> None:
+    """End this process after so much processor time from now on, also in the middle of a decoder; `more` adds to what
+    is left.
+    """
+    left_s = signal.getitimer(signal.ITIMER_PROF)[0] if more else 0.0
+    signal.setitimer(signal.ITIMER_PROF, left_s + cpu_s)
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take `more_bytes` beyond what it has."""
     hard = resource.RLIM_INFINITY
-    soft = hard if more_bytes is None else _data_bytes() + more_bytes + _MARGIN_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + more_bytes + _MARGIN_BYTES, hard))
 
 
 def _data_bytes() -> int:

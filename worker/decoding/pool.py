@@ -1,6 +1,6 @@
 """Keeps the processes that decode, and ends those that take too long.
 
-    bytes ─▶ quick: all pictures, at most half a second each ─▶ slices
+    bytes ─▶ quick: all pictures, as long as a sound one of their size takes ─▶ slices
                │ large, or not done by then
                ▼
              patient: few processes, of lower priority, with the whole deadline and memory taken from the budget
@@ -12,6 +12,7 @@ leaves nobody else waiting for the rest of it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import random
@@ -20,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
@@ -45,16 +47,20 @@ from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.decoding.budget import Hold
 from worker.decoding.child import Order
 
-#: Seconds of processor time after which a picture is one of those that take long.
-QUICK_CPU_S = 0.5
-#: Seconds by the clock for each of processor time: a busy machine gives a process less of it.
-_PATIENCE = 6.0
+#: Seconds of processor time after which a picture is one of those that take long: some for each, more for each
+#: megapixel and each megabyte. A sound one takes a third of that.
+QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
+#: Seconds by the clock until a process that does not answer counts as hanging, and so many more for each of processor
+#: time: a busy machine gives a process less of it.
+_HANGS_S, _PATIENCE = 10.0, 6.0
 #: Seconds that a process may take to start.
 _START_S = 60.0
 #: Seconds that a picture waits for its bytes in memory.
 _ROOM_S = 5.0
 #: Seconds until a picture for which no patient process is free is taken again, at random between.
 _AGAIN_S = (1.0, 4.0)
+#: Pictures that are remembered for having taken long.
+_REMEMBERED = 10_000
 #: Bytes of an answer at most.
 _MAX_ANSWER = 1 << 16
 #: What runs in a decoder.
@@ -78,6 +84,8 @@ class _Answer(BaseModel):
     raw_size: tuple[int, int] = (0, 0)
     large: int | None = Field(default=None, gt=0)
     failure: Failure | None = None
+    #: Exit code of the process that decoded, the signal's number below zero, where it ended without an answer.
+    ended: int | None = None
 
 
 class Decoders:
@@ -98,6 +106,7 @@ class Decoders:
         self._quick = _Lane(count, large=False)
         self._patient = _Lane(max(1, count // 2), large=True)
         self._waiting = threading.Semaphore(waiting)
+        self._slow: OrderedDict[bytes, None] = OrderedDict()
 
     def close(self) -> None:
         """End all processes."""
@@ -111,13 +120,21 @@ class Decoders:
             ImageError: no usable picture.
             OutOfMemory, DecoderLost: it was not to be decoded now.
         """
-        order = self._order(data, min(QUICK_CPU_S, self._cpu_s), WHOLE_PIXELS)
+        digest = hashlib.sha256(data).digest()
+        if digest in self._slow:  # it was put off, and is not to take its time again
+            return None
+        order = self._order(data, QUICK_CPU_S, WHOLE_PIXELS, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
         with self._quick.decoder() as decoder:
             try:
                 found = decoder.decode(order, data)
             except _TookTooLong:
-                return None
-        return None if isinstance(found, int) else found
+                found = 0
+        if not isinstance(found, int):
+            return found
+        self._slow[digest] = None
+        if len(self._slow) > _REMEMBERED:
+            self._slow.popitem(last=False)
+        return None
 
     def patient(self, data: bytes, hold: Hold) -> CutPicture:
         """Decode a picture that takes long; what it takes meanwhile, and what is kept of it, is taken from `hold`.
@@ -142,10 +159,12 @@ class Decoders:
         assert not isinstance(found, int), "nothing is too large for a patient decoder"
         return found
 
-    def _order(self, data: bytes, cpu_s: float, quick_pixels: int) -> Order:
+    def _order(
+        self, data: bytes, cpu_s: float, quick_pixels: int, megapixel_s: float = 0.0, megabyte_s: float = 0.0
+    ) -> Order:
         cutter = self._cutter
         asked = None if cutter is None else (cutter.slicing.patch, cutter.slicing.scale, cutter.max_slices)
-        return Order(len(data), self._max_pixels, quick_pixels, cpu_s, asked)
+        return Order(len(data), self._max_pixels, quick_pixels, cpu_s, megapixel_s, megabyte_s, asked)
 
 
 class _TookTooLong(Exception):
@@ -206,6 +225,8 @@ class _Decoder:
         except (_TookTooLong, DecoderLost, OutOfMemory):
             self.end()
             raise
+        if found.ended is not None:
+            raise _why(found.ended)
         if found.failure is not None:
             raise _FAILURES.get(found.failure.code, DecoderLost)(found.failure.message)
         return picture or found.large or 0
@@ -214,7 +235,8 @@ class _Decoder:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
+        with suppress(ProcessLookupError):  # its group, for the one it decodes with
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert self._connection is not None
         self._connection.close()
@@ -252,7 +274,7 @@ class _Decoder:
             self._connection.send_bytes(order.to_json())
         except OSError:
             self._ended()
-        if not self._connection.poll(_PATIENCE * order.cpu_s):
+        if not self._connection.poll(_HANGS_S + _PATIENCE * order.cpu_s):
             raise DecoderLost("its decoder did not answer")
         return _Answer.model_validate_json(self._received())
 
@@ -268,12 +290,7 @@ class _Decoder:
 
     def _ended(self) -> None:
         assert self._process is not None
-        code = self._process.wait(_START_S)
-        if code == -signal.SIGPROF:
-            raise _TookTooLong
-        if code == -signal.SIGKILL:
-            raise OutOfMemory("its decoder was killed, most likely for want of memory")
-        raise DecoderLost(f"its decoder ended with {code}")
+        raise _why(self._process.wait(_START_S))
 
     def _picture(self, found: _Answer, order: Order) -> CutPicture:
         """Copied out of the shared memory, which the decoder may change."""
@@ -296,6 +313,15 @@ class _Decoder:
             raise ValueError("larger than what is kept")
         raw = _read(self._memory, 3 * width * height, at)
         return CutPicture(found.info, slices, raw.data, found.raw_size)
+
+
+def _why(code: int) -> Exception:
+    """Why a process ended with this code."""
+    if code == -signal.SIGPROF:
+        return _TookTooLong()
+    if code == -signal.SIGKILL:
+        return OutOfMemory("its decoder was killed, most likely for want of memory")
+    return DecoderLost(f"its decoder ended with {code}")
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:

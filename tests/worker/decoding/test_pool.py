@@ -157,7 +157,7 @@ def test_a_process_that_is_killed_says_nothing_about_its_picture(start: Start) -
 
 
 def test_a_process_that_hangs_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_PATIENCE", 0.5)
+    monkeypatch.setattr(pool, "_HANGS_S", 0.5)
     decoders = start()
     decoders.quick(png())
     process = decoder_of(decoders)._process
@@ -176,8 +176,8 @@ def test_a_decoder_that_grows_beyond_its_picture_is_stopped_and_the_picture_not_
     # A decoder that wants more memory than a picture of its size may take says that the picture is broken.
     monkeypatch.setattr(pool, "_MODULE", "tests.worker.decoding.greedy")
     decoders = start()
-    with pytest.raises(OutOfMemory):
-        decoders.quick(png())
+    with Budget(10**9).hold() as hold, pytest.raises(OutOfMemory):
+        decoders.patient(png(), hold)
 
 
 def test_many_threads_share_few_processes(start: Start) -> None:
