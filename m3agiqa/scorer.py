@@ -54,7 +54,6 @@ class Scorer:
     def __init__(self, pipeline: Pipeline, info: ModelInfo, *, max_batch: int = 8) -> None:
         self.info = info
         self.aspects = pipeline.aspects
-        self.cutter = pipeline.cutter
         self.max_batch = max_batch
         self._pipeline = pipeline
 
@@ -96,6 +95,10 @@ class Scorer:
             trained=profile.trained,
         )
         return cls(pipeline, info, max_batch=max_batch)
+
+    @property
+    def cutter(self) -> Cutter:
+        return self._pipeline.cutter
 
     def prepare(self, job: Job) -> Job:
         """Cut the picture, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
