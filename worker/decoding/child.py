@@ -42,8 +42,8 @@ class Order:
     #: Of the file in the shared memory.
     size_bytes: int
     max_pixels: int
-    #: More pixels are not decoded: the answer says how much memory that would take.
-    quick_pixels: int
+    #: More pixels are not decoded: the answer says how many there are, and how much memory that would take.
+    most_pixels: int
     #: Seconds of processor time after which decoding is ended, and more for each megapixel and each megabyte.
     cpu_s: float
     megapixel_s: float
@@ -85,8 +85,8 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
         data = os.pread(memory, order.size_bytes, 0)
         os.ftruncate(memory, 0)
         undecoded = read_header(data, max_pixels=order.max_pixels)
-        if undecoded.pixels > order.quick_pixels:
-            return {"large": undecoded.working_bytes}
+        if undecoded.pixels > order.most_pixels:
+            return {"large": undecoded.working_bytes, "pixels": undecoded.pixels}
         working_bytes = undecoded.working_bytes
         _limit_seconds(order.megapixel_s * undecoded.pixels / 1e6, more=True)
         _limit_memory(2 * (order.size_bytes + working_bytes))

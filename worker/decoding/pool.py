@@ -1,6 +1,6 @@
 """Keeps the processes that decode, and ends those that take too long.
 
-    bytes ─▶ quick: all pictures, as long as a sound one of their size takes ─▶ slices
+    bytes ─▶ quick: all pictures, small ones first, as long as sound ones of their size take ─▶ slices
                │ large, or not done by then
                ▼
              patient: few processes, of lower priority, with the whole deadline and memory taken from the budget
@@ -12,18 +12,21 @@ leaves nobody else waiting for the rest of it.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import os
-import queue
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
@@ -50,6 +53,10 @@ from worker.decoding.child import Order
 #: Seconds of processor time after which a picture is one of those that take long: some for each, more for each
 #: megapixel and each megabyte. A sound one takes a third of that.
 QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
+#: Pixels of a small picture (512 x 512 and a little), and the seconds that it may take at the most.
+SMALL_PIXELS, SMALL_S = 300_000, 0.1
+#: How much later than another one a picture has its turn, for each second that it may take longer.
+_LATER = 20.0
 #: Seconds by the clock until a process that does not answer counts as hanging, and so many more for each of processor
 #: time: a busy machine gives a process less of it.
 _HANGS_S, _PATIENCE = 10.0, 6.0
@@ -83,6 +90,7 @@ class _Answer(BaseModel):
     slices: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...] = ()
     raw_size: tuple[int, int] = (0, 0)
     large: int | None = Field(default=None, gt=0)
+    pixels: int = Field(default=0, ge=0)
     failure: Failure | None = None
     #: Exit code of the process that decoded, the signal's number below zero, where it ended without an answer.
     ended: int | None = None
@@ -94,7 +102,8 @@ class Decoders:
     Args:
         count: processes for all pictures; half as many, one at least, are kept for those that take long.
         cpu_s: seconds of processor time that one picture may take.
-        waiting: threads that may wait for a patient process at a time, those it works for counted.
+        waiting: threads that may wait for a patient process at a time, those it works for counted; twice as many may
+            wait with pictures that are not small.
         max_pixels: of a picture, at most.
         cutter: the model's; None if it looks at no picture.
     """
@@ -106,6 +115,7 @@ class Decoders:
         self._quick = _Lane(count, large=False)
         self._patient = _Lane(max(1, count // 2), large=True)
         self._waiting = threading.Semaphore(waiting)
+        self._larger = threading.Semaphore(2 * waiting)
         self._slow: OrderedDict[bytes, None] = OrderedDict()
 
     def close(self) -> None:
@@ -118,23 +128,32 @@ class Decoders:
 
         Raises:
             ImageError: no usable picture.
+            Busy: too many wait already that take longer than small ones.
             OutOfMemory, DecoderLost: it was not to be decoded now.
         """
         digest = hashlib.sha256(data).digest()
         if digest in self._slow:  # it was put off, and is not to take its time again
             return None
-        order = self._order(data, QUICK_CPU_S, WHOLE_PIXELS, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
-        with self._quick.decoder() as decoder:
-            try:
-                found = decoder.decode(order, data)
-            except _TookTooLong:
-                found = 0
-        if not isinstance(found, int):
-            return found
+        try:
+            found = self._quickly(data, SMALL_PIXELS, SMALL_PIXELS)
+            if isinstance(found, _Large) and found.pixels <= WHOLE_PIXELS:
+                with _one_of(self._larger, "others come first"):
+                    found = self._quickly(data, WHOLE_PIXELS, found.pixels)
+        except _TookTooLong:
+            pass
+        else:
+            if isinstance(found, CutPicture):
+                return found
         self._slow[digest] = None
         if len(self._slow) > _REMEMBERED:
             self._slow.popitem(last=False)
         return None
+
+    def _quickly(self, data: bytes, most_pixels: int, pixels: int) -> CutPicture | _Large:
+        expected_s = QUICK_CPU_S + QUICK_MEGAPIXEL_S * pixels / 1e6 + QUICK_MEGABYTE_S * len(data) / 1e6
+        order = self._order(data, QUICK_CPU_S, most_pixels, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
+        with self._quick.decoder(expected_s) as decoder:
+            return decoder.decode(order, data)
 
     def patient(self, data: bytes, hold: Hold) -> CutPicture:
         """Decode a picture that takes long; what it takes meanwhile, and what is kept of it, is taken from `hold`.
@@ -144,49 +163,84 @@ class Decoders:
             ImageTooCostly: it takes more than its seconds.
             ImageError, OutOfMemory, DecoderLost: as `quick`.
         """
-        if not self._waiting.acquire(blocking=False):
-            raise Busy("others that take long to decode come first", random.uniform(*_AGAIN_S))
         try:
-            with self._patient.decoder() as decoder:
-                working = decoder.decode(self._order(data, self._cpu_s, 0), data)
-                if isinstance(working, int):
-                    hold.resize(len(data) + working, _ROOM_S)
-                found = decoder.decode(self._order(data, self._cpu_s, self._max_pixels), data)
+            with (
+                _one_of(self._waiting, "others that take long to decode come first"),
+                self._patient.decoder() as decoder,
+            ):
+                found = decoder.decode(self._order(data, self._cpu_s, 0), data)
+                if isinstance(found, _Large):
+                    hold.resize(len(data) + found.working_bytes, _ROOM_S)
+                    found = decoder.decode(self._order(data, self._cpu_s, self._max_pixels), data)
         except _TookTooLong:
             raise ImageTooCostly(f"decoding it takes more than {self._cpu_s:g} s of processor time") from None
-        finally:
-            self._waiting.release()
-        assert not isinstance(found, int), "nothing is too large for a patient decoder"
+        assert isinstance(found, CutPicture), "nothing is too large for a patient decoder"
         return found
 
     def _order(
-        self, data: bytes, cpu_s: float, quick_pixels: int, megapixel_s: float = 0.0, megabyte_s: float = 0.0
+        self, data: bytes, cpu_s: float, most_pixels: int, megapixel_s: float = 0.0, megabyte_s: float = 0.0
     ) -> Order:
         cutter = self._cutter
         asked = None if cutter is None else (cutter.slicing.patch, cutter.slicing.scale, cutter.max_slices)
-        return Order(len(data), self._max_pixels, quick_pixels, cpu_s, megapixel_s, megabyte_s, asked)
+        return Order(len(data), self._max_pixels, most_pixels, cpu_s, megapixel_s, megabyte_s, asked)
 
 
 class _TookTooLong(Exception):
     """The seconds of processor time are used up."""
 
 
+@dataclass(frozen=True)
+class _Large:
+    """A picture that was not decoded, as it has more pixels than asked for."""
+
+    pixels: int
+    working_bytes: int
+
+
+@contextmanager
+def _one_of(permits: threading.Semaphore, why_not: str) -> Iterator[None]:
+    if not permits.acquire(blocking=False):
+        raise Busy(why_not, random.uniform(*_AGAIN_S))
+    try:
+        yield
+    finally:
+        permits.release()
+
+
 class _Lane:
-    """Processes of one kind, each for one picture at a time; threads that want one wait in order."""
+    """Processes of one kind, each for one picture at a time.
+
+    A picture has its turn the later the longer it may take, yet no later than so many times that after it came. Those
+    that take longer than small ones never take the last process that is free.
+    """
 
     def __init__(self, count: int, *, large: bool) -> None:
         self._all = [_Decoder(large=large) for _ in range(count)]
-        self._free: queue.Queue[_Decoder] = queue.Queue()
-        for decoder in self._all:
-            self._free.put(decoder)
+        self._free = list(self._all)
+        #: When each has its turn, its number, and how many processes must be free.
+        self._waiting: list[tuple[float, int, int]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
 
     @contextmanager
-    def decoder(self) -> Iterator[_Decoder]:
-        decoder = self._free.get()
+    def decoder(self, expected_s: float = 0.0) -> Iterator[_Decoder]:
+        needed = min(len(self._all), 2 if expected_s > SMALL_S else 1)
+        turn = (time.monotonic() + _LATER * expected_s, next(self._numbers), needed)
+        with self._changed:
+            bisect.insort(self._waiting, turn)
+            self._changed.wait_for(lambda: self._next() == turn)
+            self._waiting.remove(turn)
+            decoder = self._free.pop()
+            self._changed.notify_all()
         try:
             yield decoder
         finally:
-            self._free.put(decoder)
+            with self._changed:
+                self._free.append(decoder)
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[float, int, int] | None:
+        return next((turn for turn in self._waiting if turn[2] <= len(self._free)), None)
 
     def close(self) -> None:
         for decoder in self._all:
@@ -202,8 +256,8 @@ class _Decoder:
         self._memory = -1
         self._connection: Connection | None = None
 
-    def decode(self, order: Order, data: bytes) -> CutPicture | int:
-        """The picture, or the bytes of memory that decoding it would take if it is larger than the order says.
+    def decode(self, order: Order, data: bytes) -> CutPicture | _Large:
+        """The picture, or what its header says if it is larger than the order has decoded.
 
         Raises:
             _TookTooLong: the order's seconds are over.
@@ -229,7 +283,7 @@ class _Decoder:
             raise _why(found.ended)
         if found.failure is not None:
             raise _FAILURES.get(found.failure.code, DecoderLost)(found.failure.message)
-        return picture or found.large or 0
+        return picture or _Large(found.pixels, found.large or 0)
 
     def end(self) -> None:
         process, self._process = self._process, None
