@@ -1,4 +1,4 @@
-"""A process that has pictures decoded: `python -m worker.decoding.child SOCKET MEMORY LARGE`, started by
+"""A process that has pictures decoded: `python -m worker.decoding.child SOCKET MEMORY`, started by
 `worker.decoding.pool`. It forks one more for each picture, which costs milliseconds, where to start anew costs a third
 of a second; what a picture took of memory goes with it.
 
@@ -31,8 +31,6 @@ from m3agiqa.model.slicing import Slicing
 
 #: Bytes beyond what the header says of a picture: reading it takes some, and memory is handed out in large pieces.
 _MARGIN_BYTES = 128 * 2**20
-#: By how much more patient this process is with others' work than the worker, for one that decodes what is large.
-_NICE = 10
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class Order:
     cpu_s: float
     megapixel_s: float
     megabyte_s: float
+    #: By how much more patient the picture's process is with others' work.
+    niceness: int
     #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
     cutter: tuple[int, int, tuple[int, ...]] | None
 
@@ -57,20 +57,19 @@ class Order:
 
 def main(arguments: list[str]) -> None:
     """Serve orders until the worker closes the socket."""
-    socket, memory, large = (int(argument) for argument in arguments)
+    socket, memory = (int(argument) for argument in arguments)
     Image.init()
     # One thread: the processor time of all of them counts, and the others' cores are not ours.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.MAX_IMAGE_PIXELS = None  # read_header checks sizes
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if large:
-        os.nice(_NICE)
     connection = Connection(socket)
     connection.send_bytes(b"ready")
     with suppress(EOFError, OSError):
         while True:
             order = Order(**json.loads(connection.recv_bytes()))
             if (decoder := os.fork()) == 0:
+                os.nice(order.niceness)
                 connection.send_bytes(json.dumps(_answer(order, memory)).encode())
                 os._exit(0)
             if status := os.waitpid(decoder, 0)[1]:

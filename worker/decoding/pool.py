@@ -55,6 +55,9 @@ from worker.decoding.child import Order
 QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
 #: Pixels of a small picture (512 x 512 and a little), and the seconds that it may take at the most.
 SMALL_PIXELS, SMALL_S = 300_000, 0.1
+#: By how much more patient with others' work are the processes of pictures that are not small, and of those that take
+#: long.
+_NICE, _VERY_NICE = 5, 10
 #: How much later than another one a picture has its turn, for each second that it may take longer.
 _LATER = 20.0
 #: Seconds by the clock until a process that does not answer counts as hanging, and so many more for each of processor
@@ -112,8 +115,8 @@ class Decoders:
         self._cpu_s = cpu_s
         self._max_pixels = max_pixels
         self._cutter = cutter
-        self._quick = _Lane(count, large=False)
-        self._patient = _Lane(max(1, count // 2), large=True)
+        self._quick = _Lane(count)
+        self._patient = _Lane(max(1, count // 2))
         self._waiting = threading.Semaphore(waiting)
         self._larger = threading.Semaphore(2 * waiting)
         self._slow: OrderedDict[bytes, None] = OrderedDict()
@@ -151,7 +154,8 @@ class Decoders:
 
     def _quickly(self, data: bytes, most_pixels: int, pixels: int) -> CutPicture | _Large:
         expected_s = QUICK_CPU_S + QUICK_MEGAPIXEL_S * pixels / 1e6 + QUICK_MEGABYTE_S * len(data) / 1e6
-        order = self._order(data, QUICK_CPU_S, most_pixels, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
+        nice = 0 if expected_s <= SMALL_S else _NICE
+        order = self._order(data, QUICK_CPU_S, most_pixels, nice, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
         with self._quick.decoder(expected_s) as decoder:
             return decoder.decode(order, data)
 
@@ -168,21 +172,21 @@ class Decoders:
                 _one_of(self._waiting, "others that take long to decode come first"),
                 self._patient.decoder() as decoder,
             ):
-                found = decoder.decode(self._order(data, self._cpu_s, 0), data)
+                found = decoder.decode(self._order(data, self._cpu_s, 0, _VERY_NICE), data)
                 if isinstance(found, _Large):
                     hold.resize(len(data) + found.working_bytes, _ROOM_S)
-                    found = decoder.decode(self._order(data, self._cpu_s, self._max_pixels), data)
+                    found = decoder.decode(self._order(data, self._cpu_s, self._max_pixels, _VERY_NICE), data)
         except _TookTooLong:
             raise ImageTooCostly(f"decoding it takes more than {self._cpu_s:g} s of processor time") from None
         assert isinstance(found, CutPicture), "nothing is too large for a patient decoder"
         return found
 
     def _order(
-        self, data: bytes, cpu_s: float, most_pixels: int, megapixel_s: float = 0.0, megabyte_s: float = 0.0
+        self, data: bytes, cpu_s: float, most_pixels: int, nice: int, megapixel_s: float = 0.0, megabyte_s: float = 0.0
     ) -> Order:
         cutter = self._cutter
         asked = None if cutter is None else (cutter.slicing.patch, cutter.slicing.scale, cutter.max_slices)
-        return Order(len(data), self._max_pixels, most_pixels, cpu_s, megapixel_s, megabyte_s, asked)
+        return Order(len(data), self._max_pixels, most_pixels, cpu_s, megapixel_s, megabyte_s, nice, asked)
 
 
 class _TookTooLong(Exception):
@@ -214,8 +218,8 @@ class _Lane:
     that take longer than small ones never take the last process that is free.
     """
 
-    def __init__(self, count: int, *, large: bool) -> None:
-        self._all = [_Decoder(large=large) for _ in range(count)]
+    def __init__(self, count: int) -> None:
+        self._all = [_Decoder() for _ in range(count)]
         self._free = list(self._all)
         #: When each has its turn, its number, and how many processes must be free.
         self._waiting: list[tuple[float, int, int]] = []
@@ -250,8 +254,7 @@ class _Lane:
 class _Decoder:
     """One process, started when it is first needed and anew after each end."""
 
-    def __init__(self, *, large: bool) -> None:
-        self._large = large
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._memory = -1
         self._connection: Connection | None = None
@@ -303,7 +306,7 @@ class _Decoder:
             process = subprocess.Popen(
                 [
                     sys.executable, "-P", "-m", _MODULE,
-                    str(theirs.fileno()), str(memory), str(int(self._large)),
+                    str(theirs.fileno()), str(memory),
                 ],
                 env=_environment(os.environ),
                 pass_fds=(theirs.fileno(), memory),
