@@ -208,6 +208,7 @@ def _prepare_score(app: Any, settings: Settings, store: Store, threads: int) -> 
         waiting=max(1, threads // SLOW_SHARE),
         max_pixels=settings.max_pixels,
         cutter=scoring.cutter,
+        expected=batcher.expected,
     )
     _on_stop.append(decoders.close)
     budget = Budget(settings.picture_budget_mib * 2**20)

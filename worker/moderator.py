@@ -99,10 +99,7 @@ class Moderator:
         with clock.stage("fetch"):
             data = self.fetcher.fetch(request.image_url, hold)
         with clock.stage("open"):
-            with self.batcher.expected:
-                picture = self.decoders.quick(data)
-            if picture is None:
-                picture = self.decoders.patient(data, hold)
+            picture = self.decoders.quick(data) or self.decoders.patient(data, hold)
             hold.resize(picture.size_bytes)
         return picture
 

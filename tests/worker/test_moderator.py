@@ -30,7 +30,7 @@ class Outside:
         self.budget = Budget(1000)
         self.takes_long = False
         self.failure: M3AGIQAError | None = None
-        self.expected: list[tuple[str, bool]] = []
+        self.asked: list[str] = []
         self.held: list[int] = []
         self.released: list[tuple[float, str]] = []
         self.verdicts: list[Any] = []
@@ -56,13 +56,13 @@ class Outside:
         return b"bytes"
 
     def quick(self, data: bytes) -> CutPicture | None:
-        self.expected.append(("quick", bool(self.batcher.expected)))
+        self.asked.append("quick")
         if self.failure is not None:
             raise self.failure
         return None if self.takes_long else CutPicture(INFO, {}, bytes(300), (10, 10))
 
     def patient(self, data: bytes, hold: Hold) -> CutPicture:
-        self.expected.append(("patient", bool(self.batcher.expected)))
+        self.asked.append("patient")
         hold.resize(900)
         return CutPicture(INFO, {}, bytes(300), (10, 10))
 
@@ -86,16 +86,12 @@ def outside() -> Iterator[Outside]:
     outside.batcher.stop(PATIENCE_S)
 
 
-def test_batches_wait_for_a_picture_that_is_opened_quickly(outside: Outside) -> None:
+def test_a_picture_that_takes_long_goes_to_the_patient_decoders(outside: Outside) -> None:
     assert outside.handle().startswith("scored")
-    assert outside.expected == [("quick", True)]
-    assert not outside.batcher.expected
-
-
-def test_no_batch_waits_for_one_that_takes_long(outside: Outside) -> None:
+    assert outside.asked == ["quick"]
     outside.takes_long = True
     assert outside.handle().startswith("scored")
-    assert outside.expected == [("quick", True), ("patient", False)]
+    assert outside.asked == ["quick", "quick", "patient"]
 
 
 @pytest.mark.parametrize("takes_long", [False, True])

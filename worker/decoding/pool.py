@@ -25,7 +25,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -109,12 +109,23 @@ class Decoders:
             wait with pictures that are not small.
         max_pixels: of a picture, at most.
         cutter: the model's; None if it looks at no picture.
+        expected: entered while a small picture is about to come, which a batch may wait for.
     """
 
-    def __init__(self, count: int, *, cpu_s: float, waiting: int, max_pixels: int, cutter: Cutter | None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        cpu_s: float,
+        waiting: int,
+        max_pixels: int,
+        cutter: Cutter | None,
+        expected: AbstractContextManager[None] | None = None,
+    ) -> None:
         self._cpu_s = cpu_s
         self._max_pixels = max_pixels
         self._cutter = cutter
+        self._expected = expected or nullcontext()
         self._quick = _Lane(count)
         self._patient = _Lane(max(1, count // 2))
         self._waiting = threading.Semaphore(waiting)
@@ -154,9 +165,10 @@ class Decoders:
 
     def _quickly(self, data: bytes, most_pixels: int, pixels: int) -> CutPicture | _Large:
         expected_s = QUICK_CPU_S + QUICK_MEGAPIXEL_S * pixels / 1e6 + QUICK_MEGABYTE_S * len(data) / 1e6
-        nice = 0 if expected_s <= SMALL_S else _NICE
+        small = expected_s <= SMALL_S
+        nice = 0 if small else _NICE
         order = self._order(data, QUICK_CPU_S, most_pixels, nice, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S)
-        with self._quick.decoder(expected_s) as decoder:
+        with self._expected if small else nullcontext(), self._quick.decoder(expected_s) as decoder:
             return decoder.decode(order, data)
 
     def patient(self, data: bytes, hold: Hold) -> CutPicture:

@@ -295,3 +295,49 @@ class Ended:
 
     def poll(self) -> int:
         return 0
+
+
+class Seen:
+    """Counts how often it was entered, and who is inside."""
+
+    entered = inside = 0
+
+    def __enter__(self) -> None:
+        self.entered += 1
+        self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+
+
+def test_batches_may_wait_for_small_pictures_alone(start: Start) -> None:
+    expected = Seen()
+    decoders = start(expected=expected)
+    assert decoders.quick(encoded((500, 500), "JPEG")) is not None
+    assert (expected.entered, expected.inside) == (1, 0)
+    # one that is not small is expected while its header is read, and large files not even then
+    assert decoders.quick(encoded((1200, 1000), "JPEG")) is not None
+    assert (expected.entered, expected.inside) == (2, 0)
+    assert decoders.quick(encoded((64, 64)) + bytes(8_000_000)) is not None
+    assert (expected.entered, expected.inside) == (2, 0)
+
+
+def test_those_that_are_not_small_leave_a_process_to_those_that_are(start: Start) -> None:
+    # given two processes, one of which stands still with a picture that is not small
+    decoders = start(count=2)
+    lane = decoders._quick
+    with lane.decoder(1.0):
+        # when another one like it waits, and a small one comes later
+        taken: list[str] = []
+
+        def take(name: str, expected_s: float) -> None:
+            with lane.decoder(expected_s):
+                taken.append(name)
+
+        larger = threading.Thread(target=take, args=("larger", 1.0))
+        larger.start()
+        eventually(lambda: len(lane._waiting) == 1, "the larger one waits")
+        take("small", 0.0)
+        assert taken == ["small"]
+    larger.join(PATIENCE_S)
+    assert taken == ["small", "larger"]
