@@ -314,8 +314,8 @@ def _in_time(call: Callable[..., _Result], *args: Any) -> _Result:
 
 def _close(late: Future[Any]) -> None:
     """Nobody takes it any more."""
-    if late.exception() is None and isinstance(connection := late.result(), socket.socket):
-        connection.close()
+    if late.exception() is None and isinstance(connected := late.result(), socket.socket):
+        connected.close()
 
 
 def _addresses(host: str, port: int) -> list[str]:
