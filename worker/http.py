@@ -421,7 +421,11 @@ class _Connection(HTTPConnection):
             # TLS and the Host header go by the name.
             self._dns_host = name
         punctual = _Socket(fileno=plain.detach())
-        punctual.settimeout(None)
+        try:
+            punctual.settimeout(None)
+        except BaseException:
+            punctual.close()
+            raise
         return punctual
 
     def _connect(self, addresses: Sequence[str]) -> socket.socket:
