@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,9 +22,12 @@ from worker.settings import Settings
 from worker.shares import Share, Shares
 
 MAX_REDIRECTS = 3
-CHUNK_BYTES = 65_536
+CHUNK_BYTES = 2**20
 #: Bytes of the memory budget that are taken at a time while a picture comes in.
 HELD_AHEAD = 2**20
+#: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
+#: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
+LARGE_AT_A_TIME, TURN_S = 2, 0.05
 
 #: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
 _UNENCODED = {"", "identity", "aws-chunked"}
@@ -41,6 +46,7 @@ class Fetcher:
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
         self._shares = shares or Shares()
+        self._turns = threading.Semaphore(LARGE_AT_A_TIME)
         self._timeout_s = settings.fetch_timeout_s
         self._max_bytes = settings.fetch_max_bytes
         self._buckets = settings.fetch_s3_buckets
@@ -128,12 +134,26 @@ class Fetcher:
                 raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
             share.go_on()
 
+    def _in_turn(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The first chunk is free; further ones are read by few threads at a time."""
+        yield from itertools.islice(chunks, 1)
+        while True:
+            turn = self._turns.acquire(timeout=TURN_S)
+            try:
+                chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+            finally:
+                if turn:
+                    self._turns.release()
+
     def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
         if announced > self._max_bytes:
             raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
         body = io.BytesIO()
         held = 0
-        for chunk in chunks:
+        for chunk in self._in_turn(iter(chunks)):
             body.write(chunk)
             if (size := body.tell()) > self._max_bytes:
                 raise ImageTooLarge(f"more than {self._max_bytes} bytes")

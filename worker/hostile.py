@@ -1,6 +1,6 @@
 """`python -m worker.hostile`: what pictures and servers that mean ill cost a worker, and who is served beside them.
 
-Starts a Valkey and both workers on loopback. A neighbour submits a small picture five times a second, first alone, then
+Starts a Valkey and both workers on loopback. A neighbour submits a small picture some times a second, first alone, then
 beside many copies of each of `worker.bombs` at once, and with `--servers` beside servers that take their time. All of
 it shares this machine: an upper bound.
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from math import inf
@@ -35,8 +36,7 @@ from worker.bombs import BOMBS
 from worker.demo import DemoFailed
 from worker.rig import STUCK_AFTER_S, Arrived, Receiver, Rig, rig
 
-#: Requests a second of the neighbour, and seconds for which it is watched at least.
-NEIGHBOUR_PER_S = 5
+#: Seconds for which the neighbour is watched at least.
 _LEAST_S = 5.0
 #: Seconds alone at the start: the first are not counted.
 _WARM_UP_S, _QUIET_S = 3.0, 10.0
@@ -85,13 +85,18 @@ class Suffered:
 
 
 class Pictures:
-    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's picture."""
+    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's picture.
+
+    Of the files, the one that was asked for last stays in memory: to read it anew for each of many copies would take
+    more of this machine than the worker that is measured.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         neighbour = io.BytesIO()
         noise_picture(256, 256, 1).rgb.save(neighbour, "PNG")
         self._neighbour = neighbour.getvalue()
+        self._read = lru_cache(maxsize=1)(lambda name: self._file(name).read_bytes())
 
     def size(self, name: str) -> int:
         return self._file(name).stat().st_size
@@ -99,7 +104,7 @@ class Pictures:
     def serve(self, path: str) -> bytes:
         """For `/NAME/NUMBER` the bytes of that name."""
         name = path.split("/")[1]
-        return self._neighbour if name == _NEIGHBOUR else self._file(name).read_bytes()
+        return self._neighbour if name == _NEIGHBOUR else self._read(name)
 
     def _file(self, name: str) -> Path:
         file = self._folder / name
@@ -241,7 +246,7 @@ def request(place: str, name: str, seconds: float, *, callback: str | None = Non
     )
 
 
-def measure(platform: Rig, attack: Attack, seconds: float) -> Suffered:
+def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: float) -> Suffered:
     """Submit the attack, and the neighbour's requests until all is answered or so many seconds are over.
 
     Raises:
@@ -255,7 +260,7 @@ def measure(platform: Rig, attack: Attack, seconds: float) -> Suffered:
         copies = client.submit_many(attack.requests)
         while (past := time.monotonic() - began) < seconds and (past < _LEAST_S or not arrived.keys() >= set(copies)):
             neighbours |= set(client.submit_many([request(receiver.place, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
-            time.sleep(max(0.0, began + len(neighbours) / NEIGHBOUR_PER_S - time.monotonic()))
+            time.sleep(max(0.0, began + len(neighbours) / neighbours_per_s - time.monotonic()))
             arrived |= {each.request_id: each for each in receiver.take()}
         in_time = [arrived[name] for name in copies if name in arrived and arrived[name].error != "expired"]
         attack.end()
@@ -321,7 +326,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
     Raises:
         DemoFailed: a worker did not come up, or is stuck.
     """
-    seconds: float = arguments.seconds
+    seconds, per_s = arguments.seconds, arguments.neighbours_per_s
     with ExitStack() as stack:
         pictures = Pictures(Path(stack.enter_context(TemporaryDirectory(prefix="m3agiqa-bombs-"))))
         slow = SlowServers()
@@ -336,14 +341,14 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
                 deliver_max_per_host=8,
             )
         )
-        measure(platform, Attack("", 0, []), _WARM_UP_S)
-        yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S)
+        measure(platform, Attack("", 0, []), _WARM_UP_S, per_s)
+        yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S, per_s)
         for name in arguments.only:
             names, copies = (list(BOMBS), 1) if name == ALL else ([name], arguments.repeat)
-            yield measure(platform, pictures_attack(platform, pictures, names, copies, seconds), seconds)
+            yield measure(platform, pictures_attack(platform, pictures, names, copies, seconds), seconds, per_s)
         if arguments.servers:
             for attack in server_attacks(platform, slow, seconds):
-                yield measure(platform, attack, seconds)
+                yield measure(platform, attack, seconds, per_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -352,6 +357,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="fake", metavar="PROFILE", help="what scores the pictures (fake)")
     parser.add_argument("--threads", type=int, default=32, metavar="N", help="of the worker that scores (32)")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="for each bomb at most (30)")
+    parser.add_argument(
+        "--neighbours-per-s", type=float, default=5.0, metavar="N", help="the neighbour's requests a second (5)"
+    )
     parser.add_argument("--repeat", type=int, default=24, metavar="N", help="copies of a bomb at a time (24)")
     parser.add_argument(
         "--only",

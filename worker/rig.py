@@ -12,7 +12,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -117,8 +117,9 @@ class Receiver:
                 picture = receiver._picture(self.path)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(picture)))
-                self.end_headers()
-                self.wfile.write(picture)
+                with suppress(ConnectionError):  # the worker may end an exchange that takes long
+                    self.end_headers()
+                    self.wfile.write(picture)
 
             def do_POST(self) -> None:
                 receiver.receive(self.rfile.read(int(self.headers["Content-Length"])))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
+from tests.support import PATIENCE_S
 from tests.worker.conftest import Tripwire, trusting
-from worker.fetch import MAX_REDIRECTS, MAX_RETRY_AFTER_S, Fetcher
+from worker.fetch import CHUNK_BYTES, LARGE_AT_A_TIME, MAX_REDIRECTS, MAX_RETRY_AFTER_S, Fetcher
 from worker.settings import Settings
 
 
@@ -262,3 +265,29 @@ def test_a_body_without_end_is_cut_off_at_the_limit(chunked: bool, serve: Any) -
     server = serve(answer)
     with pytest.raises(ImageTooLarge):
         trusting(server, fetch_max_bytes=1_000_000, fetch_timeout_s=60).fetch(server.url)
+
+
+def test_large_bodies_that_come_slowly_keep_no_other_large_body(serve: Any) -> None:
+    # Given servers that stop in the middle of bodies longer than a chunk, as many as may read on at a time
+    size = 3 * CHUNK_BYTES
+    stuck = threading.Semaphore(0)
+
+    def answer(request: Any) -> None:
+        if request.path == "/sound":
+            request.reply(200, bytes(size))
+            return
+        request.reply(200, bytes(CHUNK_BYTES + 1), content_length=str(size))
+        stuck.release()
+        request.server.over.wait(60)
+
+    server = serve(answer)
+    fetcher = trusting(server, fetch_timeout_s=PATIENCE_S)
+    with ThreadPoolExecutor() as threads:
+        slow = [threads.submit(fetcher.fetch, f"{server.url}/slow") for _ in range(LARGE_AT_A_TIME)]
+        for _ in slow:
+            assert stuck.acquire(timeout=PATIENCE_S)
+        # when another large body comes, then it is there while they still wait
+        assert len(fetcher.fetch(f"{server.url}/sound")) == size
+        assert not any(fetch.done() for fetch in slow)
+        server.over.set()
+        assert all(isinstance(fetch.exception(PATIENCE_S), FetchUnavailable) for fetch in slow)
