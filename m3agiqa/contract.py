@@ -24,13 +24,15 @@ from pydantic import (
     field_validator,
 )
 
-from m3agiqa.errors import InternalError, M3AGIQAError, OutOfMemory, RequestInvalid
+from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
 from m3agiqa.quoting import quoted
 
 #: Characters. Longer than any generator accepts; the model's context is the tighter bound.
 MAX_PROMPT_CHARS = 8_000
 #: Characters, all of the URL with its query (pre-signed URLs run to about 2,000).
 MAX_URL_CHARS = 4_096
+#: Pixels of a picture. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
+MAX_PIXELS = 68_000_000
 #: Bytes of the caller's metadata as compact JSON; it comes back in the verdict untouched.
 MAX_METADATA_BYTES = 16_384
 #: Objects and lists inside one another, the metadata itself counted. JSON's readers have limits of their own, each
@@ -39,9 +41,14 @@ MAX_METADATA_DEPTH = 32
 #: Years, in UTC, that a request may name. Others are mistakes, and arithmetic with times ends at the years 1 and 9999.
 YEARS = range(2000, 3000)
 
+#: Of what is written here. A reader of the same major version ignores the fields that a later minor one added; another
+#: major version is for other readers.
+VERSION = "1.0"
+
 #: Queue priorities, most urgent first.
 Priority = Literal[0, 3, 6, 9]
 
+_VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 #: Of an invalid request, errors that are told, and characters of where one is and of what is wrong.
@@ -75,7 +82,8 @@ class Decision(StrEnum):
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Fields that a later version added are ignored.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 def _url_with_scheme(*schemes: str) -> AfterValidator:
@@ -116,6 +124,9 @@ _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
 class ScoreRequest(_Wire):
     """One picture to score, as a generator backend enqueues it."""
 
+    # A field that is not known is a misspelt one, unless a later version may have it.
+    model_config = ConfigDict(extra="forbid")
+
     #: Web address, or `s3://bucket/key`, whose key is taken literally: a space is a space, and %20 is no space.
     image_url: Annotated[_Url, _url_with_scheme("https", "http", "s3")]
     prompt: str = Field(max_length=MAX_PROMPT_CHARS)
@@ -134,6 +145,14 @@ class ScoreRequest(_Wire):
     submitted_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     #: From then on nobody waits for the verdict: what is not scored yet is answered unscored.
     expires_at: Instant | None = None
+    #: Of this contract, which it follows; None is the reader's own.
+    version: str | None = Field(default=None, pattern=_VERSION_FORM)
+
+    @property
+    def deliveries(self) -> tuple[str, ...]:
+        """Where the verdict goes: "callback", "s3"."""
+        places = {"callback": self.callback_url, "s3": self.s3_uri}
+        return tuple(kind for kind, place in places.items() if place is not None)
 
     @field_validator("request_id")
     @classmethod
@@ -173,11 +192,26 @@ class ScoreRequest(_Wire):
 
         Raises:
             RequestInvalid: naming each wrong field, without the values, which may be private.
+            NewerVersion: it is of a later major version.
         """
         try:
-            return cls.model_validate(payload)
+            return cls.model_validate(_as_of_now(payload))
         except ValidationError as error:
             raise RequestInvalid(describe_validation(error)) from None
+
+
+def _as_of_now(payload: object) -> object:
+    """Without what a later minor version added."""
+    version = payload.get("version") if isinstance(payload, dict) else None
+    if not isinstance(version, str) or not re.fullmatch(_VERSION_FORM, version):
+        return payload
+    theirs, ours = ([int(part) for part in each.split(".")] for each in (version, VERSION))
+    if theirs[0] > ours[0]:
+        raise NewerVersion(f"follows version {theirs[0]} of the contract, and this worker {ours[0]}")
+    if theirs <= ours:
+        return payload
+    assert isinstance(payload, dict)
+    return {name: value for name, value in payload.items() if name in ScoreRequest.model_fields}
 
 
 class AspectScore(_Wire):
@@ -249,6 +283,8 @@ class ImageInfo(_Wire):
 class Verdict(_Wire):
     """The one thing a caller receives, whether scored or failed."""
 
+    #: Of this contract, which it follows.
+    version: str = VERSION
     request_id: str
     #: "scored" if every wanted aspect has a score.
     status: Literal["scored", "failed"]

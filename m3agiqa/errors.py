@@ -35,6 +35,9 @@ score: at the edges it becomes a `contract.Failure`.
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
     ├── PoisonTask                it took too many workers along
+    ├── TaskRevoked               an operator took it back
+    ├── NotOwed                   a task that nobody has to do now: a repeated or late message
+    ├── NewerVersion              written by a later version, for workers of that one
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
     └── InternalError             a defect of ours                                      (retryable)
 """
@@ -215,6 +218,20 @@ class QueueFull(M3AGIQAError):
 
 class PoisonTask(M3AGIQAError):
     code = "poison"
+
+
+class TaskRevoked(M3AGIQAError):
+    code = "revoked"
+
+
+class NotOwed(M3AGIQAError):
+    """Nothing has to be done."""
+
+    code = "not_owed"
+
+
+class NewerVersion(M3AGIQAError):
+    code = "newer_version"
 
 
 class ResultTimeout(M3AGIQAError):

@@ -15,13 +15,11 @@ from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from m3agiqa import containers
 from m3agiqa.colour import Colour, to_srgb
 from m3agiqa.containers import FORMATS, Still, png
-from m3agiqa.contract import ImageInfo
+from m3agiqa.contract import MAX_PIXELS, ImageInfo
 from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MAX_SIDE_RATIO", "Picture", "decode", "open_picture", "read_header"]
+__all__ = ["FORMATS", "MAX_SIDE_RATIO", "Picture", "decode", "open_picture", "read_header"]
 
-#: Pixels. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
-MAX_PIXELS = 68_000_000
 #: Long side over short side. Beyond it a slice holds too few pixels across to say anything.
 MAX_SIDE_RATIO = 100
 #: Pixels times scans of a progressive JPEG. Encoders write about 10 scans; an empty one still costs 0.1 ns a pixel.

@@ -19,15 +19,18 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from m3agiqa.client import MAX_QUEUED, Client
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
+from m3agiqa.quoting import quoted
 from producers import cli_dead
-from producers.client import MAX_QUEUED, Client
 
 OK, FAILED, USAGE = 0, 1, 2
 
 _REDIS_URL_VARIABLE = "M3AGIQA_REDIS_URL"
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
+#: Characters of a reason, or of an event: ours are shorter.
+_REASON_CHARS = 4_000
 #: Rows of a CSV sent together; the progress bar moves by as many.
 _ROWS = 200
 
@@ -216,19 +219,19 @@ def _state(client: Client, arguments: argparse.Namespace) -> int:
         raise ResultTimeout(f"no request {arguments.request_id} is known; those settled long ago are forgotten")
     print(state)
     for event in client.history(arguments.request_id) if arguments.history else ():
-        print(event)
+        print(quoted(event, _REASON_CHARS))
     return OK
 
 
 def _export(client: Client, arguments: argparse.Namespace) -> int:
     for verdict in client.results():
-        print(verdict.model_dump_json())
+        print(cli_dead.as_json(verdict))
     return OK
 
 
 def _show(verdict: Verdict, *, as_json: bool) -> int:
     if as_json:
-        print(verdict.model_dump_json())
+        print(cli_dead.as_json(verdict))
     else:
         Console(soft_wrap=True).print(_table(verdict))
     return OK if verdict.status == "scored" else FAILED
@@ -237,12 +240,12 @@ def _show(verdict: Verdict, *, as_json: bool) -> int:
 def _table(verdict: Verdict) -> Table:
     outcome = verdict.status if verdict.error is None else f"{verdict.error.code}: {verdict.error.message}"
     # As text: brackets in a failure's words are no markup.
-    caption = Text(outcome)
+    caption = Text(quoted(outcome, _REASON_CHARS))
     table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=caption)
     for aspect, scored in verdict.aspects.items():
         table.add_row(aspect, f"{scored.score:.2f}", scored.rating)
     for reason in verdict.reasons:
-        table.add_row("", "", Text(reason))
+        table.add_row("", "", Text(quoted(reason, _REASON_CHARS)))
     return table
 
 

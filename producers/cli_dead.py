@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from m3agiqa.client import Client
 from m3agiqa.errors import RequestInvalid
+from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.quoting import quoted
-from producers.client import Client
-from producers.dead import DeadLetter
-from producers.message import MAX_MESSAGE_BYTES
 
 #: As on the whole command line.
 _OK, _FAILED, _WRONG = 0, 1, 2
@@ -47,15 +46,20 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         changed.set_defaults(run=run)
 
 
+def as_json(model: BaseModel) -> str:
+    """On one line and in ASCII: whatever a stranger wrote, nothing of it speaks to a terminal."""
+    return json.dumps(model.model_dump(mode="json"))
+
+
 def _list(client: Client, arguments: argparse.Namespace) -> int:
     # The id whole, even on a narrow terminal: the other commands want it.
     table = Table(Column("id", no_wrap=True, min_width=32), "died at", "why")
     for letter in client.dead_letters():
         if arguments.json:
-            print(letter.model_dump_json())
+            print(as_json(letter))
         else:
             table.add_row(
-                letter.id,
+                quoted(letter.id),
                 f"{letter.died_at:%m-%d %H:%M}",
                 Text(quoted(f"{letter.code}: {letter.reason}", _REASON_CHARS)),
             )
@@ -67,42 +71,40 @@ def _list(client: Client, arguments: argparse.Namespace) -> int:
 def _show(client: Client, arguments: argparse.Namespace) -> int:
     letter = client.dead_letter(arguments.id)
     if arguments.json:
-        print(letter.model_dump_json())
+        print(as_json(letter))
         return _OK
     table = Table(show_header=False)
     for name, value in letter.model_dump(mode="json", exclude={"history"}).items():
         # Whole, but without what would speak to the terminal: anybody can push anything on a queue.
-        table.add_row(name, Text(quoted(value, MAX_MESSAGE_BYTES)))
+        table.add_row(name, Text(quoted(value, MAX_ENTRY_BYTES)))
     table.add_row("history", Text("\n".join(quoted(event, _REASON_CHARS) for event in letter.history)))
     Console(soft_wrap=True).print(table)
     return _OK
 
 
 def _replay(client: Client, arguments: argparse.Namespace) -> int:
-    return _change(client, arguments, client.replay)
-
-
-def _drop(client: Client, arguments: argparse.Namespace) -> int:
-    return _change(client, arguments, client.drop)
-
-
-def _change(client: Client, arguments: argparse.Namespace, change: Callable[[DeadLetter], Any]) -> int:
-    letters: Iterable[DeadLetter]
     if arguments.all:
         # What can never be replayed stays where it is.
-        letters = [letter for letter in client.dead_letters() if not (letter.cut and change == client.replay)]
+        letters = [letter for letter in client.dead_letters() if not letter.cut]
     else:
         letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
     code = _OK
     for letter in letters:
         try:
-            changed = change(letter)
+            code = _told(letter.id, client.replay(letter)) or code
         except RequestInvalid as error:
             print(f"error: {letter.id}: {error}", file=sys.stderr)
             code = _WRONG
-            continue
-        if changed:
-            print(letter.id)
-        else:
-            code = code or _FAILED
     return code
+
+
+def _drop(client: Client, arguments: argparse.Namespace) -> int:
+    ids = client.dead_letter_ids() if arguments.all else arguments.ids
+    codes = [_told(letter_id, client.drop(letter_id)) for letter_id in ids]
+    return max(codes, default=_OK)
+
+
+def _told(letter_id: str, changed: bool) -> int:
+    if changed:
+        print(quoted(letter_id))
+    return _OK if changed else _FAILED

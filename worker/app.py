@@ -12,9 +12,9 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from m3agiqa.errors import ConfigError
-from producers import keys, message
-from producers.connection import CONNECT_TIMEOUT_S, HEALTH_CHECK_S
-from worker import lifecycle
+from m3agiqa.queue import keys
+from m3agiqa.queue.connection import CONNECT_TIMEOUT_S, HEALTH_CHECK_S
+from worker import lifecycle, runtime
 from worker.settings import Settings
 
 
@@ -37,8 +37,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
             # Looking takes milliseconds. By default, one that dies while it looks stops all others for 300 s.
             "unacked_mutex_expire": 10,
             "queue_order_strategy": "priority",
-            "priority_steps": list(message.PRIORITY_STEPS),
-            "sep": message.SEPARATOR,
+            "priority_steps": list(keys.PRIORITIES),
+            "sep": keys.SEPARATOR,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": HEALTH_CHECK_S,
@@ -47,14 +47,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_default_queue": keys.SCORE_QUEUE,
         # A misspelt -Q is an error, not a new queue.
         "task_create_missing_queues": False,
-        # A task is gone from Redis only after it is done.
+        # A message is gone from Redis only after its task is done.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # A worker takes no more than it works on, so that others may, and that priorities hold.
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
-        # Verdicts are kept by worker.store.
+        # Verdicts are kept in the ledger.
         "result_backend": None,
         "task_ignore_result": True,
         "accept_content": ["json"],
@@ -80,6 +80,18 @@ def _from_environment() -> dict[str, Any]:
         raise SystemExit(f"error: {error}") from None
 
 
-app = Celery("m3agiqa", include=["worker.tasks"], events="worker.events:Events")
+app = Celery("m3agiqa", events="worker.celery_patches.events:Events")
 app.add_defaults(_from_environment)
 lifecycle.connect()
+
+
+@app.task(name=keys.SCORE_TASK)  # type: ignore[untyped-decorator]
+def score(name: str) -> str:
+    """Score the request of this name."""
+    return runtime.current().score(name)
+
+
+@app.task(name=keys.DELIVER_TASK)  # type: ignore[untyped-decorator]
+def deliver(name: str) -> str:
+    """Deliver the verdict that this name stands for."""
+    return runtime.current().deliver(name)

@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from m3agiqa.errors import M3AGIQAError
 from m3agiqa.quoting import quoted
-from worker.http import USER_AGENT
 from worker.settings import Settings
+from worker.web import USER_AGENT
 
 SCHEME = "s3://"
 

@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from m3agiqa.contract import describe_validation
+from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
-from m3agiqa.images import MAX_PIXELS
 
 PREFIX = "M3AGIQA_"
 
@@ -147,10 +146,13 @@ class Settings(BaseSettings):
         "questions are answered always.",
     )
     result_ttl_s: int = Field(default=86_400, ge=1, description="Seconds a verdict stays in Redis.")
+    dead_letters_mib: int = Field(
+        default=64, ge=1, description="Mebibytes of dead letters kept; then the oldest are dropped, and counted."
+    )
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")
     health_dir: Path | None = Field(
-        default=None, description="Folder for the probes' files, heartbeat-QUEUE and ready-QUEUE; unset, none."
+        default=None, description="Folder for the probes' files, which workers may share; unset, none."
     )
 
     @field_validator(

@@ -12,7 +12,6 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from m3agiqa.cli import ping
 from m3agiqa.cli.arguments import DONE, FAILED
 from m3agiqa.errors import M3AGIQAError
 
@@ -106,9 +105,12 @@ def _add_models(table: Table, todo: list[str], *, has_gpu: bool) -> bool:
 
 
 def _add_redis(table: Table, todo: list[str], url: str) -> None:
+    # Not at the top: scoring does without the queue.
+    from m3agiqa.queue import connection
+
     try:
-        ping.ping(url)
-        table.add_row("redis", Text(f"{ping.place(url)} answers"))
+        connection.ping(url)
+        table.add_row("redis", Text(f"{connection.place(url)} answers"))
     except M3AGIQAError as error:
         table.add_row("redis", Text(str(error)))
         todo.append("start Redis or give its --redis-url  # for the queue; `score` and `batch` need none")

@@ -3,18 +3,7 @@
 #   REDIS_URL=redis://localhost:6379/0 submit.sh https://host/picture.png "its prompt"
 set -eu
 id=$(cat /proc/sys/kernel/random/uuid)
-jq --null-input --compact-output --arg url "$1" --arg prompt "$2" --arg id "$id" '
-  {request_id: $id, image_url: $url, prompt: $prompt, submitted_at: (now | todate)} as $request
-  | {
-      body: ([[$request], {}, {}] | tojson | @base64),
-      "content-type": "application/json",
-      "content-encoding": "utf-8",
-      headers: {task: "m3agiqa.score", id: $id},
-      properties: {
-        body_encoding: "base64",
-        delivery_info: {exchange: "", routing_key: "score"},
-        delivery_tag: $id,
-        priority: 3
-      }
-    }' | redis-cli -u "$REDIS_URL" -x LPUSH score:3 >/dev/null
+jq --null-input --compact-output --arg url "$1" --arg prompt "$2" --arg id "$id" \
+  '{request_id: $id, image_url: $url, prompt: $prompt, submitted_at: (now | todate), version: "1.0"}' \
+  | redis-cli -u "$REDIS_URL" -x LPUSH m3agiqa:inbox:3 >/dev/null
 echo "$id"

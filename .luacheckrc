@@ -1,0 +1,11 @@
+-- The scripts of m3agiqa/queue/lua are run behind a line that names keys, and behind prelude.lua.
+std = "lua51"
+max_line_length = 120
+read_globals = {
+    "redis", "cjson", "KEYS", "ARGV",
+    "OWED", "UNREAD", "OLDEST", "DEAD", "DEAD_ORDER", "DEAD_BYTES", "DEAD_DROPPED", "REQUEST", "RESULT", "DONE",
+    "SCORE_QUEUE", "DELIVER_QUEUE",
+    "LOST_AFTER_S", "now", "split", "name_of", "note", "list_of", "wake", "owe", "oldest", "remove", "fewer", "unbury",
+    "take_letter", "keep_letter", "publish", "try",
+}
+files["**/prelude.lua"] = {ignore = {"211"}}

@@ -1,0 +1,252 @@
+"""`Client`: submit pictures, wait for verdicts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import ValidationError
+
+from m3agiqa.contract import Priority, ScoreRequest, Verdict
+from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, ResultTimeout
+from m3agiqa.queue import inbox, keys, ledger
+from m3agiqa.queue.connection import connect, translated
+from m3agiqa.queue.dead import DeadLetter, DeadLetters
+from m3agiqa.queue.ledger import State
+from m3agiqa.quoting import quoted
+
+logger = logging.getLogger(__name__)
+
+#: Requests that may wait before `submit` refuses more: some 500 MB of Redis, an hour's work of four GPUs.
+MAX_QUEUED = 100_000
+#: Seconds. What a producer that was refused is told to wait, at least and at most.
+_RETRY_AFTER_S = (1.0, 60.0)
+#: Messages sent in one round trip by `submit_many`.
+_CHUNK = 500
+#: Seconds after which the verdict is looked for although nobody announced it.
+_LOOK_AGAIN_S = 1.0
+
+_Item = TypeVar("_Item")
+
+
+class Client:
+    """Submits pictures to the queue in Redis; safe to share between threads.
+
+    `max_queued` requests may wait; beyond them `submit` refuses.
+
+    Raises:
+        ConfigError: `redis_url` is no Redis URL.
+    """
+
+    def __init__(self, redis_url: str, *, max_queued: int = MAX_QUEUED) -> None:
+        self._url = redis_url
+        self._redis = connect(redis_url)
+        self._dead = DeadLetters(self._redis)
+        self._max_queued = max_queued
+
+    def submit(
+        self,
+        *,
+        image_url: str,
+        prompt: str,
+        callback_url: str | None = None,
+        s3_uri: str | None = None,
+        aspects: Sequence[str] | None = None,
+        policy: str | None = None,
+        priority: Priority = 3,
+        request_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expires_at: datetime | None = None,
+    ) -> str:
+        """Enqueue one picture; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
+
+        To submit a request again under its `request_id` is safe: there is one task, and one verdict. The first request
+        of an id stands; another one under the same id becomes a dead letter.
+
+        Raises:
+            RequestInvalid: a field is wrong.
+            QueueFull: too many wait already; says when to come back.
+            QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
+        """
+        fields = {
+            "image_url": image_url,
+            "prompt": prompt,
+            "callback_url": callback_url,
+            "s3_uri": s3_uri,
+            "aspects": aspects,
+            "policy": policy,
+            "priority": priority,
+            "request_id": request_id,
+            "metadata": metadata,
+            "expires_at": expires_at,
+        }
+        return self.submit_many([{name: value for name, value in fields.items() if value is not None}])[0]
+
+    def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
+        """Enqueue many pictures, 500 in a round trip; returns their request ids in order.
+
+        Each is a ScoreRequest or a mapping of its fields. A wrong one stops the call: the chunks before its own are
+        enqueued by then.
+
+        Raises:
+            RequestInvalid: a field of a request is wrong.
+            QueueFull: too many wait already; says when to come back, and which were enqueued.
+            QueueUnavailable: Redis cannot be reached; says how many were enqueued for certain.
+        """
+        ids: list[str] = []
+        for chunk in _chunks(requests):
+            parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
+            try:
+                with translated(self._url):
+                    room = max(0, self._max_queued - inbox.waiting(self._redis))
+                    inbox.push(self._redis, parsed[:room])
+            except QueueUnavailable as error:
+                raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
+            ids += [request.request_id for request in parsed[:room]]
+            if room < len(parsed):
+                raise self._full(ids)
+        return ids
+
+    def _full(self, ids: list[str]) -> QueueFull:
+        with translated(self._url):
+            oldest_s = float(self._redis.get(keys.OLDEST) or 0)
+        # By then about a tenth of those that wait is done.
+        wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
+        return QueueFull(
+            f"{self._max_queued} requests wait already; come back in {wait_s:.0f} s ({len(ids)} enqueued)",
+            retry_after_s=wait_s,
+            submitted=ids,
+        )
+
+    def state(self, request_id: str) -> State | None:
+        """Where a request is; None if no worker took it in yet, or so long ago that it is forgotten.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return ledger.state_of(self._redis, request_id)
+
+    def history(self, request_id: str) -> tuple[str, ...]:
+        """What happened to a request: a line an event, each with its Unix time, the newest last.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return ledger.history_of(self._redis, request_id)
+
+    def result(self, request_id: str, timeout: float | None = None) -> Verdict:
+        """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
+
+        Raises:
+            ResultTimeout: no verdict within that time; it may still come. Verdicts also expire.
+            NewerVersion: the verdict is of a later version.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with translated(self._url), self._redis.pubsub() as announced:  # type: ignore[no-untyped-call]
+            # Subscribed before the first look: an announcement between the two is not missed.
+            announced.subscribe(keys.done(request_id))
+            while True:
+                if (found := self._redis.get(keys.result(request_id))) is not None:
+                    return _read(str(found), request_id)
+                left = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
+                if left <= 0:
+                    raise ResultTimeout(
+                        f"no verdict for {request_id} within {timeout} s; is a worker running, and was it submitted?"
+                    )
+                announced.get_message(timeout=left)
+
+    def results(self) -> Iterator[Verdict]:
+        """Every verdict that is in Redis now, in no order.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            # A set, because a scan may name a key twice.
+            for page in _chunks(set(self._redis.scan_iter(match=keys.RESULTS, count=_CHUNK))):
+                for name, found in zip(page, self._redis.mget(page), strict=True):
+                    if found is None:  # it expired since
+                        continue
+                    try:
+                        yield Verdict.model_validate_json(found)
+                    except ValidationError:
+                        logger.warning("%s cannot be read, and is left out", quoted(name, 200))
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """What workers gave up, the newest first; what cannot be read is named in the log and left out.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            yield from self._dead.all()
+
+    def dead_letter_ids(self) -> list[str]:
+        """Of everything that workers gave up, also what cannot be read.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return [str(letter_id) for letter_id in self._redis.hkeys(keys.DEAD)]
+
+    def dead_letter(self, letter_id: str) -> DeadLetter:
+        """One thing that workers gave up.
+
+        Raises:
+            RequestInvalid: there is no such dead letter, or it cannot be read.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return self._dead.get(letter_id)
+
+    def replay(self, letter: DeadLetter) -> bool:
+        """Put a dead letter back, with all its attempts; False if it is no dead letter any more.
+
+        Raises:
+            RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return self._dead.replay(letter)
+
+    def drop(self, letter_id: str) -> bool:
+        """Forget a dead letter, also one that cannot be read; False if it is none any more.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        with translated(self._url):
+            return self._dead.drop(letter_id)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read(text: str, request_id: str) -> Verdict:
+    try:
+        return Verdict.model_validate_json(text)
+    except ValidationError:
+        raise NewerVersion(f"the verdict of {quoted(request_id)} cannot be read by this version") from None
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk

@@ -1,0 +1,1 @@
+"""The protocol in Redis: the `inbox` producers write to, the `ledger` of what workers owe, `dead` letters."""

@@ -1,0 +1,107 @@
+"""One way to reach Redis, and one failure when it cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from m3agiqa.errors import ConfigError, QueueUnavailable
+
+#: Seconds. Longer than any command we send takes, shorter than anybody's patience.
+SOCKET_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+#: Tries of a command after the first, with pauses growing to a second.
+RETRIES = 4
+#: Seconds a connection may have been idle before it is checked: firewalls forget it silently.
+HEALTH_CHECK_S = 10
+
+#: What passes by itself, or by an operator's hand, and is worth another try: full memory, and a failover under way.
+_PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
+#: What Redis says where redis-py keeps its code to itself.
+_REFUSALS: dict[type[RedisError], str] = {
+    OutOfMemoryError: "OOM, its memory is full: raise maxmemory, or let the queue drain",
+    ReadOnlyError: "READONLY, it is a replica: name the primary in its URL",
+    NoPermissionError: "NOPERM, the URL's user may not do this",
+}
+
+
+def connect(url: str, *, retries: int = RETRIES) -> Redis:
+    """A client for `url`, safe to share between threads; connects on first use. What it reads are strings.
+
+    Raises:
+        ConfigError: not a Redis URL.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            # Whatever a stranger wrote can be read, and written again as it was.
+            encoding_errors="surrogateescape",
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=HEALTH_CHECK_S,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries, supported_errors=_PASSING),
+        )
+    except ValueError:
+        raise ConfigError("the Redis URL must look like redis://host:6379/0, rediss:// for TLS") from None
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn redis-py's failures into ours, saying what to do.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached, or refused the command.
+    """
+    try:
+        yield
+    except AuthenticationError:
+        raise QueueUnavailable(f"Redis at {place(url)} refused the password; check the one in its URL") from None
+    except (ConnectionError, TimeoutError) as error:
+        raise QueueUnavailable(
+            f"Redis at {place(url)} cannot be reached ({_cause(error)}); is it running, and its URL right?"
+        ) from None
+    except InvalidResponse:
+        raise QueueUnavailable(f"what answers at {place(url)} is no Redis; is its URL right?") from None
+    except RedisError as error:
+        # Redis' own code (MISCONF, NOREPLICAS, ...) is the first word; around it stands what the command carries.
+        word = _REFUSALS.get(type(error)) or str(error).rpartition("caused error: ")[2].partition(" ")[0]
+        raise QueueUnavailable(f"Redis at {place(url)} refused a command: {word}") from None
+
+
+def ping(url: str) -> None:
+    """Whether Redis answers.
+
+    Raises:
+        ConfigError: not a Redis URL.
+        QueueUnavailable: no answer, a wrong password, or something else than Redis.
+    """
+    with connect(url, retries=0) as redis, translated(url):
+        redis.ping()
+
+
+def place(url: str) -> str:
+    """`host:port` of a Redis URL: what may be shown of it."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _cause(error: Exception) -> str:
+    """The name of the system's own error, which redis-py calls a ConnectionError whatever it was."""
+    return type(error.__context__ if isinstance(error.__context__, OSError) else error).__name__

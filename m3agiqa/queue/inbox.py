@@ -1,0 +1,219 @@
+"""The inbox: what producers write, and how it becomes a task.
+
+    producer ──LPUSH──▶ m3agiqa:inbox:N ──admit──┬─ new ─▶ the ledger, and its name on the score queue
+                                                 ├─ known, and the same ─▶ gone: a repetition
+                                                 ├─ known, and other, malformed, or too large ─▶ dead letter
+                                                 └─ of a later version ─▶ m3agiqa:newer:N
+
+An entry is a `ScoreRequest` as JSON; the list says its priority, whatever the entry does. A worker looks at what comes
+next, judges it, and has one script move it: if it is not there any more, another worker was here. So no crash loses an
+entry or doubles one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+
+from pydantic import ValidationError
+from redis import Redis
+
+from m3agiqa.contract import Decision, Failure, ScoreRequest, Verdict, is_request_id
+from m3agiqa.errors import NewerVersion, RequestInvalid
+from m3agiqa.queue import keys
+from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
+from m3agiqa.queue.scripts import Scripts
+
+logger = logging.getLogger(__name__)
+
+#: Above the largest that the contract allows, every character escaped.
+MAX_ENTRY_BYTES = 1_048_576
+#: Entries and bytes looked at together.
+_ENTRIES, _BYTES = 100, 4 * MAX_ENTRY_BYTES
+_AFTER_CONFLICT = 5
+
+#: Fields that say nothing of what is asked for.
+_CIRCUMSTANCES = {"submitted_at", "expires_at", "priority", "version"}
+#: Stands for what is wrong in an invalid request.
+_UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
+
+
+def push(redis: Redis, requests: Sequence[ScoreRequest]) -> None:
+    """Put requests into the inbox, each kind of priority by one LPUSH. Raises what redis-py raises."""
+    for priority, group in groupby(requests, key=lambda request: request.priority):
+        redis.lpush(keys.inbox(priority), *(request.model_dump_json(exclude_none=True) for request in group))
+
+
+def waiting(redis: Redis) -> int:
+    """Requests that no worker has begun. Raises what redis-py raises."""
+    lists = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys.wakeups(keys.SCORE_QUEUE, step))]
+    with redis.pipeline(transaction=False) as pipeline:
+        for name in lists:
+            pipeline.llen(name)
+        return sum(pipeline.execute())
+
+
+def parse(text: str, priority: int) -> ScoreRequest:
+    """The request that an entry asks for.
+
+    A field that is null is one left out. Raises:
+        RequestInvalid: what is wrong with it, without its content.
+        NewerVersion: a worker of a later version must read it.
+    """
+    return _request(_fields(text, priority))
+
+
+def _request(fields: dict[str, object]) -> ScoreRequest:
+    return ScoreRequest.parse(fields)
+
+
+def _fields(text: str, priority: int) -> dict[str, object]:
+    try:
+        text.encode()
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise RequestInvalid("not JSON in UTF-8") from None
+    if not isinstance(found, dict):
+        raise RequestInvalid('must be a JSON object such as {"image_url": "https://...", "prompt": "..."}')
+    return {**{name: value for name, value in found.items() if value is not None}, "priority": priority}
+
+
+def _finite(text: str) -> float:
+    """Python would take NaN, and 1e999 for infinity, which no JSON can pass on."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError("not a finite number")
+    return number
+
+
+def content(request: ScoreRequest) -> str:
+    """What is asked for, in a few characters: equal for a request and its repetition."""
+    asked = request.model_dump(mode="json", exclude=_CIRCUMSTANCES)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What comes next in an inbox: its size in bytes, and its text, or the beginning of one that is too large."""
+
+    size_bytes: int
+    text: str
+
+
+class Admission:
+    """Moves what lies in the inbox into the ledger. Safe to share among threads; raises what redis-py raises.
+
+    `redis` decodes what it reads with the error handler "surrogateescape". A verdict of a refused request is kept for
+    `result_ttl_s` seconds; of all dead letters, `dead_letters_bytes` are kept at most.
+    """
+
+    def __init__(self, redis: Redis, *, result_ttl_s: int, dead_letters_bytes: int) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis)
+        self._result_ttl_s = result_ttl_s
+        self._dead_letters_bytes = dead_letters_bytes
+
+    def wait(self, priority: int, timeout_s: int) -> bool:
+        """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
+        inbox = keys.inbox(priority)
+        # From the end of a list to the same end: the list stays as it is, and the command waits while it is empty.
+        return self._redis.blmove(inbox, inbox, timeout_s, "RIGHT", "RIGHT") is not None
+
+    def admit(self, priority: int) -> int:
+        """Move what comes next, up to 100 entries; returns how many were moved."""
+        inbox = keys.inbox(priority)
+        looked = self._scripts.run("peek", [inbox, _ENTRIES, _BYTES, MAX_ENTRY_BYTES, KEPT_CHARS])
+        entries = [_Entry(int(size), text) for size, text in looked]
+        moved, together = 0, len(entries)
+        while batch := entries[moved : moved + together]:
+            count, conflict = self._move(priority, [self._judged(entry, priority) for entry in batch])
+            if conflict:
+                count += self._move(priority, [self._conflict(batch[count], priority)])[0]
+                # Where one is, more may be, and all behind it are judged and sent anew.
+                together = _AFTER_CONFLICT
+            moved += count
+            if count < len(batch) and not conflict:  # another worker was here
+                break
+        return moved
+
+    def _move(self, priority: int, judged: Sequence[tuple[str | int, ...]]) -> tuple[int, bool]:
+        arguments: list[str | int] = [
+            keys.inbox(priority), priority, keys.newer(priority), self._result_ttl_s, self._dead_letters_bytes,
+        ]  # fmt: skip
+        count, conflict = self._scripts.run("admit", arguments + [word for words in judged for word in words])
+        return int(count), bool(conflict)
+
+    def _judged(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
+        """What `admit.lua` is told of an entry."""
+        fields: dict[str, object] = {}
+        try:
+            if entry.size_bytes > MAX_ENTRY_BYTES:
+                raise RequestInvalid(f"{entry.size_bytes} bytes are more than {MAX_ENTRY_BYTES}")
+            fields = _fields(entry.text, priority)
+            request = _request(fields)
+        except NewerVersion:
+            return (entry.size_bytes, entry.text, "newer", *[""] * 7)
+        except RequestInvalid as invalid:
+            return self._dead(entry, priority, Failure.of(invalid), _known(fields))
+        owed = (request.request_id, content(request), request.model_dump_json(exclude_none=True))
+        return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
+
+    def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
+        known = parse(entry.text, priority).request_id
+        invalid = RequestInvalid(f"request_id: {known} stands for another request, which came first and stays")
+        return self._dead(entry, priority, Failure.of(invalid))
+
+    def _dead(
+        self, entry: _Entry, priority: int, failure: Failure, request: ScoreRequest | None = None
+    ) -> tuple[str | int, ...]:
+        request_id = None if request is None else request.request_id
+        letter = DeadLetter.of_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
+        logger.warning("an entry of %s became dead letter %s: %s", letter.queue, letter.id, failure.code)
+        answered: tuple[str, ...] = ("", "", "", "", "")
+        if request is not None:
+            answered = (
+                request.request_id,
+                content(request),
+                request.model_dump_json(exclude_none=True),
+                _refusal(request, failure).model_dump_json(),
+                ",".join(request.deliveries),
+            )
+        return (entry.size_bytes, entry.text, "dead", *answered, letter.id, letter.model_dump_json())
+
+
+def _known(fields: dict[str, object]) -> ScoreRequest | None:
+    """Of an invalid request the valid fields, good for answering it; None if it does not say which it is."""
+    valid = {name: fields[name] for name in ScoreRequest.model_fields if name in fields and _fits(name, fields[name])}
+    return ScoreRequest.model_validate({**_UNKNOWN, **valid}) if is_request_id(valid.get("request_id")) else None
+
+
+def _fits(name: str, value: object) -> bool:
+    try:
+        ScoreRequest.model_validate({**_UNKNOWN, name: value})
+    except (ValidationError, NewerVersion):
+        return False
+    return True
+
+
+def _refusal(request: ScoreRequest, failure: Failure) -> Verdict:
+    return Verdict(
+        request_id=request.request_id,
+        status="failed",
+        decision=Decision.REVIEW,
+        reasons=(f"{failure.code}: {failure.message}",),
+        aspects={},
+        policy=None,
+        model=None,
+        image=None,
+        timings_ms={},
+        attempt=1,
+        submitted_at=request.submitted_at,
+        scored_at=datetime.now(UTC),
+        metadata=request.metadata,
+        error=failure,
+    )

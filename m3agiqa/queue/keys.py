@@ -1,0 +1,68 @@
+"""Names in Redis. Scripts have them as constants, see `m3agiqa.queue.scripts`."""
+
+from __future__ import annotations
+
+#: Celery's queues and tasks. The names of tasks to run lie on a queue's lists, one list a priority.
+SCORE_QUEUE = "score"
+DELIVER_QUEUE = "deliver"
+SCORE_TASK = "m3agiqa.score"
+DELIVER_TASK = "m3agiqa.deliver"
+#: Most urgent first. The most urgent one's list has the queue's bare name.
+PRIORITIES = (0, 3, 6, 9)
+SEPARATOR = ":"
+
+#: Sorted set: every task that is owed, by when to look after it, in seconds of the Redis server's clock.
+OWED = "m3agiqa:owed"
+#: Sorted set: tasks whose entries in the ledger nobody can read, by when they were set aside.
+UNREAD = "m3agiqa:unread"
+#: Seconds that the oldest request on the score queue has waited, with a short time to live.
+OLDEST = "m3agiqa:oldest"
+#: Hash: what was given up, one JSON object each, by its id.
+DEAD = "m3agiqa:dead"
+#: Sorted set: the ids of dead letters by when they came.
+DEAD_ORDER = "m3agiqa:dead:order"
+#: Numbers: the bytes of all dead letters, and how many were dropped to make room for others.
+DEAD_BYTES = "m3agiqa:dead:bytes"
+DEAD_DROPPED = "m3agiqa:dead:dropped"
+
+_SCORES = "m3agiqa:scores:"
+_RESULT = "m3agiqa:result:"
+#: Glob over every key that `result` gives.
+RESULTS = _RESULT + "*"
+
+
+def inbox(priority: int) -> str:
+    """The list that producers push requests on, each as plain JSON."""
+    return f"m3agiqa:inbox:{priority}"
+
+
+def newer(priority: int) -> str:
+    """The list of requests that wait for a worker of a later version."""
+    return f"m3agiqa:newer:{priority}"
+
+
+def wakeups(queue: str, priority: int = 0) -> str:
+    """The list of `queue` for one of PRIORITIES, with names of tasks to run."""
+    if priority not in PRIORITIES:
+        raise ValueError(f"priority {priority} is none of {PRIORITIES}")
+    return f"{queue}{SEPARATOR}{priority}" if priority else queue
+
+
+def request(request_id: str) -> str:
+    """Key of the request's entry in the ledger."""
+    return f"m3agiqa:request:{request_id}"
+
+
+def result(request_id: str) -> str:
+    """Key of the verdict, as JSON, with a time to live."""
+    return _RESULT + request_id
+
+
+def done(request_id: str) -> str:
+    """Channel on which the verdict's arrival is announced; the message has no content."""
+    return f"m3agiqa:done:{request_id}"
+
+
+def scores(key: str) -> str:
+    """Key of what the model said about a picture with a prompt, as JSON, with a time to live."""
+    return _SCORES + key

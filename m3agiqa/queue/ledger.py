@@ -1,0 +1,363 @@
+"""The ledger in Redis: every request that is owed an answer, so that no crash between two commands loses one.
+
+A *task* is one thing to do: scoring a request (its name is the request's id) or one delivery of its verdict
+(`ID:callback`, `ID:s3`). What is to be done stands in the ledger, which workers alone write. Messages carry a name and
+nothing else: one that is forged, repeated, lost or late wakes a task that is owed anyway, or nobody.
+
+    admit ──▶ queued ──claim──▶ with a worker ──┬─ publish (scored) ─▶ gone; a task for each delivery is queued
+                ▲                  │            ├─ settle (delivered) ─▶ gone; with the last one, settled
+                │                  │            ├─ postpone, release ─▶ waits until it is due ─┐
+                │                  │            └─ bury ─▶ dead letter ── replay ─▶ queued     │
+                │                  ▼                                                           │
+                └──────────────── sweep ◀── overdue: lost on its way, its worker died, or due again
+
+An entry is a hash:
+
+    state                 see `State`
+    request, content      the request as JSON while anything is owed, and what tells its repetition from another request
+    priority              where its name is queued
+    verdict               as JSON, while deliveries are owed: what is signed and sent is this
+    score, callback, s3   of each task that is still owed, how many attempts have ended
+    TASK.queued           when its name was queued; 0 once a worker took it, and while it waits to be tried again, -1
+                          while it waits because several workers were lost with it
+    TASK.run, TASK.fair   how often a worker began it, and which of these runs last ended properly
+    buried                how many of its tasks are dead letters
+    history               a line for everything above, the newest last
+
+Each owed task has one time at which somebody must look after it (the sorted set `keys.OWED`): soon after it was queued,
+after the lease of the worker that has it, or when it is due again. `sweep` queues what is overdue, what was lost in
+front of all. A name that is still waiting there is told by the time at which its list's oldest was queued: along a list
+these times grow, so that a long queue never fills with copies.
+
+A worker that was thought dead and comes back may still publish, if it is the first to do so. Anything else it does is
+ignored, because its run of the task is not the last one. A run that never ends properly took its worker along, or went
+with it. So many of them in a row make a poison task; from the second on, tasks lost together come again apart.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from redis import Redis
+
+from m3agiqa.contract import Failure, ScoreRequest, Verdict
+from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, PoisonTask, QueueUnavailable, RequestInvalid
+from m3agiqa.queue import keys
+from m3agiqa.queue.connection import connect, translated
+from m3agiqa.queue.dead import DeadLetter
+from m3agiqa.queue.inbox import Admission, content
+from m3agiqa.queue.scripts import Scripts
+
+logger = logging.getLogger(__name__)
+
+#: About a minute: work already done is worth waiting for a Redis that restarts.
+_RETRIES = 60
+#: Overdue tasks queued by one run of the script, which blocks Redis meanwhile.
+SWEPT_AT_ONCE = 100
+#: Seconds that a request of a later version is left to others.
+_NEWER_S = 5.0
+
+_POISON = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
+
+
+class State(StrEnum):
+    """Where a request is."""
+
+    SUBMITTED = "submitted"
+    FETCHING = "fetching"
+    SCORING = "scoring"
+    #: The verdict is there, and its deliveries are queued.
+    SCORED = "scored"
+    DELIVERING = "delivering"
+    #: Nothing is owed any more.
+    SETTLED = "settled"
+    #: Given up: a dead letter says why.
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A task that this worker has. Its methods raise QueueUnavailable if Redis stays away for about a minute."""
+
+    ledger: Ledger
+    task: str
+    #: "score", "callback" or "s3".
+    kind: str
+    #: Counts its beginnings, by all workers.
+    run: int
+    #: Counts from 1; a run that was lost or put off counts for none.
+    attempt: int
+    request: ScoreRequest
+    #: The verdict to deliver, as JSON; empty while there is none.
+    verdict: str
+    history: tuple[str, ...]
+    #: Too many runs never ended: it is to be given up.
+    poisoned: bool = False
+    #: When it was begun, seconds of the monotonic clock.
+    since: float = field(default_factory=time.monotonic)
+
+    def mark_scoring(self) -> None:
+        """Write down that the picture is fetched and waits for the model."""
+        self.ledger.mark(self, State.SCORING)
+
+    def publish(self, verdict: Verdict) -> bool:
+        """Keep a verdict, announce it and owe its deliveries: all of it, or nothing if there is a verdict already.
+
+        Says which. A poisoned task becomes a dead letter beside it.
+        """
+        return self.ledger.publish(self, verdict, self.dead_letter(_POISON) if self.poisoned else None)
+
+    def delivered(self) -> None:
+        self.ledger.settle(self)
+
+    def postpone(self, delay_s: float, why: str) -> None:
+        """This attempt ended; the next one comes in `delay_s` seconds."""
+        self.ledger.postpone(self, delay_s, why, attempted=True)
+
+    def release(self, delay_s: float = 0.0, *, why: str) -> None:
+        """Give it back unchanged, to be taken again in `delay_s` seconds by anybody."""
+        self.ledger.postpone(self, delay_s, why)
+
+    def abandon(self, why: str) -> None:
+        """Give back what this worker cannot end any more; if that happens often, it is the task's fault."""
+        self.ledger.postpone(self, 0.0, why, fair=False)
+
+    def bury(self, error: Exception) -> None:
+        """Give it up: it becomes a dead letter."""
+        self.ledger.bury(self, self.dead_letter(error))
+
+    def dead_letter(self, error: Exception) -> DeadLetter:
+        failure = Failure.of(error)
+        return DeadLetter(
+            queue=keys.SCORE_QUEUE if self.kind == "score" else keys.DELIVER_QUEUE,
+            request_id=self.request.request_id,
+            kind=self.kind,
+            code=failure.code,
+            reason=failure.message,
+            attempts=max(1, self.run if self.poisoned else self.attempt),
+            task=self.task,
+            history=self.history,
+            message=self.request.model_dump_json(exclude_none=True),
+        )
+
+    @property
+    def poison(self) -> PoisonTask:
+        return _POISON
+
+
+class Ledger:
+    """What workers do to the ledger. Safe to share between threads.
+
+    Every method raises QueueUnavailable if Redis stays away for about a minute.
+
+    Args:
+        redis_url: of the Redis.
+        lease_s: seconds for which a task is a worker's, unless it says again that it has it.
+        longest_run_s: seconds after which it may not say so any more.
+        max_lost_runs: runs in a row that never ended, from which on a task is poison.
+        result_ttl_s: seconds for which verdicts are kept, and settled requests remembered.
+        dead_letters_bytes: kept of dead letters at most; then the oldest ones are dropped.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        lease_s: float = 30.0,
+        longest_run_s: float = 600.0,
+        max_lost_runs: int = 3,
+        result_ttl_s: int = 86_400,
+        dead_letters_bytes: int = 64 * 2**20,
+    ) -> None:
+        self._url = redis_url
+        self._redis = connect(redis_url, retries=_RETRIES)
+        self._scripts = Scripts(self._redis)
+        self._longest_run_s = longest_run_s
+        self.lease_s = min(lease_s, longest_run_s)
+        self._max_lost_runs = max_lost_runs
+        self._result_ttl_s = result_ttl_s
+        self._dead_letters_bytes = dead_letters_bytes
+        self._admission = Admission(self._redis, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int], Claim] = {}
+
+    @contextmanager
+    def claim(self, task: str) -> Iterator[Claim]:
+        """Have a task for `lease_s` seconds, and while `renew` is called.
+
+        What leaves the block as `Busy` puts the task off, QueueUnavailable gives it back, and what nobody foresaw makes
+        it a dead letter; all of them go on to the caller.
+
+        Raises:
+            NotOwed: it is done, given up, or unknown; somebody has it; it waits until it is due; or it is for workers
+                of a later version.
+        """
+        claim = self._take(task)
+        with self._lock:
+            self._held[task, claim.run] = claim
+        try:
+            yield claim
+        except Busy as busy:
+            claim.release(busy.delay_s, why=str(busy))
+            raise
+        except QueueUnavailable:
+            # If Redis does not take that either, the lease ends by itself.
+            with suppress(QueueUnavailable):
+                claim.release(why="its outcome could not be kept")
+            raise
+        except Exception as error:
+            logger.exception("a task of %s becomes a dead letter", claim.kind)
+            claim.bury(error)
+            raise
+        finally:
+            with self._lock:
+                self._held.pop((task, claim.run), None)
+
+    def held(self) -> list[Claim]:
+        """The tasks that this process has."""
+        with self._lock:
+            return list(self._held.values())
+
+    def _take(self, task: str) -> Claim:
+        outcome, *told = self._run("claim", [task, self.lease_s, self._max_lost_runs, _whoami()])
+        if outcome == "unread":
+            logger.error("an entry of the ledger cannot be read; %s names it", keys.UNREAD)
+        if outcome not in ("begun", "poison"):
+            raise NotOwed(f"its task is {outcome}")
+        run, attempts, request, verdict, history = told
+        return Claim(
+            self,
+            task,
+            task.partition(":")[2] or "score",
+            int(run),
+            int(attempts) + 1,
+            self._read(task, int(run), request),
+            verdict,
+            tuple(history.splitlines()),
+            outcome == "poison",
+        )
+
+    def _read(self, task: str, run: int, request: str) -> ScoreRequest:
+        """Raises NotOwed for what is not to be read here."""
+        try:
+            return ScoreRequest.parse(json.loads(request))
+        except NewerVersion as newer:
+            self._run("postpone", [task, run, 0, 1, _NEWER_S, str(newer)])
+            raise NotOwed(str(newer)) from None
+        except (ValueError, RecursionError, RequestInvalid):
+            letter = DeadLetter(
+                queue=keys.SCORE_QUEUE,
+                request_id=task.partition(":")[0],
+                kind=task.partition(":")[2] or "score",
+                code=InternalError.code,
+                reason="its request in the ledger cannot be read",
+                attempts=1,
+                task=task,
+                # What is no UTF-8 came as halves of surrogate pairs.
+                message=request.encode(errors="surrogateescape").decode(errors="backslashreplace"),
+            )
+            self._run("bury", [task, run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
+            raise NotOwed(letter.reason) from None
+
+    def mark(self, claim: Claim, state: State) -> None:
+        self._run("mark", [claim.task, claim.run, state])
+
+    def publish(self, claim: Claim, verdict: Verdict, letter: DeadLetter | None) -> bool:
+        request = claim.request
+        published = self._run(
+            "publish",
+            [
+                request.request_id,
+                content(request),
+                request.model_dump_json(exclude_none=True),
+                verdict.model_dump_json(),
+                ",".join(request.deliveries),
+                self._result_ttl_s,
+                *(("", "") if letter is None else (letter.id, letter.model_dump_json())),
+                self._dead_letters_bytes,
+            ],
+        )
+        if published == 2:
+            logger.error("Redis had lost request %s; its verdict is published all the same", request.request_id)
+        return bool(published)
+
+    def settle(self, claim: Claim) -> None:
+        self._run("settle", [claim.task, self._result_ttl_s])
+
+    def postpone(self, claim: Claim, delay_s: float, why: str, *, attempted: bool = False, fair: bool = True) -> None:
+        self._run("postpone", [claim.task, claim.run, int(attempted), int(fair), delay_s, why])
+
+    def bury(self, claim: Claim, letter: DeadLetter) -> None:
+        self._run("bury", [claim.task, claim.run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
+
+    def renew(self) -> None:
+        """Keep what this process has for another `lease_s` seconds, but nothing for longer than `longest_run_s`."""
+        now = time.monotonic()
+        going = [claim for claim in self.held() if now - claim.since < self._longest_run_s]
+        if going:
+            self._run("renew", [self.lease_s, *(word for claim in going for word in (claim.task, claim.run))])
+
+    def sweep(self) -> int:
+        """Queue what is overdue; returns how many tasks were overdue, `SWEPT_AT_ONCE` at most.
+
+        Each is queued once, however many call. What cannot be read is set aside.
+        """
+        overdue, unread = self._run("sweep", [SWEPT_AT_ONCE])
+        if unread:
+            logger.error("%d entries of the ledger cannot be read; %s names them", unread, keys.UNREAD)
+        return int(overdue)
+
+    def wait(self, priority: int, timeout_s: int) -> bool:
+        """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
+        with translated(self._url):
+            return self._admission.wait(priority, timeout_s)
+
+    def admit(self, priority: int) -> int:
+        """Take up what comes next in the inbox of this priority, up to 100 entries; returns how many."""
+        with translated(self._url):
+            return self._admission.admit(priority)
+
+    def cached_scores(self, key: str) -> str | None:
+        with translated(self._url):
+            found = self._redis.get(keys.scores(key))
+        return None if found is None else str(found)
+
+    def cache_scores(self, key: str, scores: str, ttl_s: int) -> None:
+        with translated(self._url):
+            self._redis.set(keys.scores(key), scores, ex=ttl_s)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _run(self, script: str, arguments: Sequence[str | int | float]) -> Any:
+        with translated(self._url):
+            return self._scripts.run(script, arguments)
+
+
+@cache
+def _whoami() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def state_of(redis: Redis, request_id: str) -> State | None:
+    """Where a request is. Raises what redis-py raises."""
+    found = redis.hget(keys.request(request_id), "state")
+    return State(found) if found in list(State) else None
+
+
+def history_of(redis: Redis, request_id: str) -> tuple[str, ...]:
+    """A line for everything that happened to a request, each with its Unix time, the newest last. Raises what redis-py
+    raises.
+    """
+    return tuple(str(redis.hget(keys.request(request_id), "history") or "").splitlines())

@@ -1,0 +1,41 @@
+-- Move what comes next in an inbox into the ledger. ARGV: the list, its priority, the list of what is for later
+-- versions, seconds a verdict is kept, bytes of all dead letters at most; then ten of each entry: its size, its text as
+-- `peek` told it, and what becomes of it,
+--     'owe', id, content, request, '', '', '', '';
+--     'dead', id of who is answered or '', content, request, verdict, kinds of deliveries, id and text of the letter;
+--     'newer', and seven times ''.
+-- Gives how many were moved, and whether the next one's id stands for another request, which is left as it is.
+local list, priority, later, ttl, most = unpack(ARGV, 1, 5)
+local moved = 0
+for at = 6, #ARGV, 10 do
+    local size, text, what, id, content, request, verdict, kinds, letter_id, letter = unpack(ARGV, at, at + 9)
+    local raw = redis.call('LINDEX', list, -1)
+    -- Another worker was here.
+    if not raw or #raw ~= tonumber(size) or string.sub(raw, 1, #text) ~= text then break end
+    local entry = REQUEST .. id
+    local kind = id == '' and 'none' or redis.call('TYPE', entry).ok
+    if what == 'owe' then
+        if kind == 'none' then
+            redis.call(
+                'HSET', entry, 'state', 'submitted', 'priority', priority, 'content', content, 'request', request
+            )
+            owe(id)
+            note(entry, 'admitted')
+        elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
+            return {moved, 1}
+        end
+    elseif what == 'dead' then
+        keep_letter(letter_id, letter, most)
+        if id ~= '' and kind == 'none' and redis.call('EXISTS', RESULT .. id) == 0 then
+            redis.call('HSET', entry, 'priority', priority, 'content', content, 'request', request)
+            note(entry, 'refused')
+            publish(id, verdict, ttl, kinds)
+            remove(entry, 'score', id, ttl)
+        end
+    else
+        redis.call('LPUSH', later, raw)
+    end
+    redis.call('RPOP', list)
+    moved = moved + 1
+end
+return {moved, 0}

@@ -1,0 +1,20 @@
+-- Take a task. ARGV: task, seconds of the lease, runs lost at most, who asks. Gives what came of it, and for 'begun'
+-- and 'poison' the run, the attempts that ended before it, request, verdict and history.
+local task, lease, most, who = unpack(ARGV)
+local entry, kind = split(task)
+local found = try(task, function()
+    local owed, queued, fair = unpack(redis.call('HMGET', entry, kind, kind .. '.queued', kind .. '.fair'))
+    if not owed then return {'gone'} end
+    -- Also when its lease is over: whether it comes again, and when, is for the sweeper to say.
+    if tonumber(queued) <= 0 then return {'taken'} end
+    local request, verdict = unpack(redis.call('HMGET', entry, 'request', 'verdict'))
+    local attempts = tonumber(owed) + 0
+    local run = redis.call('HINCRBY', entry, kind .. '.run', 1)
+    local poison = run - 1 - tonumber(fair or 0) >= tonumber(most)
+    redis.call('HSET', entry, kind .. '.queued', 0, 'state', kind == 'score' and 'fetching' or 'delivering')
+    redis.call('ZADD', OWED, now + lease, task)
+    note(entry, kind .. (poison and ' found to be poison by ' or ' begun by ') .. who)
+    local history = redis.call('HGET', entry, 'history')
+    return {poison and 'poison' or 'begun', run, attempts, request or '', verdict or '', history}
+end)
+return found or {'unread'}

@@ -1,0 +1,14 @@
+-- Have a task taken again later. ARGV: task, run, 1 if this was an attempt, 1 if the run ended properly, in how many
+-- seconds, why. Gives whether the run was its last.
+local task, run, attempt, fair, delay, why = unpack(ARGV)
+local entry, kind = split(task)
+return try(task, function()
+    if redis.call('HGET', entry, kind .. '.run') ~= run then return 0 end
+    if attempt == '1' then redis.call('HINCRBY', entry, kind, 1) end
+    if fair == '1' then redis.call('HSET', entry, kind .. '.fair', run) end
+    if kind == 'score' then redis.call('HSET', entry, 'state', 'submitted') end
+    redis.call('HSET', entry, kind .. '.queued', 0)
+    redis.call('ZADD', OWED, now + delay, task)
+    note(entry, kind .. ' again in ' .. string.format('%.1f', delay) .. ' s: ' .. why)
+    return 1
+end) or 0

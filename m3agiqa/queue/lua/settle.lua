@@ -1,0 +1,9 @@
+-- Write down that a delivery arrived. ARGV: task, seconds a settled request is remembered. Gives whether it was owed.
+local task, ttl = unpack(ARGV)
+local entry, kind = split(task)
+return try(task, function()
+    if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
+    note(entry, kind .. ' delivered')
+    remove(entry, kind, task, ttl)
+    return 1
+end) or 0

@@ -1,0 +1,56 @@
+-- Put what is overdue on its list, what was lost in front of all. ARGV: how many at most. Gives how many were overdue,
+-- and how many of them nobody can read.
+
+-- Seconds over which tasks that lost two workers in a row are spread, and again as many for each further one. They were
+-- together both times; apart, the one that is to blame takes no others along until it is found out.
+local SPREAD_S = 15
+-- Seconds between two looks at a name that waits in a long queue, at most.
+local LOOK_AGAIN_S = 600
+
+local since = {}
+local function waits_since(list)
+    since[list] = since[list] or oldest(list)
+    return since[list]
+end
+
+local function look_after(at, task)
+    local entry, kind = split(task)
+    local owed, queued, run, fair = unpack(
+        redis.call('HMGET', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair')
+    )
+    if not owed then
+        redis.call('ZREM', OWED, task)
+        return true
+    end
+    local list = list_of(entry, kind)
+    queued = tonumber(queued)
+    local lost = tonumber(run or 0) - tonumber(fair or 0)
+    if queued > 0 and queued >= waits_since(list) then
+        redis.call('ZADD', OWED, now + math.min(math.max(now - queued, LOST_AFTER_S), LOOK_AGAIN_S), task)
+    elseif queued == 0 and lost > 1 then
+        -- Multiples of the golden ratio fall evenly.
+        local wait = SPREAD_S * (lost - 1) * ((at * 0.618034 + now) % 1)
+        redis.call('HSET', entry, kind .. '.queued', -1)
+        redis.call('ZADD', OWED, now + wait, task)
+        note(entry, kind .. string.format(' was lost %d times in a row, again in %.1f s', lost, wait))
+    elseif queued > 0 or lost > 0 then
+        -- It has waited before.
+        since[list] = wake(task, waits_since(list))
+        note(entry, kind .. ' was lost, queued again')
+    else
+        wake(task)
+        note(entry, kind .. ' due, queued again')
+    end
+    return true
+end
+
+local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[1])
+local unread = 0
+for at, task in ipairs(overdue) do
+    if not try(task, function() return look_after(at, task) end) then unread = unread + 1 end
+end
+
+local first = math.huge
+for _, priority in ipairs({'', ':3', ':6', ':9'}) do first = math.min(first, waits_since(SCORE_QUEUE .. priority)) end
+if first < now then redis.call('SET', OLDEST, string.format('%.1f', now - first), 'EX', 60) end
+return {#overdue, unread}

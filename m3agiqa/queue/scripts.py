@@ -1,0 +1,58 @@
+"""The scripts in `lua/`: everything that is done to the ledger is one, as Redis runs a script as one step that nobody
+sees half done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+
+from m3agiqa.queue import keys
+
+_NAMES = {
+    "OWED": keys.OWED,
+    "UNREAD": keys.UNREAD,
+    "OLDEST": keys.OLDEST,
+    "DEAD": keys.DEAD,
+    "DEAD_ORDER": keys.DEAD_ORDER,
+    "DEAD_BYTES": keys.DEAD_BYTES,
+    "DEAD_DROPPED": keys.DEAD_DROPPED,
+    "REQUEST": keys.request(""),
+    "RESULT": keys.result(""),
+    "DONE": keys.done(""),
+    "SCORE_QUEUE": keys.SCORE_QUEUE,
+    "DELIVER_QUEUE": keys.DELIVER_QUEUE,
+}
+#: What ends work needs little memory and frees more: Redis runs it although its memory is full. Any other script it
+#: refuses as a whole then, rather than in the middle.
+_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop"})
+
+
+class Scripts:
+    """Runs scripts by name. Raises what redis-py raises."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._registered: dict[str, Any] = {}
+
+    def run(self, name: str, arguments: Sequence[str | bytes | int | float]) -> Any:
+        script = self._registered.get(name)
+        if script is None:
+            script = self._registered[name] = self._redis.register_script(text(name))
+        return script(args=arguments)
+
+
+@cache
+def text(name: str) -> str:
+    """A script as Redis gets it."""
+    flags = " flags=allow-oom" if name in _ALWAYS else ""
+    names = f"local {', '.join(_NAMES)} = {', '.join(map(repr, _NAMES.values()))}"
+    return "\n".join([f"#!lua{flags}", names, _file("prelude"), _file(name)])
+
+
+def _file(name: str) -> str:
+    return (files("m3agiqa.queue") / "lua" / f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,23 @@
+"""Celery 5.6: whoever reaches Redis can end a worker, have it take no more tasks, or set its log level, by a message.
+
+Without `M3AGIQA_REMOTE_CONTROL` a worker answers questions, and obeys nobody.
+"""
+
+from __future__ import annotations
+
+from celery.worker.control import Panel
+
+#: What workers ask each other as they start, what Flower and `celery inspect` show, and what Flower lives on.
+ALLOWED_COMMANDS = frozenset(
+    {
+        "hello", "ping", "clock", "stats", "active", "active_queues", "registered", "reserved", "scheduled", "revoked",
+        "conf", "report", "query_task", "enable_events", "heartbeat",
+    }
+)  # fmt: skip
+
+
+def refuse_commands() -> None:
+    """Forget every command but those."""
+    for name in list(Panel.data):
+        if name not in ALLOWED_COMMANDS:
+            del Panel.data[name]

@@ -1,0 +1,1 @@
+"""Delivers: a signed callback, or an object in S3."""

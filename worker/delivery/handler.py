@@ -1,0 +1,64 @@
+"""Takes verdicts to their receivers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from m3agiqa.errors import Busy
+from m3agiqa.queue.ledger import Claim, Ledger
+from worker.delivery.sender import Delivery, Sender
+from worker.ops.reporting import failure_of
+
+#: Delays grow by up to this part at random, so that what failed together does not come back together.
+_JITTER = 0.2
+#: Seconds that a delivery is put off for a busy receiver, at most.
+LONGEST_DELAY_S = 300.0
+
+
+@dataclass(frozen=True)
+class DeliveryHandler:
+    """Runs one delivery of a verdict. `retry_delays_s` are the seconds after its first attempts."""
+
+    ledger: Ledger
+    sender: Sender
+    retry_delays_s: Sequence[float]
+
+    def run(self, task: str) -> str:
+        """Deliver; what may work later is tried again later, everything else becomes a dead letter. Says what was done.
+
+        Raises:
+            NotOwed: there is nothing to do.
+            Busy: the receiver has all threads it may have; the delivery comes again.
+            QueueUnavailable: the outcome could not be kept; the delivery comes again.
+        """
+        with self.ledger.claim(task) as claim:
+            if claim.poisoned:
+                claim.bury(claim.poison)
+                return "poison, given up"
+            try:
+                self.sender.send(_delivery(claim))
+            except Busy:
+                raise
+            except Exception as error:
+                return self._failed(claim, error)
+            claim.delivered()
+            return "delivered"
+
+    def _failed(self, claim: Claim, error: Exception) -> str:
+        failure = failure_of(error, claim.request.request_id)
+        if failure.retryable and claim.attempt <= len(self.retry_delays_s):
+            asked_for_s = getattr(error, "retry_after_s", None) or 0.0
+            delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s) * random.uniform(1, 1 + _JITTER)
+            claim.postpone(delay_s, failure.message)
+            return f"{failure.code}, again in {delay_s:.1f} s"
+        claim.bury(error)
+        return f"{failure.code}, given up"
+
+
+def _delivery(claim: Claim) -> Delivery:
+    request = claim.request
+    url = request.callback_url if claim.kind == "callback" else request.s3_uri
+    assert url is not None, "a delivery is owed where the request names a place"
+    return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at)

@@ -1,0 +1,1 @@
+"""Measures workers: under load, and beside pictures and servers that mean ill."""

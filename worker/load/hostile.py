@@ -1,0 +1,406 @@
+"""`python -m worker.load.hostile`: what pictures and servers that mean ill cost a worker, and how others fare.
+
+Starts a Valkey and both workers on loopback. A neighbour submits a small picture some times a second, first alone, then
+beside many copies of each of the `bombs` at once, and with `--servers` beside servers that take their time. All of it
+shares this machine: an upper bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from math import inf
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.table import Table
+
+from m3agiqa.errors import M3AGIQAError
+from m3agiqa.images import noise_picture
+from producers import ScoreRequest
+from worker.demo.processes import DemoFailed
+from worker.load.bombs import BOMBS
+from worker.load.rig import STUCK_AFTER_S, Arrived, Receiver, Rig, rig
+
+#: Seconds for which the neighbour is watched at least.
+_LEAST_S = 5.0
+#: Seconds alone at the start: the first are not counted.
+_WARM_UP_S, _QUIET_S = 3.0, 10.0
+#: Seconds between two looks at the worker's memory.
+_LOOK_S = 0.1
+#: What stands for all bombs together.
+ALL = "all"
+_NEIGHBOUR = "neighbour"
+#: Says that a request was not answered before the time was over.
+PUT_OFF = "put off"
+
+#: Requests for pictures from servers that send a byte a second, and for callbacks to those that take seconds to answer.
+_DRIPS, _CALLBACKS = 100, 200
+_ADDRESSES = 40
+_BYTE_S, _ANSWER_S = 1.0, 8.0
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    #: Bytes of its files, one of each.
+    size: int
+    requests: Sequence[ScoreRequest]
+    #: Ends what it keeps waiting, once its time is over.
+    end: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Suffered:
+    """What an attack cost; times in seconds, from the submission of a request to its callback."""
+
+    name: str
+    size: int
+    #: Requests by what they came to: "scored", the code of a failure, or PUT_OFF.
+    outcomes: dict[str, int]
+    #: None if half of them were put off.
+    median_s: float | None
+    #: Bytes of the worker and its decoders at the most, and how many more than before.
+    peak_bytes: int
+    more_bytes: int
+    neighbour_p50_s: float
+    neighbour_p99_s: float
+    #: The neighbour's requests, and those of them that failed.
+    neighbours: int
+    neighbours_failed: int
+
+
+class Pictures:
+    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's picture.
+
+    Of the files, the one that was asked for last stays in memory: to read it anew for each of many copies would take
+    more of this machine than the worker that is measured.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        neighbour = io.BytesIO()
+        noise_picture(256, 256, 1).rgb.save(neighbour, "PNG")
+        self._neighbour = neighbour.getvalue()
+        self._read = lru_cache(maxsize=1)(lambda name: self._file(name).read_bytes())
+
+    def size(self, name: str) -> int:
+        return self._file(name).stat().st_size
+
+    def serve(self, path: str) -> bytes:
+        """For `/NAME/NUMBER` the bytes of that name."""
+        name = path.split("/")[1]
+        return self._neighbour if name == _NEIGHBOUR else self._read(name)
+
+    def _file(self, name: str) -> Path:
+        file = self._folder / name
+        if not file.exists():
+            file.write_bytes(BOMBS[name]())
+        return file
+
+
+class SlowServers:
+    """An HTTP server at each of many addresses of this machine: pictures come a byte a second, callbacks are answered
+    after seconds. `hurry` ends all waits.
+    """
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._receiver: Receiver | None = None
+        first = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._port = first.server_port
+        others = [f"127.0.0.{number}" for number in range(2, 1 + _ADDRESSES)]
+        self._servers = [first, *(ThreadingHTTPServer((host, self._port), self._handler()) for host in others)]
+        self.addresses = [f"{host}:{self._port}" for host in ("127.0.0.1", *others)]
+        #: Spellings of one address that only a resolver knows for the same.
+        self.names = [f"0x{'0' * number}7f.1:{self._port}" for number in range(_ADDRESSES)]
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        for server in self._servers:
+            server.socket.listen(1024)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        self.hurry()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    def slow_again(self, receiver: Receiver) -> None:
+        """Take time from now on, and tell `receiver` of each callback that was answered."""
+        self._receiver = receiver
+        self._over.clear()
+
+    def hurry(self) -> None:
+        self._over.set()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        servers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                with suppress(OSError):  # the worker's patience ends before
+                    while not servers._over.wait(_BYTE_S):
+                        self.wfile.write(b"\0")
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                servers._over.wait(_ANSWER_S)
+                with suppress(OSError):
+                    self.send_response(204)
+                    self.end_headers()
+                assert servers._receiver is not None, "nobody calls back before it is slow"
+                servers._receiver.receive(body)
+
+            def log_message(self, *_: object) -> None:
+                """The table says what happened."""
+
+        return Handler
+
+
+def tree_bytes(pid: int) -> int:
+    """Memory of a process and its children: their shares of what is resident, and the files in memory that they pass
+    pictures by, which are resident in none of them.
+    """
+    return sum(_resident_bytes(each) for each in (pid, *_children(pid))) + _passed_bytes(pid)
+
+
+def _children(pid: int) -> list[int]:
+    lists = (_read(task / "children") for task in Path(f"/proc/{pid}/task").iterdir())
+    return [int(child) for children in lists for child in children.split()]
+
+
+def _resident_bytes(pid: int) -> int:
+    fields = (line.split() for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines())
+    return next((1024 * int(field[1]) for field in fields if field[0] == "Pss:"), 0)
+
+
+def _passed_bytes(pid: int) -> int:
+    total = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            if str(descriptor.readlink()).startswith("/memfd:"):
+                total += 512 * descriptor.stat().st_blocks
+    return total
+
+
+def _read(file: Path) -> str:
+    """Nothing of a process or a thread that has ended."""
+    with suppress(OSError):
+        return file.read_text(encoding="ascii")
+    return ""
+
+
+class Memory:
+    """The memory of a worker and its decoders at the most, while it is watched."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.before = self.peak = tree_bytes(pid)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_LOOK_S):
+                self.peak = max(self.peak, tree_bytes(self._pid))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+_numbers = count()
+
+
+def request(place: str, name: str, seconds: float, *, callback: str | None = None) -> ScoreRequest:
+    """One that nobody has made before, and nobody waits for after so many seconds."""
+    number = next(_numbers)
+    return ScoreRequest(
+        image_url=f"http://{place}/{name}/{number}",
+        prompt=f"what {name} shows, number {number}",
+        callback_url=f"http://{callback or place}/verdicts",
+        expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
+    )
+
+
+def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: float) -> Suffered:
+    """Submit the attack, and the neighbour's requests until all is answered or so many seconds are over.
+
+    Raises:
+        DemoFailed: the worker is stuck: what is over does not end.
+    """
+    receiver, client, memory = platform.receiver, platform.client, Memory(platform.score_pid)
+    arrived: dict[str, Arrived] = {}
+    neighbours: set[str] = set()
+    with memory.watched():
+        began = time.monotonic()
+        copies = client.submit_many(attack.requests)
+        while (past := time.monotonic() - began) < seconds and (past < _LEAST_S or not arrived.keys() >= set(copies)):
+            neighbours |= set(client.submit_many([request(receiver.place, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
+            time.sleep(max(0.0, began + len(neighbours) / neighbours_per_s - time.monotonic()))
+            arrived |= {each.request_id: each for each in receiver.take()}
+        in_time = [arrived[name] for name in copies if name in arrived and arrived[name].error != "expired"]
+        attack.end()
+        _finish(receiver, arrived, {*copies, *neighbours})
+    latencies_s = sorted([each.latency_s for each in in_time] + [inf] * (len(copies) - len(in_time)))
+    outcomes = Counter(each.error or each.status for each in in_time)
+    if put_off := len(copies) - len(in_time):
+        outcomes[PUT_OFF] = put_off
+    cuts = quantiles([arrived[name].latency_s for name in neighbours], n=100, method="inclusive")
+    middle_s = median(latencies_s) if latencies_s else inf
+    return Suffered(
+        name=attack.name,
+        size=attack.size,
+        outcomes=dict(outcomes.most_common()),
+        median_s=None if middle_s == inf else middle_s,
+        peak_bytes=memory.peak,
+        more_bytes=memory.peak - memory.before,
+        neighbour_p50_s=cuts[49],
+        neighbour_p99_s=cuts[98],
+        neighbours=len(neighbours),
+        neighbours_failed=sum(arrived[name].status != "scored" for name in neighbours),
+    )
+
+
+def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) -> None:
+    """Wait for the rest, so that it weighs on no other measurement."""
+    last = time.monotonic()
+    while missing := names - arrived.keys():
+        if came := receiver.take():
+            arrived |= {each.request_id: each for each in came}
+            last = time.monotonic()
+        elif time.monotonic() - last > STUCK_AFTER_S:
+            raise DemoFailed(f"{len(missing)} of {len(names)} callbacks did not come for {STUCK_AFTER_S:g} s")
+        time.sleep(_LOOK_S)
+
+
+def pictures_attack(platform: Rig, pictures: Pictures, names: Sequence[str], copies: int, seconds: float) -> Attack:
+    """So many copies of one bomb; or one copy of each of many."""
+    sizes = [pictures.size(name) for name in names]
+    requests = [request(platform.receiver.place, name, seconds) for name in names for _ in range(copies)]
+    return Attack(names[0] if len(names) == 1 else ALL, sum(sizes), requests)
+
+
+def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator[Attack]:
+    """Pictures that never come, from one address and from many; callbacks to one address that has many names."""
+    place = platform.receiver.place
+    for name, addresses in (("pictures from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
+        slow.slow_again(platform.receiver)
+        drips = [
+            request(addresses[number % len(addresses)], "drip", seconds, callback=place) for number in range(_DRIPS)
+        ]
+        yield Attack(name, 0, drips, slow.hurry)
+    slow.slow_again(platform.receiver)
+    callbacks = [
+        request(place, _NEIGHBOUR, seconds, callback=slow.names[number % _ADDRESSES]) for number in range(_CALLBACKS)
+    ]
+    yield Attack("callbacks to 40 slow names", 0, callbacks, slow.hurry)
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
+    """Measure, the neighbour alone first.
+
+    Raises:
+        DemoFailed: a worker did not come up, or is stuck.
+    """
+    seconds, per_s = arguments.seconds, arguments.neighbours_per_s
+    with ExitStack() as stack:
+        pictures = Pictures(Path(stack.enter_context(TemporaryDirectory(prefix="m3agiqa-bombs-"))))
+        slow = SlowServers()
+        stack.enter_context(slow.serving())
+        platform = stack.enter_context(
+            rig(
+                pictures.serve,
+                [*slow.addresses, *slow.names],
+                score_threads=arguments.threads,
+                model=arguments.model,
+                # As by default: fewer than threads that deliver.
+                deliver_max_per_host=8,
+            )
+        )
+        measure(platform, Attack("", 0, []), _WARM_UP_S, per_s)
+        yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S, per_s)
+        for name in arguments.only:
+            names, copies = (list(BOMBS), 1) if name == ALL else ([name], arguments.repeat)
+            yield measure(platform, pictures_attack(platform, pictures, names, copies, seconds), seconds, per_s)
+        if arguments.servers:
+            for attack in server_attacks(platform, slow, seconds):
+                yield measure(platform, attack, seconds, per_s)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print a table; 0 if every request was answered in the end."""
+    parser = argparse.ArgumentParser(prog="python -m worker.load.hostile", description=main.__doc__)
+    parser.add_argument("--model", default="fake", metavar="PROFILE", help="what scores the pictures (fake)")
+    parser.add_argument("--threads", type=int, default=32, metavar="N", help="of the worker that scores (32)")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="for each bomb at most (30)")
+    parser.add_argument(
+        "--neighbours-per-s", type=float, default=5.0, metavar="N", help="the neighbour's requests a second (5)"
+    )
+    parser.add_argument("--repeat", type=int, default=24, metavar="N", help="copies of a bomb at a time (24)")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[*BOMBS, ALL],
+        choices=[*BOMBS, ALL],
+        metavar="NAME",
+        help=f"these bombs alone; {ALL} is one of each at a time. There are {', '.join(BOMBS)}",
+    )
+    parser.add_argument("--servers", action="store_true", help="beside servers that take their time as well")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each instead")
+    arguments = parser.parse_args(argv)
+    table = Table("beside", "bytes", "came to", "median s", "MB more", "MB", "neighbour p50 s", "p99 s")
+    log = Console(stderr=True)
+    try:
+        for suffered in run(arguments):
+            log.print(suffered.name, style="dim")
+            if arguments.json:
+                print(json.dumps(asdict(suffered)), flush=True)
+            table.add_row(*_row(suffered))
+    except (DemoFailed, M3AGIQAError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not arguments.json:
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return 0
+
+
+def _row(suffered: Suffered) -> tuple[str, ...]:
+    failed = f" ({suffered.neighbours_failed} failed)" if suffered.neighbours_failed else ""
+    return (
+        suffered.name,
+        f"{suffered.size:,}",
+        ", ".join(f"{times} {outcome}" for outcome, times in suffered.outcomes.items()),
+        "-" if suffered.median_s is None else f"{suffered.median_s:.2f}",
+        f"{suffered.more_bytes / 1e6:.0f}",
+        f"{suffered.peak_bytes / 1e6:.0f}",
+        f"{suffered.neighbour_p50_s:.3f}",
+        f"{suffered.neighbour_p99_s:.3f}{failed}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

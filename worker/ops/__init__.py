@@ -1,0 +1,1 @@
+"""What keeps a worker running: probes, leases, sweeping, taking in, reporting."""

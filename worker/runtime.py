@@ -1,0 +1,241 @@
+"""What a worker process owns, opened and closed in one order."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from m3agiqa.errors import Busy, NotOwed, QueueUnavailable, TaskRevoked
+from m3agiqa.queue import keys
+from m3agiqa.queue.ledger import Ledger
+from worker.ops import loops
+from worker.ops.health import Health
+from worker.ops.loops import Loop
+from worker.ops.watchdog import Watchdog
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from m3agiqa.contract import Failure
+    from m3agiqa.jobs import Job, Scores
+    from worker.delivery.handler import DeliveryHandler
+    from worker.score.batcher import Batcher
+    from worker.score.handler import ScoreHandler
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a batch at the start; kernels are compiled in the first one.
+START_TIMEOUT_S = 900.0
+#: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
+#: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
+_SWITCH_INTERVAL_S = 0.0005
+#: One of so many threads may wait for a picture that takes long to decode; the others are for everybody else.
+SLOW_SHARE = 4
+#: A batch that outlives the deadline of those in it this many times will never end.
+HANGING_AFTER = 2.0
+
+
+class Runtime:
+    """A worker of `queues` with so many threads, from the moment it is made until `close`.
+
+    Raises:
+        M3AGIQAError: a setting is wrong, or the model cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, queues: Collection[str], threads: int) -> None:
+        self._stack = ExitStack()
+        with ExitStack() as opening:
+            opening.push(self._stack)
+            self._open(settings, queues, max(1, threads // len(queues)))
+            opening.pop_all()
+
+    def _open(self, settings: Settings, queues: Collection[str], threads: int) -> None:
+        self._ledger = ledger = Ledger(
+            settings.redis_url.get_secret_value(),
+            lease_s=settings.lease_s,
+            longest_run_s=settings.effective_visibility_timeout_s,
+            max_lost_runs=settings.max_lost_runs,
+            result_ttl_s=settings.result_ttl_s,
+            dead_letters_bytes=settings.dead_letters_mib * 2**20,
+        )
+        self._stack.callback(ledger.close)
+        checks: list[Callable[[], bool]] = []
+        self._delivery = _delivery(settings, ledger, threads) if keys.DELIVER_QUEUE in queues else None
+        self._scoring: ScoreHandler | None = None
+        if keys.SCORE_QUEUE in queues:
+            self._scoring = scoring = _scoring(self._stack, settings, ledger, threads)
+            checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
+        at_once = self._scoring is not None
+        running = loops.of_ledger(ledger, lambda: all(check() for check in checks), at_once=at_once)
+        self._stack.callback(Loop.stop, running)
+        checks += [lambda loop=loop: loop.alive for loop in running]  # type: ignore[misc]
+
+        def alive() -> bool:
+            return all(check() for check in checks)
+
+        watchdog = Watchdog(ledger, alive, growth_limit_bytes=settings.memory_growth_limit_mib * 2**20)
+        self._stack.callback(watchdog.stop)
+        self._consumes: Callable[[], bool] = lambda: False
+        self._health: Health | None = None
+        if settings.health_dir is not None:
+            self._health = Health(
+                settings.health_dir,
+                list(queues),
+                alive=alive,
+                working=lambda: self._consumes() and not any(loop.refused for loop in running),
+            )
+            self._stack.callback(self._health.stop)
+
+    def ready(self, consumes: Callable[[], bool]) -> None:
+        """It takes tasks from now on, as long as `consumes` says so."""
+        self._consumes = consumes
+        if self._health is not None:
+            self._health.ready()
+
+    def score(self, task: str) -> str:
+        """Run a task of the score queue; says what was done."""
+        assert self._scoring is not None, "a worker takes what its queues hold"
+        return _told(self._scoring.run, task)
+
+    def deliver(self, task: str) -> str:
+        """Run a task of the deliver queue; says what was done."""
+        assert self._delivery is not None, "a worker takes what its queues hold"
+        return _told(self._delivery.run, task)
+
+    def revoked(self, task: str) -> None:
+        """End a task that an operator took back."""
+        if ":" not in task and self._scoring is not None:
+            _told(self._scoring.revoke, task)
+        else:
+            _told(self._bury_revoked, task)
+
+    def _bury_revoked(self, task: str) -> None:
+        with self._ledger.claim(task) as claim:
+            claim.bury(TaskRevoked("an operator took it back"))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _told(run: Callable[[str], str | None], task: str) -> str:
+    """What came of a task. Whatever it is, the ledger knows it: the message may go."""
+    try:
+        return run(task) or ""
+    except NotOwed as error:
+        return str(error)
+    except Busy as busy:
+        return f"{busy}, again in {busy.delay_s:.1f} s"
+    except QueueUnavailable as error:
+        logger.error("a task comes again: %s", error)
+        return f"comes again: {error}"
+
+
+_current: Runtime | None = None
+
+
+@contextmanager
+def as_current(runtime: Runtime) -> Iterator[None]:
+    """What `current` gives meanwhile."""
+    global _current
+    _current = runtime
+    try:
+        yield
+    finally:
+        _current = None
+
+
+def current() -> Runtime:
+    """The runtime of this process, which Celery's tasks have no other way to."""
+    assert _current is not None, "tasks come only to a worker that has started"
+    return _current
+
+
+def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandler:
+    from worker.delivery.handler import LONGEST_DELAY_S, DeliveryHandler
+    from worker.delivery.sender import Sender
+    from worker.shares import Shares
+
+    if not settings.webhook_secrets and not any(settings.webhook_host_secrets.values()):
+        logger.warning(
+            "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned; "
+            "set M3AGIQA_WEBHOOK_SECRETS"
+        )
+    shares = Shares(
+        threads,
+        per_server=settings.deliver_max_per_host,
+        slow_share=settings.slow_share,
+        longest_delay_s=LONGEST_DELAY_S,
+    )
+    return DeliveryHandler(ledger, Sender(settings, shares), settings.deliver_retry_delays_s)
+
+
+def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int) -> ScoreHandler:
+    # Not at the top: a worker that only delivers has no model.
+    from m3agiqa import golden
+    from m3agiqa.policy import Policy
+    from m3agiqa.profile import ModelProfile
+    from m3agiqa.scorer import FakeScorer, load_scorer
+    from worker.score.batcher import Batcher
+    from worker.score.cache import ScoreCache, fingerprint
+    from worker.score.decoding.budget import Budget
+    from worker.score.decoding.pool import Decoders
+    from worker.score.fetch import Fetcher
+    from worker.score.handler import LONGEST_DELAY_S, ScoreHandler
+    from worker.shares import Shares
+
+    policy = Policy.load(settings.policy)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    logger.info("loading model %s", settings.model)
+    model = load_scorer(settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model))
+    batcher = Batcher(model, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
+    stack.callback(batcher.stop, settings.score_timeout_s)
+    profile = None if isinstance(model, FakeScorer) else ModelProfile.load(settings.model)
+    known = None if profile is None else golden.Golden.load(profile.golden)
+    for line in golden.check(partial(_score_at_start, batcher), model.info, known, max_batch=settings.max_batch):
+        logger.info(line)
+    # What start-up left is there to stay: going through it would stop all threads for a part of a second.
+    gc.collect()
+    gc.freeze()
+    decoders = Decoders(
+        settings.effective_decoders,
+        cpu_s=settings.decode_timeout_s,
+        waiting=max(1, threads // SLOW_SHARE),
+        max_pixels=settings.max_pixels,
+        cutter=model.cutter,
+        expected=batcher.expected,
+    )
+    stack.callback(decoders.close)
+    shares = Shares(threads, slow_share=settings.slow_share, longest_delay_s=LONGEST_DELAY_S)
+    described = fingerprint(model.info, profile.model_dump_json() if profile else "")
+    return ScoreHandler(
+        ledger=ledger,
+        fetcher=Fetcher(settings, shares),
+        decoders=decoders,
+        budget=Budget(settings.picture_budget_mib * 2**20),
+        batcher=batcher,
+        cache=ScoreCache(ledger, described, ttl_s=settings.score_cache_ttl_s),
+        default_policy=policy,
+        retry_delays_s=settings.score_retry_delays_s,
+        timeout_s=settings.score_timeout_s,
+    )
+
+
+def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:
+    return [future.result(START_TIMEOUT_S) for future in batcher.submit_together(jobs)]
+
+
+def _logged(model: str) -> Callable[[float], None]:
+    """Logs how much of a model is loaded, at each tenth."""
+    tenths = 0
+
+    def log(share: float) -> None:
+        nonlocal tenths
+        if int(10 * share) > tenths:
+            tenths = int(10 * share)
+            logger.info("loading model %s: %d %%", model, 10 * tenths)
+
+    return log

@@ -1,0 +1,1 @@
+"""Scores: fetch, open, score, decide, publish."""

@@ -1,0 +1,49 @@
+"""Remembers scores, so that a picture that comes again costs no GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import TypeAdapter, ValidationError
+
+from m3agiqa.contract import Aspect, AspectScore, ModelInfo
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.queue.ledger import Ledger
+
+_ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
+
+
+def fingerprint(model: ModelInfo, profile: str) -> str:
+    """Of everything that a score depends on beside picture and prompt; `profile` is the model's profile as JSON."""
+    return hashlib.sha256(f"{model.model_dump_json()}\n{profile}".encode()).hexdigest()
+
+
+class ScoreCache:
+    """Scores by the picture's bytes, the prompt, the aspects and the model; policies are applied anew each time.
+    They are remembered for `ttl_s` seconds; 0, not at all.
+
+    Methods raise QueueUnavailable if Redis stays away.
+    """
+
+    def __init__(self, ledger: Ledger, fingerprint: str, *, ttl_s: int) -> None:
+        self._ledger = ledger
+        self._fingerprint = fingerprint
+        self._ttl_s = ttl_s
+
+    def get(self, job: Job) -> Scores | None:
+        found = self._ledger.cached_scores(self._key(job)) if self._ttl_s else None
+        try:
+            return None if found is None else Scores(_ASPECTS.validate_json(found))
+        except ValidationError:  # of another version
+            return None
+
+    def put(self, job: Job, scores: Scores) -> None:
+        if self._ttl_s:
+            text = _ASPECTS.dump_json(dict(scores.aspects)).decode()
+            self._ledger.cache_scores(self._key(job), text, self._ttl_s)
+
+    def _key(self, job: Job) -> str:
+        aspects = None if job.aspects is None else sorted(job.aspects)
+        parts = json.dumps([self._fingerprint, job.picture.info.sha256, job.prompt, aspects])
+        return hashlib.sha256(parts.encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""A process that has pictures decoded: `python -m worker.score.decoding.child SOCKET MEMORY`, started by
+the `pool`. It forks one more for each picture, which costs milliseconds, where to start anew costs a third of a second;
+what a picture took of memory goes with it.
+
+Orders and answers are JSON on the socket, a picture's bytes and its slices lie in the shared memory; SOCKET and MEMORY
+are file descriptors. The answer is all that the worker takes from here, and it believes none of it unchecked: a decoder
+may have been taken over by the picture it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from PIL import AvifImagePlugin, Image
+
+from m3agiqa.contract import Failure
+from m3agiqa.cutting import CutPicture, Cutter
+from m3agiqa.errors import ImageUnreadable, M3AGIQAError
+from m3agiqa.images import decode, read_header
+from m3agiqa.model.slicing import Slicing
+
+#: Bytes beyond what the header says of a picture: reading it takes some, and memory is handed out in large pieces.
+_MARGIN_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the worker asks for."""
+
+    #: Of the file in the shared memory.
+    size_bytes: int
+    max_pixels: int
+    #: More pixels are not decoded: the answer says how many there are, and how much memory that would take.
+    most_pixels: int
+    #: Seconds of processor time after which decoding is ended, and more for each megapixel and each megabyte.
+    cpu_s: float
+    megapixel_s: float
+    megabyte_s: float
+    #: By how much more patient the picture's process is with others' work.
+    niceness: int
+    #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
+    cutter: tuple[int, int, tuple[int, ...]] | None
+
+    def to_json(self) -> bytes:
+        return json.dumps(vars(self)).encode()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve orders until the worker closes the socket."""
+    socket, memory = (int(argument) for argument in arguments)
+    Image.init()
+    # One thread: the processor time of all of them counts, and the others' cores are not ours.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.MAX_IMAGE_PIXELS = None  # read_header checks sizes
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection = Connection(socket)
+    connection.send_bytes(b"ready")
+    with suppress(EOFError, OSError):
+        while True:
+            order = Order(**json.loads(connection.recv_bytes()))
+            if (decoder := os.fork()) == 0:
+                os.nice(order.niceness)
+                connection.send_bytes(json.dumps(_answer(order, memory)).encode())
+                os._exit(0)
+            if status := os.waitpid(decoder, 0)[1]:
+                connection.send_bytes(json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _answer(order: Order, memory: int) -> dict[str, Any]:
+    working_bytes = 0
+    try:
+        _limit_seconds(order.cpu_s + order.megabyte_s * order.size_bytes / 1e6)
+        _limit_memory(2 * order.size_bytes)
+        data = os.pread(memory, order.size_bytes, 0)
+        os.ftruncate(memory, 0)
+        undecoded = read_header(data, max_pixels=order.max_pixels)
+        if undecoded.pixels > order.most_pixels:
+            return {"large": undecoded.working_bytes, "pixels": undecoded.pixels}
+        working_bytes = undecoded.working_bytes
+        _limit_seconds(order.megapixel_s * undecoded.pixels / 1e6, more=True)
+        _limit_memory(2 * (order.size_bytes + working_bytes))
+        picture = decode(undecoded)
+        if order.cutter is None:
+            return {"info": picture.info.model_dump()}
+        patch, scale, most = order.cutter
+        return _written(Cutter(Slicing(patch, scale), tuple(most)).cut(picture), memory)
+    except ImageUnreadable as error:
+        return _failed(error if _has_room(working_bytes + _MARGIN_BYTES // 4) else MemoryError())
+    except (M3AGIQAError, MemoryError) as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    return {"failure": Failure.of(error).model_dump()}
+
+
+def _has_room(size_bytes: int) -> bool:
+    """Whether this process could have that much now: what decoders call broken may be their own want of memory."""
+    try:
+        mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _limit_seconds(cpu_s: float, *, more: bool = False) -> None:
+    """End this process after so much processor time from now on, also in the middle of a decoder; `more` adds to what
+    is left.
+    """
+    left_s = signal.getitimer(signal.ITIMER_PROF)[0] if more else 0.0
+    signal.setitimer(signal.ITIMER_PROF, left_s + cpu_s)
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take `more_bytes` beyond what it has."""
+    hard = resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + more_bytes + _MARGIN_BYTES, hard))
+
+
+def _data_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return 0
+
+
+def _written(cut: CutPicture, memory: int) -> dict[str, Any]:
+    """Write slices one after the other, then the picture they were cut from; returns their sizes."""
+    at = 0
+    for slices in cut.slices.values():
+        for patch in slices.patches:
+            at += _write(memory, patch.data.cast("B"), at)
+    _write(memory, memoryview(cut.raw), at)
+    return {
+        "info": cut.info.model_dump(),
+        "slices": [[grid.columns, grid.rows, slices.sizes] for grid, slices in cut.slices.items()],
+        "raw_size": cut.raw_size,
+    }
+
+
+def _write(memory: int, data: memoryview, at: int) -> int:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(memory, data[written:], at + written)
+    return len(data)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

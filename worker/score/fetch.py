@@ -1,0 +1,164 @@
+"""Fetches a picture from a URL that a stranger gave."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+import urllib3
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
+from worker import s3
+from worker.score.decoding.budget import Budget, Hold
+from worker.settings import Settings
+from worker.shares import Share, Shares
+from worker.web import Transport, host_of, is_temporary, location_of, retry_after_s
+
+MAX_REDIRECTS = 3
+CHUNK_BYTES = 2**20
+#: Bytes of the memory budget that are taken at a time while a picture comes in.
+HELD_AHEAD = 2**20
+#: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
+#: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
+LARGE_AT_A_TIME, TURN_S = 2, 0.05
+
+#: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
+_UNENCODED = {"", "identity", "aws-chunked"}
+#: Seconds. A picture server cannot ask for more patience than this.
+MAX_RETRY_AFTER_S = 300.0
+
+
+class Fetcher:
+    """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
+
+    `shares` says how many threads a server may have; a bucket counts as one. Without it, any number.
+
+    Raises:
+        ConfigError: `fetch_allow_hosts` holds something other than host:port.
+    """
+
+    def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
+        self._shares = shares or Shares()
+        self._turns = threading.Semaphore(LARGE_AT_A_TIME)
+        self._timeout_s = settings.fetch_timeout_s
+        self._max_bytes = settings.fetch_max_bytes
+        self._buckets = settings.fetch_s3_buckets
+        self._web = Transport(
+            timeout_s=settings.fetch_timeout_s,
+            allow_hosts=settings.fetch_allow_hosts,
+            ports=settings.fetch_ports,
+            forbidden=FetchForbidden,
+            unavailable=FetchUnavailable,
+            shares=self._shares,
+            first_byte_s=settings.fetch_first_byte_s,
+        )
+        # Without a bucket it can never be used, and looking for credentials takes time.
+        self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
+
+    def fetch(self, url: str, hold: Hold | None = None) -> bytes:
+        """The bytes at `url`, whatever they are; while they come in, `hold` grows with them if there is one.
+
+        Messages of failures hold the host and the status, never path, query or credentials.
+
+        Raises:
+            FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
+            FetchRefused: the server will not serve it (4xx), redirects too often, or encodes it unasked.
+            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
+            ImageTooLarge: more than `fetch_max_bytes`.
+            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the picture.
+        """
+        until = time.monotonic() + self._timeout_s
+        hold = hold or Hold(Budget(self._max_bytes))
+        if url.lower().startswith(s3.SCHEME):
+            return self._from_s3(url, until, hold)
+        return self._from_web(url, until, hold)
+
+    def _from_web(self, url: str, until: float, hold: Hold) -> bytes:
+        for _ in range(1 + MAX_REDIRECTS):
+            with self._web.open("GET", url, until=until, headers={"Accept": "image/*,*/*;q=0.5"}) as response:
+                if not response.is_redirect:
+                    return self._body(response, hold)
+                # A redirect's own body is never read: it has no limit of its own.
+                url = urljoin(response.url, location_of(response))
+        raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
+
+    def _body(self, response: requests.Response, hold: Hold) -> bytes:
+        host, status = host_of(response), response.status_code
+        if status != 200:
+            if is_temporary(status):
+                asked_for_s = retry_after_s(response, MAX_RETRY_AFTER_S)
+                raise FetchUnavailable(f"{host} answered {status}", retry_after_s=asked_for_s)
+            raise FetchRefused(f"{host} answered {status}")
+        encodings = {word.strip() for word in response.headers.get("content-encoding", "").lower().split(",")}
+        if not encodings <= _UNENCODED:
+            raise FetchRefused(f"{host} compressed its answer, though asked not to")
+        length = response.headers.get("content-length", "")
+        chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
+        return self._capped(chunks, int(length) if length.isdecimal() else 0, hold)
+
+    def _from_s3(self, url: str, until: float, hold: Hold) -> bytes:
+        bucket, key = s3.split(url, self._buckets, FetchForbidden)
+        assert self._s3 is not None, "a bucket is allowed, so there is a client"
+        try:
+            # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
+            with self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
+                found = self._s3.get_object(Bucket=bucket, Key=key)
+                # Some services say no length, and send in chunks, whose end tells itself.
+                length = found.get("ContentLength", 0)
+                with found["Body"] as body:
+                    data = self._capped(self._chunks(body, until, share), length, hold)
+            if len(data) < length:
+                raise FetchUnavailable(f"s3://{bucket} broke off")
+            return data
+        except ClientError as error:
+            status, code = s3.reason(error)
+            failure = FetchUnavailable if is_temporary(status) else FetchRefused
+            raise failure(f"s3://{bucket} answered {status} {code}") from None
+        except ParamValidationError:
+            raise FetchForbidden(f"s3://{bucket}: the key is malformed") from None
+        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
+            raise FetchUnavailable(f"s3://{bucket} cannot be read ({type(error).__name__})") from None
+
+    def _chunks(self, body: Any, until: float, share: Share) -> Iterator[bytes]:
+        # One wait a chunk: read() would wait for a full one however little arrives at a time.
+        while chunk := body.read1(CHUNK_BYTES):
+            yield chunk
+            if time.monotonic() >= until:
+                raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
+            share.go_on()
+
+    def _in_turn(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The first chunk is free; further ones are read by few threads at a time."""
+        yield from itertools.islice(chunks, 1)
+        while True:
+            turn = self._turns.acquire(timeout=TURN_S)
+            try:
+                chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+            finally:
+                if turn:
+                    self._turns.release()
+
+    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
+        if announced > self._max_bytes:
+            raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
+        body = io.BytesIO()
+        held = 0
+        for chunk in self._in_turn(iter(chunks)):
+            body.write(chunk)
+            if (size := body.tell()) > self._max_bytes:
+                raise ImageTooLarge(f"more than {self._max_bytes} bytes")
+            if size > held:
+                held = size + HELD_AHEAD
+                hold.resize(held)
+        hold.resize(body.tell())
+        return body.getvalue()

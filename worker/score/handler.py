@@ -1,0 +1,157 @@
+"""Turns a request into a verdict: fetch, open, score, decide, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
+from m3agiqa.cutting import CutPicture
+from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.policy import Policy
+from m3agiqa.prompts import neutralised
+from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.verdict import assemble
+from worker.ops.reporting import failure_of
+from worker.score.batcher import Batcher
+from worker.score.cache import ScoreCache
+from worker.score.decoding.budget import Budget, Hold
+from worker.score.decoding.pool import Decoders
+from worker.score.fetch import Fetcher
+
+#: Seconds that a request is put off for a busy picture server, at most.
+LONGEST_DELAY_S = 30.0
+
+
+@dataclass(frozen=True)
+class ScoreHandler:
+    """Runs one request. `retry_delays_s` are the seconds after its first attempts, `timeout_s` those for its score."""
+
+    ledger: Ledger
+    fetcher: Fetcher
+    decoders: Decoders
+    budget: Budget
+    batcher: Batcher
+    cache: ScoreCache
+    default_policy: Policy
+    retry_delays_s: Sequence[float]
+    timeout_s: float
+
+    def run(self, task: str) -> str:
+        """Fetch, open, score, decide, publish; says what was done.
+
+        Raises:
+            NotOwed: there is nothing to do.
+            Busy: what it needs is taken; the request comes again.
+            QueueUnavailable: the outcome could not be kept; the request comes again.
+        """
+        with self.ledger.claim(task) as claim:
+            request, verdict = claim.request, _Verdict(claim, self.default_policy)
+            outcome: Scores | Failure
+            asked_for_s = 0.0
+            try:
+                if claim.poisoned:
+                    raise claim.poison
+                verdict.policy = self._policy(request.policy)
+                _still_wanted(request)
+                with self.budget.hold() as hold:
+                    picture = self._picture(request, hold, verdict)
+                    with verdict.stage("score"):
+                        outcome = self._score(claim, Job(picture, neutralised(request.prompt), request.aspects))
+            except (Busy, QueueUnavailable):
+                raise
+            except Exception as error:
+                outcome = failure_of(error, request.request_id)
+                asked_for_s = getattr(error, "retry_after_s", None) or 0.0
+
+            if claim.attempt <= len(self.retry_delays_s) and (passing := _passing(outcome)):
+                delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
+                claim.postpone(delay_s, passing.code)
+                return f"{passing.code}, again in {delay_s:g} s"
+            return verdict.publish(outcome, self.batcher)
+
+    def revoke(self, task: str) -> None:
+        """Answer a request that an operator took back. Raises as `run`."""
+        with self.ledger.claim(task) as claim:
+            revoked = Failure.of(TaskRevoked("an operator took it back"))
+            _Verdict(claim, self.default_policy).publish(revoked, self.batcher)
+
+    def _picture(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> CutPicture:
+        """Fetch and decode; what the picture takes of the memory budget stays with `hold`."""
+        with verdict.stage("fetch"):
+            data = self.fetcher.fetch(request.image_url, hold)
+        with verdict.stage("open"):
+            picture = self.decoders.quick(data) or self.decoders.patient(data, hold)
+            hold.resize(picture.size_bytes)
+        verdict.image = picture.info
+        return picture
+
+    def _score(self, claim: Claim, job: Job) -> Scores | Failure:
+        if (known := self.cache.get(job)) is not None:
+            return known
+        claim.mark_scoring()
+        _still_wanted(claim.request)
+        outcome = self.batcher.score(job, self.timeout_s, claim.request.priority)
+        if isinstance(outcome, Scores) and not outcome.failures:
+            self.cache.put(job, outcome)
+        return outcome
+
+    def _policy(self, name: str | None) -> Policy:
+        return self.default_policy if name is None else _load_policy(name)
+
+
+class _Verdict:
+    """What is known of a verdict while it comes about: the policy, the picture, milliseconds by stage."""
+
+    def __init__(self, claim: Claim, policy: Policy) -> None:
+        self._claim = claim
+        self.policy = policy
+        self.image: ImageInfo | None = None
+        waited_ms = (datetime.now(UTC) - claim.request.submitted_at).total_seconds() * 1000
+        # The submitter's clock may be ahead of ours.
+        self._timings_ms = {"queue": max(0.0, waited_ms)}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._timings_ms[name] = (time.perf_counter() - began) * 1000
+
+    def publish(self, outcome: Scores | Failure, batcher: Batcher) -> str:
+        request = self._claim.request
+        verdict = assemble(
+            request,
+            outcome,
+            request.aspects or batcher.scoring.aspects,
+            policy=self.policy,
+            model=batcher.scoring.info,
+            image=self.image,
+            timings_ms=self._timings_ms,
+            attempt=self._claim.attempt,
+        )
+        if not self._claim.publish(verdict):
+            return "another worker was first"
+        return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
+
+
+@lru_cache(maxsize=64)
+def _load_policy(name: str) -> Policy:
+    return Policy.load(name)
+
+
+def _still_wanted(request: ScoreRequest) -> None:
+    if request.expires_at is not None and datetime.now(UTC) >= request.expires_at:
+        raise RequestExpired("its expires_at passed before it was scored")
+
+
+def _passing(outcome: Scores | Failure) -> Failure | None:
+    """A failure that may not be there next time."""
+    failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
+    return next((failure for failure in failures if failure.retryable), None)
