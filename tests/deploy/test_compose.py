@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from jsonschema import Draft202012Validator, validators
@@ -85,6 +86,26 @@ def test_secrets_go_only_where_they_are_needed() -> None:
     holders = {name for name in SERVICES if "M3AGIQA_WEBHOOK_SECRETS" in SERVICES[name].get("environment", {})}
     assert holders == {"deliver"}
     assert {name for name in SERVICES if "FLOWER_BASIC_AUTH" in SERVICES[name].get("environment", {})} == {"flower"}
+    for secret, holders in {
+        "REDIS_PASSWORD": {"redis", "score", "deliver"},
+        "REDIS_PRODUCER_PASSWORD": {"redis"},
+        "REDIS_MONITOR_PASSWORD": {"redis", "flower"},
+    }.items():
+        assert {name for name in SERVICES if REQUIRED[secret] in str(environment(name, REQUIRED))} == holders
+
+
+def test_every_user_of_redis_gets_a_password_and_every_service_is_one() -> None:
+    [source, target] = (
+        next(volume for volume in SERVICES["redis"]["volumes"] if "users.acl" in volume).removesuffix(":ro").split(":")
+    )
+    users = re.findall(r"^user (\w+) on", (ROOT / source).read_text(encoding="utf-8"), re.MULTILINE)
+    script = SERVICES["redis"]["command"][-1]
+    assert target in script
+    assert sorted(re.findall(r"s/\^user (\w+) on/", script)) == sorted(users)
+    for service in OURS:
+        user = urlsplit(environment(service, REQUIRED)["M3AGIQA_REDIS_URL"]).username
+        assert user == {"flower": "monitor"}.get(service, service)
+        assert user in users
 
 
 def test_ports_are_open_to_this_host_alone() -> None:

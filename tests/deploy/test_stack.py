@@ -17,9 +17,10 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from m3agiqa.queue import keys
 from producers import Client
-from tests.deploy.files import OURS, REQUIRED, SERVICES, environment, interpolate
-from tests.support import Web, eventually
+from tests.deploy.files import OURS, REQUIRED, ROOT, SERVICES, environment, interpolate
+from tests.support import PATIENCE_S, Web, eventually
 
 
 class Stack:
@@ -56,6 +57,9 @@ class Stack:
             subprocess.run(check, cwd=self.folder, env=self._environment(service), capture_output=True).returncode == 0
         )
 
+    def redis_url(self, user: str, password: str) -> str:
+        return f"redis://{user}:{self.variables[password]}@127.0.0.1:{self.ports['6379']}/0"
+
     def _environment(self, service: str) -> dict[str, str]:
         own = {name: self._here(value) for name, value in environment(service, self.variables).items()}
         health = {"M3AGIQA_HEALTH_DIR": str(self.folder / "health")} if service in OURS else {}
@@ -63,7 +67,9 @@ class Stack:
 
     def _here(self, text: str) -> str:
         text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
-        text = text.replace("valkey-server -", f"valkey-server - --port {self.ports['6379']}")
+        text = text.replace("valkey-server --aclfile", f"valkey-server --port {self.ports['6379']} --aclfile")
+        text = text.replace("/etc/m3agiqa/users.acl", str(ROOT / "deploy" / "redis" / "users.acl"))
+        text = text.replace("/tmp/users.acl", str(self.folder / "users.acl"))  # noqa: S108
         return text.replace("0.0.0.0", "127.0.0.1").replace("5555", self.ports["5555"])
 
     def down(self) -> None:
@@ -93,30 +99,34 @@ def status(url: str, user: str | None = None) -> int:
 
 
 def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, web: Web) -> None:
-    # given Redis by its command, with its password, kept out of the list of processes
+    # given Redis by its command, with users, whose passwords are kept out of the list of processes
     server = stack.up("redis")
-    url = f"redis://:{REQUIRED['REDIS_PASSWORD']}@127.0.0.1:{stack.ports['6379']}/0"
-    with Redis.from_url(url, decode_responses=True) as redis, Redis(port=int(stack.ports["6379"])) as stranger:
-        eventually(lambda: pings(redis), "Redis takes its password")
+    producer = stack.redis_url("producer", "REDIS_PRODUCER_PASSWORD")
+    with (
+        Redis.from_url(producer, decode_responses=True) as backend,
+        Redis.from_url(stack.redis_url("score", "REDIS_PASSWORD"), decode_responses=True) as worker,
+        Redis(port=int(stack.ports["6379"])) as stranger,
+    ):
+        eventually(lambda: pings(backend), "Redis takes its password")
         with pytest.raises(AuthenticationError):
             stranger.ping()
-        assert redis.config_get("appendonly", "maxmemory-policy") == {
-            "appendonly": "yes",
-            "maxmemory-policy": "noeviction",
-        }
-        # and without room for messages that nobody sends by right
+        told = worker.info("everything")
+        assert (told["aof_enabled"], told["maxmemory_policy"]) == (1, "noeviction")
+        # and without room for entries that nobody sends by right
         with pytest.raises((ResponseError, RedisConnectionError)):  # it hangs up in the middle of it
-            redis.lpush("score", "x" * 2**21)
-        assert not redis.exists("score")
-    assert REQUIRED["REDIS_PASSWORD"].encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            backend.lpush(keys.inbox(3), "x" * 2**21)
+        assert backend.llen(keys.inbox(3)) == 0
+    shown = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert not [name for name, value in REQUIRED.items() if value.encode() in shown]
     # when the others start
     for service in OURS:
         stack.up(service)
     for service in OURS:
         eventually(lambda service=service: stack.healthy(service), f"{service} is healthy")  # type: ignore[misc]
     # then a picture is scored and its verdict delivered, signed
-    with Client(url) as client:
-        client.submit(image_url=web.url("a.png"), prompt="a square", callback_url=web.url("hook"))
+    with Client(producer) as client:
+        request_id = client.submit(image_url=web.url("a.png"), prompt="a square", callback_url=web.url("hook"))
+        assert client.result(request_id, timeout=PATIENCE_S).status == "scored"
     eventually(lambda: web.count("hook"), "a callback")
     # and Flower wants its password
     flower = f"http://127.0.0.1:{stack.ports['5555']}/"

@@ -14,6 +14,7 @@ from m3agiqa.contract import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_PROMPT_CHARS,
+    VERSION,
     Aspect,
     AspectScore,
     Failure,
@@ -21,7 +22,7 @@ from m3agiqa.contract import (
     ScoreRequest,
     Verdict,
 )
-from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
 from m3agiqa.policy import Policy
 from m3agiqa.verdict import assemble
 
@@ -255,5 +256,61 @@ def test_messages_are_frozen() -> None:
     request = ScoreRequest(image_url="https://x/y.png", prompt="")
     with pytest.raises(ValidationError):
         request.prompt = "other"  # type: ignore[misc]
-    with pytest.raises(ValidationError):
-        Failure.model_validate({"code": "x", "message": "", "retryable": False, "more": 1})
+
+
+def verdict() -> Verdict:
+    request = ScoreRequest(image_url="https://x/y.png", prompt="", metadata={"k": 1})
+    return assemble(request, Failure.of(RequestInvalid("why")), (), policy=Policy.load("default"), model=None)
+
+
+def test_a_verdict_names_its_version() -> None:
+    assert json.loads(verdict().model_dump_json())["version"] == VERSION
+
+
+def test_a_verdict_is_read_whatever_a_later_version_added_to_it() -> None:
+    written = json.loads(verdict().model_dump_json())
+    later = {**written, "version": "1.9", "colour": "red"}
+    for part in ("error", "policy"):
+        later[part] = {**written[part], "colour": "red"}
+    assert Verdict.model_validate(later) == Verdict.model_validate({**written, "version": "1.9"})
+    # what the caller put there is its own
+    later["metadata"] = {"k": 1, "colour": "red"}
+    assert Verdict.model_validate(later).metadata == {"k": 1, "colour": "red"}
+
+
+MAJOR, MINOR = (int(part) for part in VERSION.split("."))
+
+
+@pytest.mark.parametrize("version", [f"{MAJOR}.{MINOR + 1}", f"{MAJOR}.9999"])
+def test_what_a_later_minor_version_added_to_a_request_is_left_out(version: str) -> None:
+    payload = {"image_url": "https://x/y.png", "prompt": "a cat", "version": version, "colour": "red"}
+    request = ScoreRequest.parse(payload)
+    assert (request.prompt, request.version) == ("a cat", version)
+    assert "colour" not in request.model_dump()
+    # what both know must be right all the same
+    with pytest.raises(RequestInvalid, match=r"^prompt: "):
+        ScoreRequest.parse({**payload, "prompt": 1})
+
+
+@pytest.mark.parametrize("version", [None, VERSION, f"{MAJOR}.0", f"{MAJOR - 1}.9999"])
+def test_a_field_that_no_version_up_to_ours_has_is_misspelt(version: str | None) -> None:
+    payload = {"image_url": "https://x/y.png", "prompt": "a cat", "version": version, "colour": "red"}
+    with pytest.raises(RequestInvalid, match=r"^colour: Extra inputs are not permitted$"):
+        ScoreRequest.parse(payload)
+
+
+@pytest.mark.parametrize("version", [f"{MAJOR + 1}.0", "9999.9999"])
+@pytest.mark.parametrize(
+    "payload", [{}, {"image_url": 1, "prompt": []}, {"image_url": "https://x/y.png", "prompt": ""}]
+)
+def test_another_major_version_is_for_other_readers(payload: dict[str, object], version: str) -> None:
+    with pytest.raises(NewerVersion, match=f"version {version.partition('.')[0]} of the contract, and this worker"):
+        ScoreRequest.parse({**payload, "version": version})
+
+
+@pytest.mark.parametrize(
+    "version", ["", "1", "1.", ".0", "1.0.0", "v1.0", "1.0\n", "-1.0", "12345.0", "\u0661.0", 1.0, 2, []]
+)
+def test_a_version_is_two_numbers(version: object) -> None:
+    with pytest.raises(RequestInvalid, match=r"^version: "):
+        ScoreRequest.parse({"image_url": "https://x/y.png", "prompt": "", "version": version})

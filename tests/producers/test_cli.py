@@ -3,18 +3,23 @@ from __future__ import annotations
 import csv
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
+from m3agiqa.client import Client
 from m3agiqa.contract import Failure, ScoreRequest
-from producers import Client, keys, message
+from m3agiqa.errors import DeliveryGone
+from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.dead import DeadLetter
+from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
+from m3agiqa.queue.ledger import Ledger
 from producers.cli import main
-from producers.dead import DeadLetter
-from tests.producers.test_client import verdict
 from tests.support import Web, Worker, eventually
+from tests.support_verdicts import verdict
 
 Output = pytest.CaptureFixture[str]
 
@@ -24,9 +29,9 @@ def _redis_of_the_test(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M3AGIQA_REDIS_URL", redis_url)
 
 
-def requests(redis: Redis, key: str = "score:3") -> list[ScoreRequest]:
-    raw = reversed(redis.lrange(key, 0, -1))
-    return [ScoreRequest.parse(message.parse(one, keys.SCORE_QUEUE).payload) for one in raw]
+def requests(redis: Redis, priority: int = 3) -> list[ScoreRequest]:
+    """What waits in an inbox, the next one first."""
+    return [inbox.parse(text, priority) for text in reversed(redis.lrange(keys.inbox(priority), 0, -1))]
 
 
 def write(path: Path, *rows: tuple[str, ...]) -> str:
@@ -41,8 +46,8 @@ def test_one_picture(redis: Redis, capsys: Output) -> None:
         "one https://host/a.png --prompt cat --aspect quality --aspect authenticity --policy observe --priority 0"
     )
     assert main(arguments.split()) == 0
-    # then its id is printed, and its request is on the queue
-    [request] = requests(redis, "score")
+    # then its id is printed, and its request is in the inbox
+    [request] = requests(redis, 0)
     assert capsys.readouterr().out == f"{request.request_id}\n"
     assert (request.prompt, request.aspects, request.policy) == ("cat", ("quality", "authenticity"), "observe")
 
@@ -69,8 +74,8 @@ def test_a_csv_with_bad_rows(redis: Redis, tmp_path: Path, capsys: Output) -> No
     )
     # when it is submitted
     assert main(["csv", file]) == 1
-    # then the good rows are on the queue, and the bad ones are named with their lines
-    assert [request.request_id for request in (*requests(redis), *requests(redis, "score:9"))] == ["first", "third"]
+    # then the good rows are in the inbox, and the bad ones are named with their lines
+    assert [request.request_id for request in (*requests(redis), *requests(redis, 9))] == ["first", "third"]
     output = capsys.readouterr()
     assert output.out.split() == ["first", "third"]
     assert "line 4: image_url" in output.err
@@ -90,8 +95,8 @@ def test_a_csv_longer_than_a_chunk(redis: Redis, tmp_path: Path, capsys: Output)
 def test_a_csv_waits_while_the_queue_is_full(redis: Redis, tmp_path: Path, capsys: Output) -> None:
     # given room for two requests, and somebody who takes some away once it is full
     def consume() -> None:
-        eventually(lambda: redis.llen("score:3") == 2, "the queue is full")
-        redis.ltrim("score:3", 1, 0)
+        eventually(lambda: redis.llen(keys.inbox(3)) == 2, "the queue is full")
+        redis.delete(keys.inbox(3))
 
     rows = [("https://host/a.png", "p", name) for name in ("a", "b", "c")]
     file = write(tmp_path / "a.csv", ("image_url", "prompt", "request_id"), *rows)
@@ -139,28 +144,25 @@ def test_export(redis: Redis, capsys: Output) -> None:
 
 
 @pytest.fixture
-def dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
-    """Two dead letters: a delivery, and a message too large to keep."""
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    with closing(Ledger(redis_url)) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def dead(ledger: Ledger, client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
+    """Two dead letters: a delivery, and an entry too large to keep."""
     monkeypatch.setenv("COLUMNS", "200")
-    private = {"request_id": "a", "kind": "callback", "url": "https://private"}
-    raw = message.envelope(keys.DELIVER_QUEUE, private, task_id="a:callback")
-    delivery = DeadLetter(
-        queue="deliver",
-        request_id="a",
-        kind="callback",
-        code="delivery_gone",
-        reason="host answered 410",
-        attempts=1,
-        task="a:callback",
-        history=("1.000 callback begun by host:1",),
-        message=raw,
-    )
-    large = DeadLetter(
-        queue="score", request_id=None, kind="message", code="c", reason="too large", attempts=1, message="{", cut=True
-    )
-    for letter in (delivery, large):
-        redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
-    return [delivery, large]
+    client.submit(image_url="https://private/a.png", prompt="", request_id="a", callback_url="https://private/hook")
+    ledger.admit(3)
+    with ledger.claim("a") as claim:
+        claim.publish(verdict("a"))
+    with ledger.claim("a:callback") as claim:
+        claim.bury(DeliveryGone("host answered 410"))
+    redis.lpush(keys.inbox(3), "private" + " " * MAX_ENTRY_BYTES)
+    ledger.admit(3)
+    redis.delete("score:3", keys.DELIVER_QUEUE)
+    return list(client.dead_letters())[::-1]
 
 
 def test_dead_letters_are_listed_with_whole_ids_on_any_terminal(
@@ -182,20 +184,22 @@ def test_dead_letters_are_listed_with_whole_ids_on_any_terminal(
 
 def test_a_dead_letter_is_shown(dead: list[DeadLetter], capsys: Output) -> None:
     assert main(["dead", "show", dead[0].id]) == 0
-    assert "callback begun by host:1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "callback begun by" in shown
+    assert "https://private/hook" in shown
     assert main(["dead", "show", dead[0].id, "--json"]) == 0
     assert DeadLetter.model_validate_json(capsys.readouterr().out) == dead[0]
     assert main(["dead", "show", "none-such"]) == 2
     assert "no dead letter none-such" in capsys.readouterr().err
 
 
-def test_a_message_does_not_speak_to_the_terminal(
+def test_a_dead_letter_does_not_speak_to_the_terminal(
     redis: Redis, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     loud = "\x1b]0;title\x07 \u202e [/red] [bold]x[/bold]"
     letter = DeadLetter(
-        queue="score", request_id=None, kind="message", code="c", reason=loud, attempts=1, message=loud, history=(loud,)
+        queue=loud, request_id=None, kind="request", code="c", reason=loud, attempts=1, message=loud, history=(loud,)
     )
     redis.hset(keys.DEAD, letter.id, letter.model_dump_json())
     for arguments in (["dead", "list"], ["dead", "show", letter.id]):
@@ -218,7 +222,7 @@ def test_brackets_in_a_failures_words_are_no_markup(redis: Redis, capsys: Output
 def test_a_dead_letter_is_replayed(dead: list[DeadLetter], redis: Redis, client: Client, capsys: Output) -> None:
     assert main(["dead", "replay", dead[0].id]) == 0
     assert capsys.readouterr().out == f"{dead[0].id}\n"
-    assert redis.lrange("deliver", 0, -1) == [dead[0].message]
+    assert redis.lrange("deliver", 0, -1) == ["a:callback"]
     assert client.state("a") == "scored"
     assert main(["dead", "replay", dead[0].id]) == 2
     # what was not kept cannot be
@@ -239,12 +243,24 @@ def test_dead_letters_are_dropped(dead: list[DeadLetter], redis: Redis, capsys: 
     assert redis.llen("deliver") == 0
 
 
-def test_state(client: Client, capsys: Output) -> None:
+def test_a_mistake_is_put_back_into_its_inbox(ledger: Ledger, client: Client, redis: Redis, capsys: Output) -> None:
+    redis.lpush(keys.inbox(9), "no JSON")
+    ledger.admit(9)
+    [letter] = client.dead_letters()
+    assert main(["dead", "replay", letter.id]) == 0
+    assert redis.lrange(keys.inbox(9), 0, -1) == ["no JSON"]
+    assert redis.hlen(keys.DEAD) == 0
+
+
+def test_state(client: Client, ledger: Ledger, capsys: Output) -> None:
     client.submit(image_url="https://host/a.png", prompt="", request_id="a")
+    assert main(["state", "a"]) == 1
+    assert "no request a is known" in capsys.readouterr().err
+    ledger.admit(3)
     assert main(["state", "a"]) == 0
     assert capsys.readouterr().out == "submitted\n"
     assert main(["state", "a", "--history"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith(" submitted")
+    assert capsys.readouterr().out.splitlines()[1].endswith(" admitted")
     assert main(["state", "b"]) == 1
     assert "no request b" in capsys.readouterr().err
 

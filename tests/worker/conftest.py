@@ -11,11 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from redis import Redis
 from urllib3.util import connection
 
-from worker.fetch import Fetcher
+from m3agiqa.contract import ScoreRequest
+from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.ledger import Ledger
+from worker.score.fetch import Fetcher
 from worker.settings import Settings
-from worker.store import Store
 
 Answer = Callable[["Handler"], None]
 
@@ -217,10 +220,22 @@ def trusting(*servers: Any, **settings: Any) -> Fetcher:
 
 
 @pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
+def ledger(redis_url: str) -> Iterator[Ledger]:
     """A worker's view of an empty Redis; a lease lasts 1,000 s, and the third run that is lost is one too many."""
-    store = Store(
-        Settings(redis_url=redis_url, result_ttl_s=100, lease_s=1000, visibility_timeout_s=1000, max_lost_runs=2)
-    )
-    yield store
-    store.close()
+    ledger = Ledger(redis_url, lease_s=1000, longest_run_s=1000, max_lost_runs=2, result_ttl_s=100)
+    yield ledger
+    ledger.close()
+
+
+def owed(ledger: Ledger, redis: Redis, request: ScoreRequest) -> str:
+    """The task of a request that was submitted and taken in."""
+    inbox.push(redis, [request])
+    ledger.admit(request.priority)
+    return request.request_id
+
+
+def come_due(ledger: Ledger, redis: Redis, seconds: float) -> int:
+    """Let `seconds` pass for what is owed; returns how many tasks were overdue then."""
+    for task in map(str, redis.zrange(keys.OWED, 0, -1)):
+        redis.zincrby(keys.OWED, -seconds, task)
+    return ledger.sweep()

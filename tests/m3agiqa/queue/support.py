@@ -1,0 +1,67 @@
+"""What tests of the queue share: requests, workers that get lost, and the passing of time."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from m3agiqa.contract import ScoreRequest
+from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.dead import DeadLetter
+from m3agiqa.queue.ledger import Claim, Ledger
+from tests.support_verdicts import verdict
+
+#: Where the name of `request` is queued.
+LIST = "score:6"
+
+_PLACES = {"callback": {"callback_url": "https://host/hook"}, "s3": {"s3_uri": "s3://out/verdicts"}}
+
+
+def request(name: str = "r", *places: str) -> ScoreRequest:
+    """A request whose verdict goes to `places`: "callback", "s3"."""
+    fields = {field: value for place in places for field, value in _PLACES[place].items()}
+    return ScoreRequest(image_url="https://host/a.png", prompt="two\nlines", request_id=name, priority=6, **fields)
+
+
+def owe(ledger: Ledger, redis: Redis, *requests: ScoreRequest) -> None:
+    """Submit requests, and have them admitted."""
+    inbox.push(redis, requests)
+    while ledger.admit(6):
+        pass
+
+
+def begin(ledger: Ledger, task: str = "r") -> Claim:
+    """Take a task; whoever does nothing about it is lost with it."""
+    with ledger.claim(task) as claim:
+        return claim
+
+
+def begin_again(ledger: Ledger, redis: Redis, task: str = "r") -> Claim:
+    """Let so much time pass that the task comes again, whatever became of its last run, and take it."""
+    for _ in range(2):  # a lease, and being kept apart from others
+        pass_time(redis, 2000)
+        ledger.sweep()
+    return begin(ledger, task)
+
+
+def publish(ledger: Ledger, redis: Redis, name: str = "r", *places: str) -> None:
+    """Have a request scored whose verdict goes to `places`."""
+    owe(ledger, redis, request(name, *places))
+    assert begin(ledger, name).publish(verdict(name))
+
+
+def pass_time(redis: Redis, seconds: float, *tasks: str) -> None:
+    """Let `seconds` pass for what is owed: every time in the ledger lies so much further back."""
+    for task in tasks or redis.zrange(keys.OWED, 0, -1):
+        redis.zincrby(keys.OWED, -seconds, task)
+
+
+def taken(redis: Redis, key: str = LIST) -> str:
+    """The name a worker takes next from a list, and gets lost with."""
+    return str(redis.rpop(key))
+
+
+def letters(redis: Redis) -> list[DeadLetter]:
+    """Every dead letter, the oldest first."""
+    return [
+        DeadLetter.model_validate_json(redis.hget(keys.DEAD, name)) for name in redis.zrange(keys.DEAD_ORDER, 0, -1)
+    ]

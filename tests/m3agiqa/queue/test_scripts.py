@@ -1,0 +1,79 @@
+"""The scripts and the rest of the protocol call the same things by the same names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+
+import pytest
+from redis import Redis
+
+from m3agiqa.queue import keys, scripts
+from tests.support import ROOT
+
+SOURCES = {
+    file.name: file.read_text(encoding="utf-8")
+    for file in (files("m3agiqa.queue") / "lua").iterdir()
+    if file.name.endswith(".lua")
+}
+NAMES = sorted(name.removesuffix(".lua") for name in SOURCES if name != "prelude.lua")
+
+
+def code(source: str) -> str:
+    """Without comments and strings."""
+    return re.sub(r"'[^'\n]*'", "''", re.sub(r"--.*", "", source))
+
+
+def words(source: str) -> set[str]:
+    """Constants that a script has from somewhere."""
+    found = set(re.findall(r"\b[A-Z][A-Z_]+\b", code(source)))
+    return found - set(re.findall(r"\blocal ([A-Z][A-Z_]+) =", code(source))) - {"ARGV", "KEYS"}
+
+
+def test_scripts_know_each_key_by_its_name(redis: Redis) -> None:
+    # given the line in front of every script
+    [line] = {scripts.text(name).splitlines()[1] for name in NAMES}
+    names = line.removeprefix("local ").partition(" = ")[0].split(", ")
+    # when a script gives back what its names stand for
+    given = redis.eval(f"{line}\nreturn {{{', '.join(names)}}}", 0)
+    # then it is what the rest of the protocol means by them
+    meant = {"REQUEST": keys.request(""), "RESULT": keys.result(""), "DONE": keys.done("")}
+    assert dict(zip(names, given, strict=True)) == {name: meant.get(name) or getattr(keys, name) for name in names}
+    # and there are no other names in them, and none too many
+    prelude = set(re.findall(r"^local ([A-Z_]+) =", SOURCES["prelude.lua"], re.MULTILINE))
+    assert set().union(*map(words, SOURCES.values())) - prelude == set(names)
+    assert not [name for name, source in SOURCES.items() if "m3agiqa:" in re.sub(r"--.*", "", source)]
+
+
+def test_scripts_know_the_lists_of_each_priority() -> None:
+    told = re.search(r"ipairs\(\{(.*)\}\) do first", SOURCES["sweep.lua"])
+    assert told is not None
+    assert [keys.SCORE_QUEUE + suffix for suffix in re.findall(r"'([^']*)'", told[1])] == [
+        keys.wakeups(keys.SCORE_QUEUE, priority) for priority in keys.PRIORITIES
+    ]
+
+
+def test_lists() -> None:
+    assert [keys.wakeups("score", priority) for priority in keys.PRIORITIES] == [
+        "score",
+        "score:3",
+        "score:6",
+        "score:9",
+    ]
+    with pytest.raises(ValueError, match="priority 4"):
+        keys.wakeups("score", 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_redis_takes_each_script(name: str, redis: Redis) -> None:
+    assert redis.script_load(scripts.text(name))
+
+
+@pytest.mark.skipif(shutil.which("luacheck") is None, reason="no luacheck here")
+def test_luacheck_finds_nothing() -> None:
+    checked = subprocess.run(
+        ["luacheck", "--no-color", "m3agiqa/queue/lua"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from m3agiqa.contract import Failure, ScoreRequest, Verdict
+from m3agiqa.errors import Busy, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, FetchRefused, NotOwed
+from m3agiqa.policy import Policy
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.verdict import assemble
+from producers import Client, State
+from tests.worker.conftest import come_due, owed
+from worker.delivery.handler import DeliveryHandler
+from worker.delivery.sender import Delivery
+
+HOOK, PLACE = "https://receiver.example/hook?token=1", "s3://bucket/prefix"
+
+
+class Receiver:
+    """Stands for a sender: fails until it does not."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.got: list[Delivery] = []
+
+    def send(self, delivery: Delivery) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.got.append(delivery)
+
+
+def handler(ledger: Ledger, receiver: Any, *retry_delays_s: float) -> DeliveryHandler:
+    return DeliveryHandler(ledger, receiver, retry_delays_s)
+
+
+def request(**places: str) -> ScoreRequest:
+    return ScoreRequest(image_url="https://pictures.example/1.png", prompt="größer", request_id="r", **places)
+
+
+def verdict(asked: ScoreRequest) -> Verdict:
+    return assemble(asked, Failure.of(FetchRefused("404")), (), policy=Policy.load("default"), model=None)
+
+
+@pytest.fixture
+def task(ledger: Ledger, redis: Redis) -> str:
+    """A callback that is owed."""
+    with ledger.claim(owed(ledger, redis, request(callback_url=HOOK))) as claim:
+        claim.publish(verdict(claim.request))
+    return "r:callback"
+
+
+def test_what_is_sent_is_the_verdict_that_was_published(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    receiver = Receiver()
+    assert handler(ledger, receiver).run(task) == "delivered"
+    [delivery] = receiver.got
+    assert delivery.body == redis.get("m3agiqa:result:r")
+    assert (delivery.request_id, delivery.kind, delivery.url) == ("r", "callback", HOOK)
+    assert delivery.submitted_at == client.result("r", timeout=0).submitted_at
+    assert client.state("r") == State.SETTLED
+
+
+def test_each_place_gets_its_own_delivery_and_the_last_one_settles(
+    ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    # given a verdict for two places
+    with ledger.claim(owed(ledger, redis, request(callback_url=HOOK, s3_uri=PLACE))) as claim:
+        claim.publish(verdict(claim.request))
+    receiver = Receiver()
+    # when one of them has it
+    handler(ledger, receiver).run("r:s3")
+    assert client.state("r") == State.DELIVERING
+    # then the other is owed still
+    handler(ledger, receiver).run("r:callback")
+    assert [(delivery.kind, delivery.url) for delivery in receiver.got] == [("s3", PLACE), ("callback", HOOK)]
+    assert client.state("r") == State.SETTLED
+
+
+def test_a_delivery_that_arrived_is_not_owed_again(ledger: Ledger, task: str) -> None:
+    receiver = Receiver()
+    handler(ledger, receiver).run(task)
+    with pytest.raises(NotOwed):
+        handler(ledger, receiver).run(task)
+    assert len(receiver.got) == 1
+
+
+def test_a_delivery_to_a_busy_receiver_is_put_off_and_has_no_attempt_less(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    # given a receiver that is busy more often than a delivery has attempts
+    receiver = Receiver(Busy("its server has all threads that one may have", 7.5))
+    for _ in range(10):
+        with pytest.raises(Busy):
+            handler(ledger, receiver).run(task)
+        # when its time has come, and not before
+        assert come_due(ledger, redis, 7) == 0
+        assert come_due(ledger, redis, 0.6) == 1
+    # then it is tried as if nothing had been
+    receiver.failure = None
+    assert handler(ledger, receiver).run(task) == "delivered"
+    assert client.state("r") == State.SETTLED
+
+
+def test_each_attempt_waits_longer_and_after_the_last_one_it_is_a_dead_letter(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    receiver = Receiver(DeliveryUnavailable("receiver.example answered 503"))
+    delivering = handler(ledger, receiver, 10, 100)
+    for delay_s in (10, 100):
+        assert delivering.run(task).startswith("delivery_unavailable, again in ")
+        # a fifth more at the most
+        assert come_due(ledger, redis, delay_s - 1) == 0
+        assert come_due(ledger, redis, 1 + 0.2 * delay_s) == 1
+    assert delivering.run(task) == "delivery_unavailable, given up"
+    [letter] = client.dead_letters()
+    assert (letter.queue, letter.kind, letter.task) == ("deliver", "callback", "r:callback")
+    assert (letter.code, letter.reason) == ("delivery_unavailable", "receiver.example answered 503")
+    assert letter.attempts == 3
+    assert any("receiver.example answered 503" in line for line in letter.history)
+    assert client.state("r") == State.DEAD
+
+
+def test_a_dead_delivery_comes_back_with_all_its_attempts(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    # given a delivery that was given up
+    receiver = Receiver(DeliveryUnavailable("receiver.example answered 503"))
+    delivering = handler(ledger, receiver, 10)
+    delivering.run(task)
+    come_due(ledger, redis, 13)
+    delivering.run(task)
+    # when an operator puts it back
+    [letter] = client.dead_letters()
+    assert client.replay(letter)
+    # then it is tried as often as before
+    assert delivering.run(task).startswith("delivery_unavailable, again in ")
+    come_due(ledger, redis, 13)
+    receiver.failure = None
+    assert delivering.run(task) == "delivered"
+    [delivery] = receiver.got
+    assert delivery.body == redis.get("m3agiqa:result:r")
+    assert client.state("r") == State.SETTLED
+
+
+@pytest.mark.parametrize("failure", [DeliveryForbidden("not allowed"), DeliveryGone("receiver.example answered 410")])
+def test_what_no_other_attempt_can_change_is_given_up_at_once(
+    ledger: Ledger, client: Client, task: str, failure: Exception
+) -> None:
+    assert handler(ledger, Receiver(failure), 10, 100).run(task).endswith(", given up")
+    [letter] = client.dead_letters()
+    assert (letter.reason, letter.attempts) == (str(failure), 1)
+
+
+@pytest.mark.parametrize(("asked_for_s", "delay_s"), [(None, 10), (0.0, 10), (3.0, 10), (60.0, 60)])
+def test_a_receiver_that_asks_for_more_time_gets_it(
+    ledger: Ledger, redis: Redis, task: str, asked_for_s: float | None, delay_s: float
+) -> None:
+    failure = DeliveryUnavailable("receiver.example answered 429", retry_after_s=asked_for_s)
+    handler(ledger, Receiver(failure), 10).run(task)
+    assert come_due(ledger, redis, delay_s - 1) == 0
+    assert come_due(ledger, redis, 1 + 0.2 * delay_s) == 1
+
+
+def test_what_nobody_foresaw_is_tried_again_and_its_words_are_nowhere(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    delivering = handler(ledger, Receiver(RuntimeError("SECRET")), 10)
+    assert delivering.run(task).startswith("internal_error, again in ")
+    come_due(ledger, redis, 13)
+    assert delivering.run(task) == "internal_error, given up"
+    [letter] = client.dead_letters()
+    assert letter.reason == "unexpected RuntimeError"
+    assert "SECRET" not in letter.model_dump_json()
+
+
+def test_a_delivery_that_takes_its_workers_along_is_given_up_unsent(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    # given two workers that died with it
+    for _ in range(2):
+        ledger._take(task)
+        for _ in range(2):  # its lease, and being kept apart from others
+            come_due(ledger, redis, 2000)
+    # when a third has it
+    receiver = Receiver()
+    assert handler(ledger, receiver, 10).run(task) == "poison, given up"
+    # then nothing of it is sent
+    assert receiver.got == []
+    [letter] = client.dead_letters()
+    assert (letter.code, letter.kind, letter.attempts) == ("poison", "callback", 3)

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from m3agiqa.errors import ConfigError, DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from worker.delivery.sender import MAX_RETRY_AFTER_S, Delivery, Sender
+from worker.settings import Settings
+
+OLD, NEW, STRANGER = ("whsec_" + base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
+VERDICT = json.dumps({"request_id": "r-1", "reasons": ["Straße — 素晴らしい"]}, ensure_ascii=False)
+
+
+def delivery(url: str, kind: str = "callback", **fields: Any) -> Delivery:
+    values = {"request_id": "r-1", "body": VERDICT, "submitted_at": datetime.now(UTC), **fields}
+    return Delivery(kind=kind, url=url, **values)
+
+
+def sender(*servers: Any, **settings: Any) -> Sender:
+    settings = {"webhook_secrets": (NEW,), **settings}
+    return Sender(Settings(deliver_allow_hosts=tuple(server.netloc for server in servers), **settings))
+
+
+# --- what is sent ------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_sent_are_the_bytes_signed(serve: Any) -> None:
+    server = serve(lambda request: request.reply(204))
+    sender(server).send(delivery(f"{server.url}/hook?who=me"))
+    [request] = server.received
+    assert (request.method, request.path) == ("POST", "/hook?who=me")
+    assert request.body == VERDICT.encode()
+    assert request.headers["content-type"] == "application/json"
+    assert Webhook(NEW).verify(request.body, request.headers) == json.loads(VERDICT)
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(NEW).verify(request.body + b" ", request.headers)
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook(STRANGER).verify(request.body, request.headers)
+
+
+def test_while_secrets_rotate_either_verifies(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    sender(server, webhook_secrets=(OLD, NEW)).send(delivery(server.url))
+    [request] = server.received
+    assert len(request.headers["webhook-signature"].split(" ")) == 2
+    for secret in (OLD, NEW):
+        assert Webhook(secret).verify(request.body, request.headers)
+
+
+def test_a_receiver_with_secrets_of_its_own_gets_signatures_of_these_alone(serve: Any) -> None:
+    own, general = (serve(lambda request: request.reply()) for _ in range(2))
+    made = sender(own, general, webhook_host_secrets={own.netloc: (STRANGER, OLD)})
+    made.send(delivery(own.url))
+    made.send(delivery(general.url))
+    assert len(own.received[0].headers["webhook-signature"].split(" ")) == 2
+    for server, secret in ((own, STRANGER), (own, OLD), (general, NEW)):
+        assert Webhook(secret).verify(server.received[0].body, server.received[0].headers)
+    for server, secret in ((own, NEW), (general, STRANGER)):
+        with pytest.raises(Exception, match="No matching signature"):
+            Webhook(secret).verify(server.received[0].body, server.received[0].headers)
+
+
+def test_a_receiver_with_secrets_of_its_own_may_be_named_without_its_port(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    sender(server, webhook_secrets=(), webhook_host_secrets={"127.0.0.1": (OLD,)}).send(delivery(server.url))
+    assert Webhook(OLD).verify(server.received[0].body, server.received[0].headers)
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("tenant.example", "https://tenant.example/hook"),
+        ("tenant.example", "https://tenant.example./hook"),
+        ("tenant.example", "https://Tenant.Example:443/hook"),
+        ("tenant.example", "http://tenant.example:8080"),
+        ("TENANT.example.", "https://tenant.example/hook"),
+        ("tenant.example:443", "https://tenant.example/hook"),
+        ("tenant.example:80", "http://tenant.example"),
+        ("https://tenant.example", "https://tenant.example/hook"),
+        ("https://tenant.example/", "https://tenant.example:443"),
+        ("http://tenant.example:80", "http://tenant.example/hook"),
+        ("bücher.example", "https://bücher.example/hook"),
+        ("bücher.example", "https://xn--bcher-kva.example/hook"),
+        ("xn--bcher-kva.example", "https://BÜCHER.example/hook"),
+        ("[::1]", "https://[::1]/hook"),
+        ("::1", "https://[0:0::1]:443/hook"),
+        ("tenant.example:443", "https://user@tenant.example/hook"),
+    ],
+)
+def test_a_receivers_own_secret_is_found_in_whatever_spelling(key: str, url: str) -> None:
+    made = sender(webhook_host_secrets={key: (OLD,), "other.example": (STRANGER,)})
+    now = datetime.now(UTC)
+    [signer] = made._signers_of(url)
+    assert signer.sign("id", now, "") == Webhook(OLD).sign("id", now, "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://tenant.example:8443/",
+        "http://tenant.example/",
+        "https://a.tenant.example/",
+        "https://tenant.example.org/",
+    ],
+)
+def test_another_receivers_secret_is_not(url: str) -> None:
+    made = sender(webhook_host_secrets={"https://tenant.example": (OLD,)})
+    now = datetime.now(UTC)
+    [signer] = made._signers_of(url)
+    assert signer.sign("id", now, "") == Webhook(NEW).sign("id", now, "")
+
+
+def test_the_port_is_more_than_the_host() -> None:
+    made = sender(webhook_host_secrets={"tenant.example": (OLD,), "tenant.example:8443": (STRANGER,)})
+    now = datetime.now(UTC)
+    for url, secret in (("https://tenant.example:8443", STRANGER), ("https://tenant.example", OLD)):
+        [signer] = made._signers_of(url)
+        assert signer.sign("id", now, "") == Webhook(secret).sign("id", now, "")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "*.example.com", "a b", "https://tenant.example/hooks", "user@tenant.example", "tenant.example:port"]
+)
+def test_a_secret_for_what_is_no_host_is_an_error(key: str) -> None:
+    with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_HOST_SECRETS"):
+        sender(webhook_host_secrets={key: (OLD,)})
+
+
+def test_two_spellings_of_a_host_are_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"tenant\.example:443 is there twice"):
+        sender(webhook_host_secrets={"tenant.example:443": (OLD,), "https://tenant.example": (NEW,)})
+
+
+def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    for request_id in ("a.b", "a.b", "a-b", "a_b"):
+        sender(server).send(delivery(server.url, request_id=request_id))
+    ids = [request.headers["webhook-id"] for request in server.received]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert not any("." in message_id for message_id in ids), "a dot separates the id from the rest of what is signed"
+    for request in server.received:
+        assert Webhook(NEW).verify(request.body, request.headers)
+
+
+def test_nothing_is_sent_unsigned(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden, match="M3AGIQA_WEBHOOK_SECRETS"):
+        sender(server, webhook_secrets=()).send(delivery(server.url))
+    assert server.received == []
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "hunter2", "whsec_hunter2!" * 4, "ß" * 40, "QUJD" * 7, "QUJD" * 22])
+def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret: str) -> None:
+    with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_SECRETS") as failure:
+        sender(webhook_secrets=(OLD, secret))
+    assert secret.removeprefix("whsec_") not in str(failure.value) or secret == "whsec_"
+
+
+# --- what a receiver answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_delivered(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status))
+    sender(server).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_not_followed(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status, location="/elsewhere"))
+    with pytest.raises(DeliveryUnavailable, match=str(status)):
+        sender(server).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+def test_gone_is_gone(serve: Any) -> None:
+    server = serve(lambda request: request.reply(410))
+    with pytest.raises(DeliveryGone):
+        sender(server).send(delivery(server.url))
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 422, 429, 500, 503])
+def test_any_other_status_may_be_tried_again(status: int, serve: Any) -> None:
+    server = serve(lambda request: request.reply(status))
+    with pytest.raises(DeliveryUnavailable, match=f"127.0.0.1 answered {status}") as failure:
+        sender(server).send(delivery(f"{server.url}/SECRET?token=SECRET"))
+    assert failure.value.retry_after_s is None
+    assert "SECRET" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        (" 7 ", 7),
+        ("999999999999", MAX_RETRY_AFTER_S),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER_S),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("9" * 5000, None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", MAX_RETRY_AFTER_S),
+        ("", None),
+    ],
+)
+def test_the_time_a_receiver_asks_for_is_passed_on(header: str, seconds: float | None, serve: Any) -> None:
+    server = serve(lambda request: request.reply(503, retry_after=header))
+    with pytest.raises(DeliveryUnavailable) as failure:
+        sender(server).send(delivery(server.url))
+    assert failure.value.retry_after_s == seconds
+
+
+def test_a_date_becomes_the_seconds_until_then(serve: Any) -> None:
+    then = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    server = serve(lambda request: request.reply(429, retry_after=then))
+    with pytest.raises(DeliveryUnavailable) as failure:
+        sender(server).send(delivery(server.url))
+    assert failure.value.retry_after_s is not None
+    assert 3300 < failure.value.retry_after_s <= 3600
+
+
+def test_an_answer_without_end_does_not_matter(serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.reply(200, content_length=str(10**12))
+        request.drip(b"x")
+
+    server = serve(answer)
+    sender(server, deliver_timeout_s=60).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+def test_a_receiver_that_drips_headers_is_given_up(serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        request.drip(b"x-more: of the same\r\n")
+
+    server = serve(answer)
+    with pytest.raises(DeliveryUnavailable, match=r"took more than 0\.5 s"):
+        sender(server, deliver_timeout_s=0.5).send(delivery(server.url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://169.254.169.254/",
+        "http://10.0.0.1/hook",
+        "http://93.184.215.14:6379/",
+        "http://user:password@93.184.215.14/",
+        "file:///etc/passwd",
+        "http://[::1",
+    ],
+)
+def test_a_receiver_inside_is_forbidden(url: str, serve: Any, connects: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden):
+        sender().send(delivery(url.format(port=server.server_port)))
+    assert connects.tried == []
+    assert server.received == []
+
+
+def test_what_fetching_may_reach_delivering_may_not(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    with pytest.raises(DeliveryForbidden):
+        sender(fetch_allow_hosts=(server.netloc,), fetch_ports=(server.server_port,)).send(delivery(server.url))
+    assert server.received == []
+
+
+def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    url, to_closed_port = server.url, sender(server)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DeliveryUnavailable):
+        to_closed_port.send(delivery(url))
