@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, ResultTimeout
 from m3agiqa.queue import inbox, keys, ledger
-from m3agiqa.queue.connection import connect, translated
+from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
 from m3agiqa.queue.ledger import State
 from m3agiqa.quoting import quoted
@@ -44,9 +44,8 @@ class Client:
     """
 
     def __init__(self, redis_url: str, *, max_queued: int = MAX_QUEUED) -> None:
-        self._url = redis_url
-        self._redis = connect(redis_url)
-        self._dead = DeadLetters(self._redis)
+        self._connection = Connection(redis_url)
+        self._dead = DeadLetters(self._connection)
         self._max_queued = max_queued
 
     def submit(
@@ -102,9 +101,9 @@ class Client:
         for chunk in _chunks(requests):
             parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
             try:
-                with translated(self._url):
-                    room = max(0, self._max_queued - inbox.waiting(self._redis))
-                    inbox.push(self._redis, parsed[:room])
+                with self._connection.redis() as redis:
+                    room = max(0, self._max_queued - inbox.waiting(redis))
+                    inbox.push(redis, parsed[:room])
             except QueueUnavailable as error:
                 raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
             ids += [request.request_id for request in parsed[:room]]
@@ -113,8 +112,8 @@ class Client:
         return ids
 
     def _full(self, ids: list[str]) -> QueueFull:
-        with translated(self._url):
-            oldest_s = float(self._redis.get(keys.OLDEST) or 0)
+        with self._connection.redis() as redis:
+            oldest_s = float(redis.get(keys.OLDEST) or 0)
         # By then about a tenth of those that wait is done.
         wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
         return QueueFull(
@@ -129,8 +128,8 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return ledger.state_of(self._redis, request_id)
+        with self._connection.redis() as redis:
+            return ledger.state_of(redis, request_id)
 
     def history(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request: a line an event, each with its Unix time, the newest last.
@@ -138,8 +137,8 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return ledger.history_of(self._redis, request_id)
+        with self._connection.redis() as redis:
+            return ledger.history_of(redis, request_id)
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
@@ -150,11 +149,11 @@ class Client:
             QueueUnavailable: Redis cannot be reached.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with translated(self._url), self._redis.pubsub() as announced:  # type: ignore[no-untyped-call]
+        with self._connection.redis() as redis, redis.pubsub() as announced:  # type: ignore[no-untyped-call]
             # Subscribed before the first look: an announcement between the two is not missed.
             announced.subscribe(keys.done(request_id))
             while True:
-                if (found := self._redis.get(keys.result(request_id))) is not None:
+                if (found := redis.get(keys.result(request_id))) is not None:
                     return _read(str(found), request_id)
                 left = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
                 if left <= 0:
@@ -169,10 +168,10 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
+        with self._connection.redis() as redis:
             # A set, because a scan may name a key twice.
-            for page in _chunks(set(self._redis.scan_iter(match=keys.RESULTS, count=_CHUNK))):
-                for name, found in zip(page, self._redis.mget(page), strict=True):
+            for page in _chunks(set(redis.scan_iter(match=keys.RESULTS, count=_CHUNK))):
+                for name, found in zip(page, redis.mget(page), strict=True):
                     if found is None:  # it expired since
                         continue
                     try:
@@ -186,8 +185,7 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            yield from self._dead.all()
+        yield from self._dead.all()
 
     def dead_letter_ids(self) -> list[str]:
         """Of everything that workers gave up, also what cannot be read.
@@ -195,8 +193,8 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return [str(letter_id) for letter_id in self._redis.hkeys(keys.DEAD)]
+        with self._connection.redis() as redis:
+            return [str(letter_id) for letter_id in redis.hkeys(keys.DEAD)]
 
     def dead_letter(self, letter_id: str) -> DeadLetter:
         """One thing that workers gave up.
@@ -205,8 +203,7 @@ class Client:
             RequestInvalid: there is no such dead letter, or it cannot be read.
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return self._dead.get(letter_id)
+        return self._dead.get(letter_id)
 
     def replay(self, letter: DeadLetter) -> bool:
         """Put a dead letter back, with all its attempts; False if it is no dead letter any more.
@@ -215,8 +212,7 @@ class Client:
             RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return self._dead.replay(letter)
+        return self._dead.replay(letter)
 
     def drop(self, letter_id: str) -> bool:
         """Forget a dead letter, also one that cannot be read; False if it is none any more.
@@ -224,11 +220,10 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with translated(self._url):
-            return self._dead.drop(letter_id)
+        return self._dead.drop(letter_id)
 
     def close(self) -> None:
-        self._redis.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self

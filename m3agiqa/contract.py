@@ -5,6 +5,7 @@ Everything here is frozen; a change is a copy. Nothing here needs torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -153,6 +154,15 @@ class ScoreRequest(_Wire):
         """Where the verdict goes: "callback", "s3"."""
         places = {"callback": self.callback_url, "s3": self.s3_uri}
         return tuple(kind for kind, place in places.items() if place is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """What is asked for, in 32 hexadecimal digits: equal for a request and its repetition, at whatever time."""
+        asked = self.model_dump(mode="json", exclude={"submitted_at", "expires_at", "priority", "version"})
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(exclude_none=True)
 
     @field_validator("request_id")
     @classmethod

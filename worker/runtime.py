@@ -217,7 +217,7 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
         decoders=decoders,
         budget=Budget(settings.picture_budget_mib * 2**20),
         batcher=batcher,
-        cache=ScoreCache(ledger, described, ttl_s=settings.score_cache_ttl_s),
+        cache=ScoreCache(ledger.connection, described, ttl_s=settings.score_cache_ttl_s),
         default_policy=policy,
         retry_delays_s=settings.score_retry_delays_s,
         timeout_s=settings.score_timeout_s,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis import Redis
@@ -21,6 +22,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from m3agiqa.errors import ConfigError, QueueUnavailable
+from m3agiqa.queue.scripts import text
 
 #: Seconds. Longer than any command we send takes, shorter than anybody's patience.
 SOCKET_TIMEOUT_S = 10.0
@@ -83,6 +85,44 @@ def translated(url: str) -> Iterator[None]:
         # Redis' own code (MISCONF, NOREPLICAS, ...) is the first word; around it stands what the command carries.
         word = _REFUSALS.get(type(error)) or str(error).rpartition("caused error: ")[2].partition(" ")[0]
         raise QueueUnavailable(f"Redis at {place(url)} refused a command: {word}") from None
+
+
+class Connection:
+    """A Redis, safe to share between threads; connects on first use.
+
+    Methods raise QueueUnavailable if it cannot be reached or refuses; what passes by itself is tried `retries` times
+    again.
+
+    Raises:
+        ConfigError: not a Redis URL.
+    """
+
+    def __init__(self, url: str, *, retries: int = RETRIES) -> None:
+        self._url = url
+        self._redis = connect(url, retries=retries)
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, script: str, arguments: Sequence[str | int | float]) -> Any:
+        """Run one of the scripts in `lua/`."""
+        known = self._scripts.get(script)
+        if known is None:
+            known = self._scripts[script] = self._redis.register_script(text(script))
+        with translated(self._url):
+            return known(args=arguments)
+
+    def call(self, command: str, *arguments: Any, **options: Any) -> Any:
+        """Call the method of redis-py's client that is named like the command."""
+        with translated(self._url):
+            return getattr(self._redis, command)(*arguments, **options)
+
+    @contextmanager
+    def redis(self) -> Iterator[Redis]:
+        """redis-py's client, for more than one command."""
+        with translated(self._url):
+            yield self._redis
+
+    def close(self) -> None:
+        self._redis.close()
 
 
 def ping(url: str) -> None:

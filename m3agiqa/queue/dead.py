@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from redis import Redis
 
 from m3agiqa.contract import Failure
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.queue import keys
-from m3agiqa.queue.scripts import Scripts
+from m3agiqa.queue.connection import Connection
 from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
@@ -71,16 +70,15 @@ class DeadLetter(BaseModel):
 
 
 class DeadLetters:
-    """Reads dead letters, puts them back, and forgets them. Raises what redis-py raises."""
+    """Reads dead letters, puts them back, and forgets them. Methods raise QueueUnavailable as `Connection` does."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._scripts = Scripts(redis)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, the newest first; one that cannot be read is named in the log and left out."""
         letters = []
-        for letter_id, text in self._redis.hgetall(keys.DEAD).items():
+        for letter_id, text in self._connection.call("hgetall", keys.DEAD).items():
             try:
                 letters.append(DeadLetter.model_validate_json(text))
             except ValidationError:
@@ -89,7 +87,7 @@ class DeadLetters:
 
     def get(self, letter_id: str) -> DeadLetter:
         """Raises RequestInvalid if there is none, or none that can be read."""
-        found = self._redis.hget(keys.DEAD, letter_id)
+        found = self._connection.call("hget", keys.DEAD, letter_id)
         if found is None:
             raise RequestInvalid(
                 f"no dead letter {quoted(letter_id)}; `m3agiqa-submit dead list` shows those there are"
@@ -109,7 +107,7 @@ class DeadLetters:
             raise RequestInvalid(f"dead letter {letter.id} was too large to keep; it can only be dropped")
         if letter.task is None and letter.queue not in map(keys.inbox, keys.PRIORITIES):
             raise RequestInvalid(f"dead letter {letter.id} came from no inbox; it can only be dropped")
-        replayed = self._scripts.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
+        replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
         if replayed == -1:
             raise RequestInvalid("its request was answered with a failure; submit the picture again under a new id")
         if replayed == -2:
@@ -122,4 +120,4 @@ class DeadLetters:
             task = self.get(letter_id).task or ""
         except RequestInvalid:
             task = ""
-        return bool(self._scripts.run("drop", [letter_id, task]))
+        return bool(self._connection.run("drop", [letter_id, task]))

@@ -12,7 +12,6 @@ entry or doubles one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -27,8 +26,8 @@ from redis import Redis
 from m3agiqa.contract import Decision, Failure, ScoreRequest, Verdict, is_request_id
 from m3agiqa.errors import NewerVersion, RequestInvalid
 from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
-from m3agiqa.queue.scripts import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,8 @@ MAX_ENTRY_BYTES = 1_048_576
 _ENTRIES, _BYTES = 100, 4 * MAX_ENTRY_BYTES
 _AFTER_CONFLICT = 5
 
-#: Fields that say nothing of what is asked for.
-_CIRCUMSTANCES = {"submitted_at", "expires_at", "priority", "version"}
+#: Where requests wait.
+_WAITING = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys.wakeups(keys.SCORE_QUEUE, step))]
 #: Stands for what is wrong in an invalid request.
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
@@ -47,14 +46,13 @@ _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 def push(redis: Redis, requests: Sequence[ScoreRequest]) -> None:
     """Put requests into the inbox, each kind of priority by one LPUSH. Raises what redis-py raises."""
     for priority, group in groupby(requests, key=lambda request: request.priority):
-        redis.lpush(keys.inbox(priority), *(request.model_dump_json(exclude_none=True) for request in group))
+        redis.lpush(keys.inbox(priority), *(request.to_json() for request in group))
 
 
 def waiting(redis: Redis) -> int:
     """Requests that no worker has begun. Raises what redis-py raises."""
-    lists = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys.wakeups(keys.SCORE_QUEUE, step))]
     with redis.pipeline(transaction=False) as pipeline:
-        for name in lists:
+        for name in _WAITING:
             pipeline.llen(name)
         return sum(pipeline.execute())
 
@@ -91,12 +89,6 @@ def _finite(text: str) -> float:
     return number
 
 
-def content(request: ScoreRequest) -> str:
-    """What is asked for, in a few characters: equal for a request and its repetition."""
-    asked = request.model_dump(mode="json", exclude=_CIRCUMSTANCES)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
-
-
 @dataclass(frozen=True)
 class _Entry:
     """What comes next in an inbox: its size in bytes, and its text, or the beginning of one that is too large."""
@@ -106,15 +98,15 @@ class _Entry:
 
 
 class Admission:
-    """Moves what lies in the inbox into the ledger. Safe to share among threads; raises what redis-py raises.
+    """Moves what lies in the inbox into the ledger. Safe to share among threads; raises QueueUnavailable as
+    `Connection` does.
 
-    `redis` decodes what it reads with the error handler "surrogateescape". A verdict of a refused request is kept for
-    `result_ttl_s` seconds; of all dead letters, `dead_letters_bytes` are kept at most.
+    A verdict of a refused request is kept for `result_ttl_s` seconds, and of all dead letters `dead_letters_bytes` are,
+    at most.
     """
 
-    def __init__(self, redis: Redis, *, result_ttl_s: int, dead_letters_bytes: int) -> None:
-        self._redis = redis
-        self._scripts = Scripts(redis)
+    def __init__(self, connection: Connection, *, result_ttl_s: int, dead_letters_bytes: int) -> None:
+        self._connection = connection
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
 
@@ -122,12 +114,12 @@ class Admission:
         """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
         inbox = keys.inbox(priority)
         # From the end of a list to the same end: the list stays as it is, and the command waits while it is empty.
-        return self._redis.blmove(inbox, inbox, timeout_s, "RIGHT", "RIGHT") is not None
+        return self._connection.call("blmove", inbox, inbox, timeout_s, "RIGHT", "RIGHT") is not None
 
     def admit(self, priority: int) -> int:
         """Move what comes next, up to 100 entries; returns how many were moved."""
         inbox = keys.inbox(priority)
-        looked = self._scripts.run("peek", [inbox, _ENTRIES, _BYTES, MAX_ENTRY_BYTES, KEPT_CHARS])
+        looked = self._connection.run("peek", [inbox, _ENTRIES, _BYTES, MAX_ENTRY_BYTES, KEPT_CHARS])
         entries = [_Entry(int(size), text) for size, text in looked]
         moved, together = 0, len(entries)
         while batch := entries[moved : moved + together]:
@@ -145,7 +137,7 @@ class Admission:
         arguments: list[str | int] = [
             keys.inbox(priority), priority, keys.newer(priority), self._result_ttl_s, self._dead_letters_bytes,
         ]  # fmt: skip
-        count, conflict = self._scripts.run("admit", arguments + [word for words in judged for word in words])
+        count, conflict = self._connection.run("admit", arguments + [word for words in judged for word in words])
         return int(count), bool(conflict)
 
     def _judged(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
@@ -160,7 +152,7 @@ class Admission:
             return (entry.size_bytes, entry.text, "newer", *[""] * 7)
         except RequestInvalid as invalid:
             return self._dead(entry, priority, Failure.of(invalid), _known(fields))
-        owed = (request.request_id, content(request), request.model_dump_json(exclude_none=True))
+        owed = (request.request_id, request.fingerprint, request.to_json())
         return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
@@ -178,8 +170,8 @@ class Admission:
         if request is not None:
             answered = (
                 request.request_id,
-                content(request),
-                request.model_dump_json(exclude_none=True),
+                request.fingerprint,
+                request.to_json(),
                 _refusal(request, failure).model_dump_json(),
                 ",".join(request.deliveries),
             )

@@ -42,22 +42,20 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import Any
 
 from redis import Redis
 
 from m3agiqa.contract import Failure, ScoreRequest, Verdict
 from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, PoisonTask, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
-from m3agiqa.queue.connection import connect, translated
+from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter
-from m3agiqa.queue.inbox import Admission, content
-from m3agiqa.queue.scripts import Scripts
+from m3agiqa.queue.inbox import Admission
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +146,7 @@ class Claim:
             attempts=max(1, self.run if self.poisoned else self.attempt),
             task=self.task,
             history=self.history,
-            message=self.request.model_dump_json(exclude_none=True),
+            message=self.request.to_json(),
         )
 
     @property
@@ -180,15 +178,15 @@ class Ledger:
         result_ttl_s: int = 86_400,
         dead_letters_bytes: int = 64 * 2**20,
     ) -> None:
-        self._url = redis_url
-        self._redis = connect(redis_url, retries=_RETRIES)
-        self._scripts = Scripts(self._redis)
+        #: For what is kept beside the ledger.
+        self.connection = Connection(redis_url, retries=_RETRIES)
+        self._run = self.connection.run
         self._longest_run_s = longest_run_s
         self.lease_s = min(lease_s, longest_run_s)
         self._max_lost_runs = max_lost_runs
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
-        self._admission = Admission(self._redis, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
+        self._admission = Admission(self.connection, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Claim] = {}
 
@@ -279,8 +277,8 @@ class Ledger:
             "publish",
             [
                 request.request_id,
-                content(request),
-                request.model_dump_json(exclude_none=True),
+                request.fingerprint,
+                request.to_json(),
                 verdict.model_dump_json(),
                 ",".join(request.deliveries),
                 self._result_ttl_s,
@@ -320,29 +318,14 @@ class Ledger:
 
     def wait(self, priority: int, timeout_s: int) -> bool:
         """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
-        with translated(self._url):
-            return self._admission.wait(priority, timeout_s)
+        return self._admission.wait(priority, timeout_s)
 
     def admit(self, priority: int) -> int:
         """Take up what comes next in the inbox of this priority, up to 100 entries; returns how many."""
-        with translated(self._url):
-            return self._admission.admit(priority)
-
-    def cached_scores(self, key: str) -> str | None:
-        with translated(self._url):
-            found = self._redis.get(keys.scores(key))
-        return None if found is None else str(found)
-
-    def cache_scores(self, key: str, scores: str, ttl_s: int) -> None:
-        with translated(self._url):
-            self._redis.set(keys.scores(key), scores, ex=ttl_s)
+        return self._admission.admit(priority)
 
     def close(self) -> None:
-        self._redis.close()
-
-    def _run(self, script: str, arguments: Sequence[str | int | float]) -> Any:
-        with translated(self._url):
-            return self._scripts.run(script, arguments)
+        self.connection.close()
 
 
 @cache

@@ -4,12 +4,8 @@ sees half done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
-
-from redis import Redis
 
 from m3agiqa.queue import keys
 
@@ -30,20 +26,6 @@ _NAMES = {
 #: What ends work needs little memory and frees more: Redis runs it although its memory is full. Any other script it
 #: refuses as a whole then, rather than in the middle.
 _ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop"})
-
-
-class Scripts:
-    """Runs scripts by name. Raises what redis-py raises."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._registered: dict[str, Any] = {}
-
-    def run(self, name: str, arguments: Sequence[str | bytes | int | float]) -> Any:
-        script = self._registered.get(name)
-        if script is None:
-            script = self._registered[name] = self._redis.register_script(text(name))
-        return script(args=arguments)
 
 
 @cache

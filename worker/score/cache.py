@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from m3agiqa.contract import Aspect, AspectScore, ModelInfo
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
 
 _ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
 
@@ -26,13 +27,13 @@ class ScoreCache:
     Methods raise QueueUnavailable if Redis stays away.
     """
 
-    def __init__(self, ledger: Ledger, fingerprint: str, *, ttl_s: int) -> None:
-        self._ledger = ledger
+    def __init__(self, connection: Connection, fingerprint: str, *, ttl_s: int) -> None:
+        self._connection = connection
         self._fingerprint = fingerprint
         self._ttl_s = ttl_s
 
     def get(self, job: Job) -> Scores | None:
-        found = self._ledger.cached_scores(self._key(job)) if self._ttl_s else None
+        found = self._connection.call("get", self._key(job)) if self._ttl_s else None
         try:
             return None if found is None else Scores(_ASPECTS.validate_json(found))
         except ValidationError:  # of another version
@@ -41,9 +42,9 @@ class ScoreCache:
     def put(self, job: Job, scores: Scores) -> None:
         if self._ttl_s:
             text = _ASPECTS.dump_json(dict(scores.aspects)).decode()
-            self._ledger.cache_scores(self._key(job), text, self._ttl_s)
+            self._connection.call("set", self._key(job), text, ex=self._ttl_s)
 
     def _key(self, job: Job) -> str:
         aspects = None if job.aspects is None else sorted(job.aspects)
         parts = json.dumps([self._fingerprint, job.picture.info.sha256, job.prompt, aspects])
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return keys.scores(hashlib.sha256(parts.encode()).hexdigest())

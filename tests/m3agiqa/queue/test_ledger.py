@@ -224,13 +224,6 @@ def test_what_fails_in_the_middle_of_a_task_decides_what_becomes_of_it(
     assert begin(ledger, "unavailable").attempt == 1
 
 
-def test_scores_are_remembered_for_a_while(ledger: Ledger, redis: Redis) -> None:
-    ledger.cache_scores("k", "{}", 50)
-    assert ledger.cached_scores("k") == "{}"
-    assert ledger.cached_scores("other") is None
-    assert 0 < redis.ttl(keys.scores("k")) <= 50
-
-
 def test_a_lease_that_is_renewed_stays(redis_url: str, redis: Redis) -> None:
     with closing(Ledger(redis_url, lease_s=30)) as ledger, closing(Ledger(redis_url, lease_s=30)) as other:
         # given two tasks that a worker has, one of which another worker has begun since, and one that it has left

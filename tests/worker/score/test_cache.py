@@ -15,7 +15,7 @@ JOB = Job(open_picture(png()), "a cat")
 
 
 def cache(ledger: Ledger, fingerprint: str = "model", *, ttl_s: int = 60) -> ScoreCache:
-    return ScoreCache(ledger, fingerprint, ttl_s=ttl_s)
+    return ScoreCache(ledger.connection, fingerprint, ttl_s=ttl_s)
 
 
 @pytest.fixture
