@@ -217,7 +217,7 @@ def test_each_attempt_waits_for_its_own_delay_and_the_last_one_is_answered(
 
 def test_a_failure_of_one_aspect_that_may_pass_is_tried_again(outside: Outside, ledger: Ledger, redis: Redis) -> None:
     outside.outcome = Scores({}, failures={"quality": Failure.of(DeviceLost("gone"))})  # type: ignore[dict-item]
-    assert outside.handler(ledger, 5).run(owed(ledger, redis, REQUEST)) == "device_lost, again in 5 s"
+    assert outside.handler(ledger, 0.5).run(owed(ledger, redis, REQUEST)) == "device_lost, again in 0.5 s"
 
 
 @pytest.mark.parametrize(("asked_for_s", "delay_s"), [(None, 5), (0.0, 5), (3.0, 5), (60.0, 60)])
