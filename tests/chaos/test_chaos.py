@@ -48,10 +48,10 @@ from m3agiqa.queue.inbox import Admission
 move = Admission._move
 def dying(self, *arguments):
     calm = Path({calm!r}).exists()
-    if not calm and random.random() < 0.02:
+    if not calm and random.random() < 0.005:
         os._exit(9)
     moved = move(self, *arguments)
-    if not calm and random.random() < 0.02:
+    if not calm and random.random() < 0.005:
         os._exit(9)
     return moved
 Admission._move = dying
