@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -121,6 +122,15 @@ def test_each_attempt_waits_longer_and_after_the_last_one_it_is_a_dead_letter(
     assert letter.attempts == 3
     assert any("receiver.example answered 503" in line for line in letter.history)
     assert client.state("r") == State.DEAD
+
+
+@pytest.mark.parametrize(("drawn", "delay"), [(min, "10.0"), (max, "12.0")])
+def test_deliveries_that_failed_together_come_again_apart(
+    ledger: Ledger, task: str, drawn: Callable[..., float], delay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", drawn)
+    receiver = Receiver(DeliveryUnavailable("receiver.example answered 503"))
+    assert handler(ledger, receiver, 10).run(task) == f"delivery_unavailable, again in {delay} s"
 
 
 def test_a_dead_delivery_comes_back_with_all_its_attempts(
