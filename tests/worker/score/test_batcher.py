@@ -178,7 +178,11 @@ def test_results_go_one_by_one_while_another_batch_is_scored_and_at_once_afterwa
     results([second, *others])
 
 
-def test_each_result_has_its_own_moment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_result_has_its_own_moment_within_the_time_that_the_batch_took(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.score.batcher.PAUSE_S", 1e9)
+    began = time.monotonic()
     dues: list[float] = []
 
     def scored(due: float, *rest: Any) -> _Scored:
@@ -191,6 +195,7 @@ def test_each_result_has_its_own_moment(start: Start, monkeypatch: pytest.Monkey
 
     first, second, third = dues
     assert first < second < third
+    assert third - first < time.monotonic() - began
 
 
 def test_a_batcher_without_the_thread_that_hands_out_results_is_not_alive(start: Start) -> None:
