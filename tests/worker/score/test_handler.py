@@ -108,6 +108,14 @@ def test_a_picture_is_fetched_opened_scored_and_answered(
     assert redis.lrange("deliver", 0, -1) == ["r:callback"]
 
 
+def test_a_submitter_whose_clock_is_ahead_waited_no_time(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    ahead = REQUEST.model_copy(update={"submitted_at": datetime.now(UTC) + timedelta(hours=1)})
+    outside.handler(ledger).run(owed(ledger, redis, ahead))
+    assert client.result("r", timeout=0).timings_ms["queue"] == 0.0
+
+
 def test_a_picture_that_takes_long_goes_to_the_patient_decoders(outside: Outside, ledger: Ledger, redis: Redis) -> None:
     outside.takes_long = True
     assert outside.handler(ledger).run(owed(ledger, redis, REQUEST)).startswith("scored")
