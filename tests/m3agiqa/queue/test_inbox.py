@@ -285,10 +285,11 @@ def test_somebody_who_waits_hears_of_a_mistake(ledger: Ledger, redis: Redis) -> 
         (written(colour="red"), written(colour="red")),
         (b"caf\xe9 \xff", r"caf\xe9 \xff"),
         ("[" + "x" * MAX_ENTRY_BYTES + "]", "[" + "x" * (KEPT_CHARS - 1)),
+        ("[" + "x" * KEPT_CHARS, "[" + "x" * (KEPT_CHARS - 1)),
         (b"\xff" * (MAX_ENTRY_BYTES + 1), r"\xff" * (KEPT_CHARS // 4)),
         ("€" * 400_000, "€" * (KEPT_CHARS // 3) + r"\xe2"),
     ],
-    ids=["whole", "not UTF-8", "large", "large, and not UTF-8", "large, and cut in a character"],
+    ids=["whole", "not UTF-8", "large", "long", "large, and not UTF-8", "large, and cut in a character"],
 )
 def test_what_a_mistake_was_can_be_read(
     entry: str | bytes, kept: str, ledger: Ledger, redis: Redis, client: Client
