@@ -18,7 +18,7 @@ from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
-#: Of a text that never became a task: enough to see what it was. More is not kept, and cannot be put back.
+#: What is kept of a text that never became a task: enough to see what it was, and no more.
 KEPT_CHARS = 65_536
 
 
@@ -48,7 +48,7 @@ class DeadLetter(BaseModel):
     history: tuple[str, ...] = ()
     #: The request as JSON, or, if it never became a task, what lay in the inbox.
     message: str
-    #: Whether `message` is only the beginning of one too large to keep.
+    #: Whether `message` is not all of it as it came: it was too large, or no UTF-8.
     cut: bool = False
 
     @classmethod
@@ -104,7 +104,7 @@ class DeadLetters:
             RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
         """
         if letter.cut:
-            raise RequestInvalid(f"dead letter {letter.id} was too large to keep; it can only be dropped")
+            raise RequestInvalid(f"dead letter {letter.id} was not kept whole; it can only be dropped")
         if letter.task is None and letter.queue not in map(keys.inbox, keys.PRIORITIES):
             raise RequestInvalid(f"dead letter {letter.id} came from no inbox; it can only be dropped")
         replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])

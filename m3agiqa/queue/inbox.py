@@ -44,7 +44,7 @@ _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 
 def push(redis: Redis, requests: Sequence[ScoreRequest]) -> None:
-    """Put requests into the inbox, each kind of priority by one LPUSH. Raises what redis-py raises."""
+    """Put requests into the inbox, by one LPUSH for each run of equal priorities. Raises what redis-py raises."""
     for priority, group in groupby(requests, key=lambda request: request.priority):
         redis.lpush(keys.inbox(priority), *(request.to_json() for request in group))
 
@@ -64,11 +64,7 @@ def parse(text: str, priority: int) -> ScoreRequest:
         RequestInvalid: what is wrong with it, without its content.
         NewerVersion: a worker of a later version must read it.
     """
-    return _request(_fields(text, priority))
-
-
-def _request(fields: dict[str, object]) -> ScoreRequest:
-    return ScoreRequest.parse(fields)
+    return ScoreRequest.parse(_fields(text, priority))
 
 
 def _fields(text: str, priority: int) -> dict[str, object]:
@@ -147,12 +143,16 @@ class Admission:
             if entry.size_bytes > MAX_ENTRY_BYTES:
                 raise RequestInvalid(f"{entry.size_bytes} bytes are more than {MAX_ENTRY_BYTES}")
             fields = _fields(entry.text, priority)
-            request = _request(fields)
+            request = ScoreRequest.parse(fields)
+            owed = (request.request_id, request.fingerprint, request.to_json())
         except NewerVersion:
             return (entry.size_bytes, entry.text, "newer", *[""] * 7)
         except RequestInvalid as invalid:
             return self._dead(entry, priority, Failure.of(invalid), _known(fields))
-        owed = (request.request_id, request.fingerprint, request.to_json())
+        except Exception as error:
+            # Or it would end every worker that looks at it. What the error says may be the entry's own words.
+            logger.error("nobody foresaw an entry of %s: %s", keys.inbox(priority), type(error).__name__)
+            return self._dead(entry, priority, Failure.of(error))
         return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
@@ -179,7 +179,7 @@ class Admission:
 
 
 def _known(fields: dict[str, object]) -> ScoreRequest | None:
-    """Of an invalid request the valid fields, good for answering it; None if it does not say which it is."""
+    """The valid fields of an invalid request, good for answering it; None if it does not say which it is."""
     valid = {name: fields[name] for name in ScoreRequest.model_fields if name in fields and _fits(name, fields[name])}
     return ScoreRequest.model_validate({**_UNKNOWN, **valid}) if is_request_id(valid.get("request_id")) else None
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_replayed_says_why_and_stays(ledger: Ledger, client: Clie
     redis.delete(keys.request("forgotten"))
     admit(ledger, redis, "[" + " " * MAX_ENTRY_BYTES + "]")
     # when they are put back
-    for letter, said in zip(letters(redis), ("answered with a failure", "forgotten", "too large"), strict=True):
+    for letter, said in zip(letters(redis), ("answered with a failure", "forgotten", "not kept whole"), strict=True):
         with pytest.raises(RequestInvalid, match=said):
             client.replay(letter)
         stranger = letter.model_copy(update={"task": None, "queue": "m3agiqa:newer:3", "cut": False})

@@ -300,6 +300,27 @@ def test_what_a_mistake_was_can_be_read(
     assert letter.cut == (kept != entry)
 
 
+def test_what_nobody_foresaw_in_an_entry_costs_no_other(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given an entry that our own code stumbles over, and a sound one behind it
+    parse = ScoreRequest.parse
+
+    def stumbling(fields: dict[str, object]) -> ScoreRequest:
+        if fields["request_id"] == "stone":
+            raise ZeroDivisionError(SECRET)
+        return parse(fields)
+
+    monkeypatch.setattr(ScoreRequest, "parse", stumbling)
+    admit(ledger, redis, written(request_id="stone"), written(request_id="sound"))
+    # then it is a dead letter, told of by its type alone, and the other one is owed
+    [letter] = letters(redis)
+    assert (letter.code, letter.reason) == ("internal_error", "unexpected ZeroDivisionError")
+    assert redis.zrange(keys.OWED, 0, -1) == ["sound"]
+    assert "ERROR" in {record.levelname for record in caplog.records}
+    assert SECRET not in caplog.text
+
+
 def test_a_repetition_is_one_task(ledger: Ledger, redis: Redis, client: Client) -> None:
     # when a request is submitted again, also in other words, by another list, and at another time
     same = written(metadata={"a": 1, "b": [1.5]})
