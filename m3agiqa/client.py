@@ -188,7 +188,7 @@ class Client:
         yield from self._dead.all()
 
     def dead_letter_ids(self) -> list[str]:
-        """Of everything that workers gave up, also what cannot be read.
+        """Ids of everything that workers gave up, also of what cannot be read.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.

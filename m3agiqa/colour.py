@@ -18,9 +18,9 @@ from PIL import Image, ImageCms
 
 #: Bytes. A larger profile is ignored; those of printing presses, the largest in use, have 0.5 to 3 MB.
 MAX_PROFILE = 4 << 20
-#: Of 255. A profile that moves no colour by more than this says "sRGB" in other words.
+#: Greatest difference, of 255, that counts as none. A profile that moves no colour by more says "sRGB" in other words.
 _ROUNDING = 2
-#: Rows.
+#: Rows that are worked on at a time.
 _STRIP = 256
 
 # Transfer characteristics (ITU-T H.273, table 3) as parameters g, a, b, c, d of the curve that ICC.1:2010, 10.16, calls
@@ -28,7 +28,7 @@ _STRIP = 256
 # by Chromium, and the two of HDR, 16 (PQ) and 18 (HLG), which Chromium maps to the screen's range by the brightest
 # channel of each pixel, as no matrix and curves can.
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-# Of video the table gives the camera's curve; Chromium takes the screen's (ITU-R BT.1886).
+# The curve of video: the table gives the camera's; Chromium takes the screen's (ITU-R BT.1886).
 _VIDEO_CURVE = (2.4, 1.0, 0.0, 0.0, 0.0)
 _TRANSFERS = {
     1: _VIDEO_CURVE,
@@ -67,7 +67,7 @@ _Matrix = tuple[_Vector, _Vector, _Vector]
 
 #: X, Y, Z of the white that profiles are made for (ICC.1:2010, 7.2.16).
 _D50: _Vector = (0.9642, 1.0, 0.8249)
-# From X, Y, Z to what Bradford takes for the eye's three cones (ICC.1:2010, annex E).
+# Matrix from X, Y, Z to what Bradford takes for the eye's three cones (ICC.1:2010, annex E).
 _BRADFORD: _Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
 
@@ -247,7 +247,7 @@ def _writable(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _srgb_profile() -> bytes:
-    # Of version 2: into one of version 4 littleCMS also scales the black point, which Chromium does not.
+    # Version 2: into a profile of version 4 littleCMS also scales the black point, which Chromium does not.
     return matrix_profile(_SRGB_PRIMARIES, _SRGB_CURVE, version=2)
 
 

@@ -42,8 +42,8 @@ MAX_METADATA_DEPTH = 32
 #: Years, in UTC, that a request may name. Others are mistakes, and arithmetic with times ends at the years 1 and 9999.
 YEARS = range(2000, 3000)
 
-#: Of what is written here. A reader of the same major version ignores the fields that a later minor one added; another
-#: major version is for other readers.
+#: Version of what is written here. A reader of the same major version ignores the fields that a later minor one added;
+#: another major version is for other readers.
 VERSION = "1.0"
 
 #: Queue priorities, most urgent first.
@@ -52,7 +52,7 @@ Priority = Literal[0, 3, 6, 9]
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-#: Of an invalid request, errors that are told, and characters of where one is and of what is wrong.
+#: Errors of an invalid request that are told, and characters of where one is and of what is wrong.
 _TOLD = 8
 _WHERE_CHARS, _WHAT_CHARS = 160, 240
 
@@ -144,9 +144,9 @@ class ScoreRequest(_Wire):
     #: The caller's own keys, returned in the verdict untouched: 16 KiB as JSON and 32 levels deep at most.
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     submitted_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    #: From then on nobody waits for the verdict: what is not scored yet is answered unscored.
+    #: Time from which on nobody waits for the verdict: what is not scored yet is answered unscored.
     expires_at: Instant | None = None
-    #: Of this contract, which it follows; None is the reader's own.
+    #: Version of this contract that the request follows; None is the reader's own.
     version: str | None = Field(default=None, pattern=_VERSION_FORM)
 
     @property
@@ -211,7 +211,7 @@ class ScoreRequest(_Wire):
 
 
 def _as_of_now(payload: object) -> object:
-    """Without what a later minor version added."""
+    """`payload` without what a later minor version added."""
     version = payload.get("version") if isinstance(payload, dict) else None
     if not isinstance(version, str) or not re.fullmatch(_VERSION_FORM, version):
         return payload
@@ -280,7 +280,7 @@ class ModelInfo(_Wire):
 
 
 class ImageInfo(_Wire):
-    #: Of the bytes as fetched.
+    #: SHA-256 of the bytes as fetched.
     sha256: str
     #: Pixels, after the EXIF orientation was applied.
     width: int
@@ -293,14 +293,14 @@ class ImageInfo(_Wire):
 class Verdict(_Wire):
     """The one thing a caller receives, whether scored or failed."""
 
-    #: Of this contract, which it follows.
+    #: Version of this contract that the verdict follows.
     version: str = VERSION
     request_id: str
     #: "scored" if every wanted aspect has a score.
     status: Literal["scored", "failed"]
     decision: Decision
     reasons: tuple[str, ...]
-    #: Those that succeeded, also in a failed verdict.
+    #: Scores of the aspects that succeeded, also in a failed verdict.
     aspects: dict[Aspect, AspectScore]
     policy: PolicyRef | None
     model: ModelInfo | None

@@ -40,7 +40,7 @@ Score = Callable[[Sequence[Job]], Sequence[Scores | Failure]]
 class GoldenScore(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: Of the conversation with this description, computed in float32.
+    #: Score of the conversation with this description, computed in float32.
     score: float
     description: str
 
@@ -50,7 +50,7 @@ class Golden(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Of the weights, as verdicts show them.
+    #: Revisions of the weights, as verdicts show them.
     revisions: dict[str, str]
     pictures: dict[str, dict[Aspect, GoldenScore]]
 

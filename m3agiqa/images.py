@@ -55,7 +55,7 @@ class Undecoded:
     """A picture whose header was read, and which is small enough to be decoded."""
 
     still: Still
-    #: Of the file as it came.
+    #: SHA-256 of the file as it came.
     sha256: str
     #: Pixels, before the orientation is applied.
     width: int
@@ -222,7 +222,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _orientation(still: Still, image: Image.Image) -> int:
-    """As the container says; of AVIF Pillow gives its turns in place of EXIF's."""
+    """Orientation as the container says; of AVIF Pillow gives its turns in place of EXIF's."""
     if still.orientation is not None:
         return still.orientation
     image.info.pop("xmp", None)  # which Pillow would ask as well, and no viewer does

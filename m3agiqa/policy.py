@@ -17,7 +17,7 @@ _SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 
 
 class Thresholds(BaseModel):
-    """On the MOS scale 0..5; a score exactly on a threshold passes it."""
+    """Thresholds of an aspect on the MOS scale 0..5; a score exactly on one passes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,9 +39,9 @@ class Policy(BaseModel):
     name: str
     version: int = Field(ge=1)
     aspects: dict[Aspect, Thresholds] = Field(min_length=1)
-    #: When an aspect was asked for and this policy judges it, but it has no score.
+    #: Decision where an aspect was asked for and this policy judges it, but it has no score.
     on_missing: WithoutScore = Decision.REVIEW
-    #: When the picture as a whole could not be scored.
+    #: Decision where the picture as a whole could not be scored.
     on_failure: WithoutScore = Decision.REVIEW
 
     @classmethod

@@ -17,7 +17,7 @@ from m3agiqa import config
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
 
-#: As a base: random weights at the published shapes.
+#: Name of the base that has random weights at the published shapes.
 RANDOM = "random"
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -90,7 +90,7 @@ class ModelProfile(_Section):
 
     name: str
     base: str
-    #: On a GPU; a CPU always computes in float32.
+    #: What a GPU computes in; a CPU always computes in float32.
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     #: False for random weights; stands in every verdict.
     trained: bool = True

@@ -251,7 +251,7 @@ def _table(verdict: Verdict) -> Table:
 
 @cache
 def _stderr() -> Console:
-    """For all that is not data: stdout is."""
+    """Console for all that is not data, which goes to stdout."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -16,7 +16,7 @@ from m3agiqa.errors import RequestInvalid
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.quoting import quoted
 
-#: As on the whole command line.
+#: Exit codes, as on the whole command line.
 _OK, _FAILED, _WRONG = 0, 1, 2
 
 #: Characters of a reason, or of an event: ours are shorter.
@@ -47,7 +47,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(model: BaseModel) -> str:
-    """On one line and in ASCII: whatever a stranger wrote, nothing of it speaks to a terminal."""
+    """`model` as JSON on one line and in ASCII: whatever a stranger wrote, nothing of it speaks to a terminal."""
     return json.dumps(model.model_dump(mode="json"))
 
 

@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Closed as the worker ends.
+#: What is closed as the worker ends.
 _open = ExitStack()
 
 
@@ -39,7 +39,7 @@ def connect() -> None:
 
 
 def _prepare(**_: Any) -> None:
-    """Before Celery imports what Sentry's integration replaces."""
+    """Prepare the process before Celery imports what Sentry's integration replaces."""
     # In the worker alone: producers and Flower take nothing from the lists.
     transport.install()
     # urllib3 logs a URL as a whole, and a server's headers, where these are malformed.

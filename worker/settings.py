@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, value: SecretStr) -> SecretStr:
-        """Before anybody parses it whose message would quote what a password's # or / makes of it."""
+        """Check the URL before anybody parses it whose message would quote what a password's # or / makes of it."""
         try:
             parts = urlsplit(value.get_secret_value())
             known = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
@@ -228,7 +228,7 @@ def table() -> str:
 
 
 def _shown(default: object) -> str:
-    """As it would stand in the environment."""
+    """A default as it would stand in the environment."""
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     return ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)

@@ -104,13 +104,13 @@ class _Pace(IntEnum):
 
 @dataclass(eq=False, slots=True)
 class _Limit:
-    """At most `most` exchanges at a time."""
+    """A limit: at most `most` exchanges at a time."""
 
     most: int
     held: int = 0
     #: Mean seconds from the beginning of an exchange until it leaves.
     mean_s: float = 0.1
-    #: Turned away since one last left.
+    #: Exchanges turned away since one last left.
     turned_away: int = 0
 
     def leave(self, took_s: float) -> None:
@@ -128,7 +128,7 @@ class _Server:
     """A site, an endpoint, or all of them: what it may hold and, of a site, how quick it is."""
 
     def __init__(self, name: str, since: float, *, exchanges: int, tardy: int, slow: int) -> None:
-        #: As those are told of it who are put off.
+        #: Name by which those who are put off are told of it.
         self.name = name
         #: When it was first asked for.
         self.since = since
@@ -322,7 +322,7 @@ class Shares:
         return Busy(f"{server.name} held all threads they may have", delay_s)
 
     def _soon_s(self, share: Share) -> float:
-        """Until others have been looked at; those that wait longest ask least often, so that they keep nobody busy."""
+        """Seconds until others have been looked at; those that wait longest ask least often, to keep nobody busy."""
         waited_s = self._clock() - share._servers[0].since
         return random.uniform(FIRST_LOOK_S, 1) * min(max(waited_s, PATIENCE_S), self._longest_delay_s)
 

@@ -9,7 +9,7 @@ from m3agiqa.contract import Aspect
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-#: As strings, for argparse shows an enumeration by its members' long form.
+#: Aspects as strings, for argparse shows an enumeration by its members' long form.
 ASPECTS = [aspect.value for aspect in Aspect]
 ALL = "all"
 

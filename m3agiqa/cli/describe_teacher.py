@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 #: Variables with a provider's API keys, several separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
-#: For the estimate: characters a token, tokens of an explanation, and of each part of a picture with sides up to 768.
+#: Characters a token, tokens of an explanation and of each part of a picture, and pixels of a part's sides at most: the
+#: estimate is made of these.
 _CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
 
 
@@ -113,7 +114,7 @@ def _teacher(args: argparse.Namespace) -> Teacher:
 
 
 def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[Question]) -> str:
-    """About what it will cost; providers count pictures in ways of their own."""
+    """Roughly what asking will cost; providers count pictures in ways of their own."""
     from PIL import Image
 
     tokens_in = 0

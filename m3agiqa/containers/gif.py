@@ -59,7 +59,7 @@ def still(data: bytes) -> Still:
 
 
 def _table_bytes(flags: int) -> int:
-    """Of the colour table that the flags of a screen or a frame announce."""
+    """Bytes of the colour table that the flags of a screen or a frame announce."""
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 

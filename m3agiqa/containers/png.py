@@ -262,7 +262,7 @@ def _parts(data: bytes) -> tuple[_Header, bytes]:
 
 
 def _raw_bytes(header: _Header) -> int:
-    """Of the image data once inflated."""
+    """Bytes of the image data once inflated."""
     return sum(_pass_bytes(header, width, height) for width, height in _passes(header))
 
 

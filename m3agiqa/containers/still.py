@@ -28,7 +28,7 @@ class Still:
     #: Frames of the animation that this is the first of; 1 for a still file.
     frames: int = 1
     colour: Colour = field(default_factory=Colour, repr=False)
-    #: As EXIF numbers it; None where the decoder is to be asked.
+    #: Orientation as EXIF numbers it; None where the decoder is to be asked.
     orientation: int | None = 1
     #: PNG's transparent colour where samples have 16 bits: red, green, blue, or grey alone.
     transparent: tuple[int, ...] | None = None

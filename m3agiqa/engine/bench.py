@@ -30,7 +30,7 @@ ORIGINAL_S = 18.85
 
 _PROMPT = "a red fox in the snow " * 4
 _GIB = 2**30
-#: Of a memory limit, left for what graphs and libraries take beside the allocator.
+#: GiB of a memory limit that are left for what graphs and libraries take beside the allocator.
 _UNCOUNTED_GIB = 0.25
 
 

@@ -28,7 +28,7 @@ class Clock:
             self._marks.append((name, time.perf_counter()))
 
     def times_ms(self) -> dict[str, float]:
-        """By name; waits for the GPU."""
+        """Milliseconds of each stage, by name; waits for the GPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         times: dict[str, float] = {}

@@ -15,7 +15,7 @@ from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
 FLOPS = 555e12
-#: Of heads' products, some are TF32 at half the rate of float16, which is taken for all.
+#: FLOP/s of heads' products: some are TF32 at half the rate of float16, which is taken for all.
 HEAD_FLOPS = FLOPS / 2
 #: Measured: milliseconds of one captured decode step, by rows (pictures times aspects times beams).
 STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))
@@ -55,8 +55,8 @@ def step_ms(rows: int) -> float:
 
 
 def language_flops(shape: Shape, known: int, new: int) -> float:
-    """Of reading `new` tokens behind `known` ones: the layers' products with their low-rank changes, and attention, in
-    which each token meets itself and those before it.
+    """Floating-point operations of reading `new` tokens behind `known` ones: the layers' products with their low-rank
+    changes, and attention, in which each token meets itself and those before it.
     """
     llama = LlamaShape.of(shape.config())
     weights = sum(math.prod(size) for name, size in llama.tensors().items() if ".layers." in name and len(size) == 2)
@@ -66,7 +66,9 @@ def language_flops(shape: Shape, known: int, new: int) -> float:
 
 
 def vision_flops(shape: Shape, patches: int) -> float:
-    """Of one slice: patch embedding, layers with attention from every patch to every patch, resampler."""
+    """Floating-point operations of one slice: patch embedding, layers with attention from every patch to every patch,
+    resampler.
+    """
     width, hidden, queries = shape.vision_hidden, shape.hidden, shape.queries
     embedding = 2 * patches * 3 * Slicing.of(shape.config()).patch ** 2 * width
     layer = 2 * patches * (4 * width**2 + 2 * width * shape.vision_ffn) + 4 * patches**2 * width
@@ -76,7 +78,9 @@ def vision_flops(shape: Shape, patches: int) -> float:
 
 
 def head_flops(shape: Shape, tokens: int) -> float:
-    """Of one conversation: projection, three mLSTM blocks with attention-like products, one sLSTM block."""
+    """Floating-point operations of one conversation: projection, three mLSTM blocks with attention-like products, one
+    sLSTM block.
+    """
     width, inner, ffn = shape.head_width, 2 * shape.head_width, head_ffn(shape)
     mlstm = 2 * tokens * (width * 2 * inner + 3 * inner * 4 + 3 * inner * 8 + inner * width)
     mlstm += 4 * inner * _pairs(0, tokens)

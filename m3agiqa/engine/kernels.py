@@ -25,7 +25,7 @@ def _lookup(ids, table, output, width: tl.constexpr, block: tl.constexpr):  # ty
 
 
 def lookup(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """As `ops.lookup`, reading the host's memory over the bus: a few kilobytes a token."""
+    """`ops.lookup` as a kernel that reads the host's memory over the bus: a few kilobytes a token."""
     output = torch.empty(len(ids), table.shape[1], device=ids.device, dtype=table.dtype)
     _lookup[(len(ids),)](ids, table, output, width=table.shape[1], block=1024)
     return output
@@ -44,7 +44,7 @@ def _swiglu(gate_up, output, width: tl.constexpr, block: tl.constexpr):  # type:
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """As `ops.swiglu`."""
+    """`ops.swiglu` as a kernel."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     output = gate_up.new_empty(rows, width)
     block = 1024
@@ -98,7 +98,7 @@ def rotate_and_store(
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
-    """As `ops.rotate_and_store`."""
+    """`ops.rotate_and_store` as a kernel."""
     kv_heads, dim = keys.shape[1:]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     queries = qkv.new_empty(len(qkv), heads, dim)
@@ -208,7 +208,7 @@ def decode_attention(
     ancestors: torch.Tensor,
     step: torch.Tensor,
 ) -> torch.Tensor:
-    """As `attention.decode_attention`. One program a prompt and key head, so that its beams read each key once."""
+    """`attention.decode_attention` as a kernel: one program a prompt and key head, so that beams read each key once."""
     prompts, row_steps, beams = ancestors.shape
     kv_heads, dim = keys.shape[1:]
     group = queries.shape[1] // kv_heads

@@ -20,7 +20,7 @@ class Groups:
 
     @classmethod
     def of(cls, counts: Sequence[tuple[int, int]], adapters: int) -> Groups:
-        """From (adapter, number of rows) in order."""
+        """The groups of `counts`: (adapter, number of rows) in order."""
         parts, start = [], 0
         for adapter, rows in counts:
             parts.append((adapter, slice(start, start + rows)))

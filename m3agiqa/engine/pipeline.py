@@ -62,7 +62,7 @@ class Pipeline:
         self.max_batch = max_batch
         self.aspects = tuple(profile.aspects)
         self.dtype = str(network.language.dtype).removeprefix("torch.")
-        #: Of the latest batch.
+        #: Work of the latest batch.
         self.work: Work | None = None
         self._network = network
         self._profile = profile

@@ -31,7 +31,7 @@ _MIDDLE = 2.5
 _FLOAT32_BATCH = 8
 _SIZES = ((512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024), (768, 512), (640, 640))
 
-#: Of one picture, by aspect.
+#: Scores of one picture, by aspect.
 _Outcome = Mapping[Aspect, AspectScore]
 
 
@@ -51,7 +51,7 @@ class Precision:
     pictures: int
     tokens: int
     beams: int
-    #: Between the lowest and the highest float32 score of an aspect, the narrowest of the three.
+    #: Points between the lowest and the highest float32 score of an aspect, the narrowest of the three.
     spread: float
     #: Largest difference of a score from float32's for the same description.
     from_float32: float

@@ -26,7 +26,7 @@ class BeamSearch:
     tokens: torch.Tensor
     #: Sum of log-probabilities of the running beams, [P, B] float32.
     scores: torch.Tensor
-    #: For each earlier step and beam, in which beam's slot its token was computed, [P, T, B] int32.
+    #: The beam in whose slot the token of each earlier step and beam was computed, [P, T, B] int32.
     ancestors: torch.Tensor
     #: The best finished sequences, [P, B, T] int32, their scores by length [P, B], and whether there is one [P, B].
     done_tokens: torch.Tensor
@@ -125,7 +125,7 @@ class GreedySearch(BeamSearch):
     """One beam: the likeliest token each time, the penalty on logits as transformers has it there."""
 
     def advance(self, logits: torch.Tensor, step: torch.Tensor, eos_ids: torch.Tensor, penalty: float) -> None:
-        """As in beam search; logits [P, vocab]."""
+        """Take the next token, as in beam search; logits [P, vocab]."""
         logits = logits.float()
         penalised = logits.clone()
         _penalise(penalised, self.tokens[:, 0], penalty)

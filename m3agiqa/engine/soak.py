@@ -27,21 +27,21 @@ class After:
     #: Tensors that live, and their bytes on any device.
     tensors: int
     tensor_bytes: int
-    #: Of torch's allocator on the GPU; 0 without one.
+    #: Bytes of torch's allocator on the GPU; 0 without one.
     device_bytes: int
-    #: Of the process in the host's memory.
+    #: Bytes of the process in the host's memory.
     host_bytes: int
 
 
 @dataclass(frozen=True)
 class Soak:
-    #: In order, behind one batch of each size that is not counted.
+    #: Batches in order, behind one of each size that is not counted.
     batches: tuple[After, ...]
     #: CUDA graphs that were captured in these batches.
     captured: int
 
     def growth(self, what: str) -> int:
-        """Of a field of `After`, from the first to the last batch of the same size, the largest of all sizes."""
+        """Growth of a field of `After`, from the first to the last batch of the same size, the largest of all sizes."""
         values: dict[int, list[int]] = {}
         for after in self.batches:
             values.setdefault(after.pictures, []).append(getattr(after, what))

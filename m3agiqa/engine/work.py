@@ -17,15 +17,15 @@ from m3agiqa.model.vision import Tower
 class Work:
     """Rows are pictures times aspects; those that failed are left out."""
 
-    #: Of every picture and tower: slices, the overview with them, and patches of each, padding counted.
+    #: Slices of every picture and tower, the overview with them, and patches of each, padding counted.
     encoded: tuple[tuple[int, int], ...]
-    #: Likewise, of what was sliced again to fit the head's context.
+    #: The same of what was sliced again to fit the head's context.
     encoded_again: tuple[tuple[int, int], ...]
     #: Tokens of each row's prompt.
     prompts: tuple[int, ...]
     #: Tokens each row's description was written in, the end token with them; 0 where it was given.
     generated: tuple[int, ...]
-    #: Of each row's scoring conversation: tokens that were known from the prompt, and tokens read on from there.
+    #: Tokens of each row's scoring conversation that were known from the prompt, and those read on from there.
     read: tuple[tuple[int, int], ...]
 
     @classmethod

@@ -21,7 +21,7 @@ _SAMPLES = 64
 class Folder:
     """A folder of checkpoint files, wherever it lies."""
 
-    #: As errors name it.
+    #: The folder as errors name it.
     where: str
     names: Collection[str]
     #: Brings one of `names` to this disk.

@@ -22,7 +22,7 @@ class _Record(BaseModel):
 
 
 class RemoteFile(_Record):
-    #: Bytes.
+    #: Bytes of the file.
     size: int = Field(ge=0)
     #: The hub's own: 64 hex digits are the SHA-256 of the content (large files), 40 its git blob id; "" if unknown.
     digest: str

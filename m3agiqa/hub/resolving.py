@@ -25,7 +25,7 @@ class Part:
 
     #: "base", "adapter.quality", "head.quality", ...
     name: str
-    #: As the profile names it; for a head also its file.
+    #: Where the part comes from, as the profile names it; for a head also its file.
     source: str
     #: A folder; of a head its file.
     path: Path

@@ -96,7 +96,7 @@ class TensorFiles:
         return tensor.to(device=device, dtype=dtype)
 
     def count(self, key: str) -> int:
-        """As `read` raises."""
+        """How many numbers a tensor has; raises as `read` does."""
         if key in self._pickled:
             return self._pickled[key].numel()
         with self._file(key) as file:

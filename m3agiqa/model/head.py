@@ -17,9 +17,9 @@ from torch.nn.functional import gelu, group_norm, layer_norm, logsigmoid, silu
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.slstm import fits_kernels, slstm
 
-#: Of layer and group norms in xlstm.
+#: Epsilon of layer and group norms in xlstm.
 _EPS = 1e-5
-#: Added to the mLSTM's normaliser.
+#: Epsilon added to the mLSTM's normaliser.
 _NORMALISER_EPS = 1e-6
 
 #: Ways to make one state of all positions' ones; the published heads take the mean.
@@ -136,7 +136,7 @@ class _CausalConv(nn.Module):
         self.bias = nn.Parameter(bias.float())
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """With SiLU behind it."""
+        """The convolution of `states`, with SiLU behind it."""
         if states.is_cuda:
             from m3agiqa.model import head_kernels
 
@@ -157,7 +157,7 @@ class _HeadwiseLinear(nn.Module):
 
     @cached_property
     def whole(self) -> torch.Tensor:
-        """As one matrix [out, in]: a GPU multiplies that faster, zeros and all, than many tiny ones."""
+        """All blocks as one matrix [out, in]: a GPU multiplies that faster, zeros and all, than many tiny ones."""
         whole: torch.Tensor = torch.block_diag(*self.weight)
         return whole
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 _BLOCK_TIMES, _BLOCK_CHANNELS = 16, 128
-# For heads of 256 both fit the 99 KiB of shared memory that the smaller cards have.
+# Blocks of float16 and of float32; for heads of 256 both fit the 99 KiB of shared memory that the smaller cards have.
 _HALF_BLOCKS = {"block_queries": 64, "block_keys": 32, "num_warps": 8, "num_stages": 2}
 _SINGLE_BLOCKS = {"block_queries": 64, "block_keys": 16, "num_warps": 8, "num_stages": 1}
 

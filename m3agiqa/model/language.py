@@ -24,7 +24,7 @@ class LlamaShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """From a MiniCPM-V `config.json`."""
+        """The shape that a MiniCPM-V `config.json` tells."""
         return cls(
             vocab=config["vocab_size"],
             hidden=config["hidden_size"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-#: Of a MiniCPM-V `config.json`, what transformers' Llama calls by the same name.
+#: Keys of a MiniCPM-V `config.json` that transformers' Llama calls by the same name.
 _SAME = (
     "vocab_size",
     "hidden_size",

@@ -56,7 +56,7 @@ class Slicing:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """From a MiniCPM-V `config.json`."""
+        """The slicing that a MiniCPM-V `config.json` tells."""
         scale = config.get("slice_config", {}).get("scale_resolution", cls.scale)
         return cls(patch=config["vision_config"]["patch_size"], scale=scale)
 

@@ -73,7 +73,7 @@ def _slstm(  # type: ignore[no-untyped-def]
 
 
 def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """As `m3agiqa.model.slstm.slstm`.
+    """`m3agiqa.model.slstm.slstm` as a kernel.
 
     Where torch allows TF32 and the card has room for the weights, products are of float16: as exact for numbers far
     within its range, in half the bytes.

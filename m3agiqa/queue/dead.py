@@ -53,7 +53,7 @@ class DeadLetter(BaseModel):
 
     @classmethod
     def of_entry(cls, inbox: str, text: str, size_bytes: int, failure: Failure, request_id: str | None) -> Self:
-        """For `text`, the beginning of what lay in an inbox in so many bytes."""
+        """A dead letter for `text`, the beginning of what lay in an inbox in so many bytes."""
         # As it can be written down: what is no UTF-8 came as halves of surrogate pairs.
         readable = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
         return cls(

@@ -31,7 +31,7 @@ from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
 
 logger = logging.getLogger(__name__)
 
-#: Above the largest that the contract allows, every character escaped.
+#: Bytes of an entry at most: above the largest that the contract allows, every character escaped.
 MAX_ENTRY_BYTES = 1_048_576
 #: Entries and bytes looked at together.
 _ENTRIES, _BYTES = 100, 4 * MAX_ENTRY_BYTES

@@ -59,7 +59,7 @@ from m3agiqa.queue.inbox import Admission
 
 logger = logging.getLogger(__name__)
 
-#: About a minute: work already done is worth waiting for a Redis that restarts.
+#: Retries over about a minute: work already done is worth waiting for a Redis that restarts.
 _RETRIES = 60
 #: Overdue tasks queued by one run of the script, which blocks Redis meanwhile.
 SWEPT_AT_ONCE = 100
@@ -178,7 +178,7 @@ class Ledger:
         result_ttl_s: int = 86_400,
         dead_letters_bytes: int = 64 * 2**20,
     ) -> None:
-        #: For what is kept beside the ledger.
+        #: Connection to Redis, also for what is kept beside the ledger.
         self.connection = Connection(redis_url, retries=_RETRIES)
         self._run = self.connection.run
         self._longest_run_s = longest_run_s

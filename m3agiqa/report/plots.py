@@ -21,7 +21,7 @@ from m3agiqa.train.predictions import Prediction
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-#: Of points without a group beside others that have one.
+#: Colour of points without a group beside others that have one.
 _UNGROUPED = "#999999"
 #: Groups beyond which colours would repeat within a marker too often to tell apart.
 MAX_GROUPS = 16

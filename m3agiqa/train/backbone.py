@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 #: Channels of the stages whose means and deviations are kept, from the stem on.
 STAGES = (32, 16, 24, 40, 112, 320)
-#: Of one picture's pooled features.
+#: Number of one picture's pooled features.
 POOLED = 2 * sum(STAGES)
 #: The stages of which each place keeps mean and deviation, and the side of a place in pixels. Later stages see far
 #: beyond it, which a tower that does not know where its patches lie cannot follow.

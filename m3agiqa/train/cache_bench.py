@@ -27,7 +27,7 @@ from m3agiqa.train.settings import HeadTraining
 from m3agiqa.train.states import Reader, for_one_aspect
 
 _SIDE = 512
-#: Of the pictures, those to validate on.
+#: Share of the pictures to validate on.
 _VALIDATION_SHARE = 0.2
 #: Share of a loss that rounding may move it by: a device need not add up in the same order twice.
 _ROUNDING = 1e-3

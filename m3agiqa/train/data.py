@@ -29,7 +29,8 @@ LABELS: Mapping[Aspect, tuple[str, ...]] = {
     Aspect.AUTHENTICITY: ("mos_authenticity",),
 }
 
-#: As a group's column: the picture's file name up to its last underscore, which names the generator in AGIQA-3K.
+#: Name of a group's column that is made: the picture's file name up to its last underscore, which names the generator
+#: in AGIQA-3K.
 PREFIX = "prefix"
 
 

@@ -11,7 +11,7 @@ from m3agiqa.train.conversations import read_conversations
 
 
 def cleaned(text: str) -> str:
-    """Without the end of the JSON object that a teacher answered with, which some published descriptions kept."""
+    """`text` without the end of the JSON object that a teacher answered with: some published descriptions kept it."""
     return text.removesuffix('" }')
 
 

@@ -38,7 +38,7 @@ class Distortions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Of each picture.
+    #: Copies of each picture.
     copies: int = Field(ge=1)
     #: Strengths that occur, with the word for each: above 0, at most 1.
     degrees: dict[Annotated[float, Field(gt=0, le=1)], str] = Field(min_length=1)

@@ -38,7 +38,7 @@ Epoch = dict[str, float | None]
 class Example:
     """A picture that can be learned from."""
 
-    #: Of its states in the cache.
+    #: Key of its states in the cache.
     state: str
     #: Human score, 0 to 5.
     label: float

@@ -1,4 +1,4 @@
-"""From a data set to a trained head: labels, split, states, training."""
+"""The way from a data set to a trained head: labels, split, states, training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from m3agiqa.train.module import HeadModule
 from m3agiqa.train.settings import HeadTraining
 from m3agiqa.train.states import Reader, for_one_aspect
 
-#: That open pictures while others are opened or read.
+#: Threads that open pictures while others are opened or read.
 _THREADS = 8
 
 Progress = Callable[[Sequence[int]], Iterable[int]]

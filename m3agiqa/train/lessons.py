@@ -17,7 +17,7 @@ class Tokens:
     """One conversation."""
 
     ids: list[int]
-    #: As long as `ids`, IGNORED where the user speaks.
+    #: Ids to learn, as many as `ids`, IGNORED where the user speaks.
     labels: list[int]
     #: [start, end) of each slice's places in `ids`.
     image_bounds: list[tuple[int, int]]

@@ -70,7 +70,7 @@ class Pretraining(BaseModel):
     #: Share of either kind's steps over which the rate rises; then it falls along a cosine.
     warmup: float = Field(default=0.02, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
-    #: Of the running average of the weights, which is what is kept.
+    #: Decay of the running average of the weights, which is what is kept.
     ema: float = Field(default=0.99, ge=0, lt=1)
     #: Compute in bfloat16 where that is safe; a CPU without instructions for it is slower that way.
     autocast: bool = True
@@ -248,9 +248,9 @@ class _Trainer:
         self._tokens = lru_cache(maxsize=None)(
             lambda number, which, grid: lessons.tokens(tokenizer, material.conversations[number][which], grid)
         )
-        #: As every whole picture is cut, all being of one size.
+        #: How every whole picture is cut, all being of one size.
         self._whole = self._cut(material.pictures[:1])
-        #: Of the pictures to train on, once the tower stays as it is.
+        #: Features of the pictures to train on, once the tower stays as it is.
         self._features: dict[int, torch.Tensor] = {}
 
     def step(self, step: int) -> Mapping[str, torch.Tensor]:

@@ -28,7 +28,7 @@ _MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 class BrokenAnswer(Refused):
-    """Not the JSON that was asked for."""
+    """An answer is not the JSON that was asked for."""
 
 
 class Template(BaseModel):
@@ -39,7 +39,7 @@ class Template(BaseModel):
     aspects: tuple[Aspect, ...] = Field(min_length=1)
     #: Ends of the scale that scores are told on, after `--label-scale`.
     scale: tuple[float, float] = (0, 5)
-    #: With {prompt}, {scores}, {low}, {high} and {example}.
+    #: The question, with {prompt}, {scores}, {low}, {high} and {example}.
     text: str
     example: dict[str, str]
 

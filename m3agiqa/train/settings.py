@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from m3agiqa import config
 from m3agiqa.train.splits import Split
 
-#: As in `m3agiqa.train.losses` and `m3agiqa.model.head`, which need torch.
+#: Names of losses and poolers, as in `m3agiqa.train.losses` and `m3agiqa.model.head`, which need torch.
 LossName = Literal["mse", "mae", "huber", "fidelity", "margin", "ranknet"]
 Pooler = Literal["mean", "max", "last", "first_last_mean"]
 #: Losses that need at least two pictures.
@@ -40,7 +40,7 @@ class HeadTraining(_Section):
     #: Multiplies scores; 0.05 brings 0..100 to 0..5.
     label_scale: float = Field(default=1.0, gt=0)
     split: Split = Split()
-    #: Of each part's pictures, drawn by `seed`; the others are left out.
+    #: Share of each part's pictures that is used, drawn by `seed`; the others are left out.
     share: float = Field(default=1.0, gt=0, le=1)
     head: HeadShape = HeadShape()
     #: Weights of the losses that are summed.

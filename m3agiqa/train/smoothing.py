@@ -13,7 +13,7 @@ import torch
 _FOLDS = 8
 #: Inverse squared width of the kernel in standardised features, and the ridge.
 _GAMMA, _RIDGE = 0.3, 0.3
-#: Beneath it a feature counts as constant.
+#: Standard deviation beneath which a feature counts as constant.
 _LEAST = 1e-6
 
 

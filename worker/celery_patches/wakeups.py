@@ -14,7 +14,7 @@ import uuid
 
 from m3agiqa.queue import keys
 
-#: Of a request, or of one of its deliveries.
+#: Form of the name of a request, or of one of its deliveries, by queue.
 _NAME = {
     keys.SCORE_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
     keys.DELIVER_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}:(callback|s3)"),

@@ -178,7 +178,7 @@ def _signer(secret: str) -> Webhook:
 
 
 def _key(prefix: str, delivery: Delivery) -> str:
-    """By the date of submission (UTC), which every repetition of a delivery shares."""
+    """Key of a verdict in its bucket, by the date of submission (UTC), which every repetition of a delivery shares."""
     day = delivery.submitted_at.astimezone(UTC).date().isoformat()
     name = f"results/v1/dt={day}/{delivery.request_id}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

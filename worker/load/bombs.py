@@ -20,7 +20,7 @@ from m3agiqa.containers.png import SIGNATURE, chunk
 
 #: Pixels a side. 8192 x 8192 are almost as many as are let through.
 _LARGE = 8192
-#: Of a picture that looks as light as any, and is decoded beside them.
+#: Pixels a side of a picture that looks as light as any, and is decoded beside them.
 _LIGHT = 2100
 _SMALL = 64
 #: Bytes of a file, a little below what is fetched at most (32 MiB).

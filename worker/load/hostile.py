@@ -104,7 +104,7 @@ class Pictures:
         return self._file(name).stat().st_size
 
     def serve(self, path: str) -> bytes:
-        """For `/NAME/NUMBER` the bytes of that name."""
+        """Bytes of the picture called NAME, for `/NAME/NUMBER`."""
         name = path.split("/")[1]
         return self._neighbour if name == _NEIGHBOUR else self._read(name)
 
@@ -302,7 +302,7 @@ def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) ->
 
 
 def pictures_attack(platform: Rig, pictures: Pictures, names: Sequence[str], copies: int, seconds: float) -> Attack:
-    """So many copies of one bomb; or one copy of each of many."""
+    """An attack with so many copies of one bomb; or with one copy of each of many."""
     sizes = [pictures.size(name) for name in names]
     requests = [request(platform.receiver.place, name, seconds) for name in names for _ in range(copies)]
     return Attack(names[0] if len(names) == 1 else ALL, sum(sizes), requests)

@@ -41,7 +41,7 @@ class Measured:
     p99_s: float
     #: Bytes of Redis for each request while it waits.
     waiting_bytes: float
-    #: And afterwards, while its verdict is kept.
+    #: Bytes of Redis for each request afterwards, while its verdict is kept.
     settled_bytes: float
 
 
@@ -84,7 +84,7 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
 
 
 def _most_used(redis: Redis) -> int:
-    """Until everything has been taken in, from the inbox into the ledger."""
+    """Most bytes of Redis until everything has been taken in, from the inbox into the ledger."""
     most = _used(redis)
     while any(redis.llen(keys.inbox(priority)) for priority in keys.PRIORITIES):
         time.sleep(0.02)

@@ -41,10 +41,10 @@ class Throughput:
     """What became of the pictures of a load; all of them are submitted at once, to a worker that scored before."""
 
     pictures: int
-    #: From the first submission to the last callback.
+    #: Seconds from the first submission to the last callback.
     seconds: float
     pictures_per_s: float
-    #: Of the model without a queue, in full batches.
+    #: Pictures a second of the model without a queue, in full batches.
     engine_per_s: float
     #: Pictures in a batch, on the average over batches.
     batch: float
@@ -59,7 +59,7 @@ class Throughput:
 
     @property
     def share(self) -> float:
-        """Of the engine's own throughput."""
+        """Share of the engine's own throughput that was reached."""
         return self.pictures_per_s / self.engine_per_s
 
 

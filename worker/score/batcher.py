@@ -36,7 +36,7 @@ _LOOK_S = 0.005
 #: Seconds between two results that are handed out while another batch is scored. Each wakes a thread that answers and
 #: takes another request; all at once they keep the thread that scores from the interpreter.
 PAUSE_S = 0.05
-#: Of a batch's time: all of its results are handed out within it.
+#: Share of a batch's time within which all of its results are handed out.
 SPREAD = 0.4
 
 
@@ -69,7 +69,7 @@ class _Waiting:
     future: Future[Scores | Failure] = field(compare=False)
     #: When it was ready for a batch, seconds of the same clock.
     since: float = field(compare=False)
-    #: How long that took.
+    #: Seconds that preparing it took.
     prepared_s: float = field(compare=False, default=0.0)
 
 
@@ -95,7 +95,7 @@ class Batcher:
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
-        #: To be entered by whoever opens a picture that comes within milliseconds; batches wait for it.
+        #: Counter to be entered by whoever opens a picture that comes within milliseconds; batches wait for it.
         self.expected = Expected()
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
@@ -121,7 +121,7 @@ class Batcher:
         return future
 
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
-        """As `submit`, for jobs that fill batches together."""
+        """Submit jobs that fill batches together, each as `submit` does."""
         began = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         with self.expected:

@@ -16,7 +16,7 @@ _ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
 
 
 def fingerprint(model: ModelInfo, profile: str) -> str:
-    """Of everything that a score depends on beside picture and prompt; `profile` is the model's profile as JSON."""
+    """SHA-256 of all that a score depends on beside picture and prompt; `profile` is the model's profile as JSON."""
     return hashlib.sha256(f"{model.model_dump_json()}\n{profile}".encode()).hexdigest()
 
 

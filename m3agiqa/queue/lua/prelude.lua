@@ -1,4 +1,4 @@
--- In front of every script: what they share. `m3agiqa.queue.scripts` puts the names of keys before it.
+-- What all scripts share, in front of each. `m3agiqa.queue.scripts` puts the names of keys before it.
 -- The server's clock decides: those of workers differ.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

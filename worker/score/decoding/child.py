@@ -37,7 +37,7 @@ _MARGIN_BYTES = 128 * 2**20
 class Order:
     """What the worker asks for."""
 
-    #: Of the file in the shared memory.
+    #: Bytes of the file in the shared memory.
     size_bytes: int
     max_pixels: int
     #: More pixels are not decoded: the answer says how many there are, and how much memory that would take.
@@ -46,7 +46,7 @@ class Order:
     cpu_s: float
     megapixel_s: float
     megabyte_s: float
-    #: By how much more patient the picture's process is with others' work.
+    #: Niceness of the picture's process: how much more patient it is with others' work.
     niceness: int
     #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
     cutter: tuple[int, int, tuple[int, ...]] | None

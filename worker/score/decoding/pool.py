@@ -55,8 +55,8 @@ from worker.score.decoding.child import Order
 QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
 #: Pixels of a small picture (512 x 512 and a little), and the seconds that it may take at the most.
 SMALL_PIXELS, SMALL_S = 300_000, 0.1
-#: By how much more patient with others' work are the processes of pictures that are not small, and of those that take
-#: long.
+#: Niceness of the processes of pictures that are not small, and of those that take long: how much more patient they are
+#: with others' work.
 _NICE, _VERY_NICE = 5, 10
 #: How much later than another one a picture has its turn, for each second that it may take longer.
 _LATER = 20.0
@@ -233,7 +233,7 @@ class _Lane:
     def __init__(self, count: int) -> None:
         self._all = [_Decoder() for _ in range(count)]
         self._free = list(self._all)
-        #: When each has its turn, its number, and how many processes must be free.
+        #: Pictures that wait: when each has its turn, its number, and how many processes must be free.
         self._waiting: list[tuple[float, int, int]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -362,7 +362,7 @@ class _Decoder:
         raise _why(self._process.wait(_START_S))
 
     def _picture(self, found: _Answer, order: Order) -> CutPicture:
-        """Copied out of the shared memory, which the decoder may change."""
+        """The picture, copied out of the shared memory, which the decoder may change."""
         assert found.info is not None
         slices: dict[Grid, Slices] = {}
         at = 0
