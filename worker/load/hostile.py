@@ -11,15 +11,13 @@ import argparse
 import io
 import json
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -34,13 +32,15 @@ from m3agiqa.images import noise_picture
 from producers import ScoreRequest
 from worker.demo.processes import DemoFailed
 from worker.load.bombs import BOMBS
+from worker.load.memory import Memory
 from worker.load.rig import STUCK_AFTER_S, Arrived, Receiver, Rig, rig
+from worker.load.slow_servers import ADDRESSES, SlowServers
 
 #: Seconds for which the neighbour is watched at least.
 _LEAST_S = 5.0
 #: Seconds alone at the start: the first are not counted.
 _WARM_UP_S, _QUIET_S = 3.0, 10.0
-#: Seconds between two looks at the worker's memory.
+#: Seconds between two looks at whether the rest has come.
 _LOOK_S = 0.1
 #: What stands for all bombs together.
 ALL = "all"
@@ -50,8 +50,6 @@ PUT_OFF = "put off"
 
 #: Requests for pictures from servers that send a byte a second, and for callbacks to those that take seconds to answer.
 _DRIPS, _CALLBACKS = 100, 200
-_ADDRESSES = 40
-_BYTE_S, _ANSWER_S = 1.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -113,125 +111,6 @@ class Pictures:
         if not file.exists():
             file.write_bytes(BOMBS[name]())
         return file
-
-
-class SlowServers:
-    """An HTTP server at each of many addresses of this machine: pictures come a byte a second, callbacks are answered
-    after seconds. `hurry` ends all waits.
-    """
-
-    def __init__(self) -> None:
-        self._over = threading.Event()
-        self._receiver: Receiver | None = None
-        first = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._port = first.server_port
-        others = [f"127.0.0.{number}" for number in range(2, 1 + _ADDRESSES)]
-        self._servers = [first, *(ThreadingHTTPServer((host, self._port), self._handler()) for host in others)]
-        self.addresses = [f"{host}:{self._port}" for host in ("127.0.0.1", *others)]
-        #: Spellings of one address that only a resolver knows for the same.
-        self.names = [f"0x{'0' * number}7f.1:{self._port}" for number in range(_ADDRESSES)]
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        for server in self._servers:
-            server.socket.listen(1024)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
-        self.hurry()
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-
-    def slow_again(self, receiver: Receiver) -> None:
-        """Take time from now on, and tell `receiver` of each callback that was answered."""
-        self._receiver = receiver
-        self._over.clear()
-
-    def hurry(self) -> None:
-        self._over.set()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        servers = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                with suppress(OSError):  # the worker's patience ends before
-                    while not servers._over.wait(_BYTE_S):
-                        self.wfile.write(b"\0")
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                servers._over.wait(_ANSWER_S)
-                with suppress(OSError):
-                    self.send_response(204)
-                    self.end_headers()
-                assert servers._receiver is not None, "nobody calls back before it is slow"
-                servers._receiver.receive(body)
-
-            def log_message(self, *_: object) -> None:
-                """The table says what happened."""
-
-        return Handler
-
-
-def tree_bytes(pid: int) -> int:
-    """Memory of a process and its children: their shares of what is resident, and the files in memory that they pass
-    pictures by, which are resident in none of them.
-    """
-    return sum(_resident_bytes(each) for each in (pid, *_children(pid))) + _passed_bytes(pid)
-
-
-def _children(pid: int) -> list[int]:
-    lists = (_read(task / "children") for task in Path(f"/proc/{pid}/task").iterdir())
-    return [int(child) for children in lists for child in children.split()]
-
-
-def _resident_bytes(pid: int) -> int:
-    fields = (line.split() for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines())
-    return next((1024 * int(field[1]) for field in fields if field[0] == "Pss:"), 0)
-
-
-def _passed_bytes(pid: int) -> int:
-    total = 0
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            if str(descriptor.readlink()).startswith("/memfd:"):
-                total += 512 * descriptor.stat().st_blocks
-    return total
-
-
-def _read(file: Path) -> str:
-    """Nothing of a process or a thread that has ended."""
-    with suppress(OSError):
-        return file.read_text(encoding="ascii")
-    return ""
-
-
-class Memory:
-    """The memory of a worker and its decoders at the most, while it is watched."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.before = self.peak = tree_bytes(pid)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(_LOOK_S):
-                self.peak = max(self.peak, tree_bytes(self._pid))
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
 
 
 _numbers = count()
@@ -320,8 +199,7 @@ def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator
     for name, scored_first in (("callbacks to 40 slow names", False), ("the same, once scored", True)):
         slow.slow_again(platform.receiver)
         callbacks = [
-            request(place, _NEIGHBOUR, seconds, callback=slow.names[number % _ADDRESSES])
-            for number in range(_CALLBACKS)
+            request(place, _NEIGHBOUR, seconds, callback=slow.names[number % ADDRESSES]) for number in range(_CALLBACKS)
         ]
         yield Attack(name, 0, callbacks, slow.hurry, scored_first)
 
