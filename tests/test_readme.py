@@ -1,4 +1,4 @@
-"""The README shows nothing that is not there."""
+"""The README and the pages under docs/ show nothing that is not there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,9 +21,28 @@ from producers import cli as producers_cli
 from tests.support import ROOT
 from worker import settings
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE))
+README = ROOT / "README.md"
+CHANGELOG = ROOT / "docs" / "changelog.md"
+LINKED = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+# The changelog names what is no more, so only its links are looked at.
+PAGES = [page for page in LINKED if page != CHANGELOG]
+README_LINES = 200
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """Without blocks of code."""
+    return re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+
+
+TEXT = "\n".join(map(read, PAGES))
+BLOCKS = [
+    found for page in PAGES for found in re.findall(r"^```(\w*)\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
+]
+SPANS = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", prose(page))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROGRAMS = {"m3agiqa": library_cli.main, "m3agiqa-submit": producers_cli.main}
 
@@ -53,19 +73,19 @@ def subclasses(root: type[M3AGIQAError]) -> Iterator[type[M3AGIQAError]]:
 
 
 def test_the_settings_are_those_of_the_worker() -> None:
-    assert settings.table() in README, "put what `python -m worker.settings` prints into the README"
+    assert TEXT.count(settings.table()) == 1, "put what `python -m worker.settings` prints into docs/settings.md"
 
 
 def test_every_variable_is_a_setting() -> None:
     known = {settings.PREFIX + name.upper() for name in settings.Settings.model_fields}
-    assert set(re.findall(r"M3AGIQA_[A-Z0-9_]+", README)) <= known
+    assert set(re.findall(r"M3AGIQA_[A-Z0-9_]+", TEXT)) <= known
 
 
 def test_every_make_target_and_variable_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     used = [re.match(r"make ([a-z]+)(?: ([A-Z_]+)=)?", line) for line in shell_lines()]
     assert {match[1] for match in used if match} <= targets
-    assert {"demo", "test"} <= {match[1] for match in used if match}
+    assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)$", read(README), re.MULTILINE))
     for match in used:
         assert match is None or match[2] is None or f"\n{match[2]} ?=" in MAKEFILE
 
@@ -87,7 +107,7 @@ def test_commands_were_found() -> None:
 
 
 def test_every_module_that_is_run_exists() -> None:
-    modules = set(re.findall(r"python -m ([\w.]+)", README))
+    modules = set(re.findall(r"python -m ([\w.]+)", TEXT))
     assert {"worker.settings", "worker.ops.health"} <= modules
     assert all(importlib.util.find_spec(module) for module in modules)
     assert all("-A worker.app" in line for line in shell_lines() if "/celery" in line)
@@ -102,22 +122,41 @@ def test_every_path_exists() -> None:
     assert [path for path in ours if not (ROOT / path).exists()] == []
 
 
-def test_every_link_leads_somewhere() -> None:
-    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in anchors or (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]*)\)", read(page)):
+        if target.startswith("https://"):
+            continue
+        path, has_anchor, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), target
+        assert file.is_relative_to(ROOT), target
+        assert not has_anchor or anchor in anchors(file), target
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(read(README).splitlines()) < README_LINES
+    targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\): ", read(README), re.MULTILINE)
+    assert set(targets) == {page.relative_to(ROOT).as_posix() for page in LINKED if page != README}
 
 
 def test_the_tree_is_the_projects() -> None:
-    folders = re.findall(r"^(\w+)/ ", blocks("")[-1], re.MULTILINE)
+    [tree] = [text for text in blocks("") if text.startswith("m3agiqa/ ")]
+    folders = re.findall(r"^(\w+)/ ", tree, re.MULTILINE)
     assert len(folders) > 4
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
 def test_the_failures_are_those_of_the_tree() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*?\| (yes|no) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*?\| (yes|no) \|", TEXT, re.MULTILINE)
     shown = {code: retryable == "yes" for code, retryable in rows}
+    assert len(rows) == len(shown)
     known = {error.code: error.retryable for error in subclasses(M3AGIQAError)}
     leaves = {error.code for error in subclasses(M3AGIQAError) if not error.__subclasses__()}
     assert shown.items() <= known.items()
@@ -125,7 +164,7 @@ def test_the_failures_are_those_of_the_tree() -> None:
 
 
 def test_the_profiles_are_those_there_are() -> None:
-    table = README.partition("| Profile | What |")[2].partition("\n\n")[0]
+    table = TEXT.partition("| Profile | What |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == config.names("models")
 
 
@@ -137,7 +176,7 @@ def test_the_verdict_is_one() -> None:
 
 
 def measurements() -> str:
-    """`m3agiqa/engine/bench.csv` as the README shows it."""
+    """`m3agiqa/engine/bench.csv` as docs/models.md shows it."""
     lines = [
         "| what | side | beams | pictures in a batch | of at most | seconds | pictures a second | device memory |",
         "|---" * 8 + "|",
@@ -153,7 +192,7 @@ def measurements() -> str:
 
 
 def test_the_measurements_are_those_that_were_kept() -> None:
-    assert measurements() in README, f"put this into the README:\n{measurements()}"
+    assert TEXT.count(measurements()) == 1, f"put this into docs/models.md:\n{measurements()}"
 
 
 def test_the_policy_is_the_default_one() -> None:
@@ -163,7 +202,7 @@ def test_the_policy_is_the_default_one() -> None:
 
 @pytest.mark.parametrize("program", blocks("python"))
 def test_python_is_python(program: str) -> None:
-    compile(program, "README.md", "exec")
+    compile(program, "a page", "exec")
 
 
 @pytest.mark.parametrize("program", blocks("sh"))

@@ -219,7 +219,7 @@ def processors() -> int:
 
 
 def table() -> str:
-    """Every setting in Markdown, as the README shows them."""
+    """Every setting in Markdown, as docs/settings.md shows them."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = f"`{_shown(field.default)}`" if field.default not in (None, (), {}) else ""
