@@ -95,9 +95,15 @@ def test_a_gpu_with_the_published_checkpoint_makes_it_the_default(monkeypatch: p
     assert todo == []
 
 
-def test_ping_logs_in(locked_redis: str) -> None:
+def test_ping_logs_in(locked_redis: str, redis: Redis) -> None:
+    # given a Redis that counts from zero what it is asked
+    redis.config_resetstat()
+    # when it is asked with a password, and with a name and a password
     ping(f"redis://:s3cret%20word@{locked_redis}/0")
     ping(f"redis://default:s3cret%20word@{locked_redis}/0")
+    # then it let both in, and answered them
+    seen = redis.info("commandstats")["cmdstat_ping"]
+    assert (seen["calls"], seen["rejected_calls"], seen["failed_calls"]) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -37,7 +38,10 @@ def node(*arguments: str) -> str:
 
 @needs_node
 def test_node() -> None:
-    check(node(str(EXAMPLES / "score-request.mjs"), URL, PROMPT))
+    # when the program prints a request
+    printed = node(str(EXAMPLES / "score-request.mjs"), URL, PROMPT)
+    # then a worker takes it, under the id that it names itself
+    assert check(printed).request_id == json.loads(printed)["request_id"]
 
 
 @needs_node

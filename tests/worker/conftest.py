@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import boto3
 import pytest
 from redis import Redis
 from urllib3.util import connection
@@ -213,6 +214,23 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def make_bucket(s3_endpoint: str, aws: None) -> Iterator[Callable[[str], Any]]:
+    """Makes an empty bucket, which is gone when the test is over."""
+    made = []
+
+    def make(name: str) -> Any:
+        bucket = boto3.session.Session().resource("s3", endpoint_url=s3_endpoint).Bucket(name)
+        bucket.create()
+        made.append(bucket)
+        return bucket
+
+    yield make
+    for bucket in made:
+        bucket.objects.delete()
+        bucket.delete()
 
 
 def trusting(*servers: Any, **settings: Any) -> Fetcher:

@@ -216,7 +216,9 @@ def test_a_slow_receiver_keeps_no_other_waiting(client: Client, web: Web, worker
         ]
         eventually(lambda: [client.state(one) for one in stuck].count("delivering") >= 2, "the slow receiver is busy")
         # when others want theirs
-        for _ in range(5):
-            client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+        others = {client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook")) for _ in range(5)}
         # then they get them, long before the first delivery is given up
         eventually(lambda: web.count("hook") == 5, "the others' callbacks")
+        bodies = [body for method, _, body in web.requests if method == "POST"]
+        assert {Verdict.model_validate_json(body).request_id for body in bodies} == others
+        assert not {client.state(one) for one in stuck} & {"settled", "dead"}

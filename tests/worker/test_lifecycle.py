@@ -72,6 +72,7 @@ def test_what_a_killed_worker_had_is_scored_by_another(
     # then every request gets its verdict
     eventually(lambda: verdicts(redis) == set(ids), "every verdict")
     eventually(lambda: redis.hlen("unacked") == 0 and inbox.waiting(redis) == 0, "nothing left behind")
+    assert {client.result(request_id, timeout=0).status for request_id in ids} == {"scored"}
 
 
 @pytest.fixture

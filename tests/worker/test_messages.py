@@ -433,12 +433,18 @@ def revoke(operator: Celery, task: str, workers: int) -> None:
     eventually(known, f"{workers} workers know that {task} is revoked")
 
 
+def start_and_revoke(worker_process: Start, operator: Celery, task: str) -> list[Worker]:
+    """A worker that scores and one that delivers, which obey, and know that a task is revoked."""
+    workers = [worker_process(queue, remote_control=True) for queue in ("score", "deliver")]
+    revoke(operator, task, workers=2)
+    return workers
+
+
 def test_a_request_that_was_revoked_is_answered_unscored(
     client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
 ) -> None:
-    # given workers that obey, and an operator who takes a request back before it runs
-    workers = [worker_process(queue, remote_control=True) for queue in ("score", "deliver")]
-    revoke(operator, "mine", workers=2)
+    # given an operator who takes a request back before it runs
+    workers = start_and_revoke(worker_process, operator, "mine")
     # when it comes
     client.submit(image_url=web.url("mine.png"), prompt="", callback_url=web.url("hook"), request_id="mine")
     # then its caller is told so, by verdict and callback
@@ -460,9 +466,8 @@ def test_a_request_that_was_revoked_is_answered_unscored(
 def test_a_delivery_that_was_revoked_becomes_a_dead_letter(
     client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
 ) -> None:
-    # given workers that obey, and an operator who takes a delivery back before it runs
-    workers = [worker_process(queue, remote_control=True) for queue in ("score", "deliver")]
-    revoke(operator, "mine:callback", workers=2)
+    # given an operator who takes a delivery back before it runs
+    workers = start_and_revoke(worker_process, operator, "mine:callback")
     # when its verdict is there
     client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"), request_id="mine")
     assert client.result("mine", timeout=60).status == "scored"

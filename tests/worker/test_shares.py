@@ -130,9 +130,14 @@ def test_what_cannot_be_cut_off_leaves_a_quarter_of_the_threads(clock: Clock, he
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_with_few_threads_everybody_may_have_one(threads: int, clock: Clock) -> None:
+    # given a slow and a quick server, of which each had a thread while it was unknown, and again when it was known
     shares = Shares(threads, clock=clock)
     serve(shares, clock, "slow", 5, times=2)
     serve(shares, clock, "ours", 0.05, times=2)
+    # then each may have one, and so may another that nobody knows
+    for site in ("slow", "ours", "new"):
+        with ExitStack() as held:
+            assert len(begin(shares, held, site)) == 1
 
 
 def meet(share: Share, endpoint: str) -> bool:

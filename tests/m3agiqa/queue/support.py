@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from redis import Redis
 
 from m3agiqa.contract import ScoreRequest
@@ -14,6 +16,16 @@ from tests.support_verdicts import verdict
 LIST = "score:6"
 
 _PLACES = {"callback": {"callback_url": "https://host/hook"}, "s3": {"s3_uri": "s3://out/verdicts"}}
+
+#: What a worker may do about a task that it has.
+ENDS: dict[str, Callable[[Claim], object]] = {
+    "postpone": lambda claim: claim.postpone(0, why="c"),
+    "release": lambda claim: claim.release(why="c"),
+    "abandon": lambda claim: claim.abandon(why="c"),
+    "bury": lambda claim: claim.bury(ValueError()),
+    "mark": Claim.mark_scoring,
+    "publish": lambda claim: claim.publish(verdict(claim.task)),
+}
 
 
 def request(name: str = "r", *places: str) -> ScoreRequest:

@@ -14,7 +14,7 @@ from m3agiqa.client import Client
 from m3agiqa.errors import Busy, NotOwed, QueueUnavailable
 from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger, State
-from tests.m3agiqa.queue.support import LIST, begin, begin_again, letters, owe, pass_time, publish, request, taken
+from tests.m3agiqa.queue.support import ENDS, LIST, begin, begin_again, letters, owe, pass_time, publish, request, taken
 from tests.support import PATIENCE_S, eventually, free_port
 from tests.support_verdicts import verdict
 
@@ -171,12 +171,8 @@ def test_only_an_attempt_counts_as_one(ledger: Ledger, redis: Redis) -> None:
     for end, attempt in (("release", 1), ("postpone", 1), ("abandon", 2), ("postpone", 2), ("lost", 3), ("release", 3)):
         claim = begin_again(ledger, redis)
         assert claim.attempt == attempt, end
-        if end == "postpone":
-            claim.postpone(0, why="c")
-        elif end == "release":
-            claim.release(why="c")
-        elif end == "abandon":
-            claim.abandon(why="c")
+        if end != "lost":
+            ENDS[end](claim)
     # and a delivery has attempts of its own
     assert begin_again(ledger, redis).publish(verdict("r"))
     assert begin(ledger, "r:callback").attempt == 1

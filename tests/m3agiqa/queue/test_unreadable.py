@@ -13,7 +13,7 @@ from m3agiqa.errors import NotOwed, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger, State
 from producers.cli import main
-from tests.m3agiqa.queue.support import LIST, begin, letters, owe, pass_time, publish, request, taken
+from tests.m3agiqa.queue.support import ENDS, LIST, begin, letters, owe, pass_time, publish, request, taken
 from tests.support_verdicts import verdict
 
 Output = pytest.CaptureFixture[str]
@@ -168,7 +168,7 @@ def test_a_renewal(broken: Broken, ledger: Ledger, redis: Redis) -> None:
         assert redis.zscore(keys.OWED, "sound") >= due
 
 
-@pytest.mark.parametrize("end", ["postpone", "release", "abandon", "bury", "mark", "publish"])
+@pytest.mark.parametrize("end", ENDS)
 def test_an_end(end: str, broken: Broken, ledger: Ledger, redis: Redis, client: Client) -> None:
     # given two tasks in hand, of which one's entry breaks
     owe(ledger, redis, request("broken"), request("sound"))
@@ -176,18 +176,7 @@ def test_an_end(end: str, broken: Broken, ledger: Ledger, redis: Redis, client: 
     put(redis, "broken", broken)
     # when both are ended
     for claim in claims:
-        if end == "postpone":
-            claim.postpone(0, why="c")
-        elif end == "release":
-            claim.release(why="c")
-        elif end == "abandon":
-            claim.abandon(why="c")
-        elif end == "bury":
-            claim.bury(ValueError())
-        elif end == "mark":
-            claim.mark_scoring()
-        else:
-            claim.publish(verdict(claim.task))
+        ENDS[end](claim)
     # then the other one is
     states = {"bury": State.DEAD, "mark": State.SCORING, "publish": State.SETTLED}
     assert client.state("sound") == states.get(end, State.SUBMITTED)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -14,12 +14,8 @@ from worker.delivery.sender import Sender
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, aws: None) -> Any:
-    bucket = boto3.session.Session().resource("s3", endpoint_url=s3_endpoint).Bucket("verdicts")
-    bucket.create()
-    yield bucket
-    bucket.objects.delete()
-    bucket.delete()
+def bucket(make_bucket: Callable[[str], Any]) -> Any:
+    return make_bucket("verdicts")
 
 
 def to_s3(endpoint: str, **settings: Any) -> Sender:

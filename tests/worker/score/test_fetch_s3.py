@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
 
 from m3agiqa.contract import ScoreRequest
@@ -17,12 +16,8 @@ from worker.settings import Settings
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, aws: None, request: pytest.FixtureRequest) -> Any:
-    bucket = boto3.session.Session().resource("s3", endpoint_url=s3_endpoint).Bucket("pictures")
-    bucket.create()
-    yield bucket
-    bucket.objects.delete()
-    bucket.delete()
+def bucket(make_bucket: Callable[[str], Any]) -> Any:
+    return make_bucket("pictures")
 
 
 def from_s3(endpoint: str, **settings: Any) -> Fetcher:

@@ -251,7 +251,7 @@ def test_a_decoder_ends_with_its_worker(start: Start) -> None:
     decoders.quick(png())
     decoder = decoder_of(decoders)
     decoder._connection.close()
-    eventually(lambda: decoder._process.poll() is not None, "the decoder ends")
+    assert decoder._process.wait(PATIENCE_S) == 0
     decoder._connection = Connection(socket.socket().detach())
 
 
