@@ -104,7 +104,9 @@ class DeadLetters:
             RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
         """
         if letter.cut:
-            raise RequestInvalid(f"dead letter {letter.id} was not kept whole; it can only be dropped")
+            raise RequestInvalid(
+                f"dead letter {letter.id} was too large or no UTF-8, so it was not kept whole; it can only be dropped"
+            )
         if letter.task is None and letter.queue not in map(keys.inbox, keys.PRIORITIES):
             raise RequestInvalid(f"dead letter {letter.id} came from no inbox; it can only be dropped")
         replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
