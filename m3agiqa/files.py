@@ -1,8 +1,7 @@
-"""Files on this disk: pictures to score, and results written whole or not at all."""
+"""Pictures on this disk."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect
@@ -38,33 +37,3 @@ def read_picture(path: Path) -> Picture:
     if data is None:
         raise FetchError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     return open_picture(data)
-
-
-def check_writable(path: Path) -> None:
-    """Find out before the work, not after it.
-
-    Raises:
-        RequestInvalid: `path` is a folder or lies in none that can be written to.
-    """
-    try:
-        if path.is_dir():
-            raise RequestInvalid(f"cannot write {path}: it is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error
-
-
-def write(path: Path, text: str) -> None:
-    """Write a whole file or none, so that an interruption leaves no half of one.
-
-    Raises:
-        RequestInvalid: it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        # The text brings its own line ends.
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-    except OSError as error:
-        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import local
-    from m3agiqa.files import check_writable, write
+    from m3agiqa.outputs import check_writable, write
     from m3agiqa.policy import Policy
 
     table = args.output.with_suffix(".csv")

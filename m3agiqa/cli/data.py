@@ -133,7 +133,7 @@ def _distort(args: argparse.Namespace, data: DataSet) -> int:
 
 
 def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
-    from m3agiqa.files import check_writable, write
+    from m3agiqa.outputs import check_writable, write
     from m3agiqa.train.standin import stand_ins
 
     check_writable(args.output)

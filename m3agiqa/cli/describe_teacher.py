@@ -44,7 +44,7 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.files import check_writable
+    from m3agiqa.outputs import check_writable
     from m3agiqa.train.asking import DescriptionFile, Keys, ask_all
     from m3agiqa.train.data import load_data
     from m3agiqa.train.questions import Template

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.files import check_writable
+    from m3agiqa.outputs import check_writable
     from m3agiqa.train.conversations import read_conversations
     from m3agiqa.train.evaluation import evaluate, novelty
 

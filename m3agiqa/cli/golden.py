@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import local
-    from m3agiqa.files import check_writable, write
     from m3agiqa.golden import Golden
+    from m3agiqa.outputs import check_writable, write
     from m3agiqa.profile import ModelProfile
 
     profile = ModelProfile.load(args.model).model_copy(update={"dtype": "float32"})

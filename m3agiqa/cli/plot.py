@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.files import check_writable
+    from m3agiqa.outputs import check_writable
     from m3agiqa.report import plots
 
     check_writable(args.output)

@@ -55,7 +55,7 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
     What `output` has of other pictures stays there.
     """
     from m3agiqa.cli import local
-    from m3agiqa.files import check_writable
+    from m3agiqa.outputs import check_writable
     from m3agiqa.train.conversations import read_conversations
     from m3agiqa.train.data import load_data
     from m3agiqa.train.predictions import Asked

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating, describe_validation
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_job, write
+from m3agiqa.files import read_job
 from m3agiqa.jobs import Job, Scores
+from m3agiqa.outputs import write
 from m3agiqa.scorer import Scoring
 from m3agiqa.train.data import DataSet, Entry
 

@@ -188,7 +188,9 @@ def pictures_attack(platform: Rig, pictures: Pictures, names: Sequence[str], cop
 
 
 def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator[Attack]:
-    """Pictures that never come, from one address and from many; callbacks to one address that has many names."""
+    """Pictures that never come, from one address and from many; callbacks to one address that has many names, beside as
+    many that are answered at once.
+    """
     place = platform.receiver.place
     for name, addresses in (("pictures from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
         slow.slow_again(platform.receiver)
@@ -196,6 +198,8 @@ def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator
             request(addresses[number % len(addresses)], "drip", seconds, callback=place) for number in range(_DRIPS)
         ]
         yield Attack(name, 0, drips, slow.hurry)
+    prompt_requests = [request(place, _NEIGHBOUR, seconds) for _ in range(_CALLBACKS)]
+    yield Attack("callbacks answered at once", 0, prompt_requests)
     for name, scored_first in (("callbacks to 40 slow names", False), ("the same, once scored", True)):
         slow.slow_again(platform.receiver)
         callbacks = [
