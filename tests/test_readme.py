@@ -202,9 +202,9 @@ def test_the_policy_is_the_default_one() -> None:
 
 @pytest.mark.parametrize("program", blocks("python"))
 def test_python_is_python(program: str) -> None:
-    compile(program, "a page", "exec")
+    assert compile(program, "a page", "exec")
 
 
 @pytest.mark.parametrize("program", blocks("sh"))
 def test_shell_quotes_are_closed(program: str) -> None:
-    shlex.split(program.replace("\\\n", " "), comments=True)
+    assert shlex.split(program.replace("\\\n", " "), comments=True)
