@@ -110,7 +110,7 @@ def test_every_module_that_is_run_exists() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", TEXT))
     assert {"worker.settings", "worker.ops.health"} <= modules
     assert all(importlib.util.find_spec(module) for module in modules)
-    assert all("-A worker.app" in line for line in shell_lines() if "/celery" in line)
+    assert all("-A worker.app" in line for line in shell_lines() if "bin/celery " in line)
 
 
 def test_every_path_exists() -> None:
