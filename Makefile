@@ -13,8 +13,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
 
+# Most of the time is spent waiting for real servers, so several processes share the tests.
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Two thousand requests, and Redis frozen for 20 s at a time; CHAOS_SEED=2 for another day.
 chaos: .venv/dev.stamp
