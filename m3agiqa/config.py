@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,28 +14,60 @@ from m3agiqa.contract import describe_validation
 from m3agiqa.errors import ConfigError
 from m3agiqa.quoting import quoted
 
-#: `cfg/` stands beside the package in a checkout and in an installed wheel alike.
-CFG_DIR = Path(__file__).resolve().parent.parent / "cfg"
+#: Environment variable with the operator's own folder, with `models/`, `policies/` or `train/` in it.
+OWN_DIR = "M3AGIQA_CONFIG_DIR"
+
+_PACKAGE = Path(__file__).resolve().parent
+#: The folder that ships: inside an installed package, beside it in a checkout.
+SHIPPED_DIR = _PACKAGE / "cfg" if (_PACKAGE / "cfg").is_dir() else _PACKAGE.parent / "cfg"
 
 #: Characters of a path in a message.
 _PATH_CHARS = 240
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def find(kind: str, name: str) -> Path:
-    """The file for `name`: a path to a YAML file, or a name under `cfg/<kind>/`.
+    """The file for `name`: a path to a YAML file, or a name as `named` takes it.
 
     Raises:
         ConfigError: nothing there; lists the names there are.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CFG_DIR / kind / f"{name}.yaml"
-    if not _is_file(path):
+    path = Path(name) if name.endswith((".yaml", ".yml")) else named(kind, name)
+    if path is None or not _is_file(path):
         known = ", ".join(names(kind))
-        raise ConfigError(
-            f"no {kind} file at {quoted(path, _PATH_CHARS)}; give a path ending in .yaml or one of: {known}"
-        )
+        raise ConfigError(f"no {kind} file {quoted(name, _PATH_CHARS)}; give a path ending in .yaml or one of: {known}")
     return path
+
+
+def named(kind: str, name: str) -> Path | None:
+    """The file `<kind>/<name>.yaml` in the operator's folder or else in the one that ships; None if it is in neither.
+
+    Raises:
+        ConfigError: M3AGIQA_CONFIG_DIR names no folder.
+    """
+    if not _NAME.fullmatch(name):
+        return None
+    return next((path for folder in _folders() if _is_file(path := folder / kind / f"{name}.yaml")), None)
+
+
+def names(kind: str) -> list[str]:
+    """Raises: ConfigError: M3AGIQA_CONFIG_DIR names no folder."""
+    return sorted({file.stem for folder in _folders() for file in (folder / kind).glob("*.yaml")})
+
+
+def _folders() -> list[Path]:
+    own = os.environ.get(OWN_DIR)
+    if not own:
+        return [SHIPPED_DIR]
+    folder = Path(own)
+    try:
+        if folder.is_dir():
+            return [folder, SHIPPED_DIR]
+    except OSError:
+        pass
+    raise ConfigError(f"{OWN_DIR}={quoted(own, _PATH_CHARS)} is no folder; make it, with policies/ or models/ in it")
 
 
 def _is_file(path: Path) -> bool:
@@ -41,10 +75,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # its name is too long for any file
         return False
-
-
-def names(kind: str) -> list[str]:
-    return sorted(file.stem for file in (CFG_DIR / kind).glob("*.yaml"))
 
 
 def load(path: Path, model: type[ModelT]) -> ModelT:

@@ -260,8 +260,12 @@ class Failure(_Wire):
 
 
 class PolicyRef(_Wire):
+    """The policy that decided."""
+
     name: str
     version: int
+    #: Beginning of the SHA-256 of its content: two files that decide alike have the same.
+    digest: str | None = None
 
 
 class ModelInfo(_Wire):

@@ -1,17 +1,27 @@
-"""Scores and a policy in, a decision with its reasons out. Pure."""
+"""Scores and a policy in, a decision with its reasons out."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef
+from m3agiqa.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 #: A failure of ours never rejects a picture, so "reject" cannot be configured here.
 WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
+
+#: Hexadecimal digits of a policy's digest.
+_DIGEST_CHARS = 12
 
 _SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 
@@ -51,11 +61,24 @@ class Policy(BaseModel):
         Raises:
             ConfigError: no such policy, or the file is wrong.
         """
-        return config.load(config.find("policies", name), cls)
+        return cls.read(config.find("policies", name))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file of a policy.
+
+        Raises:
+            ConfigError: it cannot be read, is wrong, or is a copy that still has the other's name.
+        """
+        policy = config.load(path, cls)
+        if policy.name != path.stem:
+            raise ConfigError(f"{path}: name: must be {path.stem}, as the file's, not {policy.name}: verdicts show it")
+        return policy
 
     @property
     def ref(self) -> PolicyRef:
-        return PolicyRef(name=self.name, version=self.version)
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_DIGEST_CHARS]
+        return PolicyRef(name=self.name, version=self.version, digest=digest)
 
     def decide(
         self,
@@ -82,6 +105,64 @@ class Policy(BaseModel):
             findings.append((self.on_missing, f"policy {self.name} judges none of the aspects asked for"))
         decision = max((found for found, _ in findings), key=_SEVERITY.__getitem__, default=Decision.ACCEPT)
         return decision, tuple(reason for _, reason in findings)
+
+
+#: What changes with a file's content: nanoseconds of its last change, bytes, inode. None of a file that is gone.
+_Stamp = tuple[int, int, int] | None
+
+
+class Policies:
+    """The policies that a worker decides by, each read again when its file has changed. Safe to share between threads.
+
+    A file that becomes wrong leaves in force what it was before, and an error in the log.
+
+    Raises:
+        ConfigError: `default`, a name or a path, is no policy.
+    """
+
+    def __init__(self, default: str) -> None:
+        self._default = config.find("policies", default)
+        self._lock = threading.Lock()
+        self._read: dict[Path, tuple[_Stamp, Policy]] = {self._default: (_stamp(self._default), Policy.load(default))}
+
+    @property
+    def default(self) -> Policy:
+        return self._current(self._default)
+
+    def named(self, name: str) -> Policy:
+        """The policy that a request names. The message of an error may be shown to whoever sent the request.
+
+        Raises:
+            ConfigError: there is none of that name, or its file is wrong.
+        """
+        path = config.named("policies", name)
+        if path is None:
+            raise ConfigError(f"there is no policy {name}")
+        return self._current(path)
+
+    def _current(self, path: Path) -> Policy:
+        stamp = _stamp(path)
+        with self._lock:
+            known = self._read.get(path)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            try:
+                policy = Policy.read(path)
+            except ConfigError as error:
+                logger.error("%s; %s", error, "its last content stays in force" if known else "it is not used")
+                if known is None:
+                    raise ConfigError(f"policy {path.stem} cannot be read; the worker's log says why") from None
+                policy = known[1]
+            self._read[path] = stamp, policy
+            return policy
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[Decision, str]]:

@@ -20,6 +20,9 @@ from m3agiqa.errors import ConfigError
 #: Name of the base that has random weights at the published shapes.
 RANDOM = "random"
 
+_BUNDLED = "bundled:"
+_PACKAGE = Path(__file__).resolve().parent
+
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -126,10 +129,13 @@ class ModelProfile(_Section):
     def source(self, reference: str) -> HubRef | Path:
         """What `base`, an adapter or a head's path or repository points to: a place on the hub or on this disk.
 
+        `bundled:PATH` lies in this package.
+
         Raises:
             ConfigError: no such folder or file, and no hub id either.
         """
-        path = self._folder / Path(reference).expanduser()
+        bundled = reference.removeprefix(_BUNDLED)
+        path = _PACKAGE / bundled if bundled != reference else self._folder / Path(reference).expanduser()
         if path.exists():
             return path
         match = _HUB_ID.fullmatch(reference)

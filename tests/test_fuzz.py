@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from m3agiqa.config import CFG_DIR
+from m3agiqa.config import SHIPPED_DIR
 from m3agiqa.contract import Failure, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, NewerVersion, RequestInvalid
 from m3agiqa.profile import ModelProfile
@@ -38,7 +38,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DELIVERY = {keys.SCORE_QUEUE: "", keys.DELIVER_QUEUE: ":(callback|s3)"}
 EXAMPLES = {keys.SCORE_QUEUE: "r", keys.DELIVER_QUEUE: "r:s3"}
 QUEUES = st.sampled_from(list(DELIVERY))
-PROFILE = (CFG_DIR / "models" / "published.yaml").read_text(encoding="utf-8")
+PROFILE = (SHIPPED_DIR / "models" / "published.yaml").read_text(encoding="utf-8")
 
 many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

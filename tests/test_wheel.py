@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from m3agiqa.policy import Policy
 from tests.support import ROOT
 from tests.test_imports import import_all, modules
 
@@ -55,7 +56,7 @@ def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Pat
     verdict = json.loads(run(installed, "-m", "m3agiqa", "score", picture, "--prompt", "a boat", "--json"))
     assert verdict["status"] == "scored"
     assert set(verdict["aspects"]) == {"quality", "correspondence", "authenticity"}
-    assert verdict["policy"] == {"name": "default", "version": 1}
+    assert verdict["policy"] == Policy.load("default").ref.model_dump()
 
 
 @pytest.mark.slow
@@ -68,10 +69,12 @@ def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -
 
 
 def test_profiles_policies_scripts_and_the_demos_pictures_are_installed(installed: Path) -> None:
-    for folder in ("cfg", "worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua"):
-        files = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file()}
-        there = {file.relative_to(installed) for file in (installed / folder).rglob("*") if file.is_file()}
+    same = ("worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua")
+    for folder, place in [("cfg", "m3agiqa/cfg"), *zip(same, same, strict=True)]:
+        files = {file.relative_to(ROOT / folder) for file in (ROOT / folder).rglob("*") if file.is_file()}
+        there = {file.relative_to(installed / place) for file in (installed / place).rglob("*") if file.is_file()}
         assert files == there
+    assert not (installed / "cfg").exists()
 
 
 def test_commands_and_licence_are_installed(installed: Path) -> None:

@@ -176,7 +176,7 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandl
 def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int) -> ScoreHandler:
     # Not at the top: a worker that only delivers has no model.
     from m3agiqa import golden
-    from m3agiqa.policy import Policy
+    from m3agiqa.policy import Policies
     from m3agiqa.profile import ModelProfile
     from m3agiqa.scorer import FakeScorer, load_scorer
     from worker.score.batcher import Batcher
@@ -187,7 +187,7 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     from worker.score.handler import LONGEST_DELAY_S, ScoreHandler
     from worker.shares import Shares
 
-    policy = Policy.load(settings.policy)
+    policies = Policies(settings.policy)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
     model = load_scorer(settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model))
@@ -218,7 +218,7 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
         budget=Budget(settings.picture_budget_mib * 2**20),
         batcher=batcher,
         cache=ScoreCache(ledger.connection, described, ttl_s=settings.score_cache_ttl_s),
-        default_policy=policy,
+        policies=policies,
         retry_delays_s=settings.score_retry_delays_s,
         timeout_s=settings.score_timeout_s,
     )

@@ -35,10 +35,14 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        default="mini", description="Profile under cfg/models, a path to one, or `fake` for scores without a model."
+        default="mini", description="Name of a profile, a path to one, or `fake` for scores without a model."
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
     policy: str = Field(default="default", description="Policy of requests that name none.")
+    config_dir: Path | None = Field(
+        default=None,
+        description="Folder with `policies/` and `models/` of yours, looked into before those that ship.",
+    )
     max_batch: int = Field(default=8, ge=1, description="Pictures scored together at most.")
     max_wait_ms: float = Field(
         default=50,

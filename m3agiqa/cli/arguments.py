@@ -24,14 +24,14 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one or more of {', '.join(Aspect)}, or {ALL} (default)",
     )
     add_model_arguments(parser)
-    parser.add_argument("--policy", default="default", metavar="NAME", help="name under cfg/policies, or a path")
+    parser.add_argument("--policy", default="default", metavar="NAME", help="name of a policy, or a path to one")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PROFILE",
-        help="name under cfg/models, or a path to such a file; default `published` where there is a GPU and it is "
+        help="name of a profile, or a path to one; default `published` where there is a GPU and it is "
         "downloaded, else `mini`",
     )
     add_device_argument(parser)

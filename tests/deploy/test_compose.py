@@ -149,3 +149,10 @@ def test_only_scoring_takes_a_gpu() -> None:
     [device] = SERVICES["score"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert [name for name in SERVICES if "deploy" in SERVICES[name]] == ["score"]
+
+
+@pytest.mark.parametrize(("variables", "folder"), [({}, "./cfg"), ({"M3AGIQA_CONFIG_DIR": "/srv/ours"}, "/srv/ours")])
+def test_policies_and_profiles_come_from_a_folder_of_the_host(variables: dict[str, str], folder: str) -> None:
+    score = interpolate(SERVICES["score"], {**REQUIRED, **variables})
+    assert f"{folder}:{score['environment']['M3AGIQA_CONFIG_DIR']}:ro" in score["volumes"]
+    assert (ROOT / "cfg" / "policies").is_dir()

@@ -54,7 +54,7 @@ def test_what_is_cached_lies_in_the_volume() -> None:
     assert variables["HF_HOME"] == "/cache/huggingface"
     assert variables["XDG_CACHE_HOME"] == "/cache"
     assert arguments("VOLUME") == ["/cache"]
-    assert SERVICES["score"]["volumes"] == ["cache:/cache"]
+    assert "cache:/cache" in SERVICES["score"]["volumes"]
 
 
 def test_every_install_is_pinned_by_the_constraints_file() -> None:

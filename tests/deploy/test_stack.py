@@ -69,6 +69,7 @@ class Stack:
         text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
         text = text.replace("valkey-server --aclfile", f"valkey-server --port {self.ports['6379']} --aclfile")
         text = text.replace("/etc/m3agiqa/users.acl", str(ROOT / "deploy" / "redis" / "users.acl"))
+        text = text.replace("/etc/m3agiqa/config", str(ROOT / "cfg"))
         text = text.replace("/tmp/users.acl", str(self.folder / "users.acl"))  # noqa: S108
         return text.replace("0.0.0.0", "127.0.0.1").replace("5555", self.ports["5555"])
 

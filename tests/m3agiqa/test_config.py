@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_name_or_a_path(tmp_path: Path) -> None:
-    assert config.find("policies", "default") == config.CFG_DIR / "policies" / "default.yaml"
+    assert config.find("policies", "default") == config.SHIPPED_DIR / "policies" / "default.yaml"
     own = tmp_path / "own.yaml"
     own.write_text("")
     assert config.find("policies", str(own)) == own
@@ -73,3 +73,36 @@ def test_a_name_that_is_not_there_lists_those_that_are(name: str) -> None:
 
 def test_names_are_sorted() -> None:
     assert config.names("policies") == ["default", "observe"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The operator's folder, with a policy of its own and one that is called as a shipped one."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    for name in ("default", "gallery"):
+        (folder / f"{name}.yaml").write_text("")
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    return folder
+
+
+def test_the_operators_folder_is_looked_into_first(own: Path) -> None:
+    assert config.find("policies", "default") == own / "default.yaml"
+    assert config.find("policies", "gallery") == own / "gallery.yaml"
+    assert config.find("policies", "observe") == config.SHIPPED_DIR / "policies" / "observe.yaml"
+    assert config.find("models", "mini") == config.SHIPPED_DIR / "models" / "mini.yaml"
+    assert config.names("policies") == ["default", "gallery", "observe"]
+
+
+@pytest.mark.parametrize("name", ["../policies/default", "policies/default", ".", "..", "", "default\n"])
+def test_a_name_leads_nowhere_else(own: Path, name: str) -> None:
+    assert config.named("policies", name) is None
+
+
+def test_an_operators_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in (tmp_path / "none", tmp_path / ("x" * 300)):
+        monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(wrong))
+        with pytest.raises(ConfigError, match=r"M3AGIQA_CONFIG_DIR=.* is no folder"):
+            config.find("policies", "default")
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", "")
+    assert config.find("policies", "default").is_relative_to(config.SHIPPED_DIR)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from m3agiqa import config
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, Rating
 from m3agiqa.errors import ConfigError
-from m3agiqa.policy import Policy, Thresholds
+from m3agiqa.policy import Policies, Policy, Thresholds
 
 QUALITY, CORRESPONDENCE, AUTHENTICITY = Aspect
 ACCEPT, REVIEW, REJECT = Decision
@@ -113,7 +113,7 @@ def test_every_policy_that_ships_loads(name: str) -> None:
     policy = Policy.load(name)
     assert policy.name == name
     assert set(policy.aspects) == set(Aspect)
-    assert policy.ref.model_dump() == {"name": name, "version": policy.version}
+    assert (policy.ref.name, policy.ref.version) == (name, policy.version)
 
 
 def test_observe_accepts_everything() -> None:
@@ -128,3 +128,69 @@ def test_a_wrong_file_is_told_its_field(tmp_path: Path) -> None:
     file.write_text("name: p\nversion: 0\naspects: {quality: {}}\n")
     with pytest.raises(ConfigError, match=r"p\.yaml: version: .*greater than or equal to 1"):
         Policy.load(str(file))
+
+
+def test_a_copy_that_still_has_the_others_name_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "gallery.yaml"
+    copy.write_bytes((config.SHIPPED_DIR / "policies" / "default.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=r"gallery\.yaml: name: must be gallery, .* not default"):
+        Policy.load(str(copy))
+
+
+def test_the_digest_follows_what_a_policy_decides_by(tmp_path: Path) -> None:
+    shipped = Policy.load("default")
+    again = Policy.model_validate_json(shipped.model_dump_json())
+    assert again.ref == shipped.ref
+    stricter = shipped.model_copy(update={"on_failure": ACCEPT})
+    assert stricter.ref.digest != shipped.ref.digest
+
+
+GALLERY = "name: gallery\nversion: {version}\naspects: {{quality: {{review_below: {threshold}}}}}\n"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A policy's file in the operator's folder."""
+    file = tmp_path / "policies" / "gallery.yaml"
+    file.parent.mkdir()
+    file.write_text(GALLERY.format(version=1, threshold=1.5))
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    return file
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_policy_is_read_again_when_its_file_changes(gallery: Path, default: bool) -> None:
+    policies = Policies("gallery" if default else "observe")
+
+    def now() -> Policy:
+        return policies.default if default else policies.named("gallery")
+
+    first = now()
+    assert (first.version, now()) == (1, first)
+    gallery.write_text(GALLERY.format(version=22, threshold=4.5))
+    assert (now().version, now().aspects[QUALITY].review_below) == (22, 4.5)
+
+
+@pytest.mark.parametrize("content", ["name: gallery\nversion: 0\n", "name: [", "", "name: other\nversion: 1\n", None])
+def test_a_file_that_becomes_wrong_leaves_in_force_what_it_was(
+    gallery: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    policies = Policies("gallery")
+    before = policies.default
+    if content is None:
+        gallery.unlink()
+    else:
+        gallery.write_text(content)
+    assert policies.default == before
+    assert policies.default == before
+    assert [record.message.endswith("its last content stays in force") for record in caplog.records] == [True]
+
+
+def test_a_policy_nobody_has_is_told_without_a_path(gallery: Path) -> None:
+    policies = Policies("default")
+    with pytest.raises(ConfigError, match=r"^there is no policy none-such$"):
+        policies.named("none-such")
+    gallery.write_text("name: [")
+    with pytest.raises(ConfigError) as caught:
+        policies.named("gallery")
+    assert str(caught.value) == "policy gallery cannot be read; the worker's log says why"

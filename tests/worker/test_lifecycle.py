@@ -338,7 +338,7 @@ def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_
     profile, golden = tmp_path / "lab.yaml", tmp_path / "golden" / "lab.yaml"
     shipped = ROOT / "cfg" / "models"
     text = (shipped / "mini.yaml").read_text(encoding="utf-8").replace("name: mini", "name: lab")
-    profile.write_text(text.replace("../../m3agiqa/mini", str(ROOT / "m3agiqa" / "mini")), encoding="utf-8")
+    profile.write_text(text, encoding="utf-8")
     values = yaml.safe_load((shipped / "golden" / "mini.yaml").read_bytes())
     values["pictures"]["wide"]["quality"]["score"] += 0.5
     golden.parent.mkdir()

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
 from m3agiqa.cutting import CutPicture
 from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.policy import Policy
+from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.queue.ledger import Claim, Ledger
 from m3agiqa.verdict import assemble
@@ -38,7 +37,7 @@ class ScoreHandler:
     budget: Budget
     batcher: Batcher
     cache: ScoreCache
-    default_policy: Policy
+    policies: Policies
     retry_delays_s: Sequence[float]
     timeout_s: float
 
@@ -51,13 +50,14 @@ class ScoreHandler:
             QueueUnavailable: the outcome could not be kept; the request comes again.
         """
         with self.ledger.claim(task) as claim:
-            request, verdict = claim.request, _Verdict(claim, self.default_policy)
+            request, verdict = claim.request, _Verdict(claim, self.policies.default)
             outcome: Scores | Failure
             asked_for_s = 0.0
             try:
                 if claim.poisoned:
                     raise claim.poison
-                verdict.policy = self._policy(request.policy)
+                if request.policy is not None:
+                    verdict.policy = self.policies.named(request.policy)
                 _still_wanted(request)
                 with self.budget.hold() as hold:
                     picture = self._picture(request, hold, verdict)
@@ -79,7 +79,7 @@ class ScoreHandler:
         """Answer a request that an operator took back. Raises as `run`."""
         with self.ledger.claim(task) as claim:
             revoked = Failure.of(TaskRevoked("an operator took it back"))
-            _Verdict(claim, self.default_policy).publish(revoked, self.batcher)
+            _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
 
     def _picture(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> CutPicture:
         """Fetch and decode; what the picture takes of the memory budget stays with `hold`."""
@@ -100,9 +100,6 @@ class ScoreHandler:
         if isinstance(outcome, Scores) and not outcome.failures:
             self.cache.put(job, outcome)
         return outcome
-
-    def _policy(self, name: str | None) -> Policy:
-        return self.default_policy if name is None else _load_policy(name)
 
 
 class _Verdict:
@@ -139,11 +136,6 @@ class _Verdict:
         if not self._claim.publish(verdict):
             return "another worker was first"
         return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
-
-
-@lru_cache(maxsize=64)
-def _load_policy(name: str) -> Policy:
-    return Policy.load(name)
 
 
 def _still_wanted(request: ScoreRequest) -> None:

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from m3agiqa.cli import main
-from m3agiqa.config import CFG_DIR
+from m3agiqa.config import SHIPPED_DIR
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
 from m3agiqa.model.checkpoints import read_head
@@ -147,15 +147,9 @@ def test_a_run_can_be_made_longer_but_not_changed(lab: Lab, capsys: pytest.Captu
 def test_a_trained_head_scores_through_a_profile_as_it_did_in_training(lab: Lab) -> None:
     # given a head trained on what the model itself wrote
     assert lab.train("run", "--epochs", "1", own=True) == 0
-    profile = yaml.safe_load((CFG_DIR / "models" / "mini.yaml").read_text())
-    bundled = (CFG_DIR / "models" / profile["base"]).resolve().parent
-    part = profile["aspects"]["quality"] | {
-        "adapter": str(bundled / "adapters" / "quality"),
-        "head": str(lab.home / "run" / "best.safetensors"),
-    }
-    (lab.home / "mine.yaml").write_text(
-        yaml.safe_dump(profile | {"base": str(bundled / "base"), "aspects": {"quality": part}})
-    )
+    profile = yaml.safe_load((SHIPPED_DIR / "models" / "mini.yaml").read_text())
+    part = profile["aspects"]["quality"] | {"head": str(lab.home / "run" / "best.safetensors")}
+    (lab.home / "mine.yaml").write_text(yaml.safe_dump(profile | {"aspects": {"quality": part}}))
     # when
     data = load_data(lab.folder)
     task = HeadTask(data, Aspect.QUALITY, "mos_quality", HeadTraining.load(str(lab.config())))
@@ -195,7 +189,7 @@ def test_every_data_set_has_its_settings(name: str) -> None:
 
     assert settings.loss == {"mse": 1.0}
     assert settings.head.width == 512
-    assert (CFG_DIR / "models" / f"{settings.model}.yaml").is_file()
+    assert (SHIPPED_DIR / "models" / f"{settings.model}.yaml").is_file()
 
 
 @pytest.mark.parametrize(

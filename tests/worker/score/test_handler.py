@@ -19,7 +19,7 @@ from m3agiqa.errors import (
     QueueUnavailable,
 )
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.policy import Policy
+from m3agiqa.policy import Policies
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from producers import Client, State
@@ -83,7 +83,7 @@ class Outside:
             budget=self.budget,
             batcher=outside,
             cache=outside,
-            default_policy=Policy.load("default"),
+            policies=Policies("default"),
             retry_delays_s=retry_delays_s,
             timeout_s=PATIENCE_S,
         )
