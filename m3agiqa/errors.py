@@ -57,6 +57,10 @@ class M3AGIQAError(Exception):
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        # A file's name need not be UTF-8; what is said of it must be, wherever that goes.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class RequestInvalid(M3AGIQAError):
     code = "request_invalid"

@@ -6,6 +6,8 @@ import re
 
 #: Characters of a name that a stranger chose, such as a field's.
 NAME_CHARS = 64
+#: Characters of a path that a user gave.
+PATH_CHARS = 240
 
 #: What Python calls printable, although no font shows it: fillers, joiners of graphemes, variation selectors.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
@@ -23,6 +25,13 @@ def quoted(text: object, limit: int = NAME_CHARS) -> str:
         for character in whole[: limit + 1]
     )
     return shown if len(shown) <= limit else f"{shown[:limit]}…"
+
+
+def writable(text: str) -> str:
+    """`text` with an escape such as `\\udcd6` for what UTF-8 and JSON cannot write: a byte of a file's name that is no
+    UTF-8, or half of a surrogate pair.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _escape(character: str) -> str:

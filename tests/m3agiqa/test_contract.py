@@ -242,6 +242,11 @@ def test_a_failure_travels_as_a_value(kind: type[M3AGIQAError]) -> None:
     assert failure == Failure(code=kind.code, message="what happened", retryable=kind.retryable)
 
 
+def test_a_failure_can_be_written_whatever_the_name_of_a_file() -> None:
+    failure = Failure.of(RequestInvalid("no file \udcd6"))
+    assert Failure.model_validate_json(failure.model_dump_json()).message == r"no file \udcd6"
+
+
 def test_what_was_not_foreseen_shows_only_its_type() -> None:
     failure = Failure.of(ValueError("secret"))
     assert failure == Failure(code="internal_error", message="unexpected ValueError", retryable=True)

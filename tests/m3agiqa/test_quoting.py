@@ -4,7 +4,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3agiqa.quoting import NAME_CHARS, quoted
+from m3agiqa.quoting import NAME_CHARS, quoted, writable
 
 UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{C}\p{Zl}\p{Zp}]")
 
@@ -37,3 +37,8 @@ def test_nothing_unseen_and_nothing_long_is_left(text: str, limit: int) -> None:
 def test_no_character_of_unicode_is_unseen() -> None:
     for code in range(0x110000):
         assert not UNSEEN.search(quoted(chr(code))), hex(code)
+
+
+def test_what_cannot_be_written_is_spelt_out() -> None:
+    assert writable("größer 猫\n") == "größer 猫\n"
+    assert writable("\udcd6 \ud83d") == r"\udcd6 \ud83d"
