@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from m3agiqa import console
 from m3agiqa.client import MAX_QUEUED, Client
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
+from m3agiqa.paths import is_file
 from m3agiqa.quoting import quoted
+from m3agiqa.tables import Row, open_table
 from producers import cli_dead
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -36,8 +38,12 @@ _ROWS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 done, 1 failed, 2 wrong usage."""
-    arguments = _parser().parse_args(argv)
+    """Run the command line; 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N."""
+    return console.run(lambda: _run(argv), as_process=argv is None)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = parser().parse_args(argv)
     run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
     try:
         with Client(arguments.redis_url, max_queued=arguments.max_queued) as client:
@@ -48,29 +54,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except M3AGIQAError as error:
         _note(f"error: {error}")
         return FAILED
-    except KeyboardInterrupt:
-        return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="m3agiqa-submit", description="Submit pictures to be scored.")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    whole = argparse.ArgumentParser(prog="m3agiqa-submit", description="Submit pictures to be scored.")
+    console.add_version(whole)
+    whole.add_argument(
         "--redis-url",
         default=os.environ.get(_REDIS_URL_VARIABLE, "redis://localhost:6379/0"),
         help=f"Redis with the queues (default: ${_REDIS_URL_VARIABLE}, else redis://localhost:6379/0)",
     )
-    parser.add_argument(
+    whole.add_argument(
         "--max-queued",
-        type=int,
+        type=console.whole(),
         default=MAX_QUEUED,
         metavar="N",
         help=f"refuse to submit while N requests wait (default: {MAX_QUEUED})",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("one", help="submit one picture; prints its request id")
     one.add_argument("image_url", metavar="URL")
-    one.add_argument("--prompt", required=True, help="what the picture was generated from")
+    one.add_argument("--prompt", required=True, type=console.text, help="what the picture was generated from")
     one.add_argument("--callback-url", help="receives the signed verdict by POST")
     one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
     one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
@@ -101,11 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     state.set_defaults(run=_state)
 
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
-    return parser
+    return whole
 
 
 def _add_waiting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait for the verdict so long, and print it")
+    parser.add_argument(
+        "--wait", type=console.number(most=1e9), metavar="SECONDS", help="wait for the verdict so long, and print it"
+    )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
 
 
@@ -135,36 +143,40 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _csv(client: Client, arguments: argparse.Namespace) -> int:
-    try:
-        with arguments.file.open(encoding="utf-8-sig", newline="") as file:
-            lines = sum(1 for _ in file)
-            file.seek(0)
-            return _submit_rows(client, file, lines)
-    except OSError as error:
-        raise ConfigError(f"{arguments.file}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{arguments.file}: not a CSV in UTF-8: {error}") from None
+    with open_table(arguments.file, _COLUMNS[:2], {"image_path": "`m3agiqa batch` scores files on this disk"}) as table:
+        if unknown := set(table.columns) - set(_COLUMNS):
+            names = quoted(", ".join(sorted(unknown)), _REASON_CHARS)
+            raise RequestInvalid(f"{table} may have the columns {', '.join(_COLUMNS)} and no others, and has {names}")
+        return _submit_rows(client, table, _lines(arguments.file))
 
 
-def _submit_rows(client: Client, file: TextIO, lines: int) -> int:
+def _lines(file: Path) -> int | None:
+    """Lines of a file; None of a pipe, which can be read only once."""
+    if not is_file(file):
+        return None
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def _submit_rows(client: Client, table: Iterable[Row], lines: int | None) -> int:
     bad = 0
     with Progress(console=_stderr()) as progress:
         bar = progress.add_task("submitting", total=lines)
         chunk: list[ScoreRequest] = []
 
-        def send(line: int) -> None:
+        def send(line: int | None) -> None:
             _submit_patiently(client, chunk)
             chunk.clear()
             progress.update(bar, completed=line)
 
-        for line, row in _rows(file):
+        for row in table:
             try:
                 chunk.append(_request(row))
             except RequestInvalid as error:
                 bad += 1
-                _note(f"line {line}: {error}")
+                _note(f"line {row.line}: {error}")
             if len(chunk) == _ROWS:
-                send(line)
+                send(row.line)
         send(lines)
     if bad:
         _note(f"{bad} rows were not submitted")
@@ -187,21 +199,11 @@ def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
         time.sleep(pause_s)
 
 
-def _rows(file: TextIO) -> Iterator[tuple[int, dict[str | None, str | list[str] | None]]]:
-    """Each row with the line it ends on: a quoted prompt may span several."""
-    reader = csv.DictReader(file, strict=True)
-    names = reader.fieldnames or ()
-    if not {"image_url", "prompt"} <= set(names) or not set(names) <= set(_COLUMNS):
-        raise ConfigError(f"the first line must name the columns image_url and prompt, and none but {_COLUMNS}")
-    for row in reader:
-        yield reader.line_num, cast("dict[str | None, str | list[str] | None]", row)
-
-
-def _request(row: dict[str | None, str | list[str] | None]) -> ScoreRequest:
-    if None in row or None in row.values():
-        raise RequestInvalid("the number of fields differs from the first line's")
+def _request(row: Row) -> ScoreRequest:
+    if row.error is not None:
+        raise RequestInvalid(row.error)
     # An empty prompt is a prompt; any other empty field is one left out.
-    fields: dict[str, object] = {str(name): value for name, value in row.items() if value or name == "prompt"}
+    fields: dict[str, object] = {name: value for name, value in row.values.items() if value or name == "prompt"}
     if "priority" in fields:
         if fields["priority"] not in ("0", "3", "6", "9"):
             raise RequestInvalid("priority: must be 0, 3, 6 or 9")

@@ -6,9 +6,9 @@ The modules import what the base install has, and the rest when they run: `--hel
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from m3agiqa import console
 from m3agiqa.cli import (
     batch,
     bench,
@@ -25,7 +25,7 @@ from m3agiqa.cli import (
     score,
     train,
 )
-from m3agiqa.cli.arguments import FAILED, INTERRUPTED
+from m3agiqa.cli.arguments import FAILED
 from m3agiqa.errors import M3AGIQAError
 
 COMMANDS = {
@@ -58,25 +58,33 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="m3agiqa", description="Score AI-generated images, with reasons.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """Run one command. Returns its exit code: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N."""
+    return console.run(lambda: _run(argv), as_process=argv is None)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    whole = argparse.ArgumentParser(prog="m3agiqa", description="Score AI-generated images, with reasons.")
+    console.add_version(whole)
+    subparsers = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.HELP, description=command.HELP)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
-    args = parser.parse_args(argv)
+    return whole
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
     try:
         code: int = args.run(args)
     except M3AGIQAError as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.say(str(error))
         return FAILED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "m3agiqa":
             raise
         extra = EXTRAS.get((error.name or "").partition(".")[0], "score")
-        print(f"error: {error.name} is not installed: pip install 'm3agiqa[{extra}]'", file=sys.stderr)
+        console.say(f"{error.name} is not installed: pip install 'm3agiqa[{extra}]'")
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return code

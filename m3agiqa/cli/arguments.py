@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 
+from m3agiqa.console import number, whole
 from m3agiqa.contract import Aspect
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE = 0, 1, 2
+
+#: What seeds may be, for torch, numpy and Python alike.
+SEED = whole(0, 2**32 - 1)
+#: What multiplies scores.
+scale = number(is_open=True)
 
 #: Aspects as strings, for argparse shows an enumeration by its members' long form.
 ASPECTS = [aspect.value for aspect in Aspect]
@@ -37,13 +43,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
-def add_device_argument(parser: argparse.ArgumentParser) -> None:
+def add_device_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda or cuda:N")
 
 
 def add_batch_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "--batch-size", type=_count, default=8, metavar="N", help="pictures the model takes together (default 8)"
+        "--batch-size",
+        type=whole(most=65_536),
+        default=8,
+        metavar="N",
+        help="pictures the model takes together (default 8)",
     )
 
 
@@ -52,12 +62,6 @@ def wanted_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:
     if names is None or ALL in names:
         return None
     return tuple(Aspect(name) for name in dict.fromkeys(names))
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number above 0")
-    return int(value)
 
 
 def _device(value: str) -> str:

@@ -219,7 +219,7 @@ def test_a_batch_gives_a_row_for_every_picture_and_aspect(
 
     with (here / "out.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["image_path", "prompt", "aspect", "description", "score", "rating", "error"]
+    assert list(table[0])[:7] == ["image_path", "prompt", "aspect", "description", "score", "rating", "error"]
     assert [row["prompt"] for row in table[::3]] == [prompt for _, prompt in rows]
     assert [float(row["score"]) if row["score"] else None for row in table] == [r["score"] for r in records]
 
@@ -265,7 +265,8 @@ def test_an_interrupted_batch_keeps_what_was_scored(
     [
         (b"path,text\na,b\n", "must have the columns image_path and prompt"),
         (b"", "must have the columns"),
-        (b"image_path,prompt\n\xff\xfe,x\n", "no CSV file in UTF-8"),
+        (b"image_url,prompt\n", "`m3agiqa-submit csv` takes URLs"),
+        (b"\xffimage_path,prompt\n", "no CSV file in UTF-8"),
         (None, "No such file"),
     ],
 )
@@ -287,7 +288,7 @@ def test_a_row_that_is_too_short_fails_alone(tmp_path: Path, picture: Path) -> N
     output = tmp_path / "out.json"
     assert main(["batch", str(source), "--aspect", "quality", "--output", str(output), *FAKE]) == 0
     first, second = json.loads(output.read_text())
-    assert first["error"].startswith("fetch_error")
+    assert first["error"].startswith("request_invalid: line 2")
     assert second["error"] is None
 
 
@@ -443,4 +444,4 @@ def test_a_batch_has_the_size_that_was_asked_for(
 def test_a_batch_of_nothing_is_wrong_usage(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["batch", "x.csv", "--output", "y.json", "--batch-size", size])
-    assert "whole number above 0" in capsys.readouterr().err
+    assert "is not a whole number" in capsys.readouterr().err

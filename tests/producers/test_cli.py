@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -80,9 +81,33 @@ def test_a_csv_with_bad_rows(redis: Redis, tmp_path: Path, capsys: Output) -> No
     assert output.out.split() == ["first", "third"]
     assert "line 4: image_url" in output.err
     assert "line 6: priority" in output.err
-    assert "line 7: the number of fields" in output.err
+    assert "line 7: it has 2 cells" in output.err
     assert "3 rows were not submitted" in output.err
     assert "secret" not in output.err
+
+
+def test_a_csv_as_a_spreadsheet_writes_it(redis: Redis, tmp_path: Path, capsys: Output) -> None:
+    # given semicolons, capitals, a byte order mark, a quote that is not closed, and a byte of another encoding
+    lines = ("Image_URL ; Prompt", "https://host/a.png;a, b", 'https://host/b.png;"open', "https://host/c.png;c")
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\nhttps://host/d.png;caf\xe9\r\n")
+    # when it is submitted, then the rows that are sound are in the inbox, and the others named
+    assert main(["csv", str(file)]) == 1
+    assert [request.prompt for request in requests(redis)] == ["a, b", "c"]
+    error = capsys.readouterr().err
+    assert "line 3: its quotes do not match" in error
+    assert "line 5: it is not in UTF-8" in error
+    assert "2 rows were not submitted" in error
+
+
+def test_a_csv_from_a_pipe(redis: Redis, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("image_url,prompt\nhttps://host/a.png,p\n",))
+    writer.start()
+    assert main(["csv", str(pipe)]) == 0
+    writer.join()
+    assert len(requests(redis)) == 1
 
 
 def test_a_csv_longer_than_a_chunk(redis: Redis, tmp_path: Path, capsys: Output) -> None:
@@ -116,10 +141,12 @@ def test_a_csv_waits_while_the_queue_is_full(redis: Redis, tmp_path: Path, capsy
     [
         (b"image_url,caption\n", "columns"),
         (b"", "columns"),
-        (b"image_url,prompt\nx,\xff\n", "UTF-8"),
+        (b"\xffimage_url,prompt\n", "UTF-8"),
+        (b"image_path,prompt\n", "`m3agiqa batch` scores files"),
+        (b"image_url,prompt,mood\n", "and has mood"),
         (None, "No such file"),
     ],
-    ids=["columns", "empty", "encoding", "missing"],
+    ids=["columns", "empty", "encoding", "paths", "unknown", "missing"],
 )
 def test_a_file_that_is_no_such_csv(content: bytes | None, said: str, tmp_path: Path, capsys: Output) -> None:
     if content is not None:
