@@ -2,92 +2,213 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import os
+import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from m3agiqa.errors import RequestInvalid
 
+#: Seconds that a pipe may take until somebody reads from it.
+READER_S = 5.0
 
-def check_writable(path: Path, *inputs: Path) -> None:
+_GOES_ON = "; what was done so far is kept, and the same command goes on from there"
+
+
+def check_writable(path: Path, *inputs: Path, kept: bool = False) -> None:
     """Find out before the work, not after it.
 
     Args:
         path: where something is to be written; a link stands for what it leads to.
         inputs: files that are read, which `path` must not replace.
+        kept: what is written is read again, to continue it: devices and pipes will not do.
 
     Raises:
         RequestInvalid: `path` is a folder, lies in none that can be written to, or is one of `inputs`.
     """
     try:
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
+        there = _stat(path)
+        if there is None or stat.S_ISREG(there.st_mode):
+            for taken in inputs:
+                if there is not None and taken.exists() and taken.samefile(path):
+                    raise RequestInvalid(f"cannot write {path}: it is read as {taken}; name another file")
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):  # noqa: PTH120
+                return
+        if stat.S_ISDIR(there.st_mode):
             raise RequestInvalid(f"cannot write {path}: it is a folder")
-        for taken in inputs:
-            if target.is_file() and taken.exists() and target.samefile(taken):
-                raise RequestInvalid(f"cannot write {path}: it is read as {taken}; name another file")
-        if not _is_replaced(target):
-            if not os.access(target, os.W_OK):
-                raise RequestInvalid(f"cannot write {path}: Permission denied")
-            return
-        # A name that is too long, or of bytes that the file system refuses, shows only when it is used.
-        target.exists()
-        with tempfile.TemporaryFile(dir=target.parent):
+        if kept:
+            raise RequestInvalid(f"cannot write {path}: it is a device or a pipe, and must be a file")
+        if not os.access(path, os.W_OK):
+            raise RequestInvalid(f"cannot write {path}: Permission denied")
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing, and see that files can be made in it.
+
+    Raises:
+        RequestInvalid: it cannot be, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
-        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
 
 
-def write(path: Path, text: str) -> None:
-    """Write a whole file of UTF-8, or none.
+def write(path: Path, content: str | bytes) -> None:
+    """Write a whole file, or none; text as UTF-8, with the line ends that it has.
+
+    The new file has the old one's mode and owner; where `path` is a link, the link stays. Devices and pipes are written
+    to, and not replaced.
 
     Raises:
         RequestInvalid: it cannot be written.
     """
-    with replacing(path) as partial:
-        # The text brings its own line ends.
-        partial.write_text(text, encoding="utf-8", newline="")
+    try:
+        data = content.encode() if isinstance(content, str) else content
+        there = _stat(path)
+        if there is None or stat.S_ISREG(there.st_mode):
+            _replace(Path(os.path.realpath(path)), data, there)
+        else:
+            _pour(path, data)
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Add to a file that grows while a command works.
+
+    Raises:
+        RequestInvalid: it cannot be written; what was added may end in the middle.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        raise _refused(path, error, _GOES_ON) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when the block ends well and is gone otherwise.
-
-    The new file has the old one's mode; where `path` is a link, the link stays. A device or a pipe is written itself.
+def told_full_disk(folder: Path) -> Iterator[None]:
+    """Let a library write into a folder; what it raises where that fails becomes one of our errors.
 
     Raises:
-        RequestInvalid: it cannot be written.
+        RequestInvalid: a file cannot be written, most often because the disk is full.
     """
     try:
-        target = Path(os.path.realpath(path))
-        if not _is_replaced(target):
-            yield target
-            return
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".m3agiqa-", suffix=target.suffix[:16])
-        os.close(handle)
-        partial = Path(name)
-        try:
-            yield partial
-            partial.chmod(_mode(target))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        yield
     except OSError as error:
-        raise RequestInvalid(f"cannot write {path}: {error.strerror}") from error
+        raise _refused(folder, error, _GOES_ON) from error
+    except Exception as error:
+        # Of torch and safetensors, whose types do not say it.
+        if not re.search(
+            r"PytorchStreamWriter|inline_container|iostream|No space left|File too large|Disk quota|I/O error",
+            str(error),
+        ):
+            raise
+        raise RequestInvalid(f"cannot write {folder}: {' '.join(str(error).split())}{_GOES_ON}") from error
 
 
-def _is_replaced(target: Path) -> bool:
-    """Whether a new file may take its place: devices and pipes are not ours to replace."""
-    return target.is_file() or not target.exists()
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """See to it that no other process that asks writes the file `path`, or into the folder, while the block runs.
 
-
-def _mode(target: Path) -> int:
+    Raises:
+        RequestInvalid: another one does.
+    """
+    target = Path(os.path.realpath(path))
+    folder, name = (target, "") if target.is_dir() else (target.parent, target.name)
+    lock = folder / f".m3agiqa-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock"
     try:
-        return stat.S_IMODE(target.stat().st_mode)
+        handle = _locked(lock)
+    except BlockingIOError:
+        raise RequestInvalid(f"another run writes to {path}: wait for its end, or name another place") from None
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(lock: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed the file in between.
+            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+                return handle
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None where nothing is; a link is what it leads to."""
+    try:
+        return path.stat()
     except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
+        return None
+
+
+def _replace(target: Path, data: bytes, there: os.stat_result | None) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".m3agiqa-")
+    partial = Path(name)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123
+            file.write(data)
+        if there is None:
+            partial.chmod(0o666 & ~_umask())
+        else:
+            with suppress(PermissionError):
+                os.chown(partial, there.st_uid, there.st_gid)
+            partial.chmod(stat.S_IMODE(there.st_mode))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pour(path: Path, data: bytes) -> None:
+    handle = _opened(path)
+    os.set_blocking(handle, True)
+    with open(handle, "wb") as file:  # noqa: PTH123
+        file.write(data)
+
+
+def _opened(path: Path) -> int:
+    until = time.monotonic() + READER_S
+    while True:
+        try:
+            # A pipe that nobody reads from would be waited for without end.
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise OSError(errno.ENXIO, "nobody reads from it") from None
+            time.sleep(0.02)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _refused(path: Path, error: OSError | ValueError, kept: str = "") -> RequestInvalid:
+    return RequestInvalid(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}")

@@ -1,0 +1,80 @@
+"""Files of JSON objects: one a line, or one list of them; which it is shows in the content, not in the name.
+
+Lines end at a line feed alone: what else Unicode calls a line break may stand in a text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.inputs import decoded, read_bytes, read_text
+
+#: Where an object stands, in words for a message, and the object.
+Placed = tuple[str, dict[str, Any]]
+
+
+def dump(items: Iterable[Any]) -> str:
+    """Items as lines."""
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+
+def read(path: Path) -> list[Placed]:
+    """All objects of a file.
+
+    Raises:
+        RequestInvalid: unreadable, or something in it is no JSON object; says what.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        return [_object(f"{path}, item {number}", item) for number, item in enumerate(_loads(f"{path}", text), 1)]
+    return _lines(path, text)
+
+
+def read_grown(path: Path) -> tuple[str, list[Placed]]:
+    """What was written line by line, perhaps by a run that was killed.
+
+    Returns:
+        The whole lines as they stand, and their objects; a last line that was cut off is in neither.
+
+    Raises:
+        RequestInvalid: as `read`.
+    """
+    data = read_bytes(path)
+    end = data.rfind(b"\n") + 1
+    whole, rest = decoded(path, data[:end]), data[end:].lstrip()
+    lines = _lines(path, whole)
+    if rest and not rest.startswith(b"{"):
+        raise RequestInvalid(f"{path}: its last line is no JSON object, nor the beginning of one")
+    return whole, lines
+
+
+def _lines(path: Path, text: str) -> list[Placed]:
+    lines = text.split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            cut_off = " (cut off at its end)" if number == len(lines) else ""
+            found.append(_object(where, _loads(f"{where}{cut_off}", line)))
+    return found
+
+
+def _object(where: str, item: Any) -> Placed:
+    if not isinstance(item, dict):
+        raise RequestInvalid(f"{where}: not a JSON object")
+    return where, item
+
+
+def _loads(where: str, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalid(f"{where}: not JSON: {error}") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
