@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from m3agiqa.cli.arguments import DONE, FAILED, USAGE, add_batch_argument, add_scoring_arguments, wanted_aspects
-from m3agiqa.contract import Aspect, AspectScore, Failure
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.paths import exists, is_file
 
 if TYPE_CHECKING:
-    from m3agiqa.jobs import Scores
+    from m3agiqa.batch import Batch, Record
     from m3agiqa.policy import Policy
-    from m3agiqa.scorer import Scoring
+    from m3agiqa.records import RecordFile
+    from m3agiqa.tables import Row
 
-HELP = "Score the pictures of a CSV file with the columns image_path and prompt."
+HELP = "Score the pictures of a CSV file with the columns image_path and prompt; a run that ended early continues."
 
-COLUMNS = ("image_path", "prompt", "aspect", "description", "score", "rating", "error")
-
-
-@dataclass(frozen=True)
-class _Row:
-    image_path: str
-    prompt: str
+#: Rows told of that cannot be read.
+_SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,122 +44,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F.json",
-        help="a list of rows, one a picture and aspect; the same goes to F.csv",
+        help="a list of rows, one a picture and aspect; F.csv has the same, and grows meanwhile",
     )
     add_scoring_arguments(parser)
     add_batch_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.cli import local
-    from m3agiqa.outputs import check_writable, write
+    from m3agiqa.batch import COLUMNS, Record, pictures
+    from m3agiqa.outputs import alone, check_writable
     from m3agiqa.policy import Policy
+    from m3agiqa.records import RecordFile
+    from m3agiqa.tables import open_table
 
-    table = args.output.with_suffix(".csv")
-    wrong = None
-    if args.output == table:
-        wrong = f"--output must not end in .csv: {table} is written beside it"
-    elif table.resolve() == args.csv.resolve():
-        wrong = f"{table} would be written beside {args.output}, over the pictures' table; name another --output"
-    if wrong is not None:
-        Console(stderr=True).print(f"error: {wrong}", style="red")
+    if wrong := _wrong_output(args.output, args.csv):
+        print(f"error: {wrong}", file=sys.stderr)
         return USAGE
-    rows = _read(args.csv)
+    with open_table(args.csv, COLUMNS, {"image_url": "`m3agiqa-submit csv` takes URLs"}) as table:
+        rows = list(table)
     policy = Policy.load(args.policy)
-    for path in (args.output, table):
-        check_writable(path)
+    file = RecordFile(args.output.with_suffix(".csv"), Record, "m3agiqa batch")
+    for path in (args.output, file.path):
+        check_writable(path, args.csv, *pictures(rows, args.csv.parent))
+    with alone(file.path):
+        return _run(args, rows, policy, file)
+
+
+def _run(args: argparse.Namespace, rows: Sequence[Row], policy: Policy, file: RecordFile[Record]) -> int:
+    from m3agiqa.batch import Batch, known_rows
+    from m3agiqa.cli import local
+
+    scored = known_rows(file.left(), rows, file.path, args.csv.parent)
     aspects = wanted_aspects(args.aspect)
     scorer = local.load(args.model, args.device, aspects, max_batch=args.batch_size)
-    records: list[dict[str, Any]] = []
+    batch = Batch(args.csv.parent, scorer, aspects or scorer.aspects, policy)
+    batch.check_continues(_in_order(scored), file.path)
+    _tell(rows, len(scored), file.path)
     try:
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-            for start in progress.track(range(0, len(rows), args.batch_size), description="scoring"):
-                part = rows[start : start + args.batch_size]
-                records += _score(part, args.csv.parent, scorer, aspects, policy)
-    finally:
-        # Also when interrupted: what was scored is kept.
-        write(args.output, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
-        write(table, _as_csv(records))
-    _show_averages(records, aspects or scorer.aspects)
-    return DONE if any(record["error"] is None for record in records) or not rows else FAILED
+        _score(batch, rows, scored, file, args.batch_size)
+    except BaseException:
+        # Whatever ended the run, its scores are in the CSV file, and in the other one if there is room.
+        with suppress(RequestInvalid):
+            _write_json(args.output, scored)
+        raise
+    try:
+        _write_json(args.output, scored)
+    except RequestInvalid as error:
+        raise RequestInvalid(f"{error}; {file.path} is whole, and the same command goes on from there") from error
+    records = _in_order(scored)
+    _show_averages(records, batch.aspects)
+    return DONE if any(record.error is None for record in records) or not rows else FAILED
 
 
-def _read(path: Path) -> list[_Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"image_path", "prompt"} <= set(reader.fieldnames or ()):
-                raise RequestInvalid(f"{path} must have the columns image_path and prompt in its first line")
-            return [_Row(row["image_path"] or "", row["prompt"] or "") for row in reader]
-    except OSError as error:
-        raise RequestInvalid(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestInvalid(f"{path} is no CSV file in UTF-8 ({type(error).__name__})") from error
+def _wrong_output(output: Path, source: Path) -> str | None:
+    if not output.name or (exists(output) and not is_file(output)):
+        return f"--output must name a file, beside which another one can be written, not {output}"
+    table = output.with_suffix(".csv")
+    if output == table:
+        return f"--output must not end in .csv: {table} is written beside it"
+    if os.path.realpath(table) == os.path.realpath(source):
+        return f"{table} would be written beside {output}, over the pictures' table; name another --output"
+    return None
+
+
+def _tell(rows: Sequence[Row], known: int, path: Path) -> None:
+    wrong = [f"line {row.line}: {row.error}" for row in rows if row.error is not None]
+    more = [f"{len(wrong) - _SHOWN} more rows are wrong"] if len(wrong) > _SHOWN else []
+    kept = [f"{known} of {len(rows)} rows stand in {path}; remove it to score them anew"] if known else []
+    for line in [*wrong[:_SHOWN], *more, *kept]:
+        print(line, file=sys.stderr)
 
 
 def _score(
-    rows: Sequence[_Row], folder: Path, scorer: Scoring, aspects: tuple[Aspect, ...] | None, policy: Policy
-) -> list[dict[str, Any]]:
-    """The records of one batch, in order; a row that fails has its error and no score."""
-    from m3agiqa.files import read_job
-    from m3agiqa.jobs import Job
-
-    jobs: list[Job | Failure] = []
-    for row in rows:
-        try:
-            path = folder / row.image_path
-            jobs.append(read_job(path if path.exists() else Path(row.image_path), row.prompt, aspects))
-        except M3AGIQAError as error:
-            jobs.append(Failure.of(error))
-    outcomes = iter(scorer.score([job for job in jobs if isinstance(job, Job)]))
-    wanted = aspects or scorer.aspects
-    return [
-        record
-        for row, job in zip(rows, jobs, strict=True)
-        for record in _records(row, next(outcomes) if isinstance(job, Job) else job, wanted, policy)
-    ]
+    batch: Batch, rows: Sequence[Row], scored: dict[int, list[Record]], file: RecordFile[Record], batch_size: int
+) -> None:
+    """Score the rows that are missing in `scored`, into it and into `file`."""
+    known = max(scored, default=-1)
+    missing = [number for number in range(len(rows)) if number not in scored]
+    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    with bar, file.growing(_in_order(scored)) as append:
+        task = bar.add_task("scoring", total=len(rows), completed=len(scored))
+        for start in range(0, len(missing), batch_size):
+            numbers = missing[start : start + batch_size]
+            records = batch.score([rows[number] for number in numbers])
+            append(record for of_row in records for record in of_row)
+            scored |= zip(numbers, records, strict=True)
+            bar.advance(task, len(numbers))
+    if missing and missing[0] < known:
+        file.write(_in_order(scored))
 
 
-def _records(row: _Row, outcome: Scores | Failure, wanted: tuple[Aspect, ...], policy: Policy) -> list[dict[str, Any]]:
-    scores: Mapping[Aspect, AspectScore] = {}
-    failures: Mapping[Aspect, Failure]
-    if isinstance(outcome, Failure):
-        failures = dict.fromkeys(wanted, outcome)
-        decision, reasons = policy.decide(scores, wanted, outcome)
-    else:
-        scores, failures = outcome.aspects, outcome.failures
-        decision, reasons = policy.decide(scores, wanted)
-    records = []
-    for aspect in wanted:
-        scored, failure = scores.get(aspect), failures.get(aspect)
-        records.append(
-            {
-                "image_path": row.image_path,
-                "prompt": row.prompt,
-                "aspect": aspect,
-                "description": scored.description if scored else None,
-                "score": scored.score if scored else None,
-                "rating": scored.rating if scored else None,
-                "error": f"{failure.code}: {failure.message}" if failure else None,
-                "decision": decision,
-                "reasons": reasons,
-            }
-        )
-    return records
+def _in_order(scored: dict[int, list[Record]]) -> list[Record]:
+    return [record for number in sorted(scored) for record in scored[number]]
 
 
-def _as_csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+def _write_json(path: Path, scored: dict[int, list[Record]]) -> None:
+    from m3agiqa.outputs import write
+
+    records = [record.model_dump(mode="json") for record in _in_order(scored)]
+    write(path, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
 
 
-def _show_averages(records: Sequence[dict[str, Any]], wanted: Sequence[Aspect]) -> None:
+def _show_averages(records: Iterable[Record], wanted: Sequence[Aspect]) -> None:
     table = Table("aspect", "average score", "scored", "failed")
     for aspect in wanted:
-        scores = [record["score"] for record in records if record["aspect"] == aspect]
+        scores = [record.score for record in records if record.aspect == aspect]
         known = [score for score in scores if score is not None]
         average = f"{sum(known) / len(known):.3f}" if known else "-"
         table.add_row(aspect, average, str(len(known)), str(len(scores) - len(known)))

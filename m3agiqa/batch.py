@@ -1,0 +1,182 @@
+"""Pictures that a table names, scored row by row into a file that grows and is continued."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, Rating
+from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.paths import is_file
+from m3agiqa.quoting import PATH_CHARS, quoted
+from m3agiqa.records import LIST_SEPARATOR, versioned
+from m3agiqa.tables import Row
+
+if TYPE_CHECKING:
+    from m3agiqa.jobs import Job, Scores
+    from m3agiqa.policy import Policy
+    from m3agiqa.scorer import Scoring
+
+IMAGE_PATH, PROMPT = COLUMNS = ("image_path", "prompt")
+
+#: What to do about a file of another run.
+_OTHER = "name another --output, or remove the file to begin anew"
+
+
+class Record(BaseModel):
+    """One picture and aspect; either a score or an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_path: str
+    prompt: str
+    aspect: Aspect
+    description: str | None
+    score: float | None
+    rating: Rating | None
+    error: str | None
+    #: What the policy makes of all the picture's scores, and every reason against "accept".
+    decision: Decision
+    reasons: tuple[str, ...]
+    #: What another run must have in common to continue this one: the aspects of every picture, and profile and policy,
+    #: each with a digest.
+    aspects: tuple[Aspect, ...]
+    model: str
+    policy: str
+    #: Of the image's file, None where it could not be opened.
+    image_sha256: str | None
+
+    @field_validator("description", "score", "rating", "error", "image_sha256", mode="before")
+    @classmethod
+    def _nothing(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("reasons", "aspects", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return [item for item in value.split(LIST_SEPARATOR) if item] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is asked of every row."""
+
+    #: Where the table lies.
+    folder: Path
+    scorer: Scoring
+    aspects: tuple[Aspect, ...]
+    policy: Policy
+
+    def score(self, rows: Sequence[Row]) -> list[list[Record]]:
+        """The records of each row; one that fails has its error in them, and no score."""
+        from m3agiqa.jobs import Job
+
+        jobs = [self._job(row) for row in rows]
+        outcomes = iter(self.scorer.score([job for job in jobs if isinstance(job, Job)]))
+        return [
+            self._records(row, job, next(outcomes) if isinstance(job, Job) else job)
+            for row, job in zip(rows, jobs, strict=True)
+        ]
+
+    def check_continues(self, known: Sequence[Record], path: Path) -> None:
+        """Raises: RequestInvalid: an earlier run asked for something else; says what differs."""
+        for name, value in self._identity.items():
+            if other := next((then for record in known if (then := getattr(record, name)) != value), None):
+                raise RequestInvalid(f"{path} has the {name} {_shown(other)}, not {_shown(value)}; {_OTHER}")
+
+    @property
+    def _identity(self) -> dict[str, str | tuple[Aspect, ...]]:
+        return {
+            "aspects": self.aspects,
+            "model": versioned(self.scorer.info.profile, self.scorer.info),
+            "policy": f"{self.policy.name}@{self.policy.ref.digest}",
+        }
+
+    def _job(self, row: Row) -> Job | Failure:
+        from m3agiqa.files import find_picture, read_job
+
+        try:
+            if row.error is not None:
+                raise RequestInvalid(f"line {row.line}: {row.error}")
+            return read_job(find_picture(row.values[IMAGE_PATH], self.folder), row.values[PROMPT], self.aspects)
+        except M3AGIQAError as error:
+            return Failure.of(error)
+
+    def _records(self, row: Row, job: Job | Failure, outcome: Scores | Failure) -> list[Record]:
+        scores: Mapping[Aspect, AspectScore] = {}
+        failures: Mapping[Aspect, Failure]
+        if isinstance(outcome, Failure):
+            failures = dict.fromkeys(self.aspects, outcome)
+            decision, reasons = self.policy.decide(scores, self.aspects, outcome)
+        else:
+            scores, failures = outcome.aspects, outcome.failures
+            decision, reasons = self.policy.decide(scores, self.aspects)
+        identity = self._identity
+        records = []
+        for aspect in self.aspects:
+            scored, failure = scores.get(aspect), failures.get(aspect)
+            records.append(
+                Record(
+                    image_path=row.values.get(IMAGE_PATH, ""),
+                    prompt=row.values.get(PROMPT, ""),
+                    aspect=aspect,
+                    description=scored.description if scored else None,
+                    score=scored.score if scored else None,
+                    rating=scored.rating if scored else None,
+                    error=f"{failure.code}: {failure.message}" if failure else None,
+                    decision=decision,
+                    reasons=reasons,
+                    **identity,
+                    image_sha256=None if isinstance(job, Failure) else job.picture.info.sha256,
+                )
+            )
+        return records
+
+
+def pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """The files that a table in `folder` names, as far as they are files."""
+    from m3agiqa.files import find_picture
+
+    names = {row.values[IMAGE_PATH] for row in rows if row.values.get(IMAGE_PATH)}
+    return [path for name in sorted(names) if is_file(path := find_picture(name, folder))]
+
+
+def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: Path) -> dict[int, list[Record]]:
+    """The records of an earlier run by the number of their row; a row with an error, or part of a row, is left out.
+
+    Args:
+        left: what that run wrote into `path`.
+        rows: the rows of a table in `folder`.
+
+    Raises:
+        RequestInvalid: it was about other pictures or prompts.
+    """
+    from m3agiqa.files import find_picture, picture_digest
+
+    waiting: dict[tuple[str, str], dict[Aspect, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in left:
+        if record.error is None:
+            waiting[record.image_path, record.prompt][record.aspect].append(record)
+    wanted = [(row.values.get(IMAGE_PATH, ""), row.values.get(PROMPT, "")) for row in rows]
+    if others := waiting.keys() - set(wanted):
+        image_path = min(others)[0]
+        differs = "another prompt" if image_path in {name for name, _ in wanted} else "no row"
+        raise RequestInvalid(f"{path} has a score of {quoted(image_path, PATH_CHARS)}, with {differs} now; {_OTHER}")
+    known: dict[int, list[Record]] = {}
+    for number, key in enumerate(wanted):
+        found = waiting.get(key, {})
+        if found and all(found.get(aspect) for aspect in left[0].aspects):
+            known[number] = [found[aspect].pop() for aspect in left[0].aspects]
+    for first, *_ in known.values():
+        if picture_digest(find_picture(first.image_path, folder)) not in (first.image_sha256, None):
+            raise RequestInvalid(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
+    return known
+
+
+def _shown(value: object) -> str:
+    return LIST_SEPARATOR.join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,145 @@
+"""CSV files of results, which grow as results come: a run that ended early is continued, and nothing is paid twice."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from m3agiqa.contract import describe_validation
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.outputs import write
+from m3agiqa.paths import exists, is_file
+from m3agiqa.tables import open_table
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+#: Between the items of a list in one cell.
+LIST_SEPARATOR = "; "
+
+
+class RecordFile(Generic[RecordT]):
+    """A CSV file with one row a record, and a record's fields as columns."""
+
+    def __init__(self, path: Path, kind: type[RecordT], command: str) -> None:
+        """`command` is what writes such files, as a user calls it."""
+        self.path = path
+        self._kind = kind
+        self._command = command
+
+    def read(self) -> list[RecordT]:
+        """All records.
+
+        Raises:
+            RequestInvalid: unreadable, or another file; says which line.
+        """
+        return list(self._read(whole=True))
+
+    def left(self) -> list[RecordT]:
+        """What an earlier run left, without a row that was cut off; nothing where there is no file.
+
+        Raises:
+            RequestInvalid: as `read`, or it is a device or a pipe, which nothing can be read again from.
+        """
+        if not exists(self.path):
+            return []
+        if not is_file(self.path):
+            raise RequestInvalid(f"{self.path} grows and is continued: it must be a file")
+        return list(self._read(whole=False)) if self.path.stat().st_size else []
+
+    def write(self, records: Iterable[RecordT]) -> None:
+        """Have these records and no others in the file.
+
+        Raises:
+            RequestInvalid: it cannot be written.
+        """
+        write(self.path, self._header() + self._as_csv(records))
+
+    @contextmanager
+    def growing(self, kept: Iterable[RecordT]) -> Iterator[Callable[[Iterable[RecordT]], None]]:
+        """Write `kept`, and hand out what appends more: what was appended is in the file, whatever ends the run.
+
+        Raises:
+            RequestInvalid: it cannot be written.
+        """
+        self.write(kept)
+        with self._told():
+            file = self.path.open("ab", buffering=0)
+        with file:
+
+            def append(records: Iterable[RecordT]) -> None:
+                with self._told("; what was scored until then is in it, and the same command goes on from there"):
+                    _write_whole(file, self._as_csv(records))
+
+            yield append
+
+    def _header(self) -> str:
+        return ",".join(self._kind.model_fields) + "\r\n"
+
+    def _read(self, *, whole: bool) -> Iterator[RecordT]:
+        columns = tuple(self._kind.model_fields)
+        # A column that may be missing came later than the others.
+        needed = tuple(name for name, field in self._kind.model_fields.items() if field.is_required())
+        with open_table(self.path, ()) as table:
+            if table.columns not in (columns, needed):
+                raise RequestInvalid(
+                    f"{table} was not written by `{self._command}`: its first line is not {','.join(columns)}"
+                )
+            rows = list(table)
+        if not whole:
+            if not _ends_with_a_line(self.path):
+                rows = rows[:-1]
+            rows = [row for row in rows if row.error is None]
+        for row in rows:
+            where = f"{table}, line {row.line}"
+            if row.error is not None:
+                raise RequestInvalid(f"{where}: {row.error}")
+            try:
+                yield self._kind.model_validate(row.values)
+            except ValidationError as error:
+                raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+
+    def _as_csv(self, records: Iterable[RecordT]) -> str:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(
+            [LIST_SEPARATOR.join(value) if isinstance(value, list) else value for value in row.values()]
+            for row in (record.model_dump(mode="json") for record in records)
+        )
+        return text.getvalue()
+
+    @contextmanager
+    def _told(self, then: str = "") -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RequestInvalid(f"cannot write {self.path}: {error.strerror}{then}") from error
+
+
+def versioned(name: str, content: BaseModel) -> str:
+    """`name` with a digest of what stands behind it, by which a later run knows it again."""
+    return f"{name}@{hashlib.sha256(content.model_dump_json().encode()).hexdigest()[:12]}"
+
+
+def _write_whole(file: io.FileIO, text: str) -> None:
+    """Append all of `text`, or nothing of it."""
+    start = file.tell()
+    rest = memoryview(text.encode())
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:
+        file.truncate(start)
+        raise
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
