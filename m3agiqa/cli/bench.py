@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from m3agiqa import console
 from m3agiqa.cli.arguments import DONE
 from m3agiqa.errors import ConfigError
+from m3agiqa.outputs import append, check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads and --training alone"
     )
     parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="pictures in a batch")
-    parser.add_argument("--size", default=512, type=int, help="side of the square pictures, pixels")
-    parser.add_argument("--tokens", default=100, type=int, help="tokens of every description")
-    parser.add_argument("--beams", default=3, type=int, help="1 is greedy")
+    parser.add_argument(
+        "--size", default=512, type=console.whole(most=65_536), help="side of the square pictures, pixels"
+    )
+    parser.add_argument("--tokens", default=100, type=console.whole(most=4096), help="tokens of every description")
+    parser.add_argument("--beams", default=3, type=console.whole(most=16), help="1 is greedy")
     parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two pictures")
-    parser.add_argument("--memory-limit-gib", type=float, metavar="X", help="cap of the process's tensors")
-    parser.add_argument("--repeats", default=3, type=int, help="counted runs, after one that is not")
-    parser.add_argument("--soak", default=0, type=int, metavar="N", help="then N batches in a row: what stays behind")
+    parser.add_argument(
+        "--memory-limit-gib", type=console.number(is_open=True), metavar="X", help="cap of the process's tensors"
+    )
+    parser.add_argument("--repeats", default=3, type=console.whole(), help="counted runs, after one that is not")
+    parser.add_argument(
+        "--soak", default=0, type=console.whole(0), metavar="N", help="then N batches in a row: what stays behind"
+    )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--heads", action="store_true", help="measure the xLSTM head alone")
     modes.add_argument(
@@ -56,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--training", action="store_true", help="measure training a head from the cache, and reading anew every epoch"
     )
     parser.add_argument("--config", default="mini-head", metavar="NAME", help="of --training: name under cfg/train")
-    parser.add_argument("--pictures", default=48, type=int, help="of --training, at least 8")
-    parser.add_argument("--epochs", default=20, type=int, help="of --training")
-    parser.add_argument("--rows", default=96, type=int, help="of --heads: conversations of 600 tokens")
+    parser.add_argument("--pictures", default=48, type=console.whole(8), help="of --training, at least 8")
+    parser.add_argument("--epochs", default=20, type=console.whole(), help="of --training")
+    parser.add_argument("--rows", default=96, type=console.whole(), help="of --heads: conversations of 600 tokens")
     parser.add_argument(
         "--dtype",
         default="float16",
@@ -72,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.engine.pipeline import choose_device
 
+    if args.csv is not None:
+        check_writable(args.csv, kept=True)
     device = choose_device(args.device)
     if args.heads:
         return _heads(args, device)
@@ -91,14 +102,14 @@ def _engine(args: argparse.Namespace) -> int:
         args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
     )
     report = bench.run(settings, _log)
-    if args.csv is not None:
-        _append(report, args.csv)
     if args.json:
         print(json.dumps(report.to_json()))
     else:
         Console().print(_table(report))
         if report.soak is not None:
             Console().print(_soaked(report.soak))
+    if args.csv is not None:
+        _append(report, args.csv)
     return DONE
 
 
@@ -125,8 +136,6 @@ def _training(args: argparse.Namespace) -> int:
     from m3agiqa.train import cache_bench
     from m3agiqa.train.settings import HeadTraining
 
-    if args.pictures < 8 or args.epochs < 1:
-        raise ConfigError("--pictures must be at least 8, and --epochs at least 1")
     settings = HeadTraining.load(args.config).model_copy(update={"epochs": args.epochs})
     times = cache_bench.run(settings, args.device, pictures=args.pictures, batch_size=_READ_AT_ONCE, note=_log)
     if args.json:
@@ -215,23 +224,23 @@ def _shares(row: Measured) -> dict[str, float]:
 
 
 def _append(report: Report, path: Path) -> None:
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(_COLUMNS)
-        for row in report.rows:
-            settings = report.settings
-            writer.writerow(
-                [
-                    *(report.date, report.machine, report.versions["torch"], row.what),
-                    *(settings["size"], settings["beams"], settings["tokens"]),
-                    *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
-                    row.images,
-                    *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
-                    json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
-                ]
-            )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if not path.exists():
+        writer.writerow(_COLUMNS)
+    for row in report.rows:
+        settings = report.settings
+        writer.writerow(
+            [
+                *(report.date, report.machine, report.versions["torch"], row.what),
+                *(settings["size"], settings["beams"], settings["tokens"]),
+                *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
+                row.images,
+                *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
+                json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
+            ]
+        )
+    append(path, text.getvalue())
 
 
 def _counts(value: str) -> tuple[int, ...]:

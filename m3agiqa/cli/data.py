@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED
+from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, SEED, scale
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 
 if TYPE_CHECKING:
     from m3agiqa.train.data import DataSet
+    from m3agiqa.train.splits import Split
 
 HELP = "Check a data set, make its conversation files, or spoilt copies and stand-ins to learn from."
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--output", type=Path, metavar="DIR", help="where the files go; default: the data set's folder")
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
     make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
-    make.add_argument("--seed", type=int, default=42)
+    make.add_argument("--seed", type=SEED, default=42)
     distort = commands.add_parser("distort", help="Write a data set of the pictures and spoilt copies of them.")
     distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
     distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
@@ -60,14 +61,19 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
     parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
     parser.add_argument(
-        "--label-scale", type=float, default=1.0, metavar="X", help="multiplies scores; 0.05 brings 0..100 to 0..5"
+        "--label-scale", type=scale, default=1.0, metavar="X", help="multiplies scores; 0.05 brings 0..100 to 0..5"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    from m3agiqa.cli import datasets
     from m3agiqa.train.data import load_data
 
-    data = load_data(args.folder, getattr(args, "images", None))
+    images = getattr(args, "images", None)
+    if args.action == "check":
+        data = load_data(args.folder, images, with_wrong_rows=True)
+    else:
+        data = datasets.load(args.folder, images)
     return _ACTIONS[args.action](args, data)
 
 
@@ -92,20 +98,25 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
 
 
 def _conversations(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.outputs import check_writable, make_folder
     from m3agiqa.profile import ModelProfile
     from m3agiqa.train.conversations import Conversation, write_conversations
+    from m3agiqa.train.data import PARTS
     from m3agiqa.train.descriptions import read_descriptions
-    from m3agiqa.train.splits import Split
 
     aspect = Aspect(args.aspect)
     profile = ModelProfile.load(args.model)
     if aspect not in profile.aspects:
         raise RequestInvalid(f"model {profile.name} has no {aspect}")
     column = data.label_column(aspect, args.label)
+    data.check_numbers(column)
     descriptions = read_descriptions(args.descriptions, aspect)
     entries = {entry.name: entry for entry in data.entries}
     folder = args.output or args.folder
-    for part, names in Split(by=args.by, ratio=_ratio(args.ratio), seed=args.seed).names(data).items():
+    make_folder(folder)
+    for part in PARTS:
+        check_writable(folder / f"{part}.json", args.descriptions)
+    for part, names in _split(args).names(data).items():
         made = [
             Conversation.made(name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect])
             for name in names
@@ -133,22 +144,26 @@ def _distort(args: argparse.Namespace, data: DataSet) -> int:
 
 
 def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa import jsonl
     from m3agiqa.outputs import check_writable, write
+    from m3agiqa.train.data import TABLE
     from m3agiqa.train.standin import stand_ins
 
-    check_writable(args.output)
+    check_writable(args.output, args.descriptions, args.folder / TABLE)
     aspect = Aspect(args.aspect)
     lines = stand_ins(data, data.label_column(aspect, args.label), args.descriptions, aspect)
-    write(args.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write(args.output, jsonl.dump(lines))
     print(f"{args.output}: {len(lines)} descriptions that stand in for {aspect}")
     return DONE
 
 
-def _ratio(text: str) -> tuple[float, ...]:
+def _split(args: argparse.Namespace) -> Split:
+    from m3agiqa.train.splits import Split
+
     try:
-        return tuple(float(share) for share in text.split(":"))
-    except ValueError:
-        raise RequestInvalid(f"--ratio {text} is not like 8:2 or 7:1:2") from None
+        return Split(by=args.by, ratio=tuple(args.ratio.split(":")), seed=args.seed)
+    except ValidationError:
+        raise RequestInvalid(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
 
 
 _ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "stand-in": _stand_in}

@@ -4,54 +4,50 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import track
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument
+from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_device_argument
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
-
-if TYPE_CHECKING:
-    from m3agiqa.train.responses import Answerer
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--aspect", choices=ASPECTS)
     parser.add_argument("--conversations", type=Path, metavar="F.json", help="train.json, val.json, ...")
     add_batch_argument(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.outputs import check_writable
-    from m3agiqa.train.data import load_data
-    from m3agiqa.train.responses import ResponseTask, respond
+    from m3agiqa import hub
+    from m3agiqa.cli import datasets
+    from m3agiqa.outputs import alone, check_writable
+    from m3agiqa.profile import ModelProfile
+    from m3agiqa.train.data import TABLE
+    from m3agiqa.train.responses import Answerer, ResponseTask, respond
+    from m3agiqa.train.run import digest
+    from m3agiqa.train.states import for_one_aspect
 
     if args.aspect is None or args.conversations is None:
         raise RequestInvalid("--model needs --aspect and --conversations")
-    if args.output.resolve() == args.conversations.resolve():
-        raise RequestInvalid("--output must be another file than --conversations")
-    check_writable(args.output)
+    check_writable(args.output, args.conversations, args.folder / TABLE, kept=True)
     aspect = Aspect(args.aspect)
+    profile = for_one_aspect(ModelProfile.load(args.model), aspect)
+    resolved = hub.resolve(profile)
+    # The words of the profile as well: a description hangs on what was asked.
+    weights = digest(repr(resolved.revisions), profile.describe.model_dump_json(), str(profile.aspects[aspect]))
+    data = datasets.load(args.folder, args.images)
     console = Console(stderr=True)
-    answered, failed = respond(
-        ResponseTask(load_data(args.folder, args.images), aspect, args.conversations, args.output, args.batch_size),
-        lambda: _load(args.model, aspect, args.device, args.batch_size),
-        lambda starts: track(starts, "answering", console=console),
-    )
+    with alone(args.output):
+        answered, failed = respond(
+            ResponseTask(data, aspect, args.conversations, args.output, args.batch_size),
+            weights,
+            lambda: Answerer.of(profile, resolved, args.device, args.batch_size),
+            lambda starts: track(starts, "answering", console=console),
+        )
     for line in failed:
         console.print(line, style="red", markup=False, soft_wrap=True)
     print(f"{args.output}: {answered} answered, {len(failed)} failed")
     return DONE if answered or not failed else FAILED
-
-
-def _load(model: str, aspect: Aspect, device: str, batch_size: int) -> Answerer:
-    from m3agiqa import hub
-    from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.responses import Answerer
-    from m3agiqa.train.states import for_one_aspect
-
-    profile = for_one_aspect(ModelProfile.load(model), aspect)
-    return Answerer.of(profile, hub.resolve(profile), device, batch_size)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.cli.arguments import DONE, FAILED, scale
+from m3agiqa.console import number, whole
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError, RequestInvalid
 
@@ -33,50 +34,55 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--teacher-model", metavar="NAME", help="the provider's name of the model")
     parser.add_argument("--base-url", metavar="URL", help="of another server with the same protocol")
     parser.add_argument("--template", default="teacher-two-aspects", metavar="NAME", help="under cfg/train, or a path")
-    parser.add_argument("--label-scale", type=float, default=1.0, metavar="X", help="multiplies scores")
-    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="questions at a time (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="for refusals and broken JSON (default 3)")
+    parser.add_argument("--label-scale", type=scale, default=1.0, metavar="X", help="multiplies scores")
+    parser.add_argument(
+        "--concurrency", type=whole(most=256), default=4, metavar="N", help="questions at a time (default 4)"
+    )
+    parser.add_argument(
+        "--rounds", type=whole(most=1000), default=3, metavar="N", help="for refusals and broken JSON (default 3)"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="ask again about pictures given up before")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
-    parser.add_argument("--price-in", type=float, metavar="X", help="per million tokens read, for the estimate")
-    parser.add_argument("--price-out", type=float, metavar="X", help="per million tokens written")
+    parser.add_argument("--limit", type=whole(), metavar="N", help="the first N pictures only")
+    parser.add_argument("--price-in", type=number(), metavar="X", help="per million tokens read, for the estimate")
+    parser.add_argument("--price-out", type=number(), metavar="X", help="per million tokens written")
     parser.add_argument("--yes", action="store_true", help="start without asking")
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.outputs import check_writable
+    from m3agiqa.cli import datasets
+    from m3agiqa.outputs import alone, check_writable
     from m3agiqa.train.asking import DescriptionFile, Keys, ask_all
-    from m3agiqa.train.data import load_data
+    from m3agiqa.train.data import TABLE
     from m3agiqa.train.questions import Template
 
     if args.teacher_model is None:
         raise RequestInvalid("--teacher needs --teacher-model")
-    if min(args.concurrency, args.rounds) < 1:
-        raise RequestInvalid("--concurrency and --rounds must be at least 1")
     template = Template.load(args.template)
-    data = load_data(args.folder, args.images)
-    check_writable(args.output)
-    file = DescriptionFile(args.output)
-    done = file.resume(template.aspects, retry_failed=args.retry_failed)
+    data = datasets.load(args.folder, args.images)
+    check_writable(args.output, args.folder / TABLE, kept=True)
+    teacher = _teacher(args)
     questions = _questions(data, template, args.label_scale)[: args.limit]
-    left = [question for question in questions if question.image not in done]
-    keys = Keys(_keys(args.teacher))
-    console = Console(stderr=True)
-    console.print(f"{len(questions) - len(left)} of {len(questions)} pictures are done", highlight=False)
-    if left and not _agreed(args, _estimate(args, template, left)):
-        return FAILED
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        task = progress.add_task("describing", total=len(questions), completed=len(questions) - len(left))
-        given_up = ask_all(
-            left,
-            _teacher(args),
-            template,
-            keys,
-            file,
-            concurrency=args.concurrency,
-            rounds=args.rounds,
-            advance=lambda: progress.advance(task),
-        )
+    file = DescriptionFile(args.output)
+    with alone(args.output):
+        done = file.resume(questions, teacher.name, template, retry_failed=args.retry_failed)
+        left = [question for question in questions if question.image not in done]
+        keys = Keys(_keys(args.teacher))
+        console = Console(stderr=True)
+        console.print(f"{len(questions) - len(left)} of {len(questions)} pictures are done", highlight=False)
+        if left and not _agreed(args, _estimate(args, template, left)):
+            return FAILED
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+            task = progress.add_task("describing", total=len(questions), completed=len(questions) - len(left))
+            given_up = ask_all(
+                left,
+                teacher,
+                template,
+                keys,
+                file,
+                concurrency=args.concurrency,
+                rounds=args.rounds,
+                advance=lambda: progress.advance(task),
+            )
     print(f"{args.output}: {len(questions) - given_up} of {len(questions)} pictures done, {given_up} given up")
     return FAILED if left and given_up == len(left) else DONE
 

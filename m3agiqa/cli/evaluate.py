@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.cli.arguments import DONE, FAILED, SEED
 from m3agiqa.cli.predict import add_rating_arguments, predictions
 
 HELP = "Hold a model's scores of one aspect against human ones: SRCC, PLCC, KRCC with confidence intervals."
@@ -27,7 +28,7 @@ _NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
     parser.add_argument("--predictions", type=Path, metavar="F.csv", help="also write the rows; a killed run continues")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     parser.add_argument(
         "--texts",
         type=Path,
@@ -40,13 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.outputs import check_writable
     from m3agiqa.train.conversations import read_conversations
+    from m3agiqa.train.data import TABLE
     from m3agiqa.train.evaluation import evaluate, novelty
 
     texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:
-        check_writable(args.plot)
+        from m3agiqa.report import plots
+
+        plots.check(args.plot, args.folder / TABLE, *(args.texts or ()), *(args.only or ()))
     rows, scorer = predictions(args, args.predictions)
     result = {
         "aspect": args.aspect,
@@ -56,15 +59,17 @@ def run(args: argparse.Namespace) -> int:
         **evaluate(rows, seed=args.seed),
         **(novelty(rows, texts) if texts else {}),
     }
-    if args.plot is not None:
-        from m3agiqa.report import plots
-
-        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
     if args.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        print(json.dumps(result, indent=2, allow_nan=False), flush=True)
     else:
         _show(result)
-    return DONE if len(rows) > result["failed"] else FAILED
+    if args.plot is not None:
+        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
+    if result["n"]:
+        return DONE
+    why = f"{result['failed']} pictures failed, {result['unlabelled']} have no label in {args.folder}"
+    print(f"error: there is nothing to compare: {why}", file=sys.stderr)
+    return FAILED
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from m3agiqa.cli.arguments import DONE
-from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.cli.arguments import DONE, add_device_argument
+from m3agiqa.console import number, whole
+from m3agiqa.errors import RequestInvalid
 
 HELP = "Adapt a base to a data set's conversations: LoRA, and the modules saved whole. A killed run continues."
 
@@ -18,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", dest="run_folder", help="folder of this run")
     parser.add_argument("--model", metavar="PROFILE", help="whose base is adapted; overrides the configuration's")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
-    parser.add_argument("--steps", type=int, metavar="N", help="overrides the configuration's")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--memory-limit-gib", type=float, metavar="X", help="take no more of the GPU's memory")
+    parser.add_argument("--steps", type=whole(), metavar="N", help="overrides the configuration's")
+    add_device_argument(parser)
+    parser.add_argument(
+        "--memory-limit-gib", type=number(is_open=True), metavar="X", help="take no more of the GPU's memory"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,17 +37,17 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.profile import RANDOM, ModelProfile
     from m3agiqa.train.conversations import read_conversations
     from m3agiqa.train.data import load_data
-    from m3agiqa.train.finetune import FineTuning, Lesson, finetune
+    from m3agiqa.train.finetune import AdapterRun, FineTuning, Lesson, finetune, identity
+    from m3agiqa.train.run import Run
     from m3agiqa.train.trainee import Trainee, adapted
 
     settings = FineTuning.load(args.config)
     changes = {"model": args.model, "steps": args.steps}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    if settings.steps < 1:
-        raise ConfigError("--steps must be at least 1")
     profile = ModelProfile.load(settings.model)
     bare = {aspect: of.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, of in profile.aspects.items()}
-    base = hub.resolve(profile.model_copy(update={"aspects": bare})).base
+    resolved = hub.resolve(profile.model_copy(update={"aspects": bare}))
+    base = resolved.base
     if base is None:
         raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
     data = load_data(args.folder, args.images)
@@ -54,20 +57,27 @@ def run(args: argparse.Namespace) -> int:
     lessons = Lesson(data, read_conversations(train), tokenizer, slicing, settings)
     validation = Lesson(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
     device = choose_device(args.device)
-    if args.memory_limit_gib is not None and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_limit_gib * 2**30 / total), device)
-    torch.manual_seed(settings.seed)
-    trainee = Trainee.load(base, device, torch.float32 if device.type == "cpu" else torch.float16)
-    if settings.gradient_checkpointing:
-        # Not by the trainer, whose argument for it has another name in newer versions.
-        trainee.recompute()
-    started = time.perf_counter()
-    adapter = finetune(
-        adapted(trainee, settings.rank, list(settings.saved)), lessons, validation, settings, args.run_folder, device
-    )
+    started_with = identity(lessons, validation, resolved.revisions["base"])
+    run = AdapterRun(Run(args.run_folder))
+    with run.run.alone():
+        run.check(started_with)
+        if run.is_finished(settings.steps):
+            print(f"{run.adapter}: this run is finished, nothing is left to do; more --steps would go on from it")
+            return DONE
+        if args.memory_limit_gib is not None and device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, args.memory_limit_gib * 2**30 / total), device)
+        torch.manual_seed(settings.seed)
+        trainee = Trainee.load(base, device, torch.float32 if device.type == "cpu" else torch.float16)
+        if settings.gradient_checkpointing:
+            # Not by the trainer, whose argument for it has another name in newer versions.
+            trainee.recompute()
+        model = adapted(trainee, settings.rank, list(settings.saved))
+        started = time.perf_counter()
+        run.run.begin({**started_with, "model": settings.model})
+        finetune(model, lessons, validation, settings, run, device)
     seconds = time.perf_counter() - started
-    print(f"{adapter}: {seconds:.0f} s, {seconds / settings.steps:.2f} s a step with evaluation and checkpoints")
+    print(f"{run.adapter}: {seconds:.0f} s, {seconds / settings.steps:.2f} s a step with evaluation and checkpoints")
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
     return DONE

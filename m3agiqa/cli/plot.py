@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.outputs import check_writable
     from m3agiqa.report import plots
 
-    check_writable(args.output)
-    results = _read(args.results)
+    results = _read(args.results, args.output)
     if args.kind == "radar":
         figure = plots.radar(results)
     else:
@@ -44,14 +43,16 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _read(arguments: list[str]) -> dict[str, dict[str, list[Prediction]]]:
+def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Prediction]]]:
     """Rows by model and aspect."""
+    from m3agiqa.report import plots
     from m3agiqa.train.predictions import read_predictions
 
     results: dict[str, dict[str, list[Prediction]]] = defaultdict(dict)
-    for argument in arguments:
-        name, _, path = argument.rpartition("=")
-        rows = read_predictions(Path(path))
+    named = [_named(argument) for argument in arguments]
+    plots.check(output, *(path for _, path in named))
+    for name, path in named:
+        rows = read_predictions(path)
         if not rows:
             raise RequestInvalid(f"{path} has no rows")
         model = name or rows[0].model.partition("@")[0]
@@ -60,3 +61,11 @@ def _read(arguments: list[str]) -> dict[str, dict[str, list[Prediction]]]:
             raise RequestInvalid(f"{path} is a second result of {model} for {aspect}; tell them apart with NAME={path}")
         results[model][aspect] = rows
     return results
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    """A result's name, which may be empty, and its file; what is a file as it stands has no name."""
+    name, equals, path = argument.partition("=")
+    if not equals or os.path.exists(argument):  # noqa: PTH110 - never raises
+        return "", Path(argument)
+    return name, Path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     rows, _ = predictions(args, args.output)
     failed = sum(row.error is not None for row in rows)
     print(f"{args.output}: {len(rows) - failed} scored, {failed} failed")
-    return DONE if len(rows) > failed or not rows else FAILED
+    return DONE if len(rows) > failed else FAILED
 
 
 def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
@@ -55,9 +56,9 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
     What `output` has of other pictures stays there.
     """
     from m3agiqa.cli import local
-    from m3agiqa.outputs import check_writable
+    from m3agiqa.outputs import alone, check_writable
     from m3agiqa.train.conversations import read_conversations
-    from m3agiqa.train.data import load_data
+    from m3agiqa.train.data import TABLE, load_data
     from m3agiqa.train.predictions import Asked
 
     aspect = Aspect(args.aspect)
@@ -65,28 +66,31 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
     if args.only is not None:
         data = data.only({item.image for path in args.only for item in read_conversations(path)})
     label = data.label_column(aspect, args.label)
+    data.check_numbers(label)
     if args.group is not None:
         data.check_group(args.group)
     if output is not None:
-        check_writable(output)
-    scorer = local.load(args.model, args.device, (aspect,), max_batch=args.batch_size)
-    asked = Asked(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
-    return _predict(data, asked, scorer, output, args.batch_size), scorer
+        check_writable(output, args.folder / TABLE, *(args.only or ()), kept=True)
+    with nullcontext() if output is None else alone(output):
+        scorer = local.load(args.model, args.device, (aspect,), max_batch=args.batch_size)
+        asked = Asked(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
+        return _predict(data, asked, scorer, output, args.batch_size), scorer
 
 
 def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, batch_size: int) -> list[Prediction]:
     from m3agiqa.train.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
-    kept = [] if file is None else file.resume(model_name(scorer.info), asked, data.entries)
+    kept = [] if file is None else file.resume(model_name(scorer.info), asked, data)
     rows = {(row.name, row.prompt): row for row in kept}
     wanted = [(entry.name, entry.prompt) for entry in data.entries]
     missing = [entry for entry, key in zip(data.entries, wanted, strict=True) if key not in rows]
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
+    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    with bar, nullcontext() if file is None else file.growing(kept) as append:
+        task = bar.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
         for batch in predict(data, asked, scorer, missing, batch_size):
             rows |= {(row.name, row.prompt): row for row in batch}
-            if file is not None:
-                file.append(batch)
-            progress.advance(task, len(batch))
+            if append is not None:
+                append(batch)
+            bar.advance(task, len(batch))
     return [rows[key] for key in wanted]

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE
+from m3agiqa.cli.arguments import DONE, add_device_argument
+from m3agiqa.console import whole
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as `m3agiqa data conversations` writes them, of one aspect or several",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
-    parser.add_argument("--steps", type=int, metavar="N", help="that teach the tower; overrides the configuration's")
-    parser.add_argument("--text-steps", type=int, metavar="N", help="that teach the language model; likewise")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--steps", type=whole(), metavar="N", help="that teach the tower; overrides the configuration's"
+    )
+    parser.add_argument("--text-steps", type=whole(), metavar="N", help="that teach the language model; likewise")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.engine.pipeline import choose_device
-    from m3agiqa.errors import ConfigError
     from m3agiqa.train.conversations import read_conversations
     from m3agiqa.train.data import load_data
     from m3agiqa.train.pretrain import Pretraining, Progress, pretrain
@@ -48,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
     settings = Pretraining.load(args.config)
     changes = {"steps": args.steps, "text_steps": args.text_steps}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    if min(settings.steps, settings.text_steps) < 1:
-        raise ConfigError("--steps and --text-steps must be at least 1")
     conversations = [item for path in args.conversations for item in read_conversations(path)]
     errors = Console(stderr=True)
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             pictures,
             lambda steps: track(steps, "training", console=errors),
             lambda numbers: errors.print(Text(_line(numbers)), soft_wrap=True),
+            lambda text: errors.print(Text(text), soft_wrap=True),
         ),
     )
     print(f"{base}: {time.perf_counter() - started:.0f} s")

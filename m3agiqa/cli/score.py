@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m3agiqa.cli.arguments import DONE, FAILED, add_scoring_arguments, wanted_aspects
+from m3agiqa.console import text
 from m3agiqa.contract import Aspect, Decision, Failure, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError
 
@@ -24,7 +26,9 @@ _COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a file; `m3agiqa-submit` takes URLs")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture was generated from")
+    parser.add_argument(
+        "--prompt", required=True, type=text, metavar="TEXT", help="what the picture was generated from"
+    )
     add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else on stdout")
     parser.add_argument("--output", type=Path, metavar="F", help="write the verdict as JSON to a file")
@@ -36,15 +40,18 @@ def run(args: argparse.Namespace) -> int:
 
     policy = Policy.load(args.policy)
     if args.output is not None:
-        check_writable(args.output)
+        check_writable(args.output, args.image, *(Path(name) for name in (args.model, args.policy) if name))
     verdict = _score(args, policy)
-    text = verdict.model_dump_json(indent=2)
-    if args.output is not None:
-        write(args.output, text + "\n")
-    if args.json:
-        print(text)
-    else:
-        _show(verdict)
+    try:
+        if args.output is not None:
+            write(args.output, verdict.model_dump_json(indent=2) + "\n")
+    finally:
+        # Also where the file cannot be written: a verdict is not lost.
+        if args.json:
+            # In ASCII, which is JSON in whatever encoding stdout has.
+            print(json.dumps(verdict.model_dump(mode="json"), indent=2))
+        else:
+            _show(verdict)
     return DONE if verdict.status == "scored" else FAILED
 
 

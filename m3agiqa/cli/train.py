@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, add_batch_argument
+from m3agiqa.cli.arguments import ASPECTS, DONE, add_batch_argument, add_device_argument, scale
+from m3agiqa.console import whole
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
@@ -33,14 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
     parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
+    parser.add_argument(
+        "--label-scale",
+        type=scale,
+        metavar="X",
+        help="multiplies scores; 0.05 brings 0..100 to 0..5; overrides the configuration's",
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for hidden states; default: RUN/cache")
-    parser.add_argument("--epochs", type=int, metavar="N", help="overrides the configuration's")
+    parser.add_argument("--epochs", type=whole(), metavar="N", help="overrides the configuration's")
     add_batch_argument(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.errors import ConfigError
     from m3agiqa.train.data import load_data
     from m3agiqa.train.descriptions import read_descriptions
     from m3agiqa.train.fitting import RunFolder, best_epoch
@@ -48,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.settings import HeadTraining
 
     settings = HeadTraining.load(args.config)
-    changes = {"model": args.model, "epochs": args.epochs}
+    changes = {"model": args.model, "epochs": args.epochs, "label_scale": args.label_scale}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    if settings.epochs < 1:
-        raise ConfigError("--epochs must be at least 1")
     aspect = Aspect(args.aspect)
     data = load_data(args.folder, args.images)
     task = HeadTask(

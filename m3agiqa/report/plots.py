@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from m3agiqa.errors import RequestInvalid
+from m3agiqa.outputs import check_writable, write
 from m3agiqa.train.evaluation import evaluate, rated
 from m3agiqa.train.metrics import fit_logistic
 from m3agiqa.train.predictions import Prediction
@@ -45,7 +47,10 @@ def scatter(results: Mapping[str, Sequence[Prediction]]) -> Figure:
     for (title, predictions), panel in zip(results.items(), panels, strict=False):
         _scatter(panel, title, predictions, colours)
     if colours:
-        keys = [Line2D([], [], linestyle="", markersize=4, color=c, marker=m, label=g) for g, (c, m) in colours.items()]
+        keys = [
+            Line2D([], [], linestyle="", markersize=4, color=c, marker=m, label=_plain(g))
+            for g, (c, m) in colours.items()
+        ]
         figure.legend(handles=keys, loc="outside lower center", ncols=3 * columns, fontsize=6, frameon=False)
     return figure
 
@@ -64,7 +69,7 @@ def _scatter(panel: Axes, title: str, predictions: Sequence[Prediction], styles:
         panel.plot(curve, fit_logistic(x, y)(curve), color="black", linewidth=1.2)
     lines = [_line(name, result[key], result[f"{key}_ci95"]) for key, name in RADAR.items() if result[key] is not None]
     facts = [f"n = {result['n']}, " + ", ".join(lines[:1]), ", ".join(lines[1:3]), *lines[3:]]
-    panel.set_title(title, fontsize=9, pad=11 + 8 * len(facts))
+    panel.set_title(_plain(title), fontsize=9, pad=11 + 8 * len(facts))
     panel.text(0.5, 1.02, "\n".join(facts), fontsize=6.5, ha="center", va="bottom", transform=panel.transAxes)
     panel.set(xlabel="predicted score", ylabel="mean opinion score")
     panel.grid(alpha=0.25, linewidth=0.5)
@@ -106,7 +111,9 @@ def radar(results: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> Figure:
     for number, (model, of) in enumerate(values.items()):
         heights = [max(0.0, of.get(axis, math.nan)) if axis in of else math.nan for axis in axes]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        panel.plot([*angles, angles[0]], [*heights, heights[0]], linewidth=1.4, markersize=3.5, label=model, **style)
+        panel.plot(
+            [*angles, angles[0]], [*heights, heights[0]], linewidth=1.4, markersize=3.5, label=_plain(model), **style
+        )
         if not any(map(math.isnan, heights)):
             panel.fill([*angles, angles[0]], [*heights, heights[0]], alpha=0.08, color=style["color"])
     panel.set_xticks(angles, [f"{name}\n{aspect}" for aspect, name in axes], fontsize=7)
@@ -146,16 +153,35 @@ def curves(columns: Mapping[str, Sequence[float | None]], best: int | None = Non
     return figure
 
 
+def check(path: Path, *inputs: Path) -> None:
+    """Raises: RequestInvalid: `path` names no format that can be drawn, or cannot be written to, or is in `inputs`."""
+    known = Figure().canvas.get_supported_filetypes()
+    if _format(path) not in known:
+        raise RequestInvalid(f"cannot draw {path}: .{_format(path)} is none of {', '.join(sorted(known))}")
+    check_writable(path, *inputs)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write as what the file's ending says: png, pdf, svg.
+    """Write as what the file's ending says: png, which is also what no ending means, pdf, svg.
 
     Raises:
         RequestInvalid: no such format, or the place cannot be written to.
     """
+    file = io.BytesIO()
     try:
-        figure.savefig(path, dpi=DPI)
-    except (ValueError, OSError) as error:
+        figure.savefig(file, dpi=DPI, format=_format(path))
+    except ValueError as error:
         raise RequestInvalid(f"cannot draw {path}: {error}") from error
+    write(path, file.getvalue())
+
+
+def _format(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"
+
+
+def _plain(text: str) -> str:
+    """Text in which a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:

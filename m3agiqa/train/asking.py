@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from m3agiqa.files import picture_digest
+from m3agiqa.outputs import append, write
+from m3agiqa.pools import threads
 from m3agiqa.train.questions import Template, sent_picture
+from m3agiqa.train.run import digest
 from m3agiqa.train.teacher import Busy, KeyRefused, Refused, Teacher, TeacherError
 
 #: Times that a question is put while limits are in the way, within one round.
@@ -80,40 +84,54 @@ class Keys:
 
 
 class DescriptionFile:
-    """JSON lines `{image, aspect, prompt, description, teacher}`, or `{image, error}` for one given up."""
+    """JSON lines `{image, aspect, prompt, description, teacher, asked}`, or `{image, teacher, error, asked}` for one
+    given up.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        #: Lines of an earlier run, until something is added to them.
+        self._whole: str | None = None
 
-    def resume(self, aspects: Sequence[Aspect], *, retry_failed: bool) -> set[str]:
+    def resume(
+        self, questions: Sequence[Question], teacher: str, template: Template, *, retry_failed: bool
+    ) -> set[str]:
         """Pictures that need not be asked about again; a line that was cut off is dropped.
 
         Raises:
-            RequestInvalid: the file holds something else.
+            RequestInvalid: the file holds something else, or answers to other questions about these pictures.
         """
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
+        if not self.path.exists():
+            return set()
+        whole, lines = jsonl.read_grown(self.path)
         described: dict[str, set[str]] = {}
         failed = set()
-        try:
-            for line in whole.splitlines():
-                item = json.loads(line)
-                if "error" in item:
-                    failed.add(item["image"])
-                else:
-                    described.setdefault(item["image"], set()).add(item["aspect"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RequestInvalid(f"{self.path} holds no descriptions: {type(error).__name__}; name another") from None
-        if whole != text:
-            self.path.write_text(whole, encoding="utf-8")
-        done = {image for image, known in described.items() if known >= set(aspects)}
+        now = {question.image: asked(question, teacher, template) for question in questions}
+        for where, item in lines:
+            image, aspect = item.get("image"), item.get("aspect")
+            if not isinstance(image, str) or not ("error" in item or isinstance(aspect, str)):
+                raise RequestInvalid(f"{where}: no description of an image; name another file")
+            if item.get("asked") and item["asked"] != now.get(image, item["asked"]):
+                raise RequestInvalid(
+                    f"{where}: {image} was asked about with another image, prompt, score, template or teacher; name "
+                    "another file"
+                )
+            if "error" in item:
+                failed.add(image)
+            else:
+                described.setdefault(image, set()).add(str(aspect))
+        self._whole = whole
+        done = {image for image, known in described.items() if known >= set(template.aspects)}
         return done if retry_failed else done | failed
 
     def append(self, items: Sequence[dict[str, Any]]) -> None:
         """Write lines at once, so that a picture's aspects stay together."""
-        with self._lock, self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+        with self._lock:
+            if self._whole is not None:
+                write(self.path, self._whole)
+                self._whole = None
+            append(self.path, jsonl.dump(items))
 
 
 def ask_all(
@@ -143,7 +161,8 @@ def ask_all(
                     continue
                 if failure is not None:
                     given_up += 1
-                    file.append([{"image": question.image, "error": str(failure), "teacher": teacher.name}])
+                    known = {"image": question.image, "teacher": teacher.name}
+                    file.append([known | {"error": str(failure), "asked": asked(question, teacher.name, template)}])
                 advance()
         left = unanswered
     return given_up
@@ -170,20 +189,19 @@ def _asking(
         except (TeacherError, M3AGIQAError) as error:
             return error
         # By the thread that asked, before it asks anything else: an answer that was paid for is not lost to a kill.
-        file.append([_line(question, aspect, text, teacher) for aspect, text in found.items()])
+        known = asked(question, teacher.name, template)
+        file.append([_line(question, aspect, text, teacher, known) for aspect, text in found.items()])
         return None
 
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="asking")
-    try:
-        futures: dict[Future[Exception | None], Question] = {
-            pool.submit(ask, question): question for question in questions
-        }
-        yield ((futures[future], future.result()) for future in as_completed(futures))
-    except BaseException:
-        keys.stop()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with threads(concurrency) as pool:
+        try:
+            futures: dict[Future[Exception | None], Question] = {
+                pool.submit(ask, question): question for question in questions
+            }
+            yield ((futures[future], future.result()) for future in as_completed(futures))
+        except BaseException:
+            keys.stop()
+            raise
 
 
 def _patiently(teacher: Teacher, keys: Keys, picture: bytes, mime: str, text: str) -> str:
@@ -204,11 +222,18 @@ def _patiently(teacher: Teacher, keys: Keys, picture: bytes, mime: str, text: st
     raise busy
 
 
-def _line(question: Question, aspect: Aspect, text: str, teacher: Teacher) -> dict[str, Any]:
+def asked(question: Question, teacher: str, template: Template) -> str:
+    """A digest of all that an answer hangs on: image, prompt, scores, template and teacher."""
+    text = template.question(question.prompt, question.scores)
+    return digest(str(picture_digest(question.path)), text, teacher)[:16]
+
+
+def _line(question: Question, aspect: Aspect, text: str, teacher: Teacher, asked: str) -> dict[str, Any]:
     return {
         "image": question.image,
         "aspect": aspect.value,
         "prompt": question.prompt,
         "description": text,
         "teacher": teacher.name,
+        "asked": asked,
     }

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.outputs import make_folder, write
 
 
 class StateCache:
@@ -21,13 +22,16 @@ class StateCache:
         folder: may be shared by several keys.
         key: weights, prompts and limits; other values are another cache.
         max_bytes: of all files in `folder` together.
+
+    Raises:
+        RequestInvalid: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, object], max_bytes: float) -> None:
         text = json.dumps(key, sort_keys=True, indent=1, default=str)
         self._folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "key.json").write_text(text + "\n", encoding="utf-8")
+        make_folder(self._folder)
+        write(self._folder / "key.json", text + "\n")
         self._max_bytes = max_bytes
         self._bytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
@@ -59,7 +63,7 @@ class StateCache:
         """Keep states [tokens, hidden]; float32 is rounded to float16.
 
         Raises:
-            RequestInvalid: the cache would grow beyond its bound.
+            RequestInvalid: the cache would grow beyond its bound, or the disk has no room.
         """
         states = states.detach().to("cpu", torch.float16 if states.dtype == torch.float32 else states.dtype)
         # Also out of inference mode, which serialisation does not accept.
@@ -69,10 +73,7 @@ class StateCache:
                 f"{self._folder.parent} would grow beyond {self._max_bytes / 1e9:.3g} GB; raise cache_gb, or delete "
                 "old folders in it"
             )
-        path = self._path(name)
-        partial = path.with_suffix(".partial")
-        save_file({"states": states}, partial, metadata={"sha256": _digest(states)})
-        partial.replace(path)
+        write(self._path(name), save({"states": states}, metadata={"sha256": _digest(states)}))
         self._bytes += states.nbytes
 
     def _path(self, name: str) -> Path:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from m3agiqa.contract import Aspect, Rating
-from m3agiqa.errors import ImageError, RequestInvalid
-from m3agiqa.images import open_picture
+from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.files import read_picture
+from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.train.conversations import Conversation, rating_word, read_conversations
 from m3agiqa.train.data import LABELS, PARTS, DataSet, Entry
 
 #: The scale that scores are trained on, ends included.
 LOWEST, HIGHEST = 0.0, 5.0
-#: Names shown of those a sentence is about.
-_SHOWN = 3
+#: Names shown of those a sentence is about, and characters of each, of what is wrong with it as well.
+_SHOWN, _NAME_CHARS = 3, 500
 
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
@@ -38,6 +39,7 @@ def check_data(
         progress: wraps the loop over pictures.
     """
     return [
+        *(data.wrong or _present([None if data.entries else "the table has no rows"])),
         *_check_entries(data.entries),
         *_check_pictures(data, progress),
         *_check_labels(data, [label] if label else _label_columns(data, aspect), scale),
@@ -56,31 +58,29 @@ def _check_entries(entries: Sequence[Entry]) -> list[str]:
         _sentence([entry.name for entry in entries if not entry.prompt], "has no prompt"),
         _sentence([entry.name for entry in entries if Path(entry.name).name != entry.name], "is no plain file name"),
     ]
-    return _present(found) if entries else ["the table has no rows"]
+    return _present(found)
 
 
 def _check_pictures(data: DataSet, progress: Progress) -> list[str]:
-    if not data.images.is_dir():
-        return [f"there is no folder {data.images} with the pictures"]
+    try:
+        present = {path.name for path in data.images.iterdir()}
+    except OSError as error:
+        return [f"there is no folder {quoted(data.images, PATH_CHARS)} with the pictures: {error.strerror}"]
     missing, unreadable, contents = [], [], defaultdict(list)
     for entry in progress(list({entry.name: entry for entry in data.entries}.values())):
-        path = data.picture(entry.name)
-        if not entry.name or not path.is_file():
-            missing.append(entry.name)
-            continue
-        content = path.read_bytes()
-        contents[hashlib.sha256(content).digest()].append(entry.name)
         try:
-            open_picture(content)
-        except ImageError as error:
-            unreadable.append(f"{entry.name} ({error})")
-    known = {entry.name for entry in data.entries}
+            contents[read_picture(data.picture(entry.name)).info.sha256].append(entry.name)
+        except M3AGIQAError as error:
+            if entry.name and os.path.lexists(data.picture(entry.name)):
+                unreadable.append(f"{entry.name} ({error})")
+            else:
+                missing.append(entry.name)
     return _present(
         [
             _sentence(missing, f"is not in {data.images}"),
             _sentence(unreadable, "cannot be read"),
             _sentence([" = ".join(names) for names in contents.values() if len(names) > 1], "same content", "group"),
-            _sentence(sorted(path.name for path in data.images.iterdir() if path.name not in known), "is in no table"),
+            _sentence(sorted(present - {entry.name for entry in data.entries}), "is in no table"),
         ]
     )
 
@@ -95,15 +95,39 @@ def _check_labels(data: DataSet, columns: Sequence[str], scale: float) -> list[s
         return [f"no column holds scores; there are {', '.join(data.columns)}"]
     found: list[str | None] = []
     for column in columns:
-        labels = {entry.name: entry.label(column, scale) for entry in data.entries}
+        found += _check_numbers(data.entries, column)
+        labels = _labels(data, column, scale)
         known = {name: label for name, label in labels.items() if label is not None}
         outside = [name for name, label in known.items() if not LOWEST <= label <= HIGHEST]
         hint = ""
         if outside and scale == 1 and min(known.values()) >= 0 and max(known.values()) <= 100:
             hint = f" (they run up to {max(known.values()):g}; a label scale of 0.05 brings 0..100 to 0..5)"
-        found.append(_sentence([name for name, label in labels.items() if label is None], f"has no number in {column}"))
+        empty = dict.fromkeys(entry.name for entry in data.entries if not entry.values.get(column))
+        found.append(_sentence(list(empty), f"has no {column}"))
         found.append(_sentence(outside, f"has a {column} outside {LOWEST:g}..{HIGHEST:g}{hint}"))
     return _present(found)
+
+
+def _check_numbers(entries: Sequence[Entry], column: str) -> list[str]:
+    wrong: list[str] = []
+    for entry in entries:
+        try:
+            entry.label(column)
+        except RequestInvalid as error:
+            wrong.append(str(error))
+    more = [f"{len(wrong) - _SHOWN} more cells of {column} hold no number"] if len(wrong) > _SHOWN else []
+    return wrong[:_SHOWN] + more
+
+
+def _labels(data: DataSet, column: str, scale: float) -> dict[str, float | None]:
+    """Scores by picture, None for what is no number."""
+    labels: dict[str, float | None] = {}
+    for entry in data.entries:
+        try:
+            labels[entry.name] = entry.label(column, scale)
+        except RequestInvalid:
+            labels[entry.name] = None
+    return labels
 
 
 def _check_conversations(data: DataSet, aspect: Aspect | None, label: str | None, scale: float) -> list[str]:
@@ -141,7 +165,7 @@ def _check_items(items: Sequence[Conversation], data: DataSet, file: str) -> lis
 
 def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column: str, scale: float) -> list[str]:
     """Hold rating words against the aspect's own scores: published alignment files follow the quality's by mistake."""
-    labels = {entry.name: entry.label(column, scale) for entry in data.entries}
+    labels = _labels(data, column, scale)
     wrong = []
     for item in items:
         mos = labels.get(item.image)
@@ -154,7 +178,7 @@ def _sentence(names: Sequence[str], what: str, noun: str = "picture") -> str | N
     """`what` about some names, the first few of them shown."""
     if not names:
         return None
-    shown = ", ".join(name or "(no name)" for name in names[:_SHOWN])
+    shown = ", ".join(quoted(name, _NAME_CHARS) or "(no name)" for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown}{more}): {what}"
 

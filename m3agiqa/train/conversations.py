@@ -14,8 +14,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from m3agiqa import jsonl
 from m3agiqa.contract import Rating, describe_validation
 from m3agiqa.errors import RequestInvalid
+from m3agiqa.outputs import make_folder, write
 from m3agiqa.profile import AspectProfile
 
 IMAGE = "<image>\n"
@@ -42,6 +44,8 @@ class Conversation(BaseModel):
     conversations: tuple[Turn, ...] = Field(min_length=4, max_length=4)
     response_0: str | None = None
     response_1: str | None = None
+    #: Digest of the image and the weights that responded.
+    answered: str | None = None
 
     @model_validator(mode="after")
     def _takes_turns(self) -> Self:
@@ -75,31 +79,22 @@ def read_conversations(path: Path) -> list[Conversation]:
     """Read a conversation file; a folder in front of a picture's name is dropped.
 
     Raises:
-        RequestInvalid: unreadable, not a JSON list, or an item that is none; says which.
+        RequestInvalid: unreadable, no JSON, or an item that is no conversation; says which.
     """
-    items: list[Conversation] = []
-    for number, item in enumerate(_read_list(path)):
-        try:
-            conversation = Conversation.model_validate(item)
-        except ValidationError as error:
-            raise RequestInvalid(f"{path}, item {number + 1}: {describe_validation(error)}") from None
-        items.append(conversation.model_copy(update={"image": Path(conversation.image).name}))
-    return items
+    return [as_conversation(where, item) for where, item in jsonl.read(path)]
+
+
+def as_conversation(where: str, item: dict[str, Any]) -> Conversation:
+    """Raises: RequestInvalid: `item` is none; says where it stands."""
+    try:
+        conversation = Conversation.model_validate(item)
+    except ValidationError as error:
+        raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+    return conversation.model_copy(update={"image": Path(conversation.image).name})
 
 
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
+    """Raises: RequestInvalid: the file cannot be written."""
     items = [item.model_dump(exclude_none=True) for item in conversations]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_list(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestInvalid(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise RequestInvalid(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, list):
-        raise RequestInvalid(f"{path} is not a JSON list of conversations")
-    return content
+    make_folder(path.parent)
+    write(path, json.dumps(items, indent=1, ensure_ascii=False) + "\n")

@@ -2,21 +2,24 @@
 
 One layout holds for AGIQA-3K, AIGCIQA2023, AIGIQA-20K and your own: a folder with `images/`, and `data.csv` with the
 columns `name`, `prompt` and one a label. AIGIQA-20K has `info_train.csv`, `info_val.csv` and `info_test.csv` in place
-of `data.csv`, and its pictures come separately. `train.json`, `val.json` and `test.json` hold conversations.
+of `data.csv`, and its pictures come separately. The scores of AIGCIQA2023 run from 0 to 100. `train.json`, `val.json`
+and `test.json` hold conversations.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_picture
 from m3agiqa.images import Picture
+from m3agiqa.quoting import PATH_CHARS, quoted
+from m3agiqa.tables import open_table
 
 TABLE = "data.csv"
 PARTS = ("train", "val", "test")
@@ -24,9 +27,9 @@ IMAGES = "images"
 
 #: Columns that hold an aspect's mean opinion score, as the data sets call them.
 LABELS: Mapping[Aspect, tuple[str, ...]] = {
-    Aspect.QUALITY: ("mos_quality", "mos"),
-    Aspect.CORRESPONDENCE: ("mos_align", "mos_correspondence"),
-    Aspect.AUTHENTICITY: ("mos_authenticity",),
+    Aspect.QUALITY: ("mos_quality", "mos", "quality_mos"),
+    Aspect.CORRESPONDENCE: ("mos_align", "mos_correspondence", "correspondence_mos"),
+    Aspect.AUTHENTICITY: ("mos_authenticity", "authenticity_mos"),
 }
 
 #: Name of a group's column that is made: the picture's file name up to its last underscore, which names the generator
@@ -42,17 +45,32 @@ class Entry:
     prompt: str
     #: All columns, as they stand.
     values: Mapping[str, str]
+    #: File and line.
+    place: str = ""
 
     def label(self, column: str, scale: float = 1.0) -> float | None:
-        """The number in `column` times `scale`, None where there is none or no finite one."""
-        try:
-            number = float(self.values[column]) * scale
-        except (KeyError, ValueError):
-            return None
-        return number if math.isfinite(number) else None
+        """The number in `column` times `scale`, None where the cell is empty.
 
-    def group(self, column: str) -> str:
-        return self.name.rpartition("_")[0] or self.name if column == PREFIX else self.values[column]
+        Raises:
+            RequestInvalid: it is something else, or not finite.
+        """
+        text = self.values.get(column, "")
+        if not text:
+            return None
+        try:
+            number = float(text) * scale
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            comma = "; decimals follow a point" if "," in text else ""
+            raise RequestInvalid(
+                f"{self.place}: {column} is {quoted(text)!r}, which is no number{comma}; leave it empty for no score"
+            )
+        return number
+
+    def group(self, column: str) -> str | None:
+        """What stands in `column`, None for nothing."""
+        return (self.name.rpartition("_")[0] if column == PREFIX else self.values.get(column)) or None
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,8 @@ class DataSet:
     entries: tuple[Entry, ...]
     #: Names of the entries that came from `info_<part>.csv`, by part; empty where there is `data.csv`.
     parts: Mapping[str, tuple[str, ...]]
+    #: Rows that could not be read: where they stand, and what is wrong with each.
+    wrong: tuple[str, ...] = ()
 
     def picture(self, name: str) -> Path:
         return self.images / name
@@ -91,7 +111,7 @@ class DataSet:
         Raises:
             RequestInvalid: there is none; names the columns there are.
         """
-        candidates = LABELS[aspect] if wanted is None else (wanted,)
+        candidates = LABELS[aspect] if wanted is None else (wanted.strip().lower(),)
         for column in candidates:
             if column in self.columns:
                 return column
@@ -100,44 +120,70 @@ class DataSet:
             "name one with --label"
         )
 
+    def check_numbers(self, column: str) -> None:
+        """Raises: RequestInvalid: a cell of this column is neither a number nor empty; says which."""
+        for entry in self.entries:
+            entry.label(column)
+
     def check_group(self, column: str) -> None:
         """Raises: RequestInvalid: no such column."""
         if column != PREFIX and column not in self.columns:
             raise RequestInvalid(f"{self.folder} has no column {column}, only {', '.join(self.columns)}, or {PREFIX}")
 
 
-def load_data(folder: Path, images: Path | None = None) -> DataSet:
+def load_data(folder: Path, images: Path | None = None, *, with_wrong_rows: bool = False) -> DataSet:
     """Read a data set's tables. Pictures are looked for in `images`, or `folder/images`.
 
+    Args:
+        folder: of the tables.
+        images: of the pictures.
+        with_wrong_rows: a row that cannot be read is told of in the result.
+
     Raises:
-        RequestInvalid: no table, or one that cannot be read or lacks `name` or `prompt`.
+        RequestInvalid: no table, or one that cannot be read, lacks `name` or `prompt`, or has a row that is wrong.
     """
-    tables = {TABLE: folder / TABLE}
-    if not tables[TABLE].is_file():
-        tables = {part: path for part in PARTS if (path := folder / f"info_{part}.csv").is_file()}
+    try:
+        files = {path.name for path in folder.iterdir()}
+    except (OSError, ValueError) as error:
+        raise RequestInvalid(f"{quoted(folder, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}") from error
+    if TABLE in files:
+        tables = {TABLE: folder / TABLE}
+    else:
+        tables = {part: folder / f"info_{part}.csv" for part in PARTS if f"info_{part}.csv" in files}
     if not tables:
         raise RequestInvalid(f"{folder} holds neither {TABLE} nor info_train.csv, info_val.csv, info_test.csv")
-    read = {part: _read_table(path) for part, path in tables.items()}
+    read = {part: _Part.read(path) for part, path in tables.items()}
+    wrong = tuple(sentence for part in read.values() for sentence in part.wrong)
+    if wrong and not with_wrong_rows:
+        more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
+        raise RequestInvalid(f"{wrong[0]}{more}; `m3agiqa data check` lists all of that kind")
     return DataSet(
         folder=folder,
         images=images or folder / IMAGES,
-        columns=tuple(dict.fromkeys(column for columns, _ in read.values() for column in columns)),
-        entries=tuple(entry for _, entries in read.values() for entry in entries),
-        parts={part: tuple(entry.name for entry in entries) for part, (_, entries) in read.items() if part != TABLE},
+        columns=tuple(dict.fromkeys(column for part in read.values() for column in part.columns)),
+        entries=tuple(entry for part in read.values() for entry in part.entries),
+        parts={name: tuple(entry.name for entry in part.entries) for name, part in read.items() if name != TABLE},
+        wrong=wrong,
     )
 
 
-def _read_table(path: Path) -> tuple[Sequence[str], list[Entry]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            if not {"name", "prompt"} <= set(columns):
-                raise RequestInvalid(f"{path} must have the columns name and prompt in its first line")
-            rows = [{key: value.strip() for key, value in row.items() if key is not None} for row in reader]
-    except OSError as error:
-        raise RequestInvalid(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestInvalid(f"{path} is no CSV file in UTF-8 ({type(error).__name__})") from error
-    return columns, [Entry(row["name"], row["prompt"], row) for row in rows]
+@dataclass(frozen=True)
+class _Part:
+    """One table of a data set."""
+
+    columns: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    wrong: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        entries, wrong = [], []
+        with open_table(path, ("name", "prompt")) as table:
+            for row in table:
+                place = f"{table}, line {row.line}"
+                values = {column: value.strip() for column, value in row.values.items()}
+                if row.error is None:
+                    entries.append(Entry(values["name"], values["prompt"], values, place))
+                else:
+                    wrong.append(f"{place}: {row.error}")
+        return cls(table.columns, tuple(entries), tuple(wrong))

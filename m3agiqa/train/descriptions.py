@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
-from m3agiqa.train.conversations import read_conversations
+from m3agiqa.train.conversations import as_conversation
 
 
 def cleaned(text: str) -> str:
@@ -18,36 +18,21 @@ def cleaned(text: str) -> str:
 def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
     """Picture to description.
 
-    From `.json`, a conversation file's `response_0`, else its second turn. From `.jsonl`, `description` of the lines
-    whose `aspect` is this one; lines without an aspect count for all, later lines win.
+    Of a conversation, `response_0`, else its second turn; of another object, `description`, if its `aspect` is this one
+    or it has none. Later ones win.
 
     Raises:
         RequestInvalid: unreadable, or nothing in it is about this aspect.
     """
-    found = _from_conversations(path) if path.suffix == ".json" else _from_lines(path, aspect)
+    found = {}
+    for where, item in jsonl.read(path):
+        if "conversations" in item:
+            talk = as_conversation(where, item)
+            found[talk.image] = talk.description if talk.response_0 is None else talk.response_0
+        elif item.get("aspect", aspect) == aspect and item.get("description"):
+            if not isinstance(item.get("image"), str):
+                raise RequestInvalid(f"{where}: not a JSON object with image and description")
+            found[Path(item["image"]).name] = cleaned(str(item["description"]))
     if not found:
         raise RequestInvalid(f"{path} has no description of {aspect}")
-    return found
-
-
-def _from_conversations(path: Path) -> dict[str, str]:
-    return {
-        item.image: item.description if item.response_0 is None else item.response_0
-        for item in read_conversations(path)
-    }
-
-
-def _from_lines(path: Path, aspect: Aspect) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestInvalid(f"{path} cannot be read ({type(error).__name__})") from error
-    found = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            item = json.loads(line) if line.strip() else {}
-            if item.get("aspect", aspect) == aspect and item.get("description"):
-                found[Path(item["image"]).name] = cleaned(str(item["description"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestInvalid(f"{path}, line {number}: not a JSON object with image and description") from error
     return found

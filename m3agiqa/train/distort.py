@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from m3agiqa import config
+from m3agiqa import config, jsonl
+from m3agiqa.console import reason
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
+from m3agiqa.outputs import make_folder, write
+from m3agiqa.pools import threads
 from m3agiqa.train.data import IMAGES, TABLE, DataSet, Entry
 
 Kind = Literal["blur", "downscale", "thumbnail", "jpeg", "noise"]
 
 _THREADS = 16
+_DESCRIPTIONS = "descriptions.jsonl"
 #: JPEG quality in which spoilt copies are kept: beside what was done to them it is nothing.
 _KEPT = 95
 #: What a distortion of full strength is: radius in pixels, factor, JPEG quality, deviation of 0..255.
@@ -36,7 +38,7 @@ _FILTER = Image.Resampling.BICUBIC
 class Distortions(BaseModel):
     """One of `cfg/train/`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Copies of each picture.
     copies: int = Field(ge=1)
@@ -47,7 +49,7 @@ class Distortions(BaseModel):
     #: What is said of a copy, with {degree}: one of its kind's sentences, then one of the aspect's, with {prompt}.
     sentences: dict[Kind, tuple[str, ...]]
     closings: dict[Aspect, tuple[str, ...]]
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -93,26 +95,47 @@ def distort(
     if missing := [column for column in settings.takes if column not in data.columns]:
         raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
     entries = {entry.name: entry for entry in data.entries}
-    kept = [line for path in descriptions for line in _lines(path) if line.get("image") in entries]
-    if output.exists() and any(output.iterdir()):
-        raise RequestInvalid(f"{output} is not empty; name a new folder")
+    kept = [line for path in descriptions for _, line in jsonl.read(path) if str(line.get("image")) in entries]
     images = output / IMAGES
-    images.mkdir(parents=True)
-    copies = list(_copies(entries.values(), settings))
-    with ThreadPoolExecutor(_THREADS) as pool:
+    make_folder(output)
+    if any(output.iterdir()):
+        raise RequestInvalid(f"{output} is not empty; name a new folder")
+    try:
+        make_folder(images)
+        copies = list(_copies(entries.values(), settings))
+        _write(data, entries, copies, kept, settings, output, progress)
+    except BaseException:
+        # A folder in which something is left would refuse the same command.
+        shutil.rmtree(images, ignore_errors=True)
+        (output / _DESCRIPTIONS).unlink(missing_ok=True)
+        raise
+    return len(entries), len(copies)
+
+
+def _write(
+    data: DataSet,
+    entries: Mapping[str, Entry],
+    copies: Sequence[Copy],
+    kept: Sequence[Mapping[str, Any]],
+    settings: Distortions,
+    output: Path,
+    progress: Callable[[Iterable[None], int], Iterable[None]],
+) -> None:
+    images = output / IMAGES
+    with threads(_THREADS) as pool:
         taken = pool.map(lambda name: _take(data.picture(name), images / name), entries)
         made = pool.map(lambda copy: _make(data, copy, images / copy.name), copies)
         for _ in progress((done for part in (taken, made) for done in part), len(entries) + len(copies)):
             pass
-    with (output / TABLE).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*data.columns, "distortion", "strength"])
-        writer.writeheader()
-        writer.writerows({**entry.values, "distortion": "", "strength": ""} for entry in entries.values())
-        writer.writerows(_row(copy, settings) for copy in copies)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, [*data.columns, "distortion", "strength"])
+    writer.writeheader()
+    writer.writerows({**entry.values, "distortion": "", "strength": ""} for entry in entries.values())
+    writer.writerows(_row(copy, settings) for copy in copies)
     said = [line for copy in copies for line in _said(copy, settings)]
-    with (output / "descriptions.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, *said])
-    return len(entries), len(copies)
+    write(output / _DESCRIPTIONS, jsonl.dump([*kept, *said]))
+    # Last: with its table, the data set is whole.
+    write(output / TABLE, table.getvalue())
 
 
 def spoil(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Image:
@@ -144,12 +167,14 @@ def _take(picture: Path, place: Path) -> None:
     try:
         shutil.copyfile(picture, place)
     except OSError as error:
-        raise RequestInvalid(f"{picture}: {error.strerror}") from error
+        raise RequestInvalid(reason(error)) from error
 
 
 def _make(data: DataSet, copy: Copy, place: Path) -> None:
     rgb = data.open(copy.entry.name).rgb
-    spoil(rgb, copy.kind, copy.strength, copy.seed).save(place, "JPEG", quality=_KEPT, subsampling=0)
+    file = io.BytesIO()
+    spoil(rgb, copy.kind, copy.strength, copy.seed).save(file, "JPEG", quality=_KEPT, subsampling=0)
+    write(place, file.getvalue())
 
 
 def _row(copy: Copy, settings: Distortions) -> dict[str, str]:
@@ -169,12 +194,3 @@ def _said(copy: Copy, settings: Distortions) -> Iterable[Mapping[str, str]]:
             text = text.replace(place, value)
         text = text[0].upper() + text[1:]
         yield {"image": copy.name, "aspect": aspect.value, "prompt": copy.entry.prompt, "description": text}
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise RequestInvalid(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise RequestInvalid(f"{path} does not hold a JSON object a line: {error}") from error

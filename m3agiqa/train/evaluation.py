@@ -12,6 +12,8 @@ import numpy as np
 from m3agiqa.train.metrics import RESAMPLES, as_json, correlations, srcc_by_group
 from m3agiqa.train.predictions import Prediction
 
+#: Group of those that are in none, where others are in one.
+_NO_GROUP = "(none)"
 #: Words of a sequence that hardly comes about twice by chance.
 _GRAM = 8
 
@@ -21,8 +23,8 @@ def rated(rows: Sequence[Prediction]) -> tuple[list[float], list[float], list[st
     known = [row for row in rows if row.score is not None and row.label is not None]
     scores = [row.score for row in known if row.score is not None]
     labels = [row.label for row in known if row.label is not None]
-    groups = [row.group for row in known if row.group is not None]
-    return scores, labels, groups if len(groups) == len(known) and known else None
+    groups = [row.group or _NO_GROUP for row in known]
+    return scores, labels, groups if any(row.group for row in known) else None
 
 
 def evaluate(rows: Sequence[Prediction], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:

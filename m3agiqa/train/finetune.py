@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +14,31 @@ from typing import Any, Literal, Self
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from m3agiqa import config
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.files import picture_digest
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
+from m3agiqa.outputs import told_full_disk
+from m3agiqa.pools import threads
 from m3agiqa.train.conversations import Conversation
 from m3agiqa.train.data import DataSet
 from m3agiqa.train.lessons import tokens
+from m3agiqa.train.run import Run, digest
+
+#: Threads that read pictures.
+_THREADS = 8
 
 
 class FineTuning(BaseModel):
     """`cfg/train/finetune.yaml`; the defaults are the original's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Profile whose base is adapted; `--model` overrides it.
     model: str
@@ -48,7 +59,7 @@ class FineTuning(BaseModel):
     gradient_checkpointing: bool = True
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=400, ge=1)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -84,13 +95,74 @@ class Lesson(Dataset[dict[str, Any]]):
         }
 
 
+def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[str, Any]:
+    """What a run is started with: its conversations and their pictures, the base's weights, and the configuration."""
+
+    def learned(lesson: Lesson) -> str:
+        with threads(_THREADS) as pool:
+            pictures = pool.map(lambda item: picture_digest(lesson.data.picture(item.image)), lesson.conversations)
+            return digest(
+                *(
+                    f"{item.model_dump_json()} {picture}"
+                    for item, picture in zip(lesson.conversations, pictures, strict=True)
+                )
+            )
+
+    return {
+        "data": learned(lessons),
+        "validation": None if validation is None else learned(validation),
+        "weights": weights,
+        **lessons.settings.model_dump(mode="json", exclude={"model"}),
+    }
+
+
+@dataclass(frozen=True)
+class AdapterRun:
+    """A run's folder, with checkpoints of transformers' trainer and at last an adapter."""
+
+    run: Run
+
+    @property
+    def adapter(self) -> Path:
+        return self.run.path / "adapter"
+
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint.
+
+        Raises:
+            CheckpointError: it is not whole; says what to delete.
+        """
+        last = get_last_checkpoint(str(self.run.path)) if self.run.path.is_dir() else None
+        if last is not None and not _is_whole(Path(last)):
+            raise CheckpointError(f"{last} is damaged: delete that folder to go on from what was kept before it")
+        return None if last is None else Path(last)
+
+    def is_finished(self, steps: int) -> bool:
+        last = self.checkpoint()
+        return last is not None and int(last.name.rpartition("-")[2]) >= steps and self.adapter.is_dir()
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Raises: RequestInvalid: another run stands here, or nobody knows which."""
+        has_begun = self.adapter.is_dir() or any(self.run.path.glob("checkpoint-*"))
+        self.run.check(identity, has_begun=has_begun, changeable=("steps",))
+
+
 def finetune(
-    model: PeftModel, lessons: Lesson, validation: Lesson | None, settings: FineTuning, run: Path, device: torch.device
-) -> Path:
-    """Train into the folder `run`, continuing from the last checkpoint there; returns the adapter's folder."""
+    model: PeftModel,
+    lessons: Lesson,
+    validation: Lesson | None,
+    settings: FineTuning,
+    run: AdapterRun,
+    device: torch.device,
+) -> None:
+    """Train into the folder of `run`, going on from the last checkpoint there.
+
+    Raises:
+        RequestInvalid: a picture cannot be read, or the disk has no room.
+    """
     on_gpu = device.type == "cuda"
     arguments = TrainingArguments(
-        output_dir=str(run),
+        output_dir=str(run.run.path),
         max_steps=settings.steps,
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
@@ -122,8 +194,32 @@ def finetune(
         eval_dataset=validation,
         data_collator=lambda batch: batch[0],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(run)) if run.is_dir() else None)
-    adapter = run / "adapter"
-    model.half()
-    model.save_pretrained(str(adapter), save_embedding_layers=False)
-    return adapter
+    last = run.checkpoint()
+    # Beside its place, which it takes when it is whole.
+    partial = run.run.path / "adapter.partial"
+    with told_full_disk(run.run.path):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        model.half()
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(str(partial), save_embedding_layers=False)
+        shutil.rmtree(run.adapter, ignore_errors=True)
+        partial.rename(run.adapter)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint ends where it should."""
+    files = [path for path in checkpoint.iterdir() if path.is_file()]
+    if not {"trainer_state.json", "optimizer.pt"} <= {path.name for path in files}:
+        return False
+    try:
+        for path in files:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+            elif path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
+                return False
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True

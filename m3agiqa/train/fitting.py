@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch.nn.utils.rnn import pad_sequence
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.outputs import write
+from m3agiqa.pools import threads
 from m3agiqa.report import plots
 from m3agiqa.train.cache import StateCache
 from m3agiqa.train.graphs import TrainingPass
 from m3agiqa.train.losses import mixture
 from m3agiqa.train.metrics import krcc, plcc, srcc
 from m3agiqa.train.module import HeadModule, save_head
+from m3agiqa.train.run import Run
 from m3agiqa.train.settings import HeadTraining
 
 #: Conversations validated together at least.
@@ -44,31 +45,12 @@ class Example:
     label: float
 
 
-class RunFolder:
-    """`settings.yaml`, `metrics.csv`, `curves.png`, `last.pt`, and the best head as `best.safetensors` and `.ckpt`."""
+class RunFolder(Run):
+    """Also `metrics.csv`, `curves.png`, and the best head as `best.safetensors` and `.ckpt`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.best = path / "best.safetensors"
-        self._last = path / "last.pt"
-
-    def open(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Begin, or continue what stands here: the state of the last finished epoch.
-
-        Raises:
-            RequestInvalid: the folder holds a run with other settings.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / "settings.yaml"
-        known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else settings
-        # A run may be made longer.
-        if other := [key for key in settings if key != "epochs" and known.get(key) != settings[key]]:
-            raise RequestInvalid(f"{self.path} holds a run with another {', '.join(other)}; name another folder")
-        file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        if not self._last.exists():
-            return None
-        state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
-        return state
 
     def save(
         self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch], dtype: torch.dtype
@@ -81,19 +63,19 @@ class RunFolder:
             for old in self.path.glob("best-epoch=*.ckpt"):
                 if old != named:
                     old.unlink()
-        with (self.path / "metrics.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
+        write(self.path / "metrics.csv", table(history))
         columns = {name: [epoch[name] for epoch in history] for name in history[0]}
         plots.save(plots.curves(columns, best), self.path / "curves.png")
         self.keep({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "history": list(history)})
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Keep what `open` gives to a run that continues."""
-        partial = self._last.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self._last)
+
+def table(history: Sequence[Mapping[str, float | None]]) -> str:
+    """A run's numbers as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
@@ -112,7 +94,7 @@ def fit(
     state: dict[str, Any] | None,
     report: Callable[[Epoch], None],
 ) -> list[Epoch]:
-    """Train `module` on from `state`, as `folder.open` gave it; returns every epoch's numbers.
+    """Train `module` on from `state`, as `folder.resume` gave it; returns every epoch's numbers.
 
     Every epoch shuffles by a seed of its own, so that a continued run ends as an unbroken one does.
     """
@@ -121,8 +103,11 @@ def fit(
     scores_of = TrainingPass(module, settings.batch_size)
     history: list[Epoch] = []
     if state is not None:
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            module.load_state_dict(state["module"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise folder.damaged() from error
         history = state["history"]
     for epoch in range(len(history), settings.epochs):
         started = time.perf_counter()
@@ -167,7 +152,7 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """States [rows, time, hidden], lengths [rows] and labels [rows], on the module's device."""
     device = module.lm_head.device
-    with ThreadPoolExecutor(_READERS) as pool:
+    with threads(_READERS) as pool:
         for start in range(0, len(examples), size):
             batch = examples[start : start + size]
             states = list(pool.map(lambda example: cache.read(example.state), batch))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +16,18 @@ from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.pools import threads
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.cache import StateCache
 from m3agiqa.train.data import DataSet, Entry
 from m3agiqa.train.fitting import Epoch, Example, RunFolder, fit
 from m3agiqa.train.module import HeadModule
+from m3agiqa.train.run import digest
 from m3agiqa.train.settings import HeadTraining
 from m3agiqa.train.states import Reader, for_one_aspect
+
+#: What may change in a run that goes on: how long it is, and what it takes of the disk.
+_CHANGEABLE = ("epochs", "cache_gb")
 
 #: Threads that open pictures while others are opened or read.
 _THREADS = 8
@@ -65,6 +68,10 @@ class Frozen:
         files = TensorFiles.in_folder(self._resolved.base, "model")
         return files.read("llm.lm_head.weight", self.device, torch.float32)
 
+    def weights(self) -> dict[str, object]:
+        """What reads, whatever it is called and computes in: by digest, and its words."""
+        return {key: value for key, value in self.key().items() if key != "dtype"}
+
     def key(self) -> dict[str, object]:
         """All that states hang on beside picture, prompt and a given description."""
         return {
@@ -96,29 +103,48 @@ def train_head(
         RequestInvalid: the data set, the run's folder or the cache does not allow it.
         ConfigError, CheckpointError: as loading a model does.
     """
-    settings = task.settings
     frozen = Frozen(task, device)
     folder = RunFolder(run)
-    given = None
-    if task.descriptions is not None:
-        given = _digest(*(text for item in sorted(task.descriptions.items()) for text in item))
-    state = folder.open(
-        {
-            "data": str(task.data.folder.resolve()),
-            "aspect": task.aspect.value,
-            "label": task.label,
-            "descriptions": given,
-            **settings.model_dump(mode="json"),
-        }
-    )
+    with folder.alone():
+        return _train(task, frozen, folder, cache_folder, progress, report, note)
+
+
+def _train(
+    task: HeadTask,
+    frozen: Frozen,
+    folder: RunFolder,
+    cache_folder: Path,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+    note: Callable[[str], None],
+) -> list[Epoch]:
+    settings = task.settings
+    labels = _labels(task, note)
+    parts = {part: _drawn(names, settings) for part, names in settings.split.names(task.data).items()}
+    used = {name for names in parts.values() for name in names}
+    states, failed = _named(task, {name: labels[name] for name in labels if name in used})
+    learned = [
+        f"{part} {states[name]} {labels[name]!r}" for part, names in parts.items() for name in names if name in states
+    ]
+    identity = {
+        "data": digest(*learned),
+        "weights": digest(repr(frozen.weights())),
+        "aspect": task.aspect.value,
+        "label": task.label,
+        **settings.model_dump(mode="json", exclude={"model"}),
+    }
+    state = folder.resume(identity, changeable=_CHANGEABLE)
+    if state is not None and len(state["history"]) >= settings.epochs:
+        note(f"{folder.path} holds this run, finished: nothing is left to do; more epochs would go on from it")
+        history: list[Epoch] = state["history"]
+        return history
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         module = HeadModule(settings.head, frozen.part.context, frozen.lm_head())
     cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
-    labels = _labels(task, note)
-    parts = {part: _drawn(names, settings) for part, names in settings.split.names(task.data).items()}
-    used = {name for names in parts.values() for name in names}
-    states = _fill(task, {name: labels[name] for name in labels if name in used}, frozen, cache, progress, note)
+    failed += _fill(task, states, frozen, cache, progress)
+    if failed:
+        note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
     examples = {
         part: [Example(states[name], labels[name]) for name in names if name in states] for part, names in parts.items()
     }
@@ -127,6 +153,7 @@ def train_head(
             raise RequestInvalid(f"no picture of the part {part} could be read")
     share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
     note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on{share}")
+    folder.begin({**identity, "model": settings.model})
     return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
 
 
@@ -152,41 +179,40 @@ def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
     return labels
 
 
-def _fill(
-    task: HeadTask,
-    labels: Mapping[str, float],
-    frozen: Frozen,
-    cache: StateCache,
-    progress: Progress,
-    note: Callable[[str], None],
-) -> dict[str, str]:
-    """Have every picture's states in the cache. Returns their names there by picture, those left out that failed."""
+def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str], list[str]]:
+    """What each picture's states are called in the cache, and what is wrong with those that can have none."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
-    wanted: dict[str, str] = {}
+    states: dict[str, str] = {}
     failed: list[str] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with threads(_THREADS) as pool:
         named = pool.map(lambda entry: _state_name(task, entry), entries.values())
         for name, state in zip(entries, named, strict=True):
             if isinstance(state, M3AGIQAError):
                 failed.append(f"{name}: {state}")
             else:
-                wanted[name] = state
-        missing = [name for name, state in wanted.items() if state not in cache]
-        reader = frozen.reader() if missing else None
+                states[name] = state
+    return states, failed
+
+
+def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCache, progress: Progress) -> list[str]:
+    """Have every picture's states in the cache; those that failed are taken out of `states` and told."""
+    entries = {entry.name: entry for entry in task.data.entries if entry.name in states}
+    missing = [name for name, state in states.items() if state not in cache]
+    reader = frozen.reader() if missing else None
+    failed: list[str] = []
+    with threads(_THREADS) as pool:
         for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
             assert reader is not None
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
             jobs = list(pool.map(lambda name: _job(task, entries[name]), names))
-            for name, states in zip(names, reader.read(jobs, given), strict=True):
-                if isinstance(states, Failure):
-                    failed.append(f"{name}: {states.message}")
-                    del wanted[name]
+            for name, found in zip(names, reader.read(jobs, given), strict=True):
+                if isinstance(found, Failure):
+                    failed.append(f"{name}: {found.message}")
+                    del states[name]
                 else:
-                    cache.write(wanted[name], states)
-    if failed:
-        note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
-    return wanted
+                    cache.write(states[name], found)
+    return failed
 
 
 def _job(task: HeadTask, entry: Entry) -> Job:
@@ -202,8 +228,4 @@ def _state_name(task: HeadTask, entry: Entry) -> str | M3AGIQAError:
     except M3AGIQAError as error:
         return error
     given = "" if task.descriptions is None else task.descriptions[entry.name]
-    return _digest(sha256, entry.prompt, given)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return digest(sha256, entry.prompt, given)

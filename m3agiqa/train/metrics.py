@@ -167,7 +167,7 @@ def _rows_by_group(groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:
 
 def _within_groups(scores: Floats, labels: Floats, groups: Sequence[str] | None, seed: int, resamples: int) -> Estimate:
     if groups is None:
-        return Estimate(None, reason="no groups were asked for")
+        return Estimate(None, reason="no picture is in a group")
     known = srcc_by_group(scores, labels, groups)
     if not known:
         return Estimate(None, reason=f"no group has {MIN_PAIRS} pictures with different scores and labels")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from xlstm import (
     FeedForwardConfig,
@@ -20,6 +20,8 @@ from xlstm import (
 from xlstm.blocks.slstm.cell import sLSTMCell
 
 from m3agiqa.model.head import POOLERS, pool
+from m3agiqa.outputs import write
+from m3agiqa.train.run import saved
 from m3agiqa.train.settings import HeadShape
 
 _FC_WIDTH = 128
@@ -83,14 +85,7 @@ def save_head(module: HeadModule, *paths: Path, dtype: torch.dtype = torch.float
         key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in module.published().items()
     }
     for path in paths:
-        partial = path.with_name(path.name + ".partial")
-        if path.suffix == ".safetensors":
-            save_file(state, partial)
-        else:
-            torch.save({"state_dict": state}, partial)
-        # safetensors keeps what it writes from other users.
-        partial.chmod(0o644)
-        partial.replace(path)
+        write(path, save(state) if path.suffix == ".safetensors" else saved({"state_dict": state}))
 
 
 def _stack(shape: HeadShape, context: int) -> xLSTMBlockStack:

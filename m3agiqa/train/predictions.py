@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating, describe_validation
+from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_job
+from m3agiqa.files import picture_digest, read_job
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.outputs import write
+from m3agiqa.pools import threads
+from m3agiqa.records import RecordFile, versioned
 from m3agiqa.scorer import Scoring
 from m3agiqa.train.data import DataSet, Entry
+
+#: Threads that read images.
+_THREADS = 8
 
 
 class Prediction(BaseModel):
@@ -37,14 +39,16 @@ class Prediction(BaseModel):
     error: str | None
     #: Profile and a digest of what it was loaded from.
     model: str
+    #: Of the image's file.
+    image_sha256: str | None = None
 
-    @field_validator("group", "label", "description", "score", "rating", "error", mode="before")
+    @field_validator("group", "label", "description", "score", "rating", "error", "image_sha256", mode="before")
     @classmethod
     def _nothing(cls, value: object) -> object:
         return None if value == "" else value
 
     @classmethod
-    def of(cls, asked: Asked, entry: Entry, outcome: AspectScore | Failure, model: str) -> Self:
+    def of(cls, asked: Asked, entry: Entry, job: Job | Failure, outcome: AspectScore | Failure, model: str) -> Self:
         scored = outcome if isinstance(outcome, AspectScore) else None
         return cls(
             name=entry.name,
@@ -56,6 +60,7 @@ class Prediction(BaseModel):
             rating=scored.rating if scored else None,
             error=None if scored or isinstance(outcome, AspectScore) else f"{outcome.code}: {outcome.message}",
             model=model,
+            image_sha256=job.picture.info.sha256 if isinstance(job, Job) else None,
         )
 
 
@@ -92,14 +97,13 @@ def predict(
         jobs = [_job(data, entry, asked.aspect) for entry in batch]
         outcomes = iter(scorer.score([job for job in jobs if isinstance(job, Job)]))
         yield [
-            Prediction.of(asked, entry, _of(next(outcomes) if isinstance(job, Job) else job, asked.aspect), model)
+            Prediction.of(asked, entry, job, _of(next(outcomes) if isinstance(job, Job) else job, asked.aspect), model)
             for entry, job in zip(batch, jobs, strict=True)
         ]
 
 
 def model_name(info: ModelInfo) -> str:
-    digest = hashlib.sha256(info.model_dump_json().encode()).hexdigest()[:12]
-    return f"{info.profile}@{digest}"
+    return versioned(info.profile, info)
 
 
 def _job(data: DataSet, entry: Entry, aspect: Aspect) -> Job | Failure:
@@ -120,65 +124,39 @@ class PredictionFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = RecordFile(path, Prediction, "m3agiqa predict")
 
-    def resume(self, model: str, asked: Asked, entries: Iterable[Entry]) -> list[Prediction]:
-        """Scored rows of an earlier run; rows with an error, and one that was cut off, are dropped to be tried again.
+    def resume(self, model: str, asked: Asked, data: DataSet) -> list[Prediction]:
+        """Scored rows of an earlier run; rows with an error, and one that was cut off, are left out, to be tried again.
 
-        Those of `entries` get the group and label that are asked for now.
+        Those of `data` get the group and label that are asked for now.
 
         Raises:
-            RequestInvalid: the file is another's: no predictions, or another model's or aspect's.
+            RequestInvalid: the file is another's: no predictions, or another model's, aspect's or image's.
         """
-        kept: list[Prediction] = []
-        if self.path.exists():
-            kept = [row for row in read_predictions(self.path, cut_off=True) if row.error is None]
-            if other := next((row for row in kept if (row.model, row.aspect) != (model, asked.aspect)), None):
-                raise RequestInvalid(
-                    f"{self.path} holds {other.aspect} by {other.model}, not {asked.aspect} by {model}; "
-                    "name another file"
-                )
-        now = {(entry.name, entry.prompt): asked.of(entry) for entry in entries}
-        kept = [row.model_copy(update=now.get((row.name, row.prompt), {})) for row in kept]
-        header = io.StringIO(newline="")
-        csv.writer(header).writerow(COLUMNS)
-        write(self.path, header.getvalue() + _as_csv(kept))
-        return kept
+        kept = [row for row in self._file.left() if row.error is None]
+        if other := next((row for row in kept if (row.model, row.aspect) != (model, asked.aspect)), None):
+            raise RequestInvalid(
+                f"{self.path} holds {other.aspect} by {other.model}, not {asked.aspect} by {model}; name another file"
+            )
+        now = {(entry.name, entry.prompt): asked.of(entry) for entry in data.entries}
+        mine = [row for row in kept if row.image_sha256 and (row.name, row.prompt) in now]
+        with threads(_THREADS) as pool:
+            digests = pool.map(lambda row: picture_digest(data.picture(row.name)), mine)
+            for row, digest in zip(mine, digests, strict=True):
+                if digest not in (row.image_sha256, None):
+                    raise RequestInvalid(f"{self.path} holds a score of another {row.name}; name another file")
+        return [row.model_copy(update=now.get((row.name, row.prompt), {})) for row in kept]
 
-    def append(self, rows: Iterable[Prediction]) -> None:
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_as_csv(rows))
+    def growing(self, kept: Iterable[Prediction]) -> AbstractContextManager[Callable[[Iterable[Prediction]], None]]:
+        """Write what is kept, and hand out what appends to it."""
+        return self._file.growing(kept)
 
 
-def read_predictions(path: Path, *, cut_off: bool = False) -> list[Prediction]:
+def read_predictions(path: Path) -> list[Prediction]:
     """Read what `predict` wrote.
 
-    Args:
-        path: the CSV file.
-        cut_off: the last row may be half a row, which is dropped.
-
     Raises:
-        RequestInvalid: unreadable, or no predictions; says which row.
+        RequestInvalid: unreadable, or no predictions; says which line.
     """
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestInvalid(f"{path} cannot be read ({type(error).__name__})") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise RequestInvalid(f"{path} was not written by `m3agiqa predict`: its first line is not {','.join(COLUMNS)}")
-    rows = list(reader)
-    if cut_off and rows and (None in rows[-1].values() or not text.endswith("\n")):
-        rows.pop()
-    predictions = []
-    for number, row in enumerate(rows, 1):
-        try:
-            predictions.append(Prediction.model_validate(row))
-        except ValidationError as error:
-            raise RequestInvalid(f"{path}, row {number}: {describe_validation(error)}") from None
-    return predictions
-
-
-def _as_csv(rows: Iterable[Prediction]) -> str:
-    text = io.StringIO(newline="")
-    csv.DictWriter(text, COLUMNS).writerows(row.model_dump(mode="json") for row in rows)
-    return text.getvalue()
+    return RecordFile(path, Prediction, "m3agiqa predict").read()

@@ -7,8 +7,6 @@ scores by its mean state over a picture, and the picture's conversations.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +16,24 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
+from m3agiqa.files import picture_digest
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
 from m3agiqa.model.vision import normalise
+from m3agiqa.outputs import make_folder, write
 from m3agiqa.train import lessons
 from m3agiqa.train.backbone import MAP_CHANNELS, MAP_STRIDE, Backbone
 from m3agiqa.train.conversations import Conversation
 from m3agiqa.train.data import DataSet
-from m3agiqa.train.fitting import RunFolder
+from m3agiqa.train.fitting import table
 from m3agiqa.train.metrics import srcc
+from m3agiqa.train.run import Run, digest
 from m3agiqa.train.smoothing import out_of_fold
 from m3agiqa.train.spectrum import embed_spectrum
 from m3agiqa.train.splits import Split
@@ -49,7 +50,7 @@ Numbers = dict[str, float]
 class Pretraining(BaseModel):
     """One of `cfg/train/`: the base's sizes, and how it is trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     shape: Shape
     #: Columns of human scores that are taught, smoothed.
@@ -76,7 +77,7 @@ class Pretraining(BaseModel):
     autocast: bool = True
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=500, ge=1)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @field_validator("sizes")
     @classmethod
@@ -114,6 +115,7 @@ class Progress:
     pictures: Callable[[Iterable[Any], int], Iterable[Any]]
     steps: Callable[[range], Iterable[int]]
     report: Callable[[Numbers], None]
+    note: Callable[[str], None]
 
 
 class Material:
@@ -193,40 +195,73 @@ def pretrain(
     Raises:
         RequestInvalid: the data set or the run's folder does not allow it.
     """
-    folder = RunFolder(run)
+    folder = Run(run)
+    with folder.alone():
+        return _pretrain(data, conversations, settings, folder, device, progress)
+
+
+def _pretrain(
+    data: DataSet,
+    conversations: Sequence[Conversation],
+    settings: Pretraining,
+    folder: Run,
+    device: torch.device,
+    progress: Progress,
+) -> Path:
     texts = [turn.content for item in conversations for turn in item.conversations]
-    said = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    identity = {"data": str(data.folder.resolve()), "images": str(data.images.resolve()), "conversations": said}
-    state = folder.open({**identity, **settings.model_dump(mode="json")})
-    base = run / "base"
+    identity = {
+        "data": _learned_from(data, conversations, settings),
+        "conversations": digest(*(part for item in conversations for part in (item.image, item.model_dump_json()))),
+        **settings.model_dump(mode="json"),
+    }
+    state = folder.resume(identity)
+    base = folder.path / "base"
+    weights = base / "model.safetensors"
+    steps = settings.steps + settings.text_steps
+    history: list[Numbers] = [] if state is None else state["history"]
+    done = int(history[-1]["step"]) if history else 0
+    if done >= steps and weights.exists():
+        progress.note(f"{folder.path} holds this run, finished: nothing is left to do")
+        return base
     shape = settings.shape
+    material = Material(data, conversations, settings, device, progress)
+    folder.begin(identity)
+    make_folder(base)
     write_description(base, shape, train_tokenizer(texts, shape.vocab))
     tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", shape.queries)
-    material = Material(data, conversations, settings, device, progress)
     trainer = _Trainer(material, tokenizer, settings, device)
-    history: list[Numbers] = []
     if state is not None:
-        trainer.load_state_dict(state)
-        history = state["history"]
+        try:
+            trainer.load_state_dict(state)
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise folder.damaged() from error
     sums: dict[str, torch.Tensor] = {}
-    done = int(history[-1]["step"]) if history else 0
-    ends = (settings.steps, settings.steps + settings.text_steps)
-    for step in progress.steps(range(done, settings.steps + settings.text_steps)):
+    for step in progress.steps(range(done, steps)):
         for name, loss in trainer.step(step).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss
-        if (step + 1) % settings.evaluate_every and step + 1 not in ends:
+        if (step + 1) % settings.evaluate_every and step + 1 not in (settings.steps, steps):
             continue
         since, done = step + 1 - done, step + 1
         means = {name: float(loss) / since for name, loss in sums.items()}
         history.append({"step": done, **means, **trainer.validate(step)})
         sums.clear()
         folder.keep({**trainer.state_dict(), "history": history})
-        _write_table(run / "metrics.csv", history)
+        write(folder.path / "metrics.csv", table(history))
         progress.report(history[-1])
-    weights = base / "model.safetensors"
-    save_file(trainer.base(), weights)
-    weights.chmod(0o644)  # safetensors keeps what it writes from other users
+    write(weights, save(trainer.base()))
     return base
+
+
+def _learned_from(data: DataSet, conversations: Sequence[Conversation], settings: Pretraining) -> str:
+    """A digest of the pictures that are talked about, their prompts and their scores."""
+    named = {item.image for item in conversations}
+    parts = [
+        f"{entry.name} {entry.prompt} {picture_digest(data.picture(entry.name))} "
+        + repr([entry.label(label) for label in settings.labels])
+        for entry in data.entries
+        if entry.name in named
+    ]
+    return digest(*parts)
 
 
 class _Trainer:
@@ -373,10 +408,3 @@ class _Trainer:
 
 def _standardised(values: torch.Tensor) -> torch.Tensor:
     return (values - values.mean(0)) / values.std(0).clamp_min(1e-6)
-
-
-def _write_table(path: Path, history: Sequence[Numbers]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)

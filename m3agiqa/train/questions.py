@@ -34,7 +34,7 @@ class BrokenAnswer(Refused):
 class Template(BaseModel):
     """One of `cfg/train/teacher-*.yaml`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     aspects: tuple[Aspect, ...] = Field(min_length=1)
     #: Ends of the scale that scores are told on, after `--label-scale`.

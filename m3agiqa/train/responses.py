@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.rows import Reading, Row
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_job
+from m3agiqa.files import picture_digest, read_job
 from m3agiqa.jobs import Job
-from m3agiqa.train.conversations import read_conversations, write_conversations
+from m3agiqa.train.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data import DataSet
+from m3agiqa.train.run import digest
 from m3agiqa.train.states import Headless
 
 
@@ -61,25 +62,30 @@ class ResponseTask:
 
 
 def respond(
-    task: ResponseTask, load: Callable[[], Answerer], progress: Callable[[Sequence[int]], Iterable[int]]
+    task: ResponseTask,
+    weights: str,
+    load: Callable[[], Answerer],
+    progress: Callable[[Sequence[int]], Iterable[int]],
 ) -> tuple[int, list[str]]:
     """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
+
+    Args:
+        task: what is answered.
+        weights: tells who answers.
+        load: called when there is something to answer.
+        progress: wraps the loop over batches.
 
     Returns:
         How many are answered, and what failed, each with its picture's name.
 
     Raises:
-        RequestInvalid: a conversation's picture is in no table, or `output` holds other conversations.
+        RequestInvalid: a conversation's picture is in no table, or `output` holds other conversations or other answers.
     """
     items = {item.image: item for item in read_conversations(task.conversations)}
-    if task.output.exists():
-        for item in read_conversations(task.output):
-            if item.image not in items:
-                raise RequestInvalid(f"{task.output} holds other conversations: {item.image} is not among them")
-            items[item.image] = item
     prompts = {entry.name: entry.prompt for entry in task.data.entries}
     if unknown := [image for image in items if image not in prompts]:
         raise RequestInvalid(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
+    items |= _left(task, items, weights)
     failed: list[str] = []
     unanswered = [image for image, item in items.items() if item.response_1 is None]
     answerer = load() if unanswered else None
@@ -95,7 +101,31 @@ def respond(
             if isinstance(answer, Failure):
                 failed.append(f"{image}: {answer.message}")
             else:
-                added = {"response_0": answer[0], "response_1": answer[1]}
+                by = _answered(task, items[image], weights)
+                added = {"response_0": answer[0], "response_1": answer[1], "answered": by}
                 items[image] = items[image].model_copy(update=added)
         write_conversations(task.output, list(items.values()))
     return sum(item.response_1 is not None for item in items.values()), failed
+
+
+def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -> dict[str, Conversation]:
+    """What an earlier run answered, by picture."""
+    left: dict[str, Conversation] = {}
+    if not task.output.exists() or not task.output.stat().st_size:
+        return left
+    for item in read_conversations(task.output):
+        if item.image not in items:
+            raise RequestInvalid(f"{task.output} holds other conversations: {item.image} is not among them")
+        if item.conversations != items[item.image].conversations:
+            raise RequestInvalid(f"{task.output} holds another conversation about {item.image}; name another file")
+        if item.answered not in (None, _answered(task, item, weights)):
+            raise RequestInvalid(
+                f"{task.output} holds an answer of other weights, or about another image, for "
+                f"{item.image}; name another file"
+            )
+        left[item.image] = item
+    return left
+
+
+def _answered(task: ResponseTask, item: Conversation, weights: str) -> str:
+    return digest(weights, str(picture_digest(task.data.picture(item.image))))[:16]

@@ -17,19 +17,27 @@ PAIRWISE: frozenset[LossName] = frozenset({"fidelity", "margin", "ranknet"})
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class HeadShape(_Section):
     """Sizes of a head; the defaults are the published ones."""
 
-    width: int = Field(default=512, ge=64, multiple_of=64)
-    blocks: int = Field(default=4, ge=1)
+    width: int = Field(default=512, ge=64, le=16_384, multiple_of=64)
+    blocks: int = Field(default=4, ge=1, le=256)
     #: Indices of the sLSTM blocks; the others are mLSTM.
     slstm_at: tuple[int, ...] = (1,)
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1, le=256)
     #: How the states of all positions become one.
     pooler: Pooler = "mean"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not all(0 <= index < self.blocks for index in self.slstm_at):
+            raise ValueError(f"slstm_at must be indices of the {self.blocks} blocks, from 0")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, {self.heads}")
+        return self
 
 
 class HeadTraining(_Section):
@@ -49,7 +57,7 @@ class HeadTraining(_Section):
     batch_size: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
     #: What the head's weights are written in; they are trained in float32.
     dtype: Literal["float16", "float32"] = "float32"
     #: Gigabytes of hidden states kept on disk at most.

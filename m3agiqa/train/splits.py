@@ -13,23 +13,26 @@ from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.conversations import read_conversations
 from m3agiqa.train.data import PARTS, DataSet
 
+#: The largest share, which may be a count of pictures.
+_MOST = 1_000_000_000
+
 
 class Split(BaseModel):
     """How a data set is divided."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: `prompt` keeps all pictures of a prompt together; `files` obeys train.json, val.json, test.json or info_*.csv.
     by: Literal["picture", "prompt", "files"] = "prompt"
     #: Shares of train, validation and, where there is a third, test: 8:2, 3:1, 7:1:2.
     ratio: tuple[float, ...] = Field(default=(8, 2), min_length=2, max_length=3)
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     @field_validator("ratio")
     @classmethod
     def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) <= 0:
-            raise ValueError("must be shares above 0")
+        if not all(0 < share <= _MOST for share in value):
+            raise ValueError(f"must be shares above 0, and at most {_MOST}")
         return value
 
     def names(self, data: DataSet) -> dict[str, list[str]]:

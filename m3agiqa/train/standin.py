@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.data import DataSet
@@ -74,14 +74,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _read(path: Path, aspect: Aspect) -> Iterator[Said]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            item = json.loads(line)
-            if item.get("aspect") == aspect and "mos" in item:
+    for where, item in jsonl.read(path):
+        if item.get("aspect") == aspect and "mos" in item:
+            try:
                 sentences = tuple(re.split(r"(?<=[.!?])\s+", cleaned(item["description"]).strip()))
-                yield Said(_words(item["prompt"]), float(item["mos"]), sentences)
-    except OSError as error:
-        raise RequestInvalid(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestInvalid(f"{path} does not hold JSON objects with prompt, description and mos: {error}") from error
+                said = Said(_words(item["prompt"]), float(item["mos"]), sentences)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                raise RequestInvalid(f"{where}: not a JSON object with prompt, description and mos") from None
+            if not 0 <= said.mos <= 5:
+                raise RequestInvalid(f"{where}: mos is {said.mos:g}, outside 0..5")
+            yield said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from m3agiqa.model.slicing import Grid, Slicing
+from m3agiqa.pools import threads
 from m3agiqa.train.data import DataSet
 
 _THREADS = 8
@@ -49,7 +49,7 @@ def load_pictures(
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
     pictures = torch.empty(len(names), 3, side, side, dtype=torch.uint8, device=device)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with threads(_THREADS) as pool:
         for number, picture in enumerate(progress(pool.map(load, names))):
             pictures[number] = picture.to(device)
     return pictures

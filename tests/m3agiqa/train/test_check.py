@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_every_kind_of_problem_is_said_in_words(make_data: MakeData, capsys: pyt
     shutil.copy(images / "gen0_002.png", images / "gen1_003.png")
     shutil.copy(images / "gen0_002.png", images / "stray.png")
     rows = [{"name": entry.name, "prompt": entry.prompt, "mos": "3"} for entry in load_data(folder).entries]
-    rows[4]["mos"], rows[5]["mos"], rows[6]["prompt"] = "7.5", "unknown", ""
+    rows[4]["mos"], rows[5]["mos"], rows[6]["prompt"], rows[7]["mos"] = "7.5", "2,5", "", ""
     write_table(folder / "data.csv", [*rows, {**rows[7], "prompt": "another"}])
     # when
     found = problems(folder)
@@ -53,12 +54,42 @@ def test_every_kind_of_problem_is_said_in_words(make_data: MakeData, capsys: pyt
         "1 picture (gen1_001.png (not a picture in one of the formats JPEG, PNG, WEBP, GIF, AVIF)): cannot be read",
         "1 group (gen0_002.png = gen1_003.png): same content",
         "1 picture (stray.png): is in no table",
-        "1 picture (gen1_005.png): has no number in mos",
+        f"{folder / 'data.csv'}, line 7: mos is '2,5', which is no number; decimals follow a point",
+        "1 picture (gen1_007.png): has no mos",
         "1 picture (gen0_004.png): has a mos outside 0..5",
     ):
         assert sentence in found
     assert main(["data", "check", str(folder)]) == 1
     assert capsys.readouterr().out.splitlines() == found.splitlines()
+
+
+def test_rows_that_are_wrong_are_listed(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(3)
+    with (folder / "data.csv").open("a", encoding="utf-8") as file:
+        file.write('x.png,a cat, on a mat,3\ny.png,"open,3\n')
+
+    assert main(["data", "check", str(folder)]) == 1
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert "line 5: it has 4 cells" in first
+    assert "line 6: its quotes do not match" in second
+
+
+def test_pictures_that_cannot_be_looked_at_are_listed_with_the_others(make_data: MakeData) -> None:
+    # given a name that is too long, one that is empty, a link to itself, and a file whose name is no UTF-8
+    folder = make_data(1)
+    rows = [{"name": name, "prompt": "p", "mos": 3} for name in ("gen0_000.png", "x" * 300, "", "loop.png")]
+    write_table(folder / "data.csv", rows)
+    (folder / "images" / "loop.png").symlink_to("loop.png")
+    (folder / "images" / os.fsdecode(b"\xd6\xd0.png")).touch()
+    # when
+    found = problems(folder)
+    # then
+    assert "2 pictures (" in found
+    assert "(no name)): is not in" in found
+    assert "1 picture (loop.png (" in found
+    assert r"\udcd6\udcd0.png" in found
+    found.encode()
 
 
 def test_scores_up_to_100_hint_at_the_scale(make_data: MakeData) -> None:

@@ -45,18 +45,83 @@ def test_a_label_that_is_not_there_names_the_columns(make_data: MakeData) -> Non
         data.label_column(Aspect.QUALITY, "beauty")
 
 
-def test_labels_are_scaled_and_what_is_no_number_is_none() -> None:
-    entry = Entry("a.png", "", {"mos": "80", "bad": "n/a", "worse": "nan"})
+def test_labels_are_scaled_and_an_empty_cell_is_none() -> None:
+    entry = Entry("a.png", "", {"mos": "80", "empty": ""})
 
     assert entry.label("mos", 0.05) == pytest.approx(4)
-    assert entry.label("bad") is entry.label("worse") is entry.label("none") is None
+    assert entry.label("empty") is entry.label("none") is None
+
+
+@pytest.mark.parametrize("text", ["2,5", "n/a", "nan", "inf", "-Infinity", "1e999", "good"])
+def test_a_label_that_is_no_number_is_told_of_with_its_place(make_data: MakeData, text: str) -> None:
+    data = load_data(make_data(3, mos_quality=lambda index: text if index == 1 else index))
+
+    with pytest.raises(RequestInvalid, match=rf"data.csv, line 3: mos_quality is '{text}', which is no number"):
+        data.check_numbers(data.label_column(Aspect.QUALITY))
 
 
 @pytest.mark.parametrize(
-    ("name", "group"), [("sd1.5_highcorr_247.jpg", "sd1.5_highcorr"), ("DALLE2_3.png", "DALLE2"), ("x.png", "x.png")]
+    ("name", "group"),
+    [("sd1.5_highcorr_247.jpg", "sd1.5_highcorr"), ("DALLE2_3.png", "DALLE2"), ("0.png", None), ("_0.png", None)],
 )
-def test_a_group_is_the_names_prefix(name: str, group: str) -> None:
+def test_a_group_is_the_names_prefix(name: str, group: str | None) -> None:
     assert Entry(name, "", {}).group(PREFIX) == group
+
+
+def test_a_table_with_a_wrong_row_is_refused_unless_it_is_asked_about(make_data: MakeData) -> None:
+    folder = make_data(3)
+    with (folder / "data.csv").open("a", encoding="utf-8") as file:
+        file.write("x.png,a cat, on a mat,3\ny.png\n")
+
+    with pytest.raises(RequestInvalid, match=r"line 5: it has 4 cells.*and 1 more.*`m3agiqa data check` lists"):
+        load_data(folder)
+    data = load_data(folder, with_wrong_rows=True)
+    assert len(data.entries) == 3
+    assert [sentence.partition(": ")[0] for sentence in data.wrong] == [
+        f"{folder / 'data.csv'}, line {line}" for line in (5, 6)
+    ]
+
+
+PUBLISHED = {
+    "agiqa-3k": (
+        "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align\n"
+        'AttnGAN_normal_000.jpg,"a dog, anime style",,,anime style,0.97,0.22,4.1,0.62\n'
+        "sd1.5_lowstep_7.jpg,a tray,blurry,,,3.5,0.2,1.25,0.67\n"
+    ),
+    "aigciqa2023": (
+        ",name,prompt,style,class,quality_mos,authenticity_mos,correspondence_mos\n"
+        "0,0.png,a dog,Basic,Animals,58.3,41.2,62.9\n"
+        "1,1.png,a corner,Detail,Spaces,31.0,36.4,27.5\n"
+    ),
+    "aigiqa-20k": "name,prompt,mos\nDALLE2_0.png,a dog,3.25\nMJ_0.png,a car,1.5\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("published", "aspect", "scale", "labels", "groups"),
+    [
+        ("agiqa-3k", "quality", 1, [0.97, 3.5], ["AttnGAN_normal", "sd1.5_lowstep"]),
+        ("agiqa-3k", "correspondence", 1, [4.1, 1.25], ["AttnGAN_normal", "sd1.5_lowstep"]),
+        ("aigciqa2023", "quality", 0.05, [2.915, 1.55], [None, None]),
+        ("aigciqa2023", "correspondence", 0.05, [3.145, 1.375], [None, None]),
+        ("aigciqa2023", "authenticity", 0.05, [2.06, 1.82], [None, None]),
+        ("aigiqa-20k", "quality", 1, [3.25, 1.5], ["DALLE2", "MJ"]),
+    ],
+)
+def test_published_tables_are_read_as_they_are(
+    tmp_path: Path, published: str, aspect: str, scale: float, labels: list[float], groups: list[str | None]
+) -> None:
+    # given a table of the published form
+    parts = ["info_train", "info_val", "info_test"] if published == "aigiqa-20k" else ["data"]
+    for part in parts:
+        (tmp_path / f"{part}.csv").write_text(PUBLISHED[published])
+    # when it is read
+    data = load_data(tmp_path)
+    # then its scores and groups are found by the aspect's name alone
+    column = data.label_column(Aspect(aspect))
+    assert [entry.label(column, scale) for entry in data.entries[:2]] == pytest.approx(labels)
+    assert [entry.group(PREFIX) for entry in data.entries[:2]] == groups
+    assert len(data.entries) == 2 * len(parts)
 
 
 def test_aigiqa_20k_has_a_table_a_part_and_pictures_elsewhere(tmp_path: Path) -> None:
@@ -79,6 +144,8 @@ def test_aigiqa_20k_has_a_table_a_part_and_pictures_elsewhere(tmp_path: Path) ->
         (None, "neither data.csv nor info_train.csv"),
         (b"name,mos\na.png,3\n", "columns name and prompt"),
         (b"\xff\xfe\x00", "no CSV file in UTF-8"),
+        (b"", "is empty"),
+        (b"Name;Prompt;mos;MOS \n", "names a column twice: mos"),
     ],
 )
 def test_a_table_that_is_none_says_so(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -162,7 +229,7 @@ def test_conversations_read_as_written_and_older_ones_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}", "not a JSON list"),
+        ("{}", "line 1: id: "),
         ("[{", "not JSON"),
         ('[{"id": 1, "image": "a.png", "conversations": []}]', "item 1: conversations"),
     ],

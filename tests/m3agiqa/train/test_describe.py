@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from m3agiqa import outputs
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
@@ -146,6 +148,75 @@ def test_a_killed_run_continues_and_asks_nothing_twice(data: Path, server: Teach
     # then
     assert len(lines(data)) == 12
     assert server.times == {"thing 3": 2} | {f"thing {number}": 1 for number in (0, 1, 2, 4, 5)}
+
+
+def test_an_answer_that_was_cut_inside_a_character_is_asked_for_again(data: Path, server: TeacherServer) -> None:
+    # Given a file whose texts hold what others take for line ends, and whose last line ends inside a character
+    assert main(command(data, server, "openai", "--limit", "2")) == 0
+    path = data / "d.jsonl"
+    text = path.read_text(encoding="utf-8").replace("It is sharp.", "It is\u2028sharp \u732b.")
+    path.write_bytes(text.encode()[: text.encode().rindex("\u732b".encode()) + 1])
+    asked = len(server.asked)
+    # When the run goes on
+    assert main(command(data, server, "openai", "--limit", "2")) == 0
+    # Then that picture alone is asked about again
+    assert len(server.asked) == asked + 1
+    assert len(read_descriptions(path, Aspect.QUALITY)) == 2
+    assert "It is\u2028sharp \u732b." in read_descriptions(path, Aspect.QUALITY).values()
+
+
+@pytest.mark.parametrize("change", ["picture", "score", "teacher", "template"])
+def test_answers_to_other_questions_are_not_taken_over(
+    data: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    assert main(command(data, server, "openai", "--limit", "2")) == 0
+    before = (data / "d.jsonl").read_bytes()
+    arguments = command(data, server, "openai", "--limit", "2")
+    if change == "picture":
+        Image.new("RGB", (8, 8)).save(data / "images" / "gen0_000.png")
+    elif change == "score":
+        arguments += ["--label-scale", "0.5"]
+    elif change == "teacher":
+        arguments = command(data, server, "gemini", "--limit", "2")
+    else:
+        arguments += ["--template", "teacher-one-aspect"]
+
+    assert main(arguments) == 1
+
+    assert "d.jsonl, line 1: gen0_000.png was asked about with another image, prompt, score" in capsys.readouterr().err
+    assert (data / "d.jsonl").read_bytes() == before
+
+
+def test_another_file_without_line_ends_is_left_alone(data: Path, server: TeacherServer) -> None:
+    (data / "d.jsonl").write_text("my notes")
+
+    assert main(command(data, server, "openai")) == 1
+
+    assert (data / "d.jsonl").read_text() == "my notes"
+
+
+def test_two_do_not_ask_into_one_file(data: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str]) -> None:
+    with outputs.alone(data / "d.jsonl"):
+        assert main(command(data, server, "openai")) == 1
+    assert "another run writes to" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_a_signal_does_not_wait_for_an_answer(data: Path, server: TeacherServer) -> None:
+    # Given a run whose question hangs
+    server.script["thing 3"] = ["hang"]
+    arguments = command(data, server, "openai", "--concurrency", "1")
+    process = subprocess.Popen([sys.executable, "-m", "m3agiqa", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        assert server.hanging.wait(PATIENCE_S)
+        # When it is told to end
+        process.terminate()
+        # Then it does, with what was answered
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    assert len(lines(data)) == 6
 
 
 @both

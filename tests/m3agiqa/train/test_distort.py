@@ -130,3 +130,17 @@ def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pyte
     (data / "data.csv").write_text(text.replace("mos_align", "other"))
     assert distort(data, tmp_path / "more") == 1
     assert "no column mos_align" in capsys.readouterr().err
+
+
+def test_what_failed_leaves_nothing_that_refuses_the_corrected_command(data: Path, tmp_path: Path) -> None:
+    # Given a picture that cannot be read
+    picture = data / "images" / "gen0_004.png"
+    before = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    assert distort(data, tmp_path / "out") == 1
+    # When it can
+    picture.write_bytes(before)
+    # Then the same command makes the set
+    assert distort(data, tmp_path / "out") == 0
+    assert len(load_data(tmp_path / "out").entries) == 6 * (1 + COPIES)
+    assert distort(data, tmp_path / "out") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,59 @@ def test_the_defaults_are_the_originals() -> None:
 
     assert settings == FineTuning(model="published")
     assert (settings.rank, settings.learning_rate, settings.steps, settings.warmup) == (64, 1e-6, 22_000, 0.01)
+
+
+def test_a_finished_run_is_not_trained_again_but_can_be_made_longer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given
+    assert lab.finetune("run", steps=2) == 0
+    before = (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    # when the same is asked for again
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "load", None)
+        assert lab.finetune("run", steps=2) == 0
+    # then it says so
+    assert "this run is finished" in capsys.readouterr().out
+    assert (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    # and more steps go on from there
+    assert lab.finetune("run", steps=4) == 0
+    assert (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize("change", ["conversations", "picture", "configuration"])
+def test_another_runs_adapter_is_not_given_out(lab: Lab, capsys: pytest.CaptureFixture[str], change: str) -> None:
+    # given a finished run
+    assert lab.finetune("run", steps=1) == 0
+    before = (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    # when something else is to be learned there
+    name = lab.lessons().conversations[0].image
+    if change == "conversations":
+        text = (lab.data / "train.json").read_text()
+        (lab.data / "train.json").write_text(text.replace("It is dull.", "It shines."))
+    elif change == "picture":
+        (lab.data / "images" / name).write_bytes((lab.data / "images" / name).read_bytes() + b"more")
+    more = {"learning_rate": 1e-4} if change == "configuration" else {}
+    # then it is refused
+    assert lab.finetune("run", steps=1, **more) == 1
+    err = capsys.readouterr().err
+    assert f"holds a run with another {'learning_rate' if more else 'data'}; name another folder" in err
+    assert (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_cut_checkpoint_says_what_to_delete(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    # given a run with two checkpoints, of which the last is cut in one file or another
+    assert lab.finetune("run", steps=4) == 0
+    last = lab.home / "run" / "checkpoint-4"
+    for name in ("optimizer.pt", "adapter_model.safetensors", "trainer_state.json"):
+        whole = (last / name).read_bytes()
+        (last / name).write_bytes(whole[: len(whole) // 2])
+        capsys.readouterr()
+        # then it is one line
+        assert lab.finetune("run", steps=4) == 1
+        assert f"error: {last} is damaged: delete that folder" in capsys.readouterr().err
+        (last / name).write_bytes(whole)
+    # and without it the run goes on from the one before
+    shutil.rmtree(last)
+    assert lab.finetune("run", steps=4) == 0
+    assert last.is_dir()

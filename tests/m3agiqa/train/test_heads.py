@@ -205,3 +205,70 @@ def test_every_data_set_has_its_settings(name: str) -> None:
 def test_wrong_settings_are_named(lab: Lab, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         HeadTraining.load(str(lab.config(**changes)))
+
+
+def test_the_corrected_command_of_a_failed_start_is_taken(lab: Lab) -> None:
+    assert lab.train("run", label_scale=20.0) == 1
+    assert lab.train("run", "--epochs", "1") == 0
+
+
+def test_a_finished_run_is_not_trained_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab.train("run", "--epochs", "1") == 0
+    line = capsys.readouterr().out
+    monkeypatch.setattr("m3agiqa.train.heads.fit", None)
+
+    assert lab.train("run", "--epochs", "1") == 0
+
+    captured = capsys.readouterr()
+    assert captured.out == line
+    assert "nothing is left to do" in captured.err
+
+
+@pytest.mark.parametrize("change", ["score", "picture", "description"])
+def test_a_run_does_not_go_on_with_other_data(lab: Lab, capsys: pytest.CaptureFixture[str], change: str) -> None:
+    # given a run, and its data set at another place, where it is the same
+    assert lab.train("run", "--epochs", "1") == 0
+    moved = lab.home / "moved"
+    lab.folder.rename(moved)
+    lab.folder = moved
+    assert lab.train("run", "--epochs", "1") == 0
+    # when something in it changes
+    if change == "score":
+        table = (moved / "data.csv").read_text()
+        (moved / "data.csv").write_text(table.replace("gen0_000.png,thing 0,1", "gen0_000.png,thing 0,2"))
+    elif change == "picture":
+        Image.new("RGB", (40, 30), "white").save(moved / "images" / "gen0_000.png")
+    else:
+        lab.descriptions.write_text(lab.descriptions.read_text().replace("awful", "poor"))
+    # then it is another
+    assert lab.train("run", "--epochs", "2") == 1
+    assert "holds a run with another data; name another folder" in capsys.readouterr().err
+
+
+def test_a_state_that_does_not_fit_says_what_to_delete(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.train("run", "--epochs", "1") == 0
+    torch.save({"module": {}, "optimizer": {}, "history": [{"epoch": 0}]}, lab.home / "run" / "last.pt")
+
+    assert lab.train("run", "--epochs", "2") == 1
+
+    assert "last.pt is damaged or does not fit: delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": -1},
+        {"seed": 2**64},
+        {"learning_rate": float("inf")},
+        {"label_scale": float("nan")},
+        {"split": {"ratio": [1, float("inf")]}},
+        {"head": {"blocks": 2, "slstm_at": [2]}},
+        {"head": {"width": 64, "heads": 3}},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_read(lab: Lab, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        HeadTraining.load(str(lab.config(**changes)))

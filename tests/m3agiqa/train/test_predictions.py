@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from m3agiqa import outputs
 from m3agiqa.cli import local, main
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.errors import RequestInvalid
@@ -148,6 +150,57 @@ def test_nothing_scored_is_a_failure_in_valid_json(make_data: MakeData, capsys: 
     assert "at least 3" in result["reasons"]["srcc"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (lambda index: "", "there is nothing to compare: 0 pictures failed, 4 have no label"),
+        (lambda index: f"{index},5", "line 2: mos is '0,5', which is no number; decimals follow a point"),
+        (lambda index: "nan", "line 2: mos is 'nan'"),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_a_failure_that_says_why(
+    make_data: MakeData, capsys: pytest.CaptureFixture[str], labels: Callable[[int], str], words: str
+) -> None:
+    folder = make_data(4, mos=labels)
+
+    assert main(["evaluate", str(folder), *FAKE, "--json"]) == 1
+
+    assert words in capsys.readouterr().err
+
+
+def test_names_without_a_generator_are_in_no_group(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    # given names of which none has an underscore
+    folder = make_data(8)
+    table = folder / "data.csv"
+    for path in (folder / "images").iterdir():
+        path.rename(path.with_name(path.name.replace("_", "")))
+    table.write_text(table.read_text().replace("gen0_", "gen0").replace("gen1_", "gen1"))
+    # then there are no groups
+    result = evaluated(capsys, folder, *FAKE, "--group", "prefix")
+    assert result["groups"] == {}
+    assert result["reasons"]["srcc_within_groups"] == "no picture is in a group"  # type: ignore[index]
+    # and where one has an underscore, the others are together
+    (folder / "images" / "gen0000.png").rename(folder / "images" / "gen0_000.png")
+    table.write_text(table.read_text().replace("gen0000", "gen0_000"))
+    result = evaluated(capsys, folder, *FAKE, "--group", "prefix")
+    assert {name: of["n"] for name, of in result["groups"].items()} == {"(none)": 7, "gen0": 1}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_table_with_a_wrong_row_is_refused(
+    make_data: MakeData, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = make_data(4)
+    with (folder / "data.csv").open("a", encoding="utf-8") as file:
+        file.write("x.png,a cat, on a mat,3\n")
+    output = ["--output", str(folder / "p.csv")] if command == "predict" else []
+
+    assert main([command, str(folder), *FAKE, *output]) == 1
+
+    assert "`m3agiqa data check` lists" in capsys.readouterr().err
+    assert not (folder / "p.csv").exists()
+
+
 class Interrupted(FakeScorer):
     """Scores some pictures, then the process is killed."""
 
@@ -244,3 +297,57 @@ def test_people_read_a_table(make_data: MakeData, capsys: pytest.CaptureFixture[
     for words in ("quality by fake, untrained", "SRCC within groups", "9 pictures, 0 failed", "gen1"):
         assert words in out
     assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_score_of_another_image_is_not_taken_over(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given predictions, and another image in the place of one
+    folder = make_data(4)
+    command = ["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]
+    assert main(command) == 0
+    before = (folder / "p.csv").read_bytes()
+    Image.new("RGB", (8, 8)).save(folder / "images" / "gen0_000.png")
+
+    # Then they are refused, and stay
+    assert main(command) == 1
+    assert "holds a score of another gen0_000.png; name another file" in capsys.readouterr().err
+    assert (folder / "p.csv").read_bytes() == before
+
+
+def test_two_do_not_predict_into_one_file(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(4)
+    with outputs.alone(folder / "p.csv"):
+        assert main(["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]) == 1
+    assert "another run writes to" in capsys.readouterr().err
+
+
+def test_numbers_are_printed_before_a_plot_that_fails(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_data(4)
+    result = evaluated(capsys, folder, *FAKE)
+
+    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", "/dev/full"]) == 1
+
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == result
+    assert captured.err.count("error: cannot write /dev/full: No space left on device") == 1
+    # What can be known before is said before.
+    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", str(folder / "p.xyz")]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_folder_may_have_an_equals_sign(make_data: MakeData, named: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_data(4)
+    run = folder / "lr=1e-5"
+    run.mkdir()
+    assert main(["predict", str(folder), *FAKE, "--output", str(run / "q.csv")]) == 0
+
+    assert main(["plot", f"{'mine=' if named else ''}{run / 'q.csv'}", "--output", str(folder / "p.png")]) == 0
+    assert main(["plot", f"mine={folder / 'none.csv'}", "--output", str(folder / "p.png")]) == 1
+    assert "none.csv: No such file" in capsys.readouterr().err
+    # And what is read is not drawn over
+    before = (run / "q.csv").read_bytes()
+    (run / "q.png").symlink_to("q.csv")
+    assert main(["plot", str(run / "q.csv"), "--output", str(run / "q.png")]) == 1
+    assert (run / "q.csv").read_bytes() == before

@@ -259,3 +259,31 @@ def test_the_backbone_sees_a_picture_the_same_beside_another() -> None:
     assert both.pooled.shape == (2, POOLED)
     assert torch.allclose(both.pooled[0], alone.pooled[0], atol=1e-3)
     assert not torch.allclose(both.pooled[0], both.pooled[1], atol=1e-2)
+
+
+def test_a_finished_run_is_not_trained_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab.pretrain("run", steps=1) == 0
+    monkeypatch.setattr("m3agiqa.train.pretrain.Material", None)
+
+    assert lab.pretrain("run", steps=1) == 0
+
+    assert "nothing is left to do" in capsys.readouterr().err
+
+
+def test_a_failed_start_and_other_pictures(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    # given a start that failed
+    assert lab.pretrain("run", steps=1, labels=["mos_qualty"]) == 1
+    # then the corrected command runs
+    assert lab.pretrain("run", steps=1) == 0
+    # but not with another picture, nor another score
+    path = lab.data / "images" / "gen0_000.png"
+    before = path.read_bytes()
+    noise_picture(64, 64, seed=77).rgb.save(path)
+    assert lab.pretrain("run", steps=1) == 1
+    path.write_bytes(before)
+    table = (lab.data / "data.csv").read_text()
+    (lab.data / "data.csv").write_text(table.replace("thing 0,0.0", "thing 0,0.5"))
+    assert lab.pretrain("run", steps=1) == 1
+    assert capsys.readouterr().err.count("holds a run with another data; name another folder") == 2

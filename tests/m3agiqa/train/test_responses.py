@@ -97,3 +97,35 @@ def test_a_conversation_of_another_data_set_is_refused(data: Path, capsys: pytes
 
     assert main(command(data)) == 1
     assert "stray.png of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["conversation", "picture"])
+def test_answers_about_something_else_are_not_taken_over(
+    data: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    # given
+    assert main(command(data)) == 0
+    before = (data / "own.json").read_bytes()
+    # when
+    if change == "conversation":
+        text = (data / "train.json").read_text()
+        (data / "train.json").write_text(text.replace("The teacher's.", "Another's."))
+    else:
+        picture = data / "images" / "gen0_000.png"
+        picture.write_bytes(picture.read_bytes() + b"more")
+    # then
+    assert main(command(data)) == 1
+    assert "name another file" in capsys.readouterr().err
+    assert (data / "own.json").read_bytes() == before
+
+
+def test_the_conversations_are_not_written_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (data / "train.json").read_bytes()
+    (data / "link.json").symlink_to("train.json")
+    arguments = command(data)
+    arguments[arguments.index(str(data / "own.json"))] = str(data / "link.json")
+
+    assert main(arguments) == 1
+
+    assert "it is read as" in capsys.readouterr().err
+    assert (data / "train.json").read_bytes() == before

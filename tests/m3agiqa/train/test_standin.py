@@ -45,9 +45,9 @@ def test_a_near_score_decides_and_what_only_the_other_shows_is_left_out(make_dat
     ("text", "complaint"),
     [
         ('{"prompt": "x", "aspect": "quality", "mos": 1, "description": "y"}', "no description of authenticity"),
-        ('{"aspect": "authenticity", "mos": 1}', "JSON objects with prompt, description and mos"),
+        ('{"aspect": "authenticity", "mos": 1}', "line 1: not a JSON object with prompt, description and mos"),
         ('{"prompt": "a castle", "aspect": "authenticity", "mos": 1, "description": "A castle."}', "speaks of"),
-        ("no json", "JSON objects"),
+        ("no json", "line 1 (cut off at its end): not JSON"),
     ],
 )
 def test_a_source_that_will_not_do_is_refused(

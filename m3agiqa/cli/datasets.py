@@ -1,0 +1,33 @@
+"""The data set of a command that makes something of single pictures. What measures or trains takes whole tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m3agiqa.errors import RequestInvalid
+
+if TYPE_CHECKING:
+    from m3agiqa.train.data import DataSet
+
+#: Rows told of that are left out.
+_SHOWN = 3
+
+
+def load(folder: Path, images: Path | None) -> DataSet:
+    """Read a data set; rows that cannot be read are told of on stderr, and left out.
+
+    Raises:
+        RequestInvalid: as `load_data`, or no row is left.
+    """
+    from m3agiqa.train.data import load_data
+
+    data = load_data(folder, images, with_wrong_rows=True)
+    if data.wrong and not data.entries:
+        raise RequestInvalid(f"{data.wrong[0]}; no row of {folder} can be read")
+    for sentence in data.wrong[:_SHOWN]:
+        print(f"left out: {sentence}", file=sys.stderr)
+    if len(data.wrong) > _SHOWN:
+        print(f"left out: {len(data.wrong) - _SHOWN} more rows; `m3agiqa data check` lists all", file=sys.stderr)
+    return data
