@@ -11,8 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import ConfigError
-from m3agiqa.quoting import quoted
+from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.inputs import read_bytes
+from m3agiqa.paths import is_file
+from m3agiqa.quoting import PATH_CHARS, quoted
 
 #: Environment variable with the operator's own folder, with `models/`, `policies/` or `train/` in it.
 OWN_DIR = "M3AGIQA_CONFIG_DIR"
@@ -21,8 +23,6 @@ _PACKAGE = Path(__file__).resolve().parent
 #: The folder that ships: inside an installed package, beside it in a checkout.
 SHIPPED_DIR = _PACKAGE / "cfg" if (_PACKAGE / "cfg").is_dir() else _PACKAGE.parent / "cfg"
 
-#: Characters of a path in a message.
-_PATH_CHARS = 240
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -35,9 +35,9 @@ def find(kind: str, name: str) -> Path:
         ConfigError: nothing there; lists the names there are.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else named(kind, name)
-    if path is None or not _is_file(path):
+    if path is None or not is_file(path):
         known = ", ".join(names(kind))
-        raise ConfigError(f"no {kind} file {quoted(name, _PATH_CHARS)}; give a path ending in .yaml or one of: {known}")
+        raise ConfigError(f"no {kind} file {quoted(name, PATH_CHARS)}; give a path ending in .yaml or one of: {known}")
     return path
 
 
@@ -49,7 +49,7 @@ def named(kind: str, name: str) -> Path | None:
     """
     if not _NAME.fullmatch(name):
         return None
-    return next((path for folder in _folders() if _is_file(path := folder / kind / f"{name}.yaml")), None)
+    return next((path for folder in _folders() if is_file(path := folder / kind / f"{name}.yaml")), None)
 
 
 def names(kind: str) -> list[str]:
@@ -67,14 +67,7 @@ def _folders() -> list[Path]:
             return [folder, SHIPPED_DIR]
     except OSError:
         pass
-    raise ConfigError(f"{OWN_DIR}={quoted(own, _PATH_CHARS)} is no folder; make it, with policies/ or models/ in it")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # its name is too long for any file
-        return False
+    raise ConfigError(f"{OWN_DIR}={quoted(own, PATH_CHARS)} is no folder; make it, with policies/ or models/ in it")
 
 
 def load(path: Path, model: type[ModelT]) -> ModelT:
@@ -84,10 +77,10 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
         ConfigError: unreadable, no YAML, an unknown key or a wrong value, with file and field.
     """
     try:
-        return model.model_validate(yaml.safe_load(path.read_bytes()))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        return model.model_validate(yaml.safe_load(read_bytes(path)))
+    except RequestInvalid as error:
+        raise ConfigError(str(error)) from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe_validation(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar is a ValueError
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

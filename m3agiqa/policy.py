@@ -29,7 +29,7 @@ _SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 class Thresholds(BaseModel):
     """Thresholds of an aspect on the MOS scale 0..5; a score exactly on one passes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reject_below: float = Field(default=0.0, ge=0, le=5)
     review_below: float = Field(default=0.0, ge=0, le=5)
@@ -44,7 +44,7 @@ class Thresholds(BaseModel):
 class Policy(BaseModel):
     """One file of `cfg/policies/`. Aspects it does not name do not influence the decision."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     version: int = Field(ge=1)

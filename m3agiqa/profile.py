@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from m3agiqa import config
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
+from m3agiqa.paths import exists
 
 #: Name of the base that has random weights at the published shapes.
 RANDOM = "random"
@@ -38,7 +39,7 @@ class HubRef:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Describe(_Section):
@@ -135,8 +136,11 @@ class ModelProfile(_Section):
             ConfigError: no such folder or file, and no hub id either.
         """
         bundled = reference.removeprefix(_BUNDLED)
-        path = _PACKAGE / bundled if bundled != reference else self._folder / Path(reference).expanduser()
-        if path.exists():
+        try:
+            path = _PACKAGE / bundled if bundled != reference else self._folder / Path(reference).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"profile {self.name}: {reference}: there is no home folder; set HOME") from None
+        if exists(path):
             return path
         match = _HUB_ID.fullmatch(reference)
         if match is None or reference.startswith("."):

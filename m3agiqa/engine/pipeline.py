@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -38,6 +41,7 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
+from m3agiqa.outputs import make_folder
 from m3agiqa.profile import ModelProfile
 
 #: Pillow leaves the interpreter to others while it resizes.
@@ -315,4 +319,17 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"no device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    if device.type == "cpu":
+        return device
+    give_kernels_a_folder()
+    return torch.device("cuda", device.index or 0)
+
+
+def give_kernels_a_folder() -> None:
+    """Have Triton keep what it compiles in a folder of this process where there is no home that can be written to."""
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
+    try:
+        make_folder(Path.home() / ".triton")
+    except (RuntimeError, RequestInvalid):
+        os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="m3agiqa-triton-")

@@ -37,6 +37,12 @@ _OTHER_SPELLING = {
     "strawhat/minicpm2.5-aigciqa-20k-ft": "strawhat/minicpm2.5-AIGIQA-20k-ft",
 }
 
+#: What the system says of a cache that cannot be written to.
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EISDIR),
+    *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
 ResultT = TypeVar("ResultT")
 
 
@@ -49,7 +55,11 @@ def offline_by_environment() -> bool:
 
 
 def cache_folder() -> Path:
-    return Path(constants.HF_HUB_CACHE).expanduser()
+    """Raises: CheckpointError: nobody knows where it is."""
+    try:
+        return Path(constants.HF_HUB_CACHE).expanduser()
+    except RuntimeError:
+        raise CheckpointError("there is no home folder: set HF_HOME to a folder that can be written to") from None
 
 
 def list_files(ref: HubRef) -> LockedPart:
@@ -97,8 +107,9 @@ def fetch(part: LockedPart, name: str, *, anew: bool = False, bar: Any = None) -
     Raises:
         HubError: the file is not there, or no access to it.
         HubUnavailable: the hub cannot be reached, or the download broke off for good.
-        CheckpointError: no room on the disk.
+        CheckpointError: no room on the disk, or no cache.
     """
+    cache_folder()
     return Path(
         _attempt(
             f"{part.repo}@{part.commit[:12]} {name}",
@@ -139,7 +150,7 @@ def _typed(error: BaseException, what: str) -> CheckpointError:
         return _typed_status(error, what, page)
     if isinstance(error, FileMetadataError):
         return HubError(f"{what}: {constants.ENDPOINT} does not answer like the hub; check HF_ENDPOINT and your proxy")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return CheckpointError(f"{what}: {error.strerror} in {cache_folder()}; HF_HOME moves the cache")
     if isinstance(error, ValueError):
         return HubError(f"{what}: {constants.ENDPOINT} does not answer like the hub ({type(error).__name__})")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -14,7 +13,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import CheckpointError
+from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.outputs import make_folder, write
+
+_MOVED = "set XDG_CACHE_HOME to a folder that can be written to"
 
 
 class _Record(BaseModel):
@@ -63,7 +65,7 @@ class Lock(_Record):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CheckpointError(f"lock {path}: {error.strerror}") from error
+            raise CheckpointError(f"lock {path}: {error.strerror}; {_MOVED}") from error
         except ValidationError as error:
             raise CheckpointError(f"lock {path} is damaged: delete it ({describe_validation(error)})") from None
 
@@ -73,15 +75,23 @@ class Lock(_Record):
         Raises:
             CheckpointError: the place cannot be written to.
         """
+        check_place(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-                file.write(self.model_dump_json(indent=2) + "\n")
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the lock {path}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written to"
-            ) from error
+            write(path, self.model_dump_json(indent=2) + "\n")
+        except RequestInvalid as error:
+            raise CheckpointError(f"{error}; {_MOVED}") from error
+
+
+def check_place(path: Path) -> None:
+    """Find out before a download that a lock can be written.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        make_folder(path.parent)
+    except RequestInvalid as error:
+        raise CheckpointError(f"{error}; {_MOVED}") from error
 
 
 def lock_path(profile: str, references: Mapping[str, str]) -> Path:
@@ -89,8 +99,14 @@ def lock_path(profile: str, references: Mapping[str, str]) -> Path:
 
     `references` maps parts to what the profile names for them; they are hashed into the name, so that a lock of other
     references is never picked up.
+
+    Raises:
+        CheckpointError: neither XDG_CACHE_HOME nor a home folder is known.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # nobody knows where
+        raise CheckpointError(f"there is no home folder: {_MOVED}") from None
     digest = hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", profile)
-    return Path(cache).expanduser() / "m3agiqa" / "locks" / f"{name}-{digest}.json"
+    return cache / "m3agiqa" / "locks" / f"{name}-{digest}.json"

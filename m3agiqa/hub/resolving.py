@@ -13,7 +13,7 @@ from pathlib import Path
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError, ConfigError, HubError
 from m3agiqa.hub import files
-from m3agiqa.hub.lock import Lock, LockedPart, lock_path
+from m3agiqa.hub.lock import Lock, LockedPart, check_place, lock_path
 from m3agiqa.profile import RANDOM, HubHead, HubRef, ModelProfile
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ def resolve(
         if known is None and offline:
             raise HubError(f"profile {profile.name} is not downloaded; run `m3agiqa download --model {profile.name}`")
         lock = known or _make_lock(profile.name, remote)
+        if known is None:
+            check_place(path)
         show = sys.stderr.isatty() if progress is None else progress
         placed = _place(lock, offline=offline, show=show, verify=verify)
         if known is None:
@@ -218,8 +220,11 @@ def _place(lock: Lock, *, offline: bool, show: bool, verify: bool) -> dict[_Key,
 
 
 def _check_room(total: int, cache: Path) -> None:
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise CheckpointError(f"{cache}: {error.strerror}; set HF_HOME to a folder that can be written to") from error
     if total > free:
         raise CheckpointError(
             f"{total / 1e9:.1f} GB to download, but only {free / 1e9:.1f} GB are free in {existing}; "

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.vision import Tower
+from m3agiqa.outputs import write
 
 #: Bytes of one shard of the base.
 _SHARD_BYTES = 4 * 2**30
@@ -184,8 +185,8 @@ def head_tensors(shape: Shape, seed: int) -> RandomTensors:
 def write_description(folder: Path, shape: Shape, tokenizer: Tokenizer) -> None:
     """Write what stands beside a base's weights: config.json and tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1) + "\n")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write(folder / "config.json", json.dumps(shape.config(), indent=1) + "\n")
+    write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def write_base(

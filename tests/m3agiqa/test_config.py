@@ -34,6 +34,10 @@ def test_a_file_is_read_and_validated(tmp_path: Path) -> None:
         (b"name: [", "not valid YAML"),
         (b"name: !!python/object/apply:os.system [echo]", "not valid YAML"),
         (b"name: \xff\xfe", "not valid YAML"),
+        (b"name: x\ndoors: 2020-13-45\n", "not valid YAML: month must be in 1..12"),
+        (b"name: x\ndoors: 2020-12-24\n", "doors: Input should be a valid integer"),
+        (b"name: x\ndoors: " + b"9" * 5_000, "not valid YAML"),
+        (b"name: " + b"[" * 100_000, "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_told_where(tmp_path: Path, content: bytes, said: str) -> None:
@@ -42,6 +46,7 @@ def test_a_wrong_file_is_told_where(tmp_path: Path, content: bytes, said: str) -
     with pytest.raises(ConfigError, match=said) as caught:
         config.load(file, Room)
     assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
     assert "many-secret" not in str(caught.value)
 
 

@@ -428,3 +428,47 @@ def test_a_local_profile_needs_no_huggingface_hub(tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ), check=False
     )
     assert done.stdout.strip() == str(tmp_path / "base"), done.stderr
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the machine does not know, as in a container with any UID."""
+
+    def unknown(_: object) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("no_home")
+def test_without_a_home_the_variables_to_set_are_named(
+    full: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = make_profile(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(CheckpointError, match="set XDG_CACHE_HOME"):
+        resolve(profile)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(CheckpointError, match="set HF_HOME"):
+        resolve(profile)
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_profile_that_speaks_of_a_home_that_is_not_there_is_wrong(tmp_path: Path) -> None:
+    profile = make_profile(tmp_path, base="~/base")
+    with pytest.raises(ConfigError, match="~/base: there is no home folder; set HOME"):
+        resolve(profile)
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(full: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = make_profile(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    with pytest.raises(CheckpointError, match="HF_HOME"):
+        resolve(profile)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CheckpointError, match="XDG_CACHE_HOME"):
+        resolve(profile)

@@ -135,7 +135,9 @@ def test_references_are_folders_beside_the_file_or_places_on_the_hub(tmp_path: P
     assert str(HubRef("lab/base", "v1.0")) == "lab/base@v1.0"
 
 
-@pytest.mark.parametrize("reference", ["nothing", "./lab/base", "../lab", "/no/such/folder", "a/b/c", "lab/base@"])
+@pytest.mark.parametrize(
+    "reference", ["nothing", "./lab/base", "../lab", "/no/such/folder", "a/b/c", "lab/base@", "x" * 300]
+)
 def test_what_is_neither_is_a_wrong_profile(tmp_path: Path, reference: str) -> None:
     profile = ModelProfile.load(write_profile(tmp_path))
     with pytest.raises(ConfigError, match="no hub id"):
