@@ -12,7 +12,7 @@ import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -48,6 +48,11 @@ VERSION = "1.0"
 
 #: Queue priorities, most urgent first.
 Priority = Literal[0, 3, 6, 9]
+
+#: A key is a part of a path, which servers and proxies may resolve: `../other/key` is in another bucket then.
+KEY_LEADS_ELSEWHERE = re.compile(r"(\A|/)\.\.?(/|\Z)|[\x00-\x1f\x7f-\x9f\\]")
+#: A bucket, or the ARN of an access point.
+_BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -101,9 +106,31 @@ def _url_with_scheme(*schemes: str) -> AfterValidator:
             raise ValueError("must not hold spaces; only the key of s3://bucket/key may")
         if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)) or not parts.netloc:
             raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in schemes)} and name a host")
+        _check_bucket(url) if parts.scheme == "s3" else _check_host(parts)
         return url
 
     return AfterValidator(check)
+
+
+def _check_host(parts: SplitResult) -> None:
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or a password")
+    if not parts.hostname:
+        raise ValueError("must name a host")
+    try:
+        known = parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("must name a port from 1 to 65535, or none")
+
+
+def _check_bucket(url: str) -> None:
+    bucket, _, key = url.partition("://")[2].partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError("must name a bucket, of letters, digits, dots, hyphens and underscores")
+    if KEY_LEADS_ELSEWHERE.search(key):
+        raise ValueError("must not hold '.' or '..' between slashes")
 
 
 def _in_our_age(time: datetime) -> datetime:

@@ -28,6 +28,7 @@ score: at the edges it becomes a `contract.Failure`.
     ├── DeliveryError             the verdict was not taken
     │   ├── DeliveryForbidden     the destination is not allowed, or not configured
     │   ├── DeliveryGone          the receiver answered 410: it wants no more
+    │   ├── DeliveryMisconfigured credentials, quota or clock of the worker are wrong    (retryable)
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
     ├── Busy                      what it needs is taken; it is put off and nobody is told (retryable)
     ├── OutOfMemory               this machine had no room for the picture now          (retryable)
@@ -169,6 +170,13 @@ class DeliveryForbidden(DeliveryError):
 
 class DeliveryGone(DeliveryError):
     code = "delivery_gone"
+
+
+class DeliveryMisconfigured(DeliveryError):
+    """Only an operator can change it: it is tried a few times, and no more."""
+
+    code = "delivery_misconfigured"
+    retryable = True
 
 
 class DeliveryUnavailable(DeliveryError):

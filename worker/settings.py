@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from m3agiqa import __version__
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
 
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
     fetch_allow_hosts: Names = Field(
         default=(), description="host:port pairs trusted although their address is private or their port unusual."
     )
+    fetch_retry_missing: bool = Field(
+        default=False,
+        description="Try a picture that is not there (404, NoSuchKey) again like one whose server is down: for stores "
+        "that show a new object a moment late.",
+    )
     fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// pictures may be read from.")
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of a picture, at most.")
     decoders: int | None = Field(
@@ -115,6 +121,11 @@ class Settings(BaseSettings):
         description="Secrets of single receivers instead of those: JSON, host (of any port), host:port or https://host "
         "to a list of secrets.",
     )
+    webhook_host_headers: dict[str, dict[str, SecretStr]] = Field(
+        default={},
+        description="Headers that single receivers want, Authorization for one: JSON, host:port or https://host to an "
+        "object of names and values. They are neither logged nor sent elsewhere.",
+    )
     deliver_timeout_s: float = Field(default=10, gt=0, description="Seconds a receiver may take to answer.")
     deliver_retry_delays_s: Delays = Field(
         default=(5, 30, 300, 1800, 7200, 18_000, 36_000),
@@ -137,7 +148,18 @@ class Settings(BaseSettings):
         description="Part of a worker's threads that may wait longer than a second for picture servers or receivers; "
         "one slow server gets half of it. More if your own are slow.",
     )
+    user_agent: str | None = Field(
+        default=None,
+        pattern=r"^[!-~]+( [!-~]+)*$",
+        max_length=256,
+        description="User-Agent of whatever is fetched and delivered; unset, m3agiqa and its version.",
+    )
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible service other than AWS.")
+    s3_addressing_style: Literal["auto", "path", "virtual"] | None = Field(
+        default=None,
+        description="Where a bucket's name stands: in the path, or in the host name (virtual). Unset, path with "
+        "M3AGIQA_S3_ENDPOINT_URL and auto without.",
+    )
 
     memory_growth_limit_mib: int = Field(
         default=4096,
@@ -190,6 +212,29 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _names_a_service(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            known = False
+        if not known or "@" in parts.netloc or parts.query or parts.fragment or re.search(r"\s", value):
+            raise ValueError("must look like https://host:port, with a path if the service has one, and nothing else")
+        return value
+
+    @property
+    def effective_user_agent(self) -> str:
+        return self.user_agent or f"m3agiqa/{__version__}"
+
+    @property
+    def effective_s3_addressing_style(self) -> str:
+        # Services other than AWS often have no host name per bucket.
+        return self.s3_addressing_style or ("path" if self.s3_endpoint_url else "auto")
+
     @property
     def effective_visibility_timeout_s(self) -> float:
         if self.visibility_timeout_s is not None:
@@ -215,6 +260,9 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise ConfigError(f"environment: {describe_validation(error)}") from None
+        except SettingsError as error:
+            # It names the field, and nothing of the value.
+            raise ConfigError(f"environment: {error}: it must be JSON") from None
 
 
 def processors() -> int:

@@ -36,6 +36,7 @@ from enum import IntEnum
 import tldextract
 
 from m3agiqa.errors import Busy
+from worker.web.addresses import bare
 
 #: Seconds that an exchange may take without a slow permit; a site that takes longer on average is slow.
 PATIENCE_S = 1.0
@@ -43,9 +44,6 @@ PATIENCE_S = 1.0
 FIRST_LOOK_S = 0.25
 #: Sites and endpoints remembered. Of those that are forgotten, nothing is known.
 MOST_SERVERS = 4096
-
-#: Where there is no other way out than through NAT64, every IPv4 address takes the last four bytes of one of these.
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 #: Seconds between two looks of an exchange whether it has to give way.
 _GLANCE_S = 0.1
@@ -81,19 +79,6 @@ def endpoint_at(address: str, port: int) -> str:
     # Who has one address of a /64 has them all.
     place = ipaddress.ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
     return f"{place}:{port}"
-
-
-def bare(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address that is meant: an IPv4 one if it only has the form of an IPv6 one, mapped or for NAT64.
-
-    Raises:
-        ValueError: it is not an address.
-    """
-    # Without the network interface that a link-local one may name.
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        return ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in NAT64 else ip)
-    return ip
 
 
 class _Pace(IntEnum):

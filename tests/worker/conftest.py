@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.received.append(Received(self.command, self.path, headers, self.rfile.read(length)))
         self.server.answers(self)
 
-    do_GET = do_POST = do_PUT = answer  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
 
     def reply(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -52,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         if "content_length" not in headers:
             self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def drip(self, data: bytes) -> None:
         """Send `data` over and over, a byte at a time, until the client is gone or the test is over."""

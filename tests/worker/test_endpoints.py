@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.web import endpoint_of, place_named
+from worker.web.endpoints import endpoint_of, place_named
 
 
 @pytest.mark.parametrize(

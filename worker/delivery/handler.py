@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m3agiqa.errors import Busy
+from m3agiqa.errors import Busy, DeliveryMisconfigured
 from m3agiqa.queue.ledger import Claim, Ledger
 from worker.delivery.sender import Delivery, Sender
 from worker.ops.reporting import failure_of
@@ -15,6 +15,8 @@ from worker.ops.reporting import failure_of
 _JITTER = 0.2
 #: Seconds that a delivery is put off for a busy receiver, at most.
 LONGEST_DELAY_S = 300.0
+#: Attempts after the first where only an operator can help: a dead letter tells more than hours of trying.
+RETRIES_IF_MISCONFIGURED = 3
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,12 @@ class DeliveryHandler:
 
     def _failed(self, claim: Claim, error: Exception) -> str:
         failure = failure_of(error, claim.request.request_id)
-        if failure.retryable and claim.attempt <= len(self.retry_delays_s):
+        delays_s = self.retry_delays_s
+        if isinstance(error, DeliveryMisconfigured):
+            delays_s = delays_s[:RETRIES_IF_MISCONFIGURED]
+        if failure.retryable and claim.attempt <= len(delays_s):
             asked_for_s = getattr(error, "retry_after_s", None) or 0.0
-            delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s) * random.uniform(1, 1 + _JITTER)
+            delay_s = max(delays_s[claim.attempt - 1], asked_for_s) * random.uniform(1, 1 + _JITTER)
             claim.postpone(delay_s, failure.message)
             return f"{failure.code}, again in {delay_s:.1f} s"
         claim.bury(error)

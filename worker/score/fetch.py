@@ -11,15 +11,14 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-import urllib3
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from worker import s3
 from worker.score.decoding.budget import Budget, Hold
 from worker.settings import Settings
 from worker.shares import Share, Shares
-from worker.web import Transport, host_of, is_temporary, location_of, retry_after_s
+from worker.web.answers import host_of, is_temporary, length_of, location_of, retry_after_s
+from worker.web.transport import Transport
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 2**20
@@ -31,6 +30,8 @@ LARGE_AT_A_TIME, TURN_S = 2, 0.05
 
 #: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
 _UNENCODED = {"", "identity", "aws-chunked"}
+#: Transfer codings that are undone as the body is read.
+_UNDONE = {"", "identity", "chunked"}
 #: Seconds. A picture server cannot ask for more patience than this.
 MAX_RETRY_AFTER_S = 300.0
 
@@ -56,8 +57,19 @@ class Fetcher:
             ports=settings.fetch_ports,
             forbidden=FetchForbidden,
             unavailable=FetchUnavailable,
+            user_agent=settings.effective_user_agent,
             shares=self._shares,
             first_byte_s=settings.fetch_first_byte_s,
+        )
+        self._missing = FetchUnavailable if settings.fetch_retry_missing else FetchRefused
+        self._s3_failures = s3.Failures(
+            forbidden=FetchForbidden,
+            denied=FetchRefused,
+            mistaken=FetchUnavailable,
+            missing=self._missing,
+            refused=FetchRefused,
+            unavailable=FetchUnavailable,
+            at_most_s=MAX_RETRY_AFTER_S,
         )
         # Without a bucket it can never be used, and looking for credentials takes time.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
@@ -69,7 +81,8 @@ class Fetcher:
 
         Raises:
             FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
-            FetchRefused: the server will not serve it (4xx), redirects too often, or encodes it unasked.
+            FetchRefused: the server will not serve it (4xx), redirects too often, encodes it unasked, or contradicts
+                itself about its length.
             FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
             ImageTooLarge: more than `fetch_max_bytes`.
             Busy: the server has all threads it may have, or memory has no room now; nothing is known of the picture.
@@ -93,38 +106,31 @@ class Fetcher:
         host, status = host_of(response), response.status_code
         if status != 200:
             if is_temporary(status):
-                asked_for_s = retry_after_s(response, MAX_RETRY_AFTER_S)
+                asked_for_s = retry_after_s(response.headers.get("retry-after", ""), MAX_RETRY_AFTER_S)
                 raise FetchUnavailable(f"{host} answered {status}", retry_after_s=asked_for_s)
-            raise FetchRefused(f"{host} answered {status}")
-        encodings = {word.strip() for word in response.headers.get("content-encoding", "").lower().split(",")}
-        if not encodings <= _UNENCODED:
+            raise (self._missing if status == 404 else FetchRefused)(f"{host} answered {status}")
+        if not (_codings(response, "content") <= _UNENCODED and _codings(response, "transfer") <= _UNDONE):
             raise FetchRefused(f"{host} compressed its answer, though asked not to")
-        length = response.headers.get("content-length", "")
+        try:
+            length = length_of(response) or 0
+        except ValueError:
+            raise FetchRefused(f"{host} contradicts itself about its answer's length") from None
         chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
-        return self._capped(chunks, int(length) if length.isdecimal() else 0, hold)
+        return self._capped(chunks, length, hold)
 
     def _from_s3(self, url: str, until: float, hold: Hold) -> bytes:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
-        try:
-            # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
-            with self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
-                found = self._s3.get_object(Bucket=bucket, Key=key)
-                # Some services say no length, and send in chunks, whose end tells itself.
-                length = found.get("ContentLength", 0)
-                with found["Body"] as body:
-                    data = self._capped(self._chunks(body, until, share), length, hold)
-            if len(data) < length:
-                raise FetchUnavailable(f"s3://{bucket} broke off")
-            return data
-        except ClientError as error:
-            status, code = s3.reason(error)
-            failure = FetchUnavailable if is_temporary(status) else FetchRefused
-            raise failure(f"s3://{bucket} answered {status} {code}") from None
-        except ParamValidationError:
-            raise FetchForbidden(f"s3://{bucket}: the key is malformed") from None
-        except (BotoCoreError, urllib3.exceptions.HTTPError) as error:
-            raise FetchUnavailable(f"s3://{bucket} cannot be read ({type(error).__name__})") from None
+        # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
+        with self._s3_failures.of(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
+            found = self._s3.get_object(Bucket=bucket, Key=key)
+            # Some services say no length, and send in chunks, whose end tells itself.
+            length = found.get("ContentLength", 0)
+            with found["Body"] as body:
+                data = self._capped(self._chunks(body, until, share), length, hold)
+        if len(data) < length:
+            raise FetchUnavailable(f"s3://{bucket} broke off")
+        return data
 
     def _chunks(self, body: Any, until: float, share: Share) -> Iterator[bytes]:
         # One wait a chunk: read() would wait for a full one however little arrives at a time.
@@ -162,3 +168,7 @@ class Fetcher:
                 hold.resize(held)
         hold.resize(body.tell())
         return body.getvalue()
+
+
+def _codings(response: requests.Response, kind: str) -> set[str]:
+    return {word.strip() for word in response.headers.get(f"{kind}-encoding", "").lower().split(",")}

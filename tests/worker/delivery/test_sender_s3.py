@@ -109,12 +109,12 @@ def test_what_s3_answers_decides_whether_to_try_again(
     with pytest.raises(failure, match=f"s3://verdicts answered {status} {code}") as raised:
         to_s3(server.url).send(delivery("s3://verdicts/SECRET", "s3"))
     assert "SECRET" not in str(raised.value)
-    assert len(server.received) == 1
+    assert [request.method for request in server.received].count("PUT") == 1
 
 
 def test_an_s3_service_that_hangs_is_given_up(serve: Any, aws: None) -> None:
     server = serve(lambda request: request.server.over.wait(60))
-    with pytest.raises(DeliveryUnavailable, match="cannot be written"):
+    with pytest.raises(DeliveryUnavailable, match="cannot be reached, or broke off"):
         to_s3(server.url, deliver_timeout_s=0.5).send(delivery("s3://verdicts", "s3"))
 
 

@@ -1,68 +1,45 @@
-"""The one way out to the web, for addresses that strangers gave.
+"""Sends requests to URLs that strangers gave.
 
-A name is resolved once, its addresses are checked by the filter of `requests-hardened`, and no others are connected to,
-so that a second DNS answer changes nothing. Added here: ports, trusted hosts, no credentials in URLs, a few ranges that
-the filter lets pass, a deadline over the whole exchange, and the share of the worker's threads that its server may have
-(`worker.shares`). Redirects are never followed: each hop is a new `open`, checked anew.
+A name is resolved once, its addresses are checked (`worker.web.addresses`), and no others are connected to, so that a
+second DNS answer changes nothing. Checked here: ports, trusted hosts, no credentials in URLs, a deadline over the whole
+exchange, and the share of the worker's threads that its server may have (`worker.shares`). Redirects are never
+followed: each hop is a new `open`, checked anew.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import math
-import re
 import socket
 import ssl
-import string
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from http.client import HTTPResponse
-from itertools import zip_longest
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import urlsplit
 
 import certifi
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests_hardened import Config, HTTPSession
-from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util import connection
 
-from m3agiqa import __version__
-from m3agiqa.errors import ConfigError, M3AGIQAError
-from m3agiqa.quoting import quoted
-from worker.shares import NAT64, Share, Shares, bare, endpoint_at, site_of
-
-USER_AGENT = f"m3agiqa/{__version__}"
-#: Anything else needs the allow-list.
-DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Statuses that may be gone with the next try; every 5xx is one as well.
-TEMPORARY_STATUSES = frozenset({408, 425, 429})
+from m3agiqa.errors import M3AGIQAError
+from worker.shares import Share, Shares, endpoint_at, site_of
+from worker.web.addresses import NotPublic, checked, lookup
+from worker.web.answers import Answer
+from worker.web.endpoints import DEFAULT_PORTS, allowed, host_and_port
 
 #: One connection an exchange; no compression, as unpacking is where a few bytes become many.
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
-
-_NOT_PUBLIC = (
-    ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, on an address that looks public
-    ipaddress.ip_network("fec0::/10"),  # site-local: deprecated, still routed where it is in use
-)
-#: Addresses of a name that are tried, and seconds until the next one is.
-_MOST_ADDRESSES, _NEXT_ADDRESS_S = 4, 2.0
-_HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
-#: Underscores are in no registered name, but in many of containers.
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-_IPV4 = re.compile(r"\d+(\.\d+){3}")
+#: Seconds until the next address of a name is tried.
+_NEXT_ADDRESS_S = 2.0
 
 _Result = TypeVar("_Result")
 
@@ -78,86 +55,6 @@ class _Exchange:
 
 #: Sockets belong to one thread's one exchange.
 _exchange: ContextVar[_Exchange] = ContextVar("exchange")
-
-
-def is_temporary(status: int) -> bool:
-    return status in TEMPORARY_STATUSES or status >= 500
-
-
-def host_of(response: requests.Response) -> str:
-    """The answering host, as messages may show it."""
-    return urlsplit(response.url).hostname or ""
-
-
-def location_of(response: requests.Response) -> str:
-    """Where a redirect leads, possibly relative to its own URL."""
-    location = response.headers["location"]
-    # Servers send UTF-8 though headers are Latin-1, which is what http.client decodes them by.
-    raw = location.encode("latin-1")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return quote(raw, safe=string.punctuation)
-
-
-def endpoint_of(url: str) -> str:
-    """`host:port` of an http or https URL, spelt in one way for whatever leads there.
-
-    The host is in lower case, a name in ASCII (IDNA, as requests has it when it connects) without a dot at its end, an
-    IPv6 address in its short form and in brackets; the port is there also if it is the scheme's own.
-
-    Raises:
-        ValueError: another scheme, or nothing that could be a host. The text may hold the URL.
-    """
-    prepared = requests.PreparedRequest()
-    prepared.prepare_url(url, None)
-    host, port = _endpoint(urlsplit(str(prepared.url)))
-    return f"{host}:{port}"
-
-
-def place_named(entry: str) -> str:
-    """What a setting means by `host:port`, by `https://host` (port 443) or by `host` (any port, and none is in the
-    result); spelt as `endpoint_of` does.
-
-    Raises:
-        ValueError: nothing of these.
-    """
-    with suppress(ValueError):
-        entry = f"[{ipaddress.IPv6Address(entry)}]"
-    url = entry if "://" in entry else f"https://{entry}"
-    endpoint, parts = endpoint_of(url), urlsplit(url)
-    if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("more than a host and a port")
-    return endpoint if url == entry or parts.port is not None else endpoint.rpartition(":")[0]
-
-
-def _endpoint(parts: SplitResult) -> tuple[str, int]:
-    """Host and port of a URL that requests has prepared."""
-    port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
-    host = parts.hostname or ""
-    if parts.scheme not in DEFAULT_PORTS or port is None or "%" in host:
-        raise ValueError("no http or https URL of a host")
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return (f"[{address}]" if address.version == 6 else str(address)), port
-    name = host.removesuffix(".")
-    if not _HOST_NAME.fullmatch(name) or (name != host and _IPV4.fullmatch(name)):
-        raise ValueError("no name that a host could have")
-    return name, port
-
-
-def retry_after_s(response: requests.Response, at_most_s: float) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None if it says neither."""
-    retry_after = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,18}", retry_after):
-        seconds = float(retry_after)
-    else:
-        try:
-            when = parsedate_to_datetime(retry_after)
-        except (ValueError, OverflowError):
-            return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), at_most_s)
 
 
 class Transport:
@@ -179,11 +76,12 @@ class Transport:
         ports: Collection[int] = tuple(DEFAULT_PORTS.values()),
         forbidden: type[M3AGIQAError],
         unavailable: type[M3AGIQAError],
+        user_agent: str,
         shares: Shares | None = None,
         first_byte_s: float = math.inf,
     ) -> None:
         self._timeout_s = timeout_s
-        self._trusted = frozenset(map(_allowed, allow_hosts))
+        self._trusted = frozenset(map(allowed, allow_hosts))
         self._ports = frozenset(ports)
         self._forbidden = forbidden
         self._unavailable = unavailable
@@ -194,7 +92,7 @@ class Transport:
             ip_filter_allow_loopback_ips=False,
             never_redirect=True,
             default_timeout=(timeout_s, timeout_s),
-            user_agent_override=USER_AGENT,
+            user_agent_override=user_agent,
         )
         self._tls = _tls_context()
 
@@ -235,7 +133,7 @@ class Transport:
                     with _going_on(exchange), session.send(prepared, stream=True) as response:
                         exchange.until = until
                         yield response
-        except _NotPublic:
+        except NotPublic:
             raise self._forbidden(f"{name} is not a public address, and not on the allow-list") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, ValueError):
             raise self._forbidden(f"{name} cannot be requested: malformed") from None
@@ -253,7 +151,7 @@ class Transport:
             raise self._forbidden("only http and https URLs are accepted")
         if "@" in parts.netloc or "%" in parts.netloc:
             raise self._forbidden("a URL with a user name, a password or a network zone is not accepted")
-        host, port = _endpoint(parts)
+        host, port = host_and_port(parts)
         trusted = f"{host}:{port}" in self._trusted
         if not trusted and port not in self._ports:
             raise self._forbidden(f"{host}: port {port} is not allowed, and {host}:{port} not on the allow-list")
@@ -267,15 +165,6 @@ def _going_on(exchange: _Exchange) -> Iterator[None]:
         yield
     finally:
         _exchange.reset(token)
-
-
-def _allowed(entry: str) -> str:
-    try:
-        if _HOST_AND_PORT.fullmatch(entry):
-            return endpoint_of(f"http://{entry}")
-    except ValueError:
-        pass
-    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as pictures.internal:8080")
 
 
 def _seconds_left() -> float:
@@ -323,36 +212,7 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
-        return _in_time(_lookup, host, port)
-
-
-def _lookup(host: str, port: int) -> list[str]:
-    """Its addresses, two families in turn, the system's choice first."""
-    found = socket.getaddrinfo(host, port, family=connection.allowed_gai_family(), type=socket.SOCK_STREAM)
-    ours = [str(address[0]) for family, *_, address in found if family == found[0][0]]
-    others = [str(address[0]) for family, *_, address in found if family != found[0][0]]
-    in_turn = (address for pair in zip_longest(ours, others) for address in pair if address is not None)
-    return list(dict.fromkeys(in_turn))[:_MOST_ADDRESSES]
-
-
-class _NotPublic(Exception):
-    """No OSError, which urllib3 would take for a broken connection."""
-
-
-def _checked(address: str) -> str:
-    """The address to connect to.
-
-    Raises:
-        _NotPublic: this machine may be able to reach it, but strangers are not to.
-    """
-    ip = bare(address)
-    try:
-        get_ip_address(str(ip), 0, allow_loopback=False)
-    except InvalidIPAddress:
-        raise _NotPublic from None
-    if not ip.is_global or ip.is_reserved or any(ip in network for network in _NOT_PUBLIC):
-        raise _NotPublic
-    return address if ipaddress.ip_address(address) in NAT64 else str(ip)
+        return _in_time(lookup, host, port)
 
 
 class _Session(HTTPSession):  # type: ignore[misc]
@@ -397,24 +257,15 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
-class _Response(HTTPResponse):
-    def begin(self) -> None:
-        """Read on until the answer itself: of those announcing it, Python skips none but 100."""
-        super().begin()
-        while 100 < self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = None  # type: ignore[assignment]  # it has not begun, as far as Python can tell
-            super().begin()
-
-
 class _Connection(HTTPConnection):
-    response_class = _Response
+    response_class = Answer
 
     def _new_conn(self) -> socket.socket:
         name = self._dns_host
         addresses = _addresses(name.strip("[]"), self.port)
         if not _exchange.get().trusted:
             # All of them: a name that leads inside as well as outside means no good.
-            addresses = [_checked(address) for address in addresses]
+            addresses = [checked(address) for address in addresses]
         try:
             plain = self._connect(addresses)
         finally:

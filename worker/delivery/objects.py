@@ -1,0 +1,104 @@
+"""Verdicts as objects in S3."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from m3agiqa.errors import DeliveryForbidden, DeliveryMisconfigured, DeliveryUnavailable
+from worker import s3
+from worker.settings import Settings
+from worker.web.answers import is_temporary
+
+logger = logging.getLogger(__name__)
+
+
+class Objects:
+    """Writes each verdict once. The first one stays: a repeated delivery changes nothing that a reader may have seen.
+
+    Raises:
+        ConfigError: the AWS tools' variables and files make no client.
+    """
+
+    def __init__(self, settings: Settings, at_most_s: float) -> None:
+        self._buckets = settings.deliver_s3_buckets
+        # Without a bucket it can never be used, and looking for credentials takes time.
+        self._s3: Any = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
+        #: Buckets whose service was seen to know no If-None-Match.
+        self._unconditional: set[str] = set()
+        self._failures = s3.Failures(
+            forbidden=DeliveryForbidden,
+            denied=DeliveryForbidden,
+            mistaken=DeliveryMisconfigured,
+            missing=DeliveryForbidden,
+            refused=DeliveryMisconfigured,
+            unavailable=DeliveryUnavailable,
+            at_most_s=at_most_s,
+        )
+
+    def split(self, url: str) -> tuple[str, str]:
+        """Bucket and prefix of a URL.
+
+        Raises:
+            DeliveryForbidden: the bucket is not allowed, or the prefix could lead out of it.
+        """
+        return s3.split(url, self._buckets, DeliveryForbidden)
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        """Write a verdict unless one is there.
+
+        Raises:
+            DeliveryError: it was not written.
+        """
+        wanted = {
+            "Bucket": bucket,
+            "Key": key,
+            "Body": body,
+            "ContentType": "application/json",
+            # Buckets with Object Lock take nothing without a checksum, and every service knows this one.
+            "ContentMD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
+        }
+        with self._failures.of(bucket):
+            if bucket in self._unconditional or not self._put_if_none(wanted):
+                self._look_and_put(wanted)
+
+    def _put_if_none(self, wanted: dict[str, Any]) -> bool:
+        """Whether the object is there now; False if the service leaves that open."""
+        try:
+            self._s3.put_object(**wanted, IfNoneMatch="*")
+        except ClientError as error:
+            status, code = s3.reason(error)
+            if status == 412 or (status == 409 and self._is_there(wanted)):
+                return True
+            if s3.knows_no_condition(status, code):
+                return False
+            raise
+        return True
+
+    def _look_and_put(self, wanted: dict[str, Any]) -> None:
+        if self._is_there(wanted):
+            return
+        self._s3.put_object(**wanted)
+        bucket = wanted["Bucket"]
+        if bucket not in self._unconditional:
+            self._unconditional.add(bucket)
+            logger.warning(
+                "s3://%s takes no If-None-Match: from now on, each object is looked for first, and written if missing",
+                bucket,
+            )
+
+    def _is_there(self, wanted: dict[str, Any]) -> bool:
+        try:
+            found = self._s3.head_object(Bucket=wanted["Bucket"], Key=wanted["Key"])
+        except ClientError as error:
+            status, _ = s3.reason(error)
+            if is_temporary(status) and status != 501:
+                raise
+            # Nobody may look, or it is missing: it is the same verdict that would be written again.
+            return False
+        # An object without content is a write that broke off.
+        return bool(found.get("ContentLength"))

@@ -1,0 +1,125 @@
+"""What the requests to a receiver carry: signatures, and headers it wants."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from pydantic import SecretStr
+from standardwebhooks import Webhook
+
+from m3agiqa.errors import ConfigError, DeliveryForbidden
+from m3agiqa.quoting import quoted
+from worker.settings import Settings
+from worker.web.endpoints import by_place, endpoint_of, host_of_endpoint
+
+#: What a setting may not say: how the message is framed, what its body is, and who signed it.
+_OURS = re.compile(
+    "accept-encoding|connection|content-.*|expect|host|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade"
+    "|user-agent|webhook-.*",
+    re.IGNORECASE,
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: No control character and nothing beyond ASCII; blanks inside alone, as those around it are no part of it.
+_HEADER_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
+
+
+class Receivers:
+    """What the settings say of receivers: of single ones, and of all others.
+
+    Raises:
+        ConfigError: a secret breaks the standard, a header can be none or is ours, or either is for what is no host.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._signers = _signers(settings.webhook_secrets)
+        self._host_signers = {
+            place: _signers(secrets)
+            for place, secrets in by_place("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
+        }
+        self._headers = {
+            _endpoint(place): _headers(headers)
+            for place, headers in by_place("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
+        }
+
+    def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:
+        """Headers that `body` is posted with.
+
+        Raises:
+            DeliveryForbidden: the URL is malformed, or nothing is set to sign with.
+        """
+        try:
+            endpoint = endpoint_of(url)
+        except ValueError:
+            raise DeliveryForbidden("the URL cannot be requested: malformed") from None
+        signers = self.signers(endpoint)
+        if not signers:
+            raise DeliveryForbidden("callbacks are never sent unsigned: set M3AGIQA_WEBHOOK_SECRETS")
+        return {
+            **self._headers.get(endpoint, {}),
+            "Content-Type": "application/json",
+            **_signed(request_id, body, signers),
+        }
+
+    def signers(self, endpoint: str) -> list[Webhook]:
+        """A receiver with secrets of its own learns none that another one verifies with."""
+        places = (endpoint, host_of_endpoint(endpoint))
+        return next((self._host_signers[place] for place in places if place in self._host_signers), self._signers)
+
+
+def _signed(request_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
+    """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
+    # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
+    message_id = request_id.replace(".", "~")
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signer.sign(message_id, now, body) for signer in signers),
+    }
+
+
+def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
+    return [_signer(secret.get_secret_value()) for secret in secrets]
+
+
+def _signer(secret: str) -> Webhook:
+    text = secret.removeprefix("whsec_").rstrip("=")
+    try:
+        # The package would take "hunter2" for base64 as well.
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ConfigError(
+            "M3AGIQA_WEBHOOK_SECRETS and M3AGIQA_WEBHOOK_HOST_SECRETS: each must be whsec_ and 24 to 64 bytes in base64"
+        )
+    return Webhook(key)
+
+
+def _endpoint(place: str) -> str:
+    """A place that names its port. Without one, whoever submits could have secrets sent to any, in clear text too."""
+    if re.search(r":\d+\Z", place):
+        return place
+    raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {place} must be host:port or https://host")
+
+
+def _headers(headers: Mapping[str, SecretStr]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, secret in headers.items():
+        value = secret.get_secret_value()
+        if not _HEADER_NAME.fullmatch(name):
+            wrong = "cannot be the name of a header"
+        elif _OURS.fullmatch(name):
+            wrong = "is set by the worker alone"
+        elif name.lower() in found:
+            wrong = "is there twice"
+        elif not _HEADER_VALUE.fullmatch(value):
+            wrong = "has a value that is no line of printable ASCII"
+        else:
+            found[name.lower()] = value
+            continue
+        raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {quoted(name)!r} {wrong}")
+    return found

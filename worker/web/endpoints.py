@@ -1,0 +1,111 @@
+"""How `host:port` is spelt: one way for whatever leads to the same place."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import requests
+
+from m3agiqa.errors import ConfigError
+from m3agiqa.quoting import quoted
+
+#: Any other port needs the allow-list.
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+#: Underscores are in no registered name, but in many of containers.
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_IPV4 = re.compile(r"\d+(\.\d+){3}")
+
+_Value = TypeVar("_Value")
+
+
+def endpoint_of(url: str) -> str:
+    """`host:port` of an http or https URL, spelt in one way for whatever leads there.
+
+    The host is in lower case, a name in ASCII (IDNA, as requests has it when it connects) without a dot at its end, an
+    IPv6 address in its short form and in brackets; the port is there also if it is the scheme's own.
+
+    Raises:
+        ValueError: another scheme, or nothing that could be a host. The text may hold the URL.
+    """
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    host, port = host_and_port(urlsplit(str(prepared.url)))
+    return f"{host}:{port}"
+
+
+def host_and_port(parts: SplitResult) -> tuple[str, int]:
+    """Host and port of a URL that requests has prepared, spelt as `endpoint_of` does.
+
+    Raises:
+        ValueError: as `endpoint_of`.
+    """
+    port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
+    host = parts.hostname or ""
+    if parts.scheme not in DEFAULT_PORTS or port is None or "%" in host:
+        raise ValueError("no http or https URL of a host")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return (f"[{address}]" if address.version == 6 else str(address)), port
+    name = host.removesuffix(".")
+    if not _HOST_NAME.fullmatch(name) or (name != host and _IPV4.fullmatch(name)):
+        raise ValueError("no name that a host could have")
+    return name, port
+
+
+def allowed(entry: str) -> str:
+    """What an entry of an allow-list means.
+
+    Raises:
+        ConfigError: it is not host:port.
+    """
+    try:
+        if _HOST_AND_PORT.fullmatch(entry):
+            return endpoint_of(f"http://{entry}")
+    except ValueError:
+        pass
+    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as pictures.internal:8080")
+
+
+def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
+    """What a setting has for single hosts, by `place_named`.
+
+    Raises:
+        ConfigError: something cannot be a host, or two spellings name the same one.
+    """
+    found: dict[str, _Value] = {}
+    for name, value in entries.items():
+        try:
+            place = place_named(name)
+        except ValueError:
+            raise ConfigError(f"{setting}: {quoted(name)!r} is not host, host:port or https://host") from None
+        if place in found:
+            raise ConfigError(f"{setting}: {place} is there twice, in two spellings")
+        found[place] = value
+    return found
+
+
+def place_named(entry: str) -> str:
+    """What a setting means by `host:port`, by `https://host` (port 443) or by `host` (any port, and none is in the
+    result); spelt as `endpoint_of` does.
+
+    Raises:
+        ValueError: nothing of these.
+    """
+    with suppress(ValueError):
+        entry = f"[{ipaddress.IPv6Address(entry)}]"
+    url = entry if "://" in entry else f"https://{entry}"
+    endpoint, parts = endpoint_of(url), urlsplit(url)
+    if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("more than a host and a port")
+    return endpoint if url == entry or parts.port is not None else host_of_endpoint(endpoint)
+
+
+def host_of_endpoint(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0]
