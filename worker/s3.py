@@ -70,8 +70,6 @@ _BY_CODE = {
     "EntityTooLarge": _TOO_LARGE,
 }
 _BY_STATUS = {
-    301: _REGION,
-    307: _REGION,
     401: _DENIED,
     403: _DENIED,
     405: _UNSUPPORTED,
@@ -102,7 +100,7 @@ def client(settings: Settings, timeout_s: float) -> Any:
     """
     try:
         session = boto3.session.Session()
-        return session.client(
+        made = session.client(
             "s3",
             endpoint_url=settings.s3_endpoint_url,
             region_name=session.region_name or "us-east-1",
@@ -125,6 +123,16 @@ def client(settings: Settings, timeout_s: float) -> Any:
             f"no client for S3 can be made ({type(error).__name__}): see AWS_PROFILE, AWS_DEFAULT_REGION and "
             "M3AGIQA_S3_ENDPOINT_URL"
         ) from None
+    made.meta.events.register("before-call.s3.HeadBucket", _ask_once)
+    return made
+
+
+def _ask_once(params: dict[str, Any], **_: Any) -> None:
+    """Let botocore not ask for a bucket's region to learn why it was sent elsewhere as it asked for that very region.
+
+    It does so until the stack is full (1.44), where an endpoint redirects whatever it is asked: http to https, say.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def split(url: str, buckets: Collection[str], forbidden: type[M3AGIQAError]) -> tuple[str, str]:
@@ -208,4 +216,6 @@ class Failures:
 def _mistake(status: int, code: str) -> _Mistake | None:
     if any(word in code.lower() for word in _OF_QUOTAS):
         return _QUOTA
+    if 300 <= status < 400 and status != 304:
+        return _REGION
     return _BY_CODE.get(code) or _BY_STATUS.get(status)

@@ -129,6 +129,75 @@ def test_a_key_may_hold_spaces(url: str) -> None:
     assert (request.image_url, request.s3_uri) == (url, url)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "user@host",
+        "user:password@host",
+        "@host",
+        "host:0",
+        "host:00",
+        "host:65536",
+        "host:99999999999999999999",
+        "host:port",
+        "host:-1",
+        "host:+80",
+        "host:8\u0660",
+        "[::1]:0",
+        ":80",
+        "",
+        "?x",
+        "#x",
+    ],
+)
+@pytest.mark.parametrize("field", ["image_url", "callback_url"])
+def test_a_url_that_nobody_could_ask_is_refused_as_it_is_submitted(field: str, place: str) -> None:
+    for scheme in ("http", "https"):
+        with pytest.raises(RequestInvalid, match=rf"^{field}: Value error, must ") as caught:
+            ScoreRequest.parse({"image_url": "https://x/y", "prompt": "", field: f"{scheme}://{place}/SECRET"})
+        assert "SECRET" not in str(caught.value)
+        assert "password" not in str(caught.value).replace("a user name or a password", "")
+
+
+@pytest.mark.parametrize("url", ["http://host:/", "https://host:1/a@b:c", "http://host:65535", "http://[::1]:8080/"])
+def test_a_url_may_name_any_port_there_is(url: str) -> None:
+    assert ScoreRequest.parse({"image_url": url, "prompt": "", "callback_url": url}).callback_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://",
+        "s3:///key",
+        "s3://user:password@bucket/key",
+        "s3://bucket?x/key",
+        "s3://bu%20cket/key",
+        "s3://bücket/key",
+        "s3://bucket/..",
+        "s3://bucket/../other/key",
+        "s3://bucket/a/./b",
+        "s3://bucket/a/..",
+    ],
+)
+@pytest.mark.parametrize("field", ["image_url", "s3_uri"])
+def test_a_bucket_or_a_key_that_leads_elsewhere_is_refused_as_it_is_submitted(field: str, url: str) -> None:
+    with pytest.raises(RequestInvalid, match=rf"^{field}: Value error, must "):
+        ScoreRequest.parse({"image_url": "https://x/y", "prompt": "", field: url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://Bucket_1.a-b/a..b/.c/...",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:pictures/key",
+    ],
+)
+def test_dots_in_names_and_access_points_are_taken(url: str) -> None:
+    assert ScoreRequest.parse({"image_url": url, "prompt": "", "s3_uri": url}).s3_uri == url
+
+
 def nested(levels: int, inner: object = 1) -> dict[str, object]:
     """Objects and lists in turn, one in the other."""
     for level in range(levels - 1):

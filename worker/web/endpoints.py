@@ -34,6 +34,9 @@ def endpoint_of(url: str) -> str:
     Raises:
         ValueError: another scheme, or nothing that could be a host. The text may hold the URL.
     """
+    if urlsplit(url).port == 0:
+        # requests would leave it out.
+        raise ValueError("no port has this number")
     prepared = requests.PreparedRequest()
     prepared.prepare_url(url, None)
     host, port = host_and_port(urlsplit(str(prepared.url)))

@@ -7,13 +7,21 @@ import pytest
 from redis import Redis
 
 from m3agiqa.contract import Failure, ScoreRequest, Verdict
-from m3agiqa.errors import Busy, DeliveryForbidden, DeliveryGone, DeliveryUnavailable, FetchRefused, NotOwed
+from m3agiqa.errors import (
+    Busy,
+    DeliveryForbidden,
+    DeliveryGone,
+    DeliveryMisconfigured,
+    DeliveryUnavailable,
+    FetchRefused,
+    NotOwed,
+)
 from m3agiqa.policy import Policy
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from producers import Client, State
 from tests.worker.conftest import come_due, owed
-from worker.delivery.handler import DeliveryHandler
+from worker.delivery.handler import RETRIES_IF_MISCONFIGURED, DeliveryHandler
 from worker.delivery.sender import Delivery
 
 HOOK, PLACE = "https://receiver.example/hook?token=1", "s3://bucket/prefix"
@@ -122,6 +130,19 @@ def test_each_attempt_waits_longer_and_after_the_last_one_it_is_a_dead_letter(
     assert letter.attempts == 3
     assert any("receiver.example answered 503" in line for line in letter.history)
     assert client.state("r") == State.DEAD
+
+
+def test_what_an_operator_has_to_change_is_tried_a_few_times(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    delivering = handler(ledger, Receiver(DeliveryMisconfigured("its clock is wrong")), *[10] * 7)
+    for _ in range(RETRIES_IF_MISCONFIGURED):
+        assert delivering.run(task).startswith("delivery_misconfigured, again in ")
+        come_due(ledger, redis, 13)
+    assert delivering.run(task) == "delivery_misconfigured, given up"
+    [letter] = client.dead_letters()
+    assert (letter.code, letter.reason) == ("delivery_misconfigured", "its clock is wrong")
+    assert client.replay(letter)
 
 
 @pytest.mark.parametrize(("drawn", "delay"), [(min, "10.0"), (max, "12.0")])

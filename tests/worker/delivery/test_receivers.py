@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from m3agiqa.errors import ConfigError
@@ -87,3 +88,114 @@ def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret: str) ->
     with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_SECRETS") as failure:
         receivers(webhook_secrets=(OLD, secret))
     assert secret.removeprefix("whsec_") not in str(failure.value) or secret == "whsec_"
+
+
+# --- headers -----------------------------------------------------------------------------------------------------
+
+
+def sent(made: Receivers, url: str) -> dict[str, str]:
+    return made.headers(url, "r-1", "{}")
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("tenant.example:443", "https://Tenant.example./hook?x"),
+        ("https://tenant.example", "https://tenant.example:443/"),
+        ("tenant.example:8080", "http://tenant.example:8080/"),
+        ("https://bücher.example", "https://xn--bcher-kva.example/hook"),
+        ("[::1]:443", "https://[0::1]/"),
+    ],
+)
+def test_a_receiver_gets_the_headers_it_wants(place: str, url: str) -> None:
+    made = receivers(webhook_host_headers={place: {"Authorization": "Bearer a b", "X-Team": "m3"}})
+    headers = sent(made, url)
+    assert (headers["authorization"], headers["x-team"]) == ("Bearer a b", "m3")
+    assert headers["Content-Type"] == "application/json"
+    assert "webhook-signature" in headers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://tenant.example/",
+        "https://tenant.example:8443/",
+        "https://a.tenant.example/",
+        "https://tenant.example.org/",
+        "https://other.example/",
+    ],
+)
+def test_no_other_receiver_gets_them(url: str) -> None:
+    made = receivers(webhook_host_headers={"https://tenant.example": {"Authorization": "Bearer a"}})
+    assert "authorization" not in {name.lower() for name in sent(made, url)}
+
+
+@pytest.mark.parametrize("place", ["tenant.example", "[::1]", "::1", "*.example", "", "https://tenant.example/hook"])
+def test_headers_are_for_a_host_and_a_port(place: str) -> None:
+    with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_HOST_HEADERS"):
+        receivers(webhook_host_headers={place: {"X-Team": "m3"}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Host",
+        "content-length",
+        "Content-Type",
+        "CONTENT-ENCODING",
+        "Transfer-Encoding",
+        "Connection",
+        "Expect",
+        "TE",
+        "Upgrade",
+        "Proxy-Authorization",
+        "Accept-Encoding",
+        "User-Agent",
+        "webhook-id",
+        "Webhook-Signature",
+        "webhook-timestamp",
+        "",
+        "a b",
+        "a:",
+        "x\r\ny",
+        "größe",
+    ],
+)
+def test_a_header_that_is_ours_or_none_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^M3AGIQA_WEBHOOK_HOST_HEADERS: .*") as failure:
+        receivers(webhook_host_headers={"https://tenant.example": {name: "hunter2"}})
+    assert "hunter2" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", " hunter2", "hunter2 ", "hunter2\r\nX: y", "hunter2\n", "hunter2\x00", "hunter2 größer"]
+)
+def test_a_value_that_is_no_line_is_an_error_that_does_not_show_it(value: str) -> None:
+    with pytest.raises(ConfigError, match="'X-Key' has a value that is no line") as failure:
+        receivers(webhook_host_headers={"https://tenant.example": {"X-Key": value}})
+    assert "hunter2" not in str(failure.value)
+
+
+def test_a_header_there_twice_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="'x-key' is there twice"):
+        receivers(webhook_host_headers={"https://tenant.example": {"X-Key": "1", "x-key": "2"}})
+
+
+def test_headers_of_the_environment_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M3AGIQA_WEBHOOK_HOST_HEADERS", '{"tenant.example:443": {"Authorization": "Bearer hunter2"}}')
+    settings = Settings.from_environment()
+    assert "hunter2" not in repr(settings) + str(settings)
+    assert sent(
+        Receivers(settings.model_copy(update={"webhook_secrets": (SecretStr(NEW),)})), "https://tenant.example"
+    )["authorization"] == ("Bearer hunter2")
+
+
+@pytest.mark.parametrize("setting", ["WEBHOOK_HOST_HEADERS", "WEBHOOK_HOST_SECRETS"])
+@pytest.mark.parametrize("text", ["hunter2", '{"a:1": {"X": "hunter2"', '{"a:1": "hunter2"}', '["hunter2"]'])
+def test_what_is_not_as_it_should_be_is_an_error_that_does_not_show_it(
+    setting: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"M3AGIQA_{setting}", text)
+    with pytest.raises(ConfigError, match=setting.lower()) as failure:
+        Settings.from_environment()
+    assert "hunter2" not in str(failure.value)

@@ -91,12 +91,56 @@ def test_nothing_is_sent_unsigned(serve: Any) -> None:
     assert server.received == []
 
 
+def test_headers_of_a_receiver_go_to_it_and_change_nothing_else(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server, other = (serve(lambda request: request.reply(500 if request.path == "/bad" else 204)) for _ in range(2))
+    caplog.set_level("DEBUG")
+    made = sender(server, other, webhook_host_headers={server.netloc: {"authorization": "Bearer hunter2"}})
+    made.send(delivery(f"{server.url}/hook"))
+    made.send(delivery(f"{other.url}/hook"))
+    assert server.received[0].headers["authorization"] == "Bearer hunter2"
+    assert "authorization" not in other.received[0].headers
+    assert Webhook(NEW).verify(server.received[0].body, server.received[0].headers)
+    # nor are they in a failure or a log
+    with pytest.raises(DeliveryUnavailable) as failure:
+        made.send(delivery(f"{server.url}/bad"))
+    assert "hunter2" not in str(failure.value) + caplog.text
+
+
+def test_a_callback_says_the_name_that_was_set(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    sender(server).send(delivery(server.url))
+    sender(server, user_agent="ours/1").send(delivery(server.url))
+    names = [request.headers["user-agent"] for request in server.received]
+    assert names[0].startswith("m3agiqa/")
+    assert names[1] == "ours/1"
+
+
 # --- what a receiver answers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_any_2xx_is_delivered(status: int, serve: Any) -> None:
     server = serve(lambda request: request.reply(status))
+    sender(server).send(delivery(server.url))
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("interim", [[100], [102], [103, 103], [100, 103]])
+def test_what_announces_an_answer_is_none(interim: list[int], serve: Any) -> None:
+    def answer(request: Any) -> None:
+        request.wfile.write(b"".join(b"HTTP/1.1 %d ?\r\nLink: </a>\r\n\r\n" % status for status in interim))
+        request.reply(410)
+
+    server = serve(answer)
+    with pytest.raises(DeliveryGone):
+        sender(server).send(delivery(server.url))
+
+
+def test_an_answer_of_two_lengths_is_an_answer(serve: Any) -> None:
+    """Its body is never read, and sending again what was taken would be worse."""
+    server = serve(
+        lambda request: request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok")
+    )
     sender(server).send(delivery(server.url))
     assert len(server.received) == 1
 

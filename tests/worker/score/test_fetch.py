@@ -69,10 +69,16 @@ def test_a_few_redirects_are_followed_without_cookies(status: int, serve: Any) -
         (b"/gr\xc3\xb6\xc3\x9fe.png", "/gr%C3%B6%C3%9Fe.png"),
         (b"/gr\xf6\xdfe.png?a=b&c=%2F#d", "/gr%F6%DFe.png?a=b&c=%2F"),
         (b"/gr%C3%B6%C3%9Fe.png", "/gr%C3%B6%C3%9Fe.png"),
+        (b"/a b.png", "/a%20b.png"),
+        (b"/caf\xc3\xa9 au lait/a%20b.png?x=1 2", "/caf%C3%A9%20au%20lait/a%20b.png?x=1%202"),
+        (b"b.png#part", "/b.png"),
+        (b"./c/../b.png", "/b.png"),
+        (b"?only=query", "/?only=query"),
+        (b"  /b.png\t", "/b.png"),
         (b"/\xe7\x8c\xab?q=\xe7\x8c\xab", "/%E7%8C%AB?q=%E7%8C%AB"),
     ],
 )
-def test_a_redirect_may_be_written_in_utf_8(location: bytes, path: str, serve: Any) -> None:
+def test_a_redirect_leads_where_its_server_means(location: bytes, path: str, serve: Any) -> None:
     def answer(request: Any) -> None:
         if request.path == "/":
             request.reply(302, location=location.decode("latin-1"))
@@ -197,6 +203,80 @@ def test_announcements_without_end_take_no_longer_than_anything(serve: Any) -> N
     server = serve(lambda request: request.drip(b"HTTP/1.1 103 Early Hints\r\n\r\n"))
     with pytest.raises(FetchUnavailable, match=r"took more than 0\.5 s"):
         trusting(server, fetch_timeout_s=0.5).fetch(server.url)
+
+
+@pytest.mark.parametrize("status", [b"102 Processing", b"103 Early Hints"])
+def test_announcements_without_end_are_not_read_on_and_on(status: bytes, serve: Any) -> None:
+    server = serve(announced(*[status] * 1000))
+    with pytest.raises(FetchUnavailable, match="broke off"):
+        trusting(server, fetch_timeout_s=PATIENCE_S, fetch_first_byte_s=PATIENCE_S).fetch(server.url)
+
+
+def sized(*lengths: str, body: bytes = b"picture", coding: str = "") -> Callable[[Any], None]:
+    """Answers with a body, and lengths and a transfer coding for it that may be wrong."""
+
+    def answer(request: Any) -> None:
+        head = ["HTTP/1.1 200 OK", *(f"Content-Length: {length}" for length in lengths)]
+        head += [f"Transfer-Encoding: {coding}"] if coding else []
+        request.wfile.write("\r\n".join([*head, "", ""]).encode() + body)
+
+    return answer
+
+
+@pytest.mark.parametrize("lengths", [(), ("",), ("7",), ("007",), ("7", "7"), ("7, 7",), ("7,7", " 7 ")])
+def test_a_length_may_be_said_more_than_once(lengths: tuple[str, ...], serve: Any) -> None:
+    server = serve(sized(*lengths))
+    assert trusting(server).fetch(server.url) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "lengths", [("7", "8"), ("7, 8",), ("7", "x"), ("-7",), ("+7",), ("7.0",), ("0x7",), ("1_0",), ("7 7",), ("\xb2",)]
+)
+def test_a_server_that_contradicts_itself_about_the_length_is_refused(lengths: tuple[str, ...], serve: Any) -> None:
+    server = serve(sized(*lengths))
+    with pytest.raises(FetchRefused, match=r"127\.0\.0\.1 contradicts itself"):
+        trusting(server).fetch(server.url)
+
+
+@pytest.mark.parametrize("digits", [12, 19, 25, 5000])
+def test_a_length_as_large_as_can_be_written_is_too_large(digits: int, serve: Any) -> None:
+    server = serve(sized("9" * digits))
+    with pytest.raises(ImageTooLarge):
+        trusting(server).fetch(server.url)
+
+
+def test_of_a_body_that_is_longer_than_said_the_rest_is_not_its_own(serve: Any) -> None:
+    server = serve(sized("7", body=b"picture and more"))
+    assert trusting(server).fetch(server.url) == b"picture"
+
+
+@pytest.mark.parametrize("lengths", [("3",), ("999999999999",), ("3", "4"), ("-1",)])
+@pytest.mark.parametrize("coding", ["chunked", "Chunked"])
+def test_chunks_count_for_more_than_a_length(coding: str, lengths: tuple[str, ...], serve: Any) -> None:
+    server = serve(sized(*lengths, body=b"7\r\npicture\r\n0\r\n\r\n", coding=coding))
+    assert trusting(server).fetch(server.url) == b"picture"
+
+
+def test_a_body_compressed_for_the_way_is_refused(serve: Any) -> None:
+    server = serve(sized(body=b"7\r\npicture\r\n0\r\n\r\n", coding="gzip, chunked"))
+    with pytest.raises(FetchRefused, match="compressed"):
+        trusting(server).fetch(server.url)
+
+
+def test_what_is_not_there_may_be_tried_again_if_that_is_wanted(serve: Any) -> None:
+    server = serve(lambda request: request.reply(int(request.path[1:])))
+    fetcher = trusting(server, fetch_retry_missing=True)
+    with pytest.raises(FetchUnavailable, match=r"127\.0\.0\.1 answered 404"):
+        fetcher.fetch(f"{server.url}/404")
+    for status in (403, 410):
+        with pytest.raises(FetchRefused):
+            fetcher.fetch(f"{server.url}/{status}")
+
+
+def test_a_fetch_says_the_name_that_was_set(serve: Any) -> None:
+    server = serve(lambda request: request.reply(200, b"picture"))
+    trusting(server, user_agent="Pictures/2 (+https://ours.example)").fetch(server.url)
+    assert server.received[0].headers["user-agent"] == "Pictures/2 (+https://ours.example)"
 
 
 def test_no_failure_shows_path_query_or_credentials(serve: Any, tripwire: Tripwire) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from urllib3.util import connection
 
 from m3agiqa.errors import ConfigError, FetchForbidden, FetchUnavailable
+from tests.support import PATIENCE_S
 from tests.worker.conftest import PUBLIC, Tripwire, resolver, trusting
 from worker.score.fetch import Fetcher
 from worker.settings import Settings
@@ -32,6 +35,9 @@ HOSTILE = [
     "http://[0:0:0:0:0:ffff:7f00:0001]:{port}/",
     "http://[64:ff9b::7f00:1]:{port}/",
     "http://[64:ff9b:1::7f00:1]:{port}/",
+    "http://[64:ff9b:1::a9fe:a9fe]:{port}/",
+    "http://[64:ff9b:1:a00:0:100::]:{port}/",
+    "http://[64:ff9b:1:1::5db8:d70e]:{port}/",
     "http://[2002:7f00:1::]:{port}/",
     "http://[2001:0:7f00:1::]:{port}/",
     "http://[fd00:ec2::254]:{port}/",
@@ -141,6 +147,7 @@ SIX = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
         ),
         # by way of NAT64
         (["64:ff9b::5db8:d70e"], ["64:ff9b::5db8:d70e"]),
+        (["64:ff9b:1::5db8:d70e"], ["64:ff9b:1::5db8:d70e"]),
         (["::ffff:93.184.215.14"], [PUBLIC]),
     ],
 )
@@ -153,7 +160,29 @@ def test_where_one_address_cannot_be_reached_the_next_is_tried(
     assert [address[0] for address in connects.tried] == tried
 
 
-@pytest.mark.parametrize("private", ["10.0.0.1", "::1", "fd00:ec2::254", "64:ff9b::a00:1", "64:ff9b::a9fe:a9fe"])
+def test_an_address_that_does_not_answer_costs_a_moment_and_no_picture(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a name with two addresses, whose first one swallows what is sent there
+    server = serve(lambda request: request.reply(200, b"picture"))
+    resolver_of_many(monkeypatch, "dual.example", [SIX, PUBLIC])
+    real, tried = connection.create_connection, []
+
+    def create_connection(address: tuple[str, int], timeout: float, **options: Any) -> socket.socket:
+        tried.append(address[0])
+        if address[0] == SIX:
+            threading.Event().wait(timeout)
+            raise TimeoutError
+        return real(("127.0.0.1", server.server_port), timeout, **options)
+
+    monkeypatch.setattr(connection, "create_connection", create_connection)
+    monkeypatch.setattr("worker.web.transport._NEXT_ADDRESS_S", 0.05)
+    # When a picture is fetched from it, then the other one gives it
+    assert Fetcher(Settings(fetch_timeout_s=PATIENCE_S)).fetch("http://dual.example/") == b"picture"
+    assert tried == [SIX, PUBLIC]
+
+
+@pytest.mark.parametrize("private", ["10.0.0.1", "::1", "fd00:ec2::254", "64:ff9b::a00:1", "64:ff9b:1::a00:1"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_name_that_leads_inside_as_well_is_forbidden_before_any_connection(
     private: str, first: bool, connects: Any, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ import pytest
 
 from m3agiqa.contract import ScoreRequest
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
-from tests.worker.conftest import Tripwire
+from tests.worker.conftest import Tripwire, resolver
 from tests.worker.delivery.test_sender import delivery
 from tests.worker.delivery.test_sender_s3 import to_s3
 from tests.worker.score.test_fetch_time import drip_body
@@ -105,6 +105,38 @@ def test_a_key_that_is_not_there_is_refused(bucket: Any, s3_endpoint: str) -> No
     with pytest.raises(FetchRefused, match="404 NoSuchKey") as failure:
         from_s3(s3_endpoint).fetch("s3://pictures/SECRET")
     assert "SECRET" not in str(failure.value)
+
+
+def test_a_key_that_is_not_there_may_be_tried_again_if_that_is_wanted(bucket: Any, s3_endpoint: str) -> None:
+    with pytest.raises(FetchUnavailable, match="404 NoSuchKey"):
+        from_s3(s3_endpoint, fetch_retry_missing=True).fetch("s3://pictures/late.png")
+    with pytest.raises(FetchRefused, match="NoSuchBucket"):
+        from_s3(s3_endpoint, fetch_retry_missing=True).fetch("s3://missing/late.png")
+
+
+def test_a_bucket_may_be_a_part_of_the_host_name(serve: Any, aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(lambda request: request.reply(200, b"picture"))
+    resolver(monkeypatch, {"pictures.store.example": ["127.0.0.1"]})
+    endpoint = f"http://store.example:{server.server_port}"
+    assert from_s3(endpoint, s3_addressing_style="virtual").fetch("s3://pictures/a b+c.png") == b"picture"
+    [request] = server.received
+    assert (request.path, request.headers["host"]) == (
+        "/a%20b%2Bc.png",
+        f"pictures.store.example:{server.server_port}",
+    )
+
+
+def test_an_endpoint_may_have_a_path(serve: Any, aws: None) -> None:
+    server = serve(lambda request: request.reply(200, b"picture"))
+    assert from_s3(f"{server.url}/storage/v1/").fetch("s3://pictures/key") == b"picture"
+    assert server.received[0].path == "/storage/v1/pictures/key"
+
+
+def test_a_service_says_when_it_wants_to_be_asked_again(serve: Any, aws: None) -> None:
+    server = serve(lambda request: request.reply(503, retry_after="7"))
+    with pytest.raises(FetchUnavailable) as failure:
+        from_s3(server.url).fetch("s3://pictures/key")
+    assert failure.value.retry_after_s == 7
 
 
 def test_a_bucket_that_is_not_there_is_refused(bucket: Any, s3_endpoint: str) -> None:

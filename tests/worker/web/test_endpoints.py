@@ -45,6 +45,7 @@ def test_one_spelling(url: str, endpoint: str) -> None:
         "https://a..b/",
         "https://tenant.example../",
         "https://*.example/",
+        "https://tenant.example:0/",
         "https://tenant.example:65536/",
         "https://tenant.example:port/",
         "https://127.0.0.1./",
