@@ -9,7 +9,7 @@ from m3agiqa.contract import ScoreRequest
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
 from tests.worker.conftest import Tripwire, resolver
 from tests.worker.delivery.test_sender import delivery
-from tests.worker.delivery.test_sender_s3 import to_s3
+from tests.worker.delivery.test_sender_s3 import refusing, to_s3
 from tests.worker.score.test_fetch_time import drip_body
 from worker.score.fetch import Fetcher
 from worker.settings import Settings
@@ -162,6 +162,31 @@ def test_what_s3_answers_decides_whether_to_try_again(status: int, failure: Any,
     with pytest.raises(failure, match=str(status)):
         from_s3(server.url).fetch("s3://pictures/key")
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "failure", "told"),
+    [
+        (403, "InvalidAccessKeyId", FetchRefused, "access key is not known"),
+        (403, "SignatureDoesNotMatch", FetchRefused, "secret key does not fit"),
+        (403, "AccessDenied", FetchRefused, "credentials do not allow it"),
+        (400, "ExpiredToken", FetchUnavailable, "session token"),
+        (403, "RequestTimeTooSkewed", FetchUnavailable, "clock"),
+        (404, "NoSuchBucket", FetchRefused, "no such bucket"),
+        (404, "NoSuchKey", FetchRefused, ""),
+        (400, "KeyTooLongError", FetchRefused, ""),
+    ],
+)
+def test_what_only_an_operator_can_change_is_named_and_logged_once(
+    status: int, code: str, failure: Any, told: str, serve: Any, aws: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetcher = from_s3(serve(refusing(status, code)).url)
+    for _ in range(2):
+        with pytest.raises(failure, match=f"s3://pictures answered {status} {code}.*{told}") as raised:
+            fetcher.fetch("s3://pictures/SECRET")
+        assert "SECRET" not in str(raised.value)
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == ([str(raised.value)] if told else [])
 
 
 def test_an_object_that_breaks_off_may_be_tried_again(serve: Any, aws: None) -> None:
