@@ -154,6 +154,13 @@ def test_a_worker_can_be_stopped_while_redis_is_away(tmp_path: Path) -> None:
         (["-P", "threads", "-c", "8"], {"MAX_BATCH": "many"}, "max_batch"),
         (["-P", "threads", "-c", "8"], {"POLICY": "none-such"}, "none-such"),
         (["-P", "threads", "-c", "8"], {"MODEL": "none-such"}, "none-such"),
+        (["-P", "threads", "-c", "8"], {"WEBHOOK_HOST_HEADERS": "{"}, "webhook_host_headers"),
+        (["-P", "threads", "-c", "8"], {"S3_ENDPOINT_URL": "store:9000"}, "s3_endpoint_url"),
+        (
+            ["-P", "threads", "-c", "8", "-Q", "deliver"],
+            {"WEBHOOK_HOST_HEADERS": '{"https://tenant.example": {"Host": "x"}}'},
+            "M3AGIQA_WEBHOOK_HOST_HEADERS: 'Host' is set by the worker alone",
+        ),
         (["-P", "threads", "-c", "8"], {"FETCH_ALOW_HOSTS": "x:1"}, "M3AGIQA_FETCH_ALOW_HOSTS"),
     ],
 )

@@ -426,6 +426,7 @@ def test_a_site_is_what_somebody_registered(host: str, site: str) -> None:
         ("2606:2800:21f:cb07::1", "2606:2800:21f:cb07:ffff:ffff:ffff:ffff"),
         ("::ffff:93.184.215.14", "93.184.215.14"),
         ("64:ff9b::5db8:d70e", "93.184.215.14"),
+        ("64:ff9b:1::5db8:d70e", "93.184.215.14"),
         ("fe80::1%eth0", "fe80::2"),
     ],
 )
@@ -439,6 +440,7 @@ def test_addresses_of_one_endpoint(one: str, other: str) -> None:
         ("2606:2800:21f:cb07::1", "2606:2800:21f:cb08::1"),
         ("93.184.215.14", "93.184.215.15"),
         ("64:ff9b::5db8:d70e", "64:ff9b::5db8:d70f"),
+        ("64:ff9b:1::5db8:d70e", "64:ff9b:1::5db8:d70f"),
     ],
 )
 def test_addresses_of_two_endpoints(one: str, other: str) -> None:
