@@ -68,6 +68,7 @@ _BY_CODE = {
     "InvalidRegion": _REGION,
     "IllegalLocationConstraintException": _REGION,
     "EntityTooLarge": _TOO_LARGE,
+    "InvalidObjectState": _Mistake("the object is archived, and must be restored first"),
 }
 _BY_STATUS = {
     401: _DENIED,
