@@ -13,17 +13,17 @@ from kombu.entity import Exchange, Queue
 
 from m3agiqa.errors import ConfigError
 from m3agiqa.queue import keys
-from m3agiqa.queue.connection import CONNECT_TIMEOUT_S, HEALTH_CHECK_S
+from m3agiqa.queue.connection import CONNECT_TIMEOUT_S
 from worker import lifecycle, runtime
 from worker.settings import Settings
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings."""
-    url = settings.redis_url.get_secret_value()
+    redis = settings.redis
     return {
-        "broker_url": url,
-        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss:") else False,
+        "broker_url": redis.broker_url,
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if redis.scheme == "rediss" else False,
         # Redis may go away for any time, also while a worker starts, and may refuse commands during a failover.
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -41,7 +41,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "sep": keys.SEPARATOR,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
-            "health_check_interval": HEALTH_CHECK_S,
+            # Or the main loop would wait for ever on a connection that died without a word.
+            "socket_timeout": settings.redis_silence_s,
+            "health_check_interval": settings.redis_silence_s,
         },
         "task_queues": [_queue(keys.SCORE_QUEUE), _queue(keys.DELIVER_QUEUE)],
         "task_default_queue": keys.SCORE_QUEUE,
@@ -54,6 +56,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # A worker takes no more than it works on, so that others may, and that priorities hold.
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
+        # A task that waits for its turn would keep others from a worker's threads, and its lease would end.
+        "worker_disable_rate_limits": True,
         # Verdicts are kept in the ledger.
         "result_backend": None,
         "task_ignore_result": True,

@@ -55,12 +55,13 @@ class Runtime:
 
     def _open(self, settings: Settings, queues: Collection[str], threads: int) -> None:
         self._ledger = ledger = Ledger(
-            settings.redis_url.get_secret_value(),
+            settings.redis.url,
             lease_s=settings.lease_s,
             longest_run_s=settings.effective_visibility_timeout_s,
             max_lost_runs=settings.max_lost_runs,
             result_ttl_s=settings.result_ttl_s,
             dead_letters_bytes=settings.dead_letters_mib * 2**20,
+            silence_s=settings.redis_silence_s,
         )
         self._stack.callback(ledger.close)
         checks: list[Callable[[], bool]] = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
@@ -14,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from m3agiqa import __version__
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
+from m3agiqa.queue.address import DEFAULT, Address
+from m3agiqa.queue.connection import SILENCE_S
 
 PREFIX = "M3AGIQA_"
 
@@ -29,10 +30,20 @@ Delays = Annotated[tuple[float, ...], NoDecode]
 class Settings(BaseSettings):
     """One field per environment variable, `M3AGIQA_` in front of its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     redis_url: SecretStr = Field(
-        default=SecretStr("redis://localhost:6379/0"), description="Redis with the queues; rediss:// for TLS."
+        default=SecretStr(DEFAULT),
+        description="Redis or Valkey with the queues; rediss:// or valkeys:// for TLS, unix:///path?db=0 for a socket.",
+    )
+    redis_username: str = Field(default="", description="User of Redis, instead of one in the URL.")
+    redis_password: SecretStr = Field(
+        default=SecretStr(""), description="Password of Redis as it is, nothing escaped, instead of one in the URL."
+    )
+    redis_silence_s: float = Field(
+        default=SILENCE_S,
+        ge=2,
+        description="Seconds without an answer after which a connection to Redis is given up, and a new one made.",
     )
 
     model: str = Field(
@@ -199,17 +210,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, value: SecretStr) -> SecretStr:
-        """Check the URL before anybody parses it whose message would quote what a password's # or / makes of it."""
         try:
-            parts = urlsplit(value.get_secret_value())
-            known = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            known = False
-        if not known or "#" in value.get_secret_value():
-            raise ValueError(
-                "must look like redis://user:password@host:6379/0, rediss:// for TLS; write #, /, ? and @ in a "
-                "password as %23, %2F, %3F and %40"
-            )
+            Address.parse(value.get_secret_value())
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("s3_endpoint_url")
@@ -234,6 +238,12 @@ class Settings(BaseSettings):
     def effective_s3_addressing_style(self) -> str:
         # Services other than AWS often have no host name per bucket.
         return self.s3_addressing_style or ("path" if self.s3_endpoint_url else "auto")
+
+    @property
+    def redis(self) -> Address:
+        """Where Redis is, and who we are there."""
+        address = Address.parse(self.redis_url.get_secret_value())
+        return address.as_user(self.redis_username, self.redis_password.get_secret_value())
 
     @property
     def effective_visibility_timeout_s(self) -> float:
@@ -274,7 +284,7 @@ def table() -> str:
     """Every setting in Markdown, as docs/settings.md shows them."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = f"`{_shown(field.default)}`" if field.default not in (None, (), {}) else ""
+        default = f"`{shown}`" if field.default not in (None, (), {}) and (shown := _shown(field.default)) else ""
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

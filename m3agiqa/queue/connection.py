@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
     ConnectionError,
     InvalidResponse,
+    MasterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -22,54 +27,86 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from m3agiqa.errors import ConfigError, QueueUnavailable
+from m3agiqa.errors import QueueUnavailable
+from m3agiqa.queue.address import Address
 from m3agiqa.queue.scripts import text
 
-#: Seconds. Longer than any command we send takes, shorter than anybody's patience.
-SOCKET_TIMEOUT_S = 10.0
+#: Seconds that Redis may be silent before a connection counts as dead: longer than any command we send takes. Proxies,
+#: firewalls and hosts that freeze drop connections without a word.
+SILENCE_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-#: Tries of a command after the first, with pauses growing to a second.
-RETRIES = 4
-#: Seconds a connection may have been idle before it is checked: firewalls forget it silently.
-HEALTH_CHECK_S = 10
+#: Seconds for which a command is tried again, with pauses growing to a second.
+PATIENCE_S = 1.0
 
 #: What passes by itself, or by an operator's hand, and is worth another try: full memory, and a failover under way.
 _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
+
+_Result = TypeVar("_Result")
 
 
 class _NotSaving(RedisError):
     """Redis takes no writes, as it cannot save them (MISCONF); redis-py has no class for it."""
 
 
-#: What Redis says where redis-py keeps its code to itself.
-_REFUSALS: dict[type[RedisError], str] = {
-    _NotSaving: "MISCONF, it cannot save to its disk: see its log",
-    OutOfMemoryError: "OOM, its memory is full: raise maxmemory, or let the queue drain",
-    ReadOnlyError: "READONLY, it is a replica: name the primary in its URL",
-    NoPermissionError: "NOPERM, the URL's user may not do this",
-}
+IN_CLUSTER = "it is a node of a Redis Cluster; name a Redis or Valkey that is none"
+#: What Redis says where redis-py keeps its code to itself: its class there, words of its own, and ours.
+_REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
+    (AuthenticationError, "invalid", "WRONGPASS, it refused the password: check user and password in its URL"),
+    (AuthenticationError, "without any password", "it knows no password: leave out the one in its URL"),
+    (AuthenticationError, "", "NOAUTH, it wants a password: name one in its URL"),
+    (BusyLoadingError, "", "LOADING, it reads its data from its disk and will soon be there"),
+    (ConnectionError, "max number of clients", "max number of clients reached: raise its maxclients"),
+    (RedisError, "MISCONF", "MISCONF, it cannot save to its disk: see its log"),
+    (OutOfMemoryError, "", "OOM, its memory is full: raise maxmemory, or let the queue drain"),
+    (ReadOnlyError, "", "READONLY, it is a replica: name the primary in its URL"),
+    (MasterDownError, "", "MASTERDOWN, it is a replica without its primary: name the primary in its URL"),
+    (NoPermissionError, "", "NOPERM, the URL's user may not do this"),
+    (MovedError, "", f"MOVED, {IN_CLUSTER}"),
+    (ClusterDownError, "", f"CLUSTERDOWN, {IN_CLUSTER}"),
+    (RedisError, "not allowed in cluster mode", IN_CLUSTER),
+    (RedisError, "DB index is out of range", "it has no database of the number at the end of its URL"),
+    (ClusterCrossSlotError, "", f"CROSSSLOT, {IN_CLUSTER}"),
+)
 
 
-def connect(url: str, *, retries: int = RETRIES) -> Redis:
+class _Patience(Retry):
+    """Tries again for so many seconds, and not so many times: a try of a silent Redis takes long."""
+
+    def __init__(self, seconds: float, errors: tuple[type[Exception], ...]) -> None:
+        super().__init__(ExponentialBackoff(cap=1.0, base=0.05), -1, errors)
+        self._seconds = seconds
+
+    def call_with_retry(
+        self, do: Callable[[], _Result], fail: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> _Result:
+        until = time.monotonic() + self._seconds
+
+        def failed(error: Exception, *count: int) -> None:
+            fail(error, *count)
+            if time.monotonic() >= until:
+                raise error
+
+        return super().call_with_retry(do, failed, *arguments, **options)
+
+
+def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> Redis:
     """A client for `url`, safe to share between threads; connects on first use. What it reads are strings.
 
     Raises:
         ConfigError: not a Redis URL.
     """
-    try:
-        return Redis.from_url(
-            url,
-            decode_responses=True,
-            # Whatever a stranger wrote can be read, and written again as it was.
-            encoding_errors="surrogateescape",
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_keepalive=True,
-            health_check_interval=HEALTH_CHECK_S,
-            retry=Retry(_pauses(), retries, supported_errors=_PASSING),
-        )
-    except ValueError:
-        raise ConfigError("the Redis URL must look like redis://host:6379/0, rediss:// for TLS") from None
+    address = Address.parse(url)
+    over_tcp = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    return Redis.from_url(
+        address.url,
+        decode_responses=True,
+        # Whatever a stranger wrote can be read, and written again as it was.
+        encoding_errors="surrogateescape",
+        socket_timeout=silence_s,
+        **({} if address.scheme == "unix" else over_tcp),
+        health_check_interval=silence_s,
+        retry=_Patience(patience_s, _PASSING),
+    )
 
 
 @contextmanager
@@ -81,35 +118,38 @@ def translated(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except AuthenticationError:
-        raise QueueUnavailable(f"Redis at {place(url)} refused the password; check the one in its URL") from None
-    except (ConnectionError, TimeoutError) as error:
-        raise QueueUnavailable(
-            f"Redis at {place(url)} cannot be reached ({_cause(error)}); is it running, and its URL right?"
-        ) from None
-    except InvalidResponse:
-        raise QueueUnavailable(f"what answers at {place(url)} is no Redis; is its URL right?") from None
     except RedisError as error:
-        # Redis' own code (MISCONF, NOREPLICAS, ...) is the first word; around it stands what the command carries.
-        word = _REFUSALS.get(type(error)) or _code(error)
-        raise QueueUnavailable(f"Redis at {place(url)} refused a command: {word}") from None
+        raise QueueUnavailable(_words(error, Address.parse(url).place)) from None
+
+
+def _words(error: RedisError, place: str) -> str:
+    for kind, theirs, ours in _REFUSALS:
+        if isinstance(error, kind) and theirs in str(error):
+            return f"Redis at {place} refused: {ours}"
+    if isinstance(error, InvalidResponse):
+        return f"what answers at {place} is no Redis; is its URL right?"
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"Redis at {place} cannot be reached ({_cause(error)}); is it running, and its URL right?"
+    # Redis' own code (NOREPLICAS, BUSY, ...) is the first word; around it stands what the command carries.
+    return f"Redis at {place} refused: {_code(error)}"
 
 
 class Connection:
     """A Redis, safe to share between threads; connects on first use.
 
     Methods raise QueueUnavailable if it cannot be reached or refuses. What passes (a lost connection, a failover, want
-    of memory, a disk that is full) is tried `retries` times again, with pauses growing to a second.
+    of memory, a disk that is full) is tried again for `patience_s` seconds. A connection on which Redis says nothing
+    for `silence_s` seconds is given up.
 
     Raises:
         ConfigError: not a Redis URL.
     """
 
-    def __init__(self, url: str, *, retries: int = RETRIES) -> None:
+    def __init__(self, url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> None:
         self._url = url
-        self._redis = connect(url, retries=retries)
+        self._redis = connect(url, patience_s=patience_s, silence_s=silence_s)
         self._scripts: dict[str, Any] = {}
-        self._patience = Retry(_pauses(), retries, supported_errors=(_NotSaving,))
+        self._patience = _Patience(patience_s, (_NotSaving,))
 
     def run(self, script: str, arguments: Sequence[str | int | float]) -> Any:
         """Run one of the scripts in `lua/`."""
@@ -128,7 +168,7 @@ class Connection:
                 return act()
             except ResponseError as error:
                 if _code(error) == "MISCONF":
-                    raise _NotSaving from None
+                    raise _NotSaving("MISCONF") from None
                 raise
 
         with translated(self._url):
@@ -142,27 +182,6 @@ class Connection:
 
     def close(self) -> None:
         self._redis.close()
-
-
-def ping(url: str) -> None:
-    """Whether Redis answers.
-
-    Raises:
-        ConfigError: not a Redis URL.
-        QueueUnavailable: no answer, a wrong password, or something else than Redis.
-    """
-    with connect(url, retries=0) as redis, translated(url):
-        redis.ping()
-
-
-def place(url: str) -> str:
-    """`host:port` of a Redis URL: what may be shown of it."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
-
-
-def _pauses() -> ExponentialBackoff:
-    return ExponentialBackoff(cap=1.0, base=0.05)
 
 
 def _code(error: RedisError) -> str:

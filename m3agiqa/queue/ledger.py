@@ -53,14 +53,14 @@ from redis import Redis
 from m3agiqa.contract import Failure, ScoreRequest, Verdict
 from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, PoisonTask, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
-from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.connection import SILENCE_S, Connection
 from m3agiqa.queue.dead import DeadLetter
 from m3agiqa.queue.inbox import Admission
 
 logger = logging.getLogger(__name__)
 
-#: Retries over about a minute: work already done is worth waiting for a Redis that restarts.
-_RETRIES = 60
+#: Seconds: work already done is worth waiting for a Redis that restarts.
+PATIENCE_S = 60.0
 #: Overdue tasks queued by one run of the script, which blocks Redis meanwhile.
 SWEPT_AT_ONCE = 100
 #: Seconds that a request of a later version is left to others.
@@ -166,6 +166,7 @@ class Ledger:
         max_lost_runs: runs in a row that never ended, from which on a task is poison.
         result_ttl_s: seconds for which verdicts are kept, and settled requests remembered.
         dead_letters_bytes: kept of dead letters at most; then the oldest ones are dropped.
+        silence_s: seconds without an answer after which a connection is given up.
     """
 
     def __init__(
@@ -177,9 +178,10 @@ class Ledger:
         max_lost_runs: int = 3,
         result_ttl_s: int = 86_400,
         dead_letters_bytes: int = 64 * 2**20,
+        silence_s: float = SILENCE_S,
     ) -> None:
         #: Connection to Redis, also for what is kept beside the ledger.
-        self.connection = Connection(redis_url, retries=_RETRIES)
+        self.connection = Connection(redis_url, patience_s=PATIENCE_S, silence_s=silence_s)
         self._run = self.connection.run
         self._longest_run_s = longest_run_s
         self.lease_s = min(lease_s, longest_run_s)

@@ -20,7 +20,7 @@ from tests.support import PATIENCE_S, eventually, free_port
 
 
 def test_a_full_redis_is_named(redis: Redis, redis_url: str) -> None:
-    client = connect(redis_url, retries=0)
+    client = connect(redis_url, patience_s=0)
     redis.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(QueueUnavailable, match="refused a command: OOM, its memory is full"), translated(redis_url):
@@ -31,7 +31,7 @@ def test_a_full_redis_is_named(redis: Redis, redis_url: str) -> None:
 
 
 def test_a_full_redis_is_waited_for(redis: Redis, redis_url: str) -> None:
-    client = connect(redis_url, retries=200)
+    client = connect(redis_url, patience_s=PATIENCE_S)
     redis.config_set("maxmemory", "1mb")
     done: list[object] = []
     thread = threading.Thread(target=lambda: done.append(client.set("key", "x" * 2_000_000)))
@@ -77,7 +77,7 @@ def full_disk(tmp_path: Path) -> Iterator[tuple[Redis, str, Callable[[], object]
 def test_a_redis_that_cannot_save_is_named(full_disk: tuple[Redis, str, Callable[[], object]]) -> None:
     _, url, _ = full_disk
     with (
-        closing(Connection(url, retries=0)) as connection,
+        closing(Connection(url, patience_s=0)) as connection,
         pytest.raises(QueueUnavailable, match="MISCONF, it cannot save to its disk"),
     ):
         connection.call("set", "key", "value")
@@ -103,7 +103,7 @@ def test_a_user_without_the_right_is_told() -> None:
         with Redis.from_url(url) as admin:
             admin.execute_command("ACL", "SETUSER", "reader", "on", ">word", "~*", "-@all", "+get")
         place = url.partition("://")[2].rpartition("@")[2]
-        reader = connect(f"redis://reader:word@{place}", retries=0)
+        reader = connect(f"redis://reader:word@{place}", patience_s=0)
         with pytest.raises(QueueUnavailable, match="NOPERM, the URL's user may not do this"), translated(url):
             reader.set("key", "value")
         reader.close()

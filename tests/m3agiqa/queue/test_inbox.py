@@ -565,7 +565,7 @@ def test_nothing_is_half_taken_up_while_memory_is_full(after_peek: list[Callable
     with (
         ValkeyServer() as server,
         Redis.from_url(f"{server.connection_url}/0", decode_responses=True) as redis,
-        closing(Connection(f"{server.connection_url}/0", retries=0)) as own,
+        closing(Connection(f"{server.connection_url}/0", patience_s=0)) as own,
     ):
         # given entries of every sort, and a Redis whose memory fills while a worker looks at them
         entries = [written(), written(prompt="other"), "no JSON", written(version="2.0"), written(request_id="b")]

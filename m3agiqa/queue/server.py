@@ -1,0 +1,91 @@
+"""What answers at a Redis URL, and whether it can hold the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from m3agiqa.errors import ConfigError
+from m3agiqa.queue.address import Address
+from m3agiqa.queue.connection import IN_CLUSTER, SILENCE_S, connect, translated
+
+#: Major version of the oldest Redis whose scripts may say that they run although memory is full.
+_OLDEST = 7
+#: What Redis does when its memory is full: it refuses, and drops nothing.
+_KEEPING = "noeviction"
+
+
+@dataclass(frozen=True)
+class Server:
+    """What answers at a Redis URL."""
+
+    #: Such as "Valkey 9.0.1".
+    name: str
+    #: Why it cannot hold the queue; None if it can.
+    unfit: str | None = None
+    #: What its operator should change.
+    warnings: tuple[str, ...] = ()
+
+
+def look(url: str, *, silence_s: float = SILENCE_S) -> Server:
+    """Ask Redis what it is, and how it keeps what it is given; what its user may not ask stays open.
+
+    Raises:
+        ConfigError: not a Redis URL.
+        QueueUnavailable: no answer, a wrong password, or something else than Redis.
+    """
+    with connect(url, patience_s=0, silence_s=silence_s) as redis, translated(url):
+        redis.ping()
+        try:
+            told = redis.info()
+        except NoPermissionError:
+            return Server("Redis")
+        return _server(told, saves=_saves(redis, told))
+
+
+def fit(url: str, *, silence_s: float = SILENCE_S) -> None:
+    """Refuse a server that cannot hold the queue.
+
+    Raises:
+        ConfigError: not a Redis URL, or such a server.
+        QueueUnavailable: as `look`.
+    """
+    if unfit := look(url, silence_s=silence_s).unfit:
+        raise ConfigError(f"Redis at {Address.parse(url).place} cannot hold the queue: {unfit}")
+
+
+def _server(told: dict[str, Any], *, saves: bool) -> Server:
+    names = {"dragonfly_version": "Dragonfly", "valkey_version": "Valkey", "redis_version": "Redis"}
+    number, product = next(((str(told[key]), name) for key, name in names.items() if key in told), ("?", "Redis"))
+    warnings = []
+    if (policy := told.get("maxmemory_policy", _KEEPING)) != _KEEPING:
+        warnings.append(f"maxmemory-policy is {policy}, so it drops requests when full; set it to {_KEEPING}")
+    if not saves:
+        warnings.append("it saves nothing to its disk, so a restart loses every request; set appendonly to yes")
+    return Server(f"{product} {number}", _unfit(told, product, number), tuple(warnings))
+
+
+def _unfit(told: dict[str, Any], product: str, number: str) -> str | None:
+    if product == "Dragonfly":
+        return f"it is Dragonfly, which refuses our scripts; use Redis {_OLDEST} or newer, or Valkey"
+    if told.get("redis_mode") == "sentinel":
+        return "it is a Sentinel; name the primary it watches"
+    if told.get("redis_mode") == "cluster" or told.get("cluster_enabled"):
+        return IN_CLUSTER
+    major = number.partition(".")[0]
+    if product == "Redis" and major.isdecimal() and int(major) < _OLDEST:
+        return f"it is Redis {number}; use Redis {_OLDEST} or newer, or Valkey"
+    return None
+
+
+def _saves(redis: Redis, told: dict[str, Any]) -> bool:
+    """Whether a restart finds what was there; taken for granted where we may not ask."""
+    if told.get("aof_enabled"):
+        return True
+    try:
+        return redis.config_get("save").get("save") != ""
+    except ResponseError:
+        return True
