@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,13 +22,13 @@ from m3agiqa.client import MAX_QUEUED, Client
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
 from m3agiqa.paths import is_file
+from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
 from producers import cli_dead
 
 OK, FAILED, USAGE = 0, 1, 2
 
-_REDIS_URL_VARIABLE = "M3AGIQA_REDIS_URL"
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
 #: Characters of a reason, or of an event: ours are shorter.
 _REASON_CHARS = 4_000
@@ -46,7 +45,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
     try:
-        with Client(arguments.redis_url, max_queued=arguments.max_queued) as client:
+        with Client(arguments.redis_url or Address.from_environment().url, max_queued=arguments.max_queued) as client:
             return run(client, arguments)
     except (RequestInvalid, ConfigError) as error:
         _note(f"error: {error}")
@@ -62,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     console.add_version(whole)
     whole.add_argument(
         "--redis-url",
-        default=os.environ.get(_REDIS_URL_VARIABLE, "redis://localhost:6379/0"),
-        help=f"Redis with the queues (default: ${_REDIS_URL_VARIABLE}, else redis://localhost:6379/0)",
+        help=f"Redis with the queues (default: ${URL_VARIABLE} with ${USERNAME_VARIABLE} and ${PASSWORD_VARIABLE}, "
+        f"else {DEFAULT})",
     )
     whole.add_argument(
         "--max-queued",

@@ -7,19 +7,21 @@ Everything is ready before the first message is taken, and stands until the last
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from celery import signals
 from celery.concurrency import thread
 
-from m3agiqa.errors import ConfigError, M3AGIQAError
-from m3agiqa.queue import keys
+from m3agiqa.errors import ConfigError, M3AGIQAError, QueueUnavailable
+from m3agiqa.queue import keys, server
 from worker import runtime
 from worker.celery_patches import transport
 from worker.celery_patches.control import refuse_commands
+from worker.ops import quiet
 from worker.ops.reporting import setup_sentry
 from worker.settings import Settings
 
@@ -35,6 +37,7 @@ def connect() -> None:
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
     signals.task_revoked.connect(_revoked)
+    signals.worker_shutting_down.connect(_stopping)
     signals.worker_shutdown.connect(_stop)
 
 
@@ -44,6 +47,7 @@ def _prepare(**_: Any) -> None:
     transport.install()
     # urllib3 logs a URL as a whole, and a server's headers, where these are malformed.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    quiet.install()
     with _or_end():
         settings = Settings.from_environment()
         setup_sentry(settings)
@@ -57,6 +61,7 @@ def _start(instance: Any, **_: Any) -> None:
         settings = Settings.from_environment()
         queues = list(instance.app.amqp.queues.consume_from)
         _check_command_line(instance, queues, settings)
+        _check_redis(settings)
         worker = runtime.Runtime(settings, queues, instance.concurrency)
         _open.callback(worker.close)
         _open.enter_context(runtime.as_current(worker))
@@ -86,7 +91,16 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
         )
 
 
+def _check_redis(settings: Settings) -> None:
+    """Refuse one that cannot hold the queue; one that is away is waited for."""
+    with suppress(QueueUnavailable):
+        server.fit(settings.redis.url, silence_s=settings.redis_silence_s)
+
+
 def _ready(sender: Any, **_: Any) -> None:
+    with _or_end():
+        # It may have been away as the worker started.
+        _check_redis(Settings.from_environment())
     queues = list(sender.app.amqp.queues.consume_from)
 
     def consumes() -> bool:
@@ -99,6 +113,13 @@ def _ready(sender: Any, **_: Any) -> None:
 
 def _revoked(request: Any, **_: Any) -> None:
     runtime.current().revoked(request.id)
+
+
+def _stopping(**_: Any) -> None:
+    worker = runtime.current()
+    worker.stopping()
+    # Celery would wait for its threads at the second Ctrl+C as well.
+    signal.signal(signal.SIGINT, lambda *_: worker.interrupt())
 
 
 def _stop(**_: Any) -> None:

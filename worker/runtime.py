@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from m3agiqa.errors import Busy, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
+from worker.celery_patches import transport
 from worker.ops import loops
-from worker.ops.health import Health
-from worker.ops.loops import Loop
+from worker.ops.health import STALE_S, Health
+from worker.ops.loops import STUCK_S, Loop
 from worker.ops.watchdog import Watchdog
 from worker.settings import Settings
 
@@ -35,6 +37,8 @@ START_TIMEOUT_S = 900.0
 _SWITCH_INTERVAL_S = 0.0005
 #: One of so many threads may wait for a picture that takes long to decode; the others are for everybody else.
 SLOW_SHARE = 4
+#: A worker that stops waits so many times M3AGIQA_REDIS_SILENCE_S for a Redis that does not answer.
+SILENCES = 3
 #: A batch that outlives the deadline of those in it this many times will never end.
 HANGING_AFTER = 2.0
 
@@ -75,11 +79,23 @@ class Runtime:
         self._stack.callback(Loop.stop, running)
         checks += [lambda loop=loop: loop.alive for loop in running]  # type: ignore[misc]
 
+        #: Whether Celery takes messages: from `ready` until `stopping`.
+        self._takes = False
+        checks.append(lambda: not self._takes or transport.idle_s() < STUCK_S)
+
         def alive() -> bool:
             return all(check() for check in checks)
 
-        watchdog = Watchdog(ledger, alive, growth_limit_bytes=settings.memory_growth_limit_mib * 2**20)
-        self._stack.callback(watchdog.stop)
+        asking = Connection(settings.redis.url, patience_s=0, silence_s=settings.redis_silence_s)
+        self._stack.callback(asking.close)
+        self._watchdog = Watchdog(
+            ledger,
+            alive,
+            growth_limit_bytes=settings.memory_growth_limit_mib * 2**20,
+            answers=partial(_answers, asking),
+            silence_s=SILENCES * settings.redis_silence_s,
+        )
+        self._stack.callback(self._watchdog.stop)
         self._consumes: Callable[[], bool] = lambda: False
         self._health: Health | None = None
         if settings.health_dir is not None:
@@ -87,15 +103,26 @@ class Runtime:
                 settings.health_dir,
                 list(queues),
                 alive=alive,
-                working=lambda: self._consumes() and not any(loop.refused for loop in running),
+                working=lambda: (
+                    self._consumes() and transport.idle_s() < STALE_S and not any(loop.refused for loop in running)
+                ),
             )
             self._stack.callback(self._health.stop)
 
     def ready(self, consumes: Callable[[], bool]) -> None:
         """It takes tasks from now on, as long as `consumes` says so."""
-        self._consumes = consumes
+        self._consumes, self._takes = consumes, True
         if self._health is not None:
             self._health.ready()
+
+    def stopping(self) -> None:
+        """It takes no more tasks, and ends with those it has."""
+        self._takes = False
+        self._watchdog.drain()
+
+    def interrupt(self) -> None:
+        """End the process at once."""
+        self._watchdog.interrupt()
 
     def score(self, task: str) -> str:
         """Run a task of the score queue; says what was done."""
@@ -120,6 +147,14 @@ class Runtime:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def _answers(redis: Connection) -> bool:
+    try:
+        redis.call("ping")
+    except QueueUnavailable:
+        return False
+    return True
 
 
 def _told(run: Callable[[str], str | None], task: str) -> str:

@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
         device = _device()
         table.add_row("device", device)
         can_score = _add_models(table, todo, has_gpu=device.startswith("cuda"))
-    url = args.redis_url or os.environ.get("M3AGIQA_REDIS_URL") or "redis://localhost:6379/0"
-    _add_redis(table, todo, url)
+    _add_redis(table, todo, args.redis_url)
     console = Console()
     console.print(table)
     for step in todo:
@@ -104,13 +103,20 @@ def _add_models(table: Table, todo: list[str], *, has_gpu: bool) -> bool:
     return default in ready
 
 
-def _add_redis(table: Table, todo: list[str], url: str) -> None:
+def _add_redis(table: Table, todo: list[str], url: str | None) -> None:
     # Not at the top: scoring does without the queue.
-    from m3agiqa.queue import connection
+    from m3agiqa.queue import server
+    from m3agiqa.queue.address import Address
 
     try:
-        connection.ping(url)
-        table.add_row("redis", Text(f"{connection.place(url)} answers"))
+        address = Address.from_environment() if url is None else Address.parse(url)
+        found = server.look(address.url)
     except M3AGIQAError as error:
         table.add_row("redis", Text(str(error)))
         todo.append("start Redis or give its --redis-url  # for the queue; `score` and `batch` need none")
+        return
+    table.add_row("redis", Text(f"{address.place} answers: {found.name}"))
+    for trouble in found.warnings if found.unfit is None else (found.unfit,):
+        table.add_row("", Text(trouble, style="yellow" if found.unfit is None else "red"))
+    if found.unfit is not None:
+        todo.append("give the --redis-url of a Redis that can hold the queue  # `score` and `batch` need none")

@@ -125,13 +125,13 @@ def translated(url: str) -> Iterator[None]:
 def _words(error: RedisError, place: str) -> str:
     for kind, theirs, ours in _REFUSALS:
         if isinstance(error, kind) and theirs in str(error):
-            return f"Redis at {place} refused: {ours}"
+            return f"Redis at {place} refused a command: {ours}"
     if isinstance(error, InvalidResponse):
         return f"what answers at {place} is no Redis; is its URL right?"
     if isinstance(error, ConnectionError | TimeoutError):
         return f"Redis at {place} cannot be reached ({_cause(error)}); is it running, and its URL right?"
     # Redis' own code (NOREPLICAS, BUSY, ...) is the first word; around it stands what the command carries.
-    return f"Redis at {place} refused: {_code(error)}"
+    return f"Redis at {place} refused a command: {_code(error)}"
 
 
 class Connection:

@@ -3,11 +3,14 @@
 Celery and kombu trust what lies on a list: something that is not JSON ends the worker, a message without a delivery tag
 drops its connection, an odd header ends the worker or is never acknowledged. Here a message is a name and nothing else
 (see `wakeups`); what carries none wakes nobody.
+
+Nor does anybody see from outside whether Celery's main loop, which takes messages, still comes round: `idle_s` tells.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
@@ -25,6 +28,15 @@ _QUEUES = (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)
 def install() -> None:
     """Use it in this process from now on, for every Redis URL."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
+
+
+def idle_s() -> float:
+    """Seconds since Celery's main loop last came round, or tried to reach Redis."""
+    return time.monotonic() - Transport.came_round
+
+
+def _come_round() -> None:
+    Transport.came_round = time.monotonic()
 
 
 class NamesOnlyRedis(Redis):
@@ -64,3 +76,13 @@ class Channel(kombu_redis.Channel):
 
 class Transport(kombu_redis.Transport):
     Channel = Channel
+    #: When the main loop last did, in seconds of the monotonic clock.
+    came_round = time.monotonic()
+
+    def establish_connection(self) -> Any:
+        _come_round()
+        return super().establish_connection()  # type: ignore[no-untyped-call]
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        loop.on_tick.add(_come_round)

@@ -10,7 +10,7 @@ from functools import partial
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys
-from m3agiqa.queue.ledger import SWEPT_AT_ONCE, Ledger
+from m3agiqa.queue.ledger import PATIENCE_S, SWEPT_AT_ONCE, Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +20,23 @@ _STOP_S = 5.0
 _SWEEP_S = 0.5
 #: Seconds that an empty inbox is waited at, or left alone.
 _WAIT_S = 1
+#: Seconds that no turn takes: those for which a command is tried again, and as long again for those behind it.
+STUCK_S = 3 * PATIENCE_S
 
 
 class Loop:
-    """Calls `turn` again and again from a thread, `pause_s` seconds after it returned.
+    """Calls `turn` again and again from a thread, `pause_s` seconds after it returned, or at once where it says that
+    there is more to do.
 
-    What Redis refuses is logged once for each time it begins, and tried again after a second.
+    What Redis refuses is logged, and tried again after a second. A turn that takes `stuck_s` seconds will never end.
     """
 
-    def __init__(self, name: str, turn: Callable[[], object], pause_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, turn: Callable[[], bool | None], pause_s: float = 0.0, stuck_s: float = STUCK_S
+    ) -> None:
         self._name, self._turn, self._pause_s = name, turn, pause_s
+        self._stuck_after_s = max(1.0, pause_s) + stuck_s
+        self._came_round = time.monotonic()
         self._stopping = threading.Event()
         self._refused = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -37,7 +44,8 @@ class Loop:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether it still comes round."""
+        return self._thread.is_alive() and time.monotonic() - self._came_round < self._stuck_after_s
 
     @property
     def refused(self) -> bool:
@@ -56,12 +64,12 @@ class Loop:
     def _run(self) -> None:
         pause_s = self._pause_s
         while not self._stopping.wait(pause_s):
+            self._came_round = time.monotonic()
             try:
-                self._turn()
-                pause_s, self._refused = self._pause_s, False
+                more = self._turn()
+                pause_s, self._refused = 0.0 if more else self._pause_s, False
             except QueueUnavailable as error:
-                if not self._refused:
-                    logger.error("%s waits: %s", self._name, error)
+                logger.error("%s waits: %s", self._name, error)
                 pause_s, self._refused = max(1.0, self._pause_s), True
 
 
@@ -72,9 +80,8 @@ def of_ledger(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> li
     `at_once` says that it takes in whatever comes as it comes; otherwise, what nobody else took in within a second.
     """
 
-    def sweep() -> None:
-        while ledger.sweep() == SWEPT_AT_ONCE:
-            pass
+    def sweep() -> bool:
+        return ledger.sweep() == SWEPT_AT_ONCE
 
     def renew() -> None:
         if alive():
@@ -84,10 +91,8 @@ def of_ledger(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> li
         if ledger.wait(priority, _WAIT_S):
             ledger.admit(priority)
 
-    def take_in_all() -> None:
-        for priority in keys.PRIORITIES:
-            while ledger.admit(priority):
-                pass
+    def take_in_all() -> bool:
+        return any(ledger.admit(priority) for priority in keys.PRIORITIES)
 
     inbox = (
         [Loop(f"inbox {priority}", partial(take_in_one, priority)) for priority in keys.PRIORITIES]
