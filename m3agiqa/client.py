@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, ResultTimeout
 from m3agiqa.queue import inbox, keys, ledger
+from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
 from m3agiqa.queue.ledger import State
@@ -46,6 +47,7 @@ class Client:
     def __init__(self, redis_url: str, *, max_queued: int = MAX_QUEUED) -> None:
         self._connection = Connection(redis_url)
         self._dead = DeadLetters(self._connection)
+        self._cancelling = Cancelling(self._connection)
         self._max_queued = max_queued
 
     def submit(
@@ -221,6 +223,23 @@ class Client:
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.drop(letter_id)
+
+    def cancel(self, request_id: str) -> bool:
+        """Take a request back: it is answered with code `revoked`; False if it has its answer already.
+
+        Raises:
+            RequestInvalid: nothing is known of it.
+            QueueUnavailable: Redis cannot be reached, or does not let this user.
+        """
+        return self._cancelling.cancel(request_id)
+
+    def purge(self) -> Iterator[str]:
+        """Take back every request that waits for its score now; gives the id of each as it is answered.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or does not let this user.
+        """
+        yield from self._cancelling.purge()
 
     def close(self) -> None:
         self._connection.close()

@@ -235,6 +235,9 @@ class PoisonTask(M3AGIQAError):
 class TaskRevoked(M3AGIQAError):
     code = "revoked"
 
+    def __init__(self, message: str = "an operator took it back") -> None:
+        super().__init__(message)
+
 
 class NotOwed(M3AGIQAError):
     """Nothing has to be done."""

@@ -105,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
     state.add_argument("--history", action="store_true", help="and all that happened to it, with Unix times")
     state.set_defaults(run=_state)
 
+    cancel = commands.add_parser("cancel", help="take requests back: each is answered as revoked, and not scored")
+    cancel.add_argument("ids", nargs="+", metavar="ID")
+    cancel.set_defaults(run=_cancel)
+
+    purge = commands.add_parser("purge", help="take back all that wait for their score; prints their request ids")
+    purge.set_defaults(run=_purge)
+
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     return whole
 
@@ -227,6 +234,23 @@ def _state(client: Client, arguments: argparse.Namespace) -> int:
 def _export(client: Client, arguments: argparse.Namespace) -> int:
     for verdict in client.results():
         print(cli_dead.as_json(verdict))
+    return OK
+
+
+def _cancel(client: Client, arguments: argparse.Namespace) -> int:
+    code = OK
+    for request_id in arguments.ids:
+        if client.cancel(request_id):
+            print(request_id)
+        else:
+            _note(f"{request_id} has its answer already")
+            code = FAILED
+    return code
+
+
+def _purge(client: Client, arguments: argparse.Namespace) -> int:
+    for request_id in client.purge():
+        print(request_id)
     return OK
 
 

@@ -143,7 +143,7 @@ class Runtime:
 
     def _bury_revoked(self, task: str) -> None:
         with self._ledger.claim(task) as claim:
-            claim.bury(TaskRevoked("an operator took it back"))
+            claim.bury(TaskRevoked())
 
     def close(self) -> None:
         self._stack.close()

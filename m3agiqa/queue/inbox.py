@@ -75,6 +75,9 @@ def _fields(text: str, priority: int) -> dict[str, object]:
         raise RequestInvalid("not JSON in UTF-8") from None
     if not isinstance(found, dict):
         raise RequestInvalid('must be a JSON object such as {"image_url": "https://...", "prompt": "..."}')
+    if found.get("metadata") == []:
+        # PHP has no other empty object.
+        found["metadata"] = {}
     return {**{name: value for name, value in found.items() if value is not None}, "priority": priority}
 
 
@@ -172,7 +175,7 @@ class Admission:
                 request.request_id,
                 request.fingerprint,
                 request.to_json(),
-                _refusal(request, failure).model_dump_json(),
+                refusal(request, failure).model_dump_json(),
                 ",".join(request.deliveries),
             )
         return (entry.size_bytes, entry.text, "dead", *answered, letter.id, letter.model_dump_json())
@@ -192,7 +195,8 @@ def _fits(name: str, value: object) -> bool:
     return True
 
 
-def _refusal(request: ScoreRequest, failure: Failure) -> Verdict:
+def refusal(request: ScoreRequest, failure: Failure) -> Verdict:
+    """The verdict of a request that no worker scores."""
     return Verdict(
         request_id=request.request_id,
         status="failed",

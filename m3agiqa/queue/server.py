@@ -30,20 +30,16 @@ class Server:
     warnings: tuple[str, ...] = ()
 
 
-def look(url: str, *, silence_s: float = SILENCE_S) -> Server:
+def look(url: str) -> Server:
     """Ask Redis what it is, and how it keeps what it is given; what its user may not ask stays open.
 
     Raises:
         ConfigError: not a Redis URL.
         QueueUnavailable: no answer, a wrong password, or something else than Redis.
     """
-    with connect(url, patience_s=0, silence_s=silence_s) as redis, translated(url):
-        redis.ping()
-        try:
-            told = redis.info()
-        except NoPermissionError:
-            return Server("Redis")
-        return _server(told, saves=_saves(redis, told))
+    with connect(url, patience_s=0) as redis, translated(url):
+        told = _info(redis)
+        return Server("Redis") if told is None else _server(told, saves=_saves(redis, told))
 
 
 def fit(url: str, *, silence_s: float = SILENCE_S) -> None:
@@ -53,8 +49,18 @@ def fit(url: str, *, silence_s: float = SILENCE_S) -> None:
         ConfigError: not a Redis URL, or such a server.
         QueueUnavailable: as `look`.
     """
-    if unfit := look(url, silence_s=silence_s).unfit:
+    with connect(url, patience_s=0, silence_s=silence_s) as redis, translated(url):
+        told = _info(redis)
+    if told is not None and (unfit := _server(told, saves=True).unfit):
         raise ConfigError(f"Redis at {Address.parse(url).place} cannot hold the queue: {unfit}")
+
+
+def _info(redis: Redis) -> dict[str, Any] | None:
+    redis.ping()
+    try:
+        return dict(redis.info())
+    except NoPermissionError:
+        return None
 
 
 def _server(told: dict[str, Any], *, saves: bool) -> Server:

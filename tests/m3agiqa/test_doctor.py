@@ -24,7 +24,8 @@ from rich.table import Table
 from m3agiqa.cli import doctor, main
 from m3agiqa.errors import ConfigError, QueueUnavailable
 from m3agiqa.hub import Resolved
-from m3agiqa.queue.connection import ping, place
+from m3agiqa.queue.address import Address
+from m3agiqa.queue.server import look
 from tests.m3agiqa.hub_server import Hub
 from tests.test_imports import BLOCKER, TORCH
 
@@ -49,7 +50,7 @@ def test_a_machine_that_can_score_passes(
     assert main(["doctor", "--redis-url", redis_url]) == 0
 
     out = capsys.readouterr().out
-    assert f"{place(redis_url)} answers" in out
+    assert f"{Address.parse(redis_url).place} answers" in out
     assert "model mini" in out
     assert "profile published is not downloaded" in out
     assert "next: m3agiqa download" in out
@@ -99,8 +100,8 @@ def test_ping_logs_in(locked_redis: str, redis: Redis) -> None:
     # given a Redis that counts from zero what it is asked
     redis.config_resetstat()
     # when it is asked with a password, and with a name and a password
-    ping(f"redis://:s3cret%20word@{locked_redis}/0")
-    ping(f"redis://default:s3cret%20word@{locked_redis}/0")
+    look(f"redis://:s3cret%20word@{locked_redis}/0")
+    look(f"redis://default:s3cret%20word@{locked_redis}/0")
     # then it let both in, and answered them
     seen = redis.info("commandstats")["cmdstat_ping"]
     assert (seen["calls"], seen["rejected_calls"], seen["failed_calls"]) == (2, 0, 0)
@@ -109,14 +110,14 @@ def test_ping_logs_in(locked_redis: str, redis: Redis) -> None:
 @pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])
 def test_a_wrong_password_is_told_without_it(locked_redis: str, login: str) -> None:
     with pytest.raises(QueueUnavailable, match="refused the password") as caught:
-        ping(f"redis://{login}{locked_redis}/0")
+        look(f"redis://{login}{locked_redis}/0")
     assert ":wrong" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "redis://host:port", ""])
 def test_what_is_no_redis_url_is_told_without_it(url: str) -> None:
     with pytest.raises(ConfigError, match="the Redis URL"):
-        ping(url)
+        look(url)
 
 
 def test_something_else_than_redis_is_told() -> None:
@@ -131,7 +132,7 @@ def test_something_else_than_redis_is_told() -> None:
         thread = threading.Thread(target=greet, daemon=True)
         thread.start()
         with pytest.raises(QueueUnavailable, match=r"what answers at 127\.0\.0\.1:\d+ is no Redis"):
-            ping(f"redis://127.0.0.1:{server.getsockname()[1]}")
+            look(f"redis://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
 
@@ -190,10 +191,10 @@ def hand_on(source: socket.socket, target: socket.socket) -> None:
 def test_rediss_speaks_tls_and_checks_the_certificate(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, _, port = place(redis_url).partition(":")
+    host, _, port = Address.parse(redis_url).place.partition(":")
     certificate = make_certificate(tmp_path)
     with speaking_tls((host, int(port)), certificate) as url:
         with pytest.raises(QueueUnavailable, match="SSLCertVerificationError"):
-            ping(url)
+            look(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        ping(url)
+        look(url)

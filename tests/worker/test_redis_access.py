@@ -122,12 +122,12 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     # the work of others, and what they asked for
     (["LRANGE", keys.inbox(3), "0", "-1"], set()),
     (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver"}),
-    (["RPOP", keys.inbox(3)], {"score", "deliver"}),
+    (["RPOP", keys.inbox(3)], {"operator", "score", "deliver"}),
     (["SCAN", "0", "MATCH", keys.RESULTS], {"operator"}),
     (["HGET", ENTRY, "request"], {"operator", "score", "deliver"}),
     (["HSET", ENTRY, "verdict", "forged"], {"operator", "score", "deliver"}),
     (["ZADD", keys.OWED, "0", "r"], {"operator", "score", "deliver"}),
-    (["SET", keys.result("r"), "forged"], {"score", "deliver"}),
+    (["SET", keys.result("r"), "forged"], {"operator", "score", "deliver"}),
     (["SET", keys.scores("k"), "forged"], {"score"}),
     # waking
     (["LPUSH", "score", "r"], {"operator", "score", "deliver"}),
@@ -139,8 +139,9 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),
-    (["PUBLISH", keys.done("r"), ""], {"score", "deliver"}),
+    (["PUBLISH", keys.done("r"), ""], {"operator", "score", "deliver"}),
     (["EVALSHA", "0" * 40, "0"], {"operator", "score", "deliver", "monitor"}),
+    (["INFO"], {"operator", "score", "deliver", "monitor"}),
     # administration, and other people's keys
     *(([*command], set[str]()) for command in (
         ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("MONITOR",), ("SHUTDOWN",), ("FLUSHALL",),

@@ -78,7 +78,7 @@ class ScoreHandler:
     def revoke(self, task: str) -> None:
         """Answer a request that an operator took back. Raises as `run`."""
         with self.ledger.claim(task) as claim:
-            revoked = Failure.of(TaskRevoked("an operator took it back"))
+            revoked = Failure.of(TaskRevoked())
             _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
 
     def _picture(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> CutPicture:

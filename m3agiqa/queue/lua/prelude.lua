@@ -43,7 +43,10 @@ local function wake(task, ahead_of)
     local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
     redis.call('HSET', entry, kind .. '.queued', string.format('%.6f', queued))
     redis.call('ZADD', OWED, now + LOST_AFTER_S, task)
-    redis.call(ahead_of and 'RPUSH' or 'LPUSH', list_of(entry, kind), task)
+    local list = list_of(entry, kind)
+    local type = redis.call('TYPE', list).ok
+    -- Or a key of somebody else's would stop a script half-way. The sweep looks again.
+    if type == 'list' or type == 'none' then redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, task) end
     return queued
 end
 
@@ -56,6 +59,7 @@ end
 
 -- When the name that is taken next was put on its list; math.huge if there is none, or nobody wrote it down.
 local function oldest(list)
+    if redis.call('TYPE', list).ok ~= 'list' then return math.huge end
     local task = redis.call('LINDEX', list, -1)
     if not task or #task > 200 then return math.huge end
     local entry, kind = split(task)
