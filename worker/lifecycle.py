@@ -47,9 +47,9 @@ def _prepare(**_: Any) -> None:
     transport.install()
     # urllib3 logs a URL as a whole, and a server's headers, where these are malformed.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    quiet.install()
     with _or_end():
         settings = Settings.from_environment()
+        quiet.install(settings.redis.place)
         setup_sentry(settings)
         if not settings.remote_control:
             refuse_commands()

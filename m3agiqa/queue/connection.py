@@ -119,10 +119,11 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise QueueUnavailable(_words(error, Address.parse(url).place)) from None
+        raise QueueUnavailable(named(error, Address.parse(url).place)) from None
 
 
-def _words(error: RedisError, place: str) -> str:
+def named(error: RedisError, place: str) -> str:
+    """What went wrong with the Redis at `place`, and what to do, in one line without any content."""
     for kind, theirs, ours in _REFUSALS:
         if isinstance(error, kind) and theirs in str(error):
             return f"Redis at {place} refused a command: {ours}"

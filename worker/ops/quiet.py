@@ -1,4 +1,8 @@
-"""Says a trouble with Redis once a minute, whatever number of threads meets it however often."""
+"""Says a trouble with Redis once a minute in one line, whatever number of threads meets it however often.
+
+Celery 5.6 says that it lost Redis with a traceback and a warning of a setting, that it connects and that it cannot, at
+every try, which are dozens a second where Redis lets it connect and then refuses a command.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,49 @@ import logging
 import threading
 import time
 
-#: Seconds for which a trouble that was told is not told again.
+from redis.exceptions import RedisError
+
+from m3agiqa.queue.connection import named
+
+#: Seconds for which what was said is not said again.
 _AGAIN_S = 60.0
-#: Those that tell of Redis: our own, and Celery's, which tells of every try to connect.
-_LOGGERS = ("worker.ops.loops", "worker.runtime", "celery.worker.consumer.consumer")
+#: Those that tell of Redis: our own, and Celery's.
+_LOGGERS = (
+    *("worker.ops.loops", "worker.runtime"),
+    *(f"celery.worker.consumer.{name}" for name in ("consumer", "connection", "mingle")),
+    *("kombu.transport.virtual.base", "py.warnings"),
+)
 
 
 class OnceAMinute(logging.Filter):
-    """Lets a record with an error pass if none of its kind, the same words with the same error, did for a minute."""
+    """Lets a record pass if none of its kind did for a minute: the same words, or the same words with the same error.
 
-    def __init__(self, again_s: float = _AGAIN_S) -> None:
+    An error of Redis at `place` is named, and its traceback left out.
+    """
+
+    def __init__(self, place: str, again_s: float = _AGAIN_S) -> None:
         super().__init__()
+        self._place = place
         self._again_s = again_s
         self._lock = threading.Lock()
-        self._told: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = _error_in(record)
-        if error is None:
-            return True
-        now, kind = time.monotonic(), (str(record.msg), str(error))
+        words = named(error, self._place) if isinstance(error, RedisError) else str(error)
+        kind = (record.getMessage(), "") if error is None else (str(record.msg), words)
+        new = self._is_new(kind)
+        if new and isinstance(error, RedisError):
+            _rewrite(record, error, words)
+        return new
+
+    def _is_new(self, kind: tuple[str, str]) -> bool:
+        now = time.monotonic()
         with self._lock:
-            # Also those that are long over, or they would add up.
-            self._told = {told: since for told, since in self._told.items() if now - since < self._again_s}
-            new = kind not in self._told
-            self._told.setdefault(kind, now)
+            # Without those that are long over, or they would add up.
+            self._said = {said: since for said, since in self._said.items() if now - since < self._again_s}
+            new = kind not in self._said
+            self._said.setdefault(kind, now)
         return new
 
 
@@ -40,7 +62,16 @@ def _error_in(record: logging.LogRecord) -> BaseException | None:
     return next((each for each in (*given, happened) if isinstance(each, BaseException)), None)
 
 
-def install() -> None:
-    once = OnceAMinute()
+def _rewrite(record: logging.LogRecord, error: RedisError, words: str) -> None:
+    given = record.args if isinstance(record.args, tuple) else ()
+    record.args = tuple(words if each is error else each for each in given)
+    text = " ".join(record.getMessage().split())
+    record.msg, record.args = (text if error in given else f"{text} {words}"), ()
+    record.exc_info = record.exc_text = None
+
+
+def install(place: str) -> None:
+    """Do so in this process from now on, for the Redis at `place`."""
+    once = OnceAMinute(place)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(once)
