@@ -96,15 +96,18 @@ class Watchdog:
     def _end(self, code: int, why: str, within_s: float) -> None:
         claims = self._ledger.held()
         logger.critical("%s: giving back %d tasks, and ending", why, len(claims))
-        giving = threading.Thread(target=_give_back, args=(claims,), daemon=True)
+        giving = threading.Thread(target=_give_back, args=(claims, why, code == HUNG), daemon=True)
         giving.start()
         giving.join(within_s)
         os._exit(code)
 
 
-def _give_back(claims: list[Claim]) -> None:
+def _give_back(claims: list[Claim], why: str, at_fault: bool) -> None:
     try:
         for claim in claims:
-            claim.abandon("its worker hung")
+            if at_fault:
+                claim.abandon(why)
+            else:
+                claim.release(why=why)
     except QueueUnavailable as error:
         logger.error("not all tasks could be given back: %s", error)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from m3agiqa.errors import QueueUnavailable
+from tests.support import PATIENCE_S, eventually
+from worker.ops.loops import Loop
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def test_a_loop_that_does_not_come_round_is_not_alive(gate: threading.Event) -> None:
+    # given a loop whose turn waits
+    loop = Loop("waiting", lambda: bool(gate.wait(PATIENCE_S)) and None, pause_s=0.01, stuck_s=0.1)
+    # then it is alive no more, and is again once the turn ends
+    eventually(lambda: not loop.alive, "it hangs")
+    gate.set()
+    eventually(lambda: loop.alive, "it comes round")
+    Loop.stop([loop])
+    assert not loop.alive
+
+
+def test_one_that_redis_refuses_comes_round(caplog: pytest.LogCaptureFixture) -> None:
+    # given a loop that Redis lets do nothing
+    def refuse() -> None:
+        raise QueueUnavailable("Redis is away")
+
+    loop = Loop("refused", refuse, stuck_s=PATIENCE_S)
+    eventually(lambda: loop.refused, "a turn that was refused")
+    assert loop.alive
+    Loop.stop([loop])
+    assert "refused waits: Redis is away" in caplog.text
+
+
+def test_a_turn_with_more_to_do_is_followed_at_once_by_the_next(gate: threading.Event) -> None:
+    # given a loop that pauses for ever, and has more to do twice
+    turns: list[bool] = []
+
+    def turn() -> bool:
+        turns.append(True)
+        return len(turns) < 3
+
+    loop = Loop("eager", turn, pause_s=0)
+    eventually(lambda: len(turns) >= 3, "its turns")
+    Loop.stop([loop])
