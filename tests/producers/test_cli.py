@@ -53,6 +53,37 @@ def test_one_picture(redis: Redis, capsys: Output) -> None:
     assert (request.prompt, request.aspects, request.policy) == ("cat", ("quality", "authenticity"), "observe")
 
 
+def test_requests_are_taken_back(client: Client, capsys: Output) -> None:
+    ids = [client.submit(image_url="https://host/a.png", prompt="", request_id=name) for name in ("a", "b", "c")]
+    # when one is cancelled, again, with one that nobody knows
+    assert main(["cancel", "a"]) == 0
+    assert main(["cancel", "a"]) == 1
+    assert main(["cancel", "unknown"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "a\n"
+    assert "a has its answer already" in err
+    assert "no request unknown is known" in err
+    # and then all that wait
+    assert main(["purge"]) == 0
+    assert sorted(capsys.readouterr().out.split()) == ["b", "c"]
+    # then each is answered so
+    assert {client.result(name, timeout=0).error.code for name in ids} == {"revoked"}
+    assert main(["purge"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_redis_url_of_the_environment_is_read_as_workers_read_it(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", f" '{redis_url.replace('redis://', 'valkey://')}' ")
+    assert main(["one", "https://host/a.png", "--prompt", "cat"]) == 0
+    assert len(requests(redis)) == 1
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", "redis://:hush/word@host:6379")
+    assert main(["purge"]) == 2
+    assert "hush" not in (said := capsys.readouterr().err)
+    assert "M3AGIQA_REDIS_PASSWORD" in said
+
+
 def test_one_picture_and_its_verdict(web: Web, worker_process: Callable[..., Worker], capsys: Output) -> None:
     worker_process("score")
     assert main(["one", web.url("a.png"), "--prompt", "cat", "--wait", "60", "--json"]) == 0

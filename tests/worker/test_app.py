@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 from celery.app.defaults import NAMESPACES, flatten
-from kombu.transport.redis import Channel
+from kombu.transport.redis import Channel, Transport
 
 from m3agiqa.errors import ConfigError
 from worker.app import configuration
-from worker.settings import Settings
+from worker.settings import PREFIX, Settings
 
 
 def test_every_setting_exists_in_this_celery() -> None:
@@ -34,6 +34,35 @@ def test_what_kubernetes_says_of_a_service_is_no_misspelt_setting(monkeypatch: p
     monkeypatch.setenv("M3AGIQA_MAX_BATHC", "9")
     with pytest.raises(ConfigError, match="no such setting: M3AGIQA_MAX_BATHC"):
         Settings.from_environment()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(PREFIX + name.upper(), "")
+    assert Settings.from_environment() == Settings()
+    # and a list is made empty by a comma
+    monkeypatch.setenv("M3AGIQA_SCORE_RETRY_DELAYS_S", ",")
+    assert Settings.from_environment().score_retry_delays_s == ()
+
+
+def test_the_broker_is_where_the_ledger_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", " 'valkeys://host/3' ")
+    monkeypatch.setenv("M3AGIQA_REDIS_PASSWORD", "#/?%@ :")
+    made = configuration(settings := Settings.from_environment())
+    assert made["broker_url"] == settings.redis.url == "rediss://:%23%2F%3F%25%40%20%3A@host:6379/3"
+    assert made["broker_use_ssl"]
+    assert "#/?" not in repr(settings)
+
+
+def test_no_connection_waits_for_ever() -> None:
+    options = configuration(Settings(redis_silence_s=3))["broker_transport_options"]
+    assert (options["socket_timeout"], options["health_check_interval"]) == (3, 3)
+    # nor does Redis keep quiet for so long while nothing comes
+    assert Transport.brpop_timeout < Settings.model_fields["redis_silence_s"].metadata[0].ge
+
+
+def test_rate_limits_are_refused() -> None:
+    assert configuration(Settings())["worker_disable_rate_limits"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, 
 from worker.lifecycle import _or_end
 from worker.ops.watchdog import HUNG
 
+SECRET = "whsec_" + "c2VjcmV0" * 5
+
 Start = Callable[..., Worker]
 
 
@@ -180,6 +182,43 @@ def test_a_worker_started_wrongly_says_why_and_ends(
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert re.search(rf"^error: .*{re.escape(said)}", ended.stderr, re.MULTILINE)
+
+
+def test_a_worker_refuses_a_redis_that_cannot_hold_the_queue(tmp_path: Path) -> None:
+    with ValkeyServer(port=free_port(), config={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
+        worker = start_worker(
+            tmp_path / "worker", "deliver", concurrency=2, redis_url=server.connection_url, webhook_secrets=SECRET
+        )
+        try:
+            assert worker.process.wait(PATIENCE_S) == 1
+        finally:
+            worker.kill()
+    assert re.search(r"^error: Redis at \S+ cannot hold the queue: .*Redis Cluster", worker.log, re.MULTILINE)
+    assert "Traceback" not in worker.log
+
+
+def test_two_workers_of_one_name_both_work(client: Client, web: Web, redis_url: str, tmp_path: Path) -> None:
+    # given two workers of one name, whose probes share a folder
+    settings = {"redis_url": redis_url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place}
+    shared = {**settings, "health_dir": tmp_path / "health"}
+    one, other = (start_worker(tmp_path / f"{number}" / "same", "score", concurrency=8, **shared) for number in "12")
+    try:
+        for worker in (one, other):
+            worker.wait_ready("score")
+        # when both have work
+        web.gate.clear()
+        ids = submit(client, web, 16)
+        eventually(lambda: all("received" in worker.log for worker in (one, other)), "both take some")
+        web.gate.set()
+        # then all of it is done, also by the one that stays while the other ends
+        assert one.terminate() == 0
+        ids += submit(client, web, 2)
+        assert {client.result(name, timeout=PATIENCE_S).status for name in ids} == {"scored"}
+        assert probe(other, "ready", "score") == 0
+        assert other.terminate() == 0
+    finally:
+        for worker in (one, other):
+            worker.kill()
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,19 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
             assert operator.replay(letter) if letter.request_id else operator.drop(letter.id)
         # and a monitor asks who is there, and listens
         assert len(neighbours(url_of("monitor", guarded))) == 2
+        # and one is taken back, and then all
+        web.gate.clear()
+        ids = [producer.submit(image_url=web.url(f"{number}.png"), prompt="") for number in range(3)]
+        assert operator.cancel(ids[0])
+        assert set(operator.purge()) == set(ids[1:])
+        web.gate.set()
+        assert {operator.result(name, timeout=0).status for name in ids} == {"failed"}
+        with pytest.raises(QueueUnavailable, match="NOPERM"):
+            producer.cancel(first)
+        admin.acl_log_reset()
         # then everything comes to its end
         eventually(lambda: operator.state(first) == State.SETTLED, "the delivery")
-        assert len(list(operator.results())) == 2
+        assert len(list(operator.results())) == 5
         eventually(lambda: admin.hlen("unacked") == 0, "every message acknowledged")
     # and nobody was refused anything
     denied = [(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()]

@@ -53,7 +53,7 @@ def test_who_may_not_ask_is_not_kept_out(redis: Redis, redis_url: str) -> None:
 
 
 def test_a_node_of_a_cluster_is_refused() -> None:
-    with ValkeyServer(port=free_port(), config={"cluster-enabled": "yes"}) as server:
+    with ValkeyServer(port=free_port(), config={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
         url = server.connection_url
         assert "Cluster" in str(look(url).unfit)
         with pytest.raises(ConfigError, match="cannot hold the queue: it is a node of a Redis Cluster"):

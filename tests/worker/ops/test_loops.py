@@ -40,14 +40,15 @@ def test_one_that_redis_refuses_comes_round(caplog: pytest.LogCaptureFixture) ->
     assert "refused waits: Redis is away" in caplog.text
 
 
-def test_a_turn_with_more_to_do_is_followed_at_once_by_the_next(gate: threading.Event) -> None:
-    # given a loop that pauses for ever, and has more to do twice
+def test_a_turn_with_more_to_do_is_followed_at_once_by_the_next() -> None:
+    # given a loop with more to do than it would get through with its pauses
     turns: list[bool] = []
 
     def turn() -> bool:
         turns.append(True)
-        return len(turns) < 3
+        return len(turns) < 3 * PATIENCE_S
 
-    loop = Loop("eager", turn, pause_s=0)
-    eventually(lambda: len(turns) >= 3, "its turns")
+    loop = Loop("eager", turn, pause_s=1)
+    # then it makes none until it is done
+    eventually(lambda: len(turns) >= 3 * PATIENCE_S, "its turns")
     Loop.stop([loop])

@@ -141,7 +141,7 @@ def test_the_worker_reports_what_nobody_foresaw(
         "    raise ZeroDivisionError(url)\n"
         "worker.score.fetch.Fetcher.fetch = broken\n"
     )
-    worker_process("score", prelude=prelude, sentry_dsn=ingest.dsn, score_retry_delays_s="")
+    worker_process("score", prelude=prelude, sentry_dsn=ingest.dsn, score_retry_delays_s=",")
     # When a picture is submitted
     prompt, path = secrets.token_hex(16), secrets.token_hex(16)
     client.submit(image_url=web.url(f"{path}?sig={path}"), prompt=prompt)
