@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -37,7 +38,6 @@ def connect() -> None:
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
     signals.task_revoked.connect(_revoked)
-    signals.worker_shutting_down.connect(_stopping)
     signals.worker_shutdown.connect(_stop)
 
 
@@ -65,6 +65,7 @@ def _start(instance: Any, **_: Any) -> None:
         worker = runtime.Runtime(settings, queues, instance.concurrency)
         _open.callback(worker.close)
         _open.enter_context(runtime.as_current(worker))
+        signals.worker_shutting_down.connect(partial(_stopping, worker), weak=False)
 
 
 @contextmanager
@@ -101,6 +102,7 @@ def _ready(sender: Any, **_: Any) -> None:
     with _or_end():
         # It may have been away as the worker started.
         _check_redis(Settings.from_environment())
+    _end_at_once(runtime.current(), signal.SIGQUIT)
     queues = list(sender.app.amqp.queues.consume_from)
 
     def consumes() -> bool:
@@ -115,11 +117,14 @@ def _revoked(request: Any, **_: Any) -> None:
     runtime.current().revoked(request.id)
 
 
-def _stopping(**_: Any) -> None:
-    worker = runtime.current()
+def _stopping(worker: runtime.Runtime, **_: Any) -> None:
     worker.stopping()
-    # Celery would wait for its threads at the second Ctrl+C as well.
-    signal.signal(signal.SIGINT, lambda *_: worker.interrupt())
+    _end_at_once(worker, signal.SIGINT)
+
+
+def _end_at_once(worker: runtime.Runtime, number: signal.Signals) -> None:
+    """Do so at this signal, at which Celery would wait for its threads."""
+    signal.signal(number, lambda *_: worker.interrupt())
 
 
 def _stop(**_: Any) -> None:

@@ -159,20 +159,27 @@ def test_a_worker_whose_main_loop_hangs_is_not_ready_and_ends(behind: Callable[.
     assert "hangs or died" in worker.log
 
 
-def test_two_interrupts_end_a_worker_at_once_and_its_task_is_given_back(
-    client: Client, web: Web, worker_process: Callable[..., Worker]
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (None, signal.SIGQUIT)]
+)
+def test_a_worker_that_is_interrupted_again_ends_at_once_and_its_task_is_given_back(
+    first: signal.Signals | None,
+    second: signal.Signals,
+    client: Client,
+    web: Web,
+    worker_process: Callable[..., Worker],
 ) -> None:
     # given a worker that fetches a picture, which takes long
     web.gate.clear()
     worker = worker_process("score", fetch_timeout_s=PATIENCE_S, fetch_first_byte_s=PATIENCE_S, slow_share=1)
     request_id = client.submit(image_url=web.url("a.png"), prompt="")
     eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
-    # when somebody presses Ctrl+C
-    worker.process.send_signal(signal.SIGINT)
-    eventually(lambda: "Warm shutdown" in worker.log, "it finishes what it has")
-    assert worker.process.poll() is None
-    # and again
-    worker.process.send_signal(signal.SIGINT)
+    # when somebody asks it to end, and then presses Ctrl+C, or does not wait from the beginning
+    if first is not None:
+        worker.process.send_signal(first)
+        eventually(lambda: "Warm shutdown" in worker.log, "it finishes what it has")
+        assert worker.process.poll() is None
+    worker.process.send_signal(second)
     # then it ends, with the picture still to come
     assert worker.process.wait(PATIENCE_S) == 130
     web.gate.set()

@@ -42,6 +42,7 @@ class Health:
         self._readies = [folder / _name("ready", queue, os.getpid()) for queue in queues]
         self._alive, self._working = alive, working
         self._is_ready = False
+        self._looking = threading.Lock()
         self._stopping = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         for queue in queues:
@@ -68,15 +69,16 @@ class Health:
                 return
 
     def _look(self) -> None:
-        if not self._alive():
-            return
-        ready = self._is_ready and self._working()
-        for heartbeat, file in zip(self._heartbeats, self._readies, strict=True):
-            heartbeat.touch()
-            if ready:
-                file.touch()
-            else:
-                file.unlink(missing_ok=True)
+        with self._looking:
+            if not self._alive():
+                return
+            ready = self._is_ready and self._working()
+            for heartbeat, file in zip(self._heartbeats, self._readies, strict=True):
+                heartbeat.touch()
+                if ready:
+                    file.touch()
+                else:
+                    file.unlink(missing_ok=True)
 
     def _remove(self) -> None:
         for file in (*self._heartbeats, *self._readies):
