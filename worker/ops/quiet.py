@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 
+from celery.worker.consumer.consumer import RestartFreqExceeded
 from redis.exceptions import RedisError
 
 from m3agiqa.queue.connection import named
@@ -42,7 +43,7 @@ class OnceAMinute(logging.Filter):
         words = named(error, self._place) if isinstance(error, RedisError) else str(error)
         kind = (record.getMessage(), "") if error is None else (str(record.msg), words)
         new = self._is_new(kind)
-        if new and isinstance(error, RedisError):
+        if new and isinstance(error, RedisError | RestartFreqExceeded):
             _rewrite(record, error, words)
         return new
 
@@ -62,7 +63,7 @@ def _error_in(record: logging.LogRecord) -> BaseException | None:
     return next((each for each in (*given, happened) if isinstance(each, BaseException)), None)
 
 
-def _rewrite(record: logging.LogRecord, error: RedisError, words: str) -> None:
+def _rewrite(record: logging.LogRecord, error: BaseException, words: str) -> None:
     given = record.args if isinstance(record.args, tuple) else ()
     record.args = tuple(words if each is error else each for each in given)
     text = " ".join(record.getMessage().split())
