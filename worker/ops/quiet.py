@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 
-from celery.worker.consumer.consumer import RestartFreqExceeded
 from redis.exceptions import RedisError
 
 from m3agiqa.queue.connection import named
@@ -40,10 +39,12 @@ class OnceAMinute(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = _error_in(record)
+        if error is None:
+            return self._is_new((record.getMessage(), ""))
         words = named(error, self._place) if isinstance(error, RedisError) else str(error)
-        kind = (record.getMessage(), "") if error is None else (str(record.msg), words)
-        new = self._is_new(kind)
-        if new and isinstance(error, RedisError | RestartFreqExceeded):
+        new = self._is_new((str(record.msg), words))
+        # Celery's word for many lost connections in a second; to import it would be too early for Sentry.
+        if new and (isinstance(error, RedisError) or type(error).__name__ == "RestartFreqExceeded"):
             _rewrite(record, error, words)
         return new
 
