@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from m3agiqa.model.language import LlamaShape
@@ -233,7 +233,7 @@ def write_head(path: Path, shape: Shape, *, seed: int, dtype: torch.dtype = torc
 
 
 def _save(tensors: RandomTensors, path: Path, dtype: torch.dtype) -> None:
-    save_file({key: tensors.read(key, torch.device("cpu"), dtype) for key in tensors.names()}, path)
+    write(path, save({key: tensors.read(key, torch.device("cpu"), dtype) for key in tensors.names()}))
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:

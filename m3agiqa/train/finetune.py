@@ -101,12 +101,12 @@ def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[s
     def learned(lesson: Lesson) -> str:
         with threads(_THREADS) as pool:
             pictures = pool.map(lambda item: picture_digest(lesson.data.picture(item.image)), lesson.conversations)
-            return digest(
-                *(
-                    f"{item.model_dump_json()} {picture}"
-                    for item, picture in zip(lesson.conversations, pictures, strict=True)
-                )
+            known = dict(zip(lesson.conversations, pictures, strict=True))
+        if unreadable := [item.image for item, picture in known.items() if picture is None]:
+            raise RequestInvalid(
+                f"{unreadable[0]} cannot be read, nor {len(unreadable) - 1} others; `m3agiqa data check` lists them"
             )
+        return digest(*(f"{item.model_dump_json()} {picture}" for item, picture in known.items()))
 
     return {
         "data": learned(lessons),
@@ -136,6 +136,12 @@ class AdapterRun:
         if last is not None and not _is_whole(Path(last)):
             raise CheckpointError(f"{last} is damaged: delete that folder to go on from what was kept before it")
         return None if last is None else Path(last)
+
+    def drop_torn(self) -> None:
+        """Remove checkpoints that were not written to their end."""
+        for path in self.run.path.glob("checkpoint-*"):
+            if not _is_whole(path):
+                shutil.rmtree(path, ignore_errors=True)
 
     def is_finished(self, steps: int) -> bool:
         last = self.checkpoint()
@@ -197,13 +203,17 @@ def finetune(
     last = run.checkpoint()
     # Beside its place, which it takes when it is whole.
     partial = run.run.path / "adapter.partial"
-    with told_full_disk(run.run.path):
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        model.half()
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(str(partial), save_embedding_layers=False)
-        shutil.rmtree(run.adapter, ignore_errors=True)
-        partial.rename(run.adapter)
+    try:
+        with told_full_disk(run.run.path):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            model.half()
+            shutil.rmtree(partial, ignore_errors=True)
+            model.save_pretrained(str(partial), save_embedding_layers=False)
+            shutil.rmtree(run.adapter, ignore_errors=True)
+            partial.rename(run.adapter)
+    except BaseException:
+        run.drop_torn()
+        raise
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -259,3 +259,26 @@ def test_a_cut_checkpoint_says_what_to_delete(lab: Lab, capsys: pytest.CaptureFi
     shutil.rmtree(last)
     assert lab.finetune("run", steps=4) == 0
     assert last.is_dir()
+
+
+def test_where_there_is_no_room_the_same_command_goes_on_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a disk that is full when the second checkpoint is written
+    saved = torch.save
+
+    def full(state: Any, file: Any, *rest: Any, **more: Any) -> None:
+        if "checkpoint-4" in str(file):
+            Path(file).write_bytes(b"the beginning")
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        saved(state, file, *rest, **more)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert lab.finetune("run") == 1
+    assert "; what was done so far is kept, and the same command goes on from there" in capsys.readouterr().err
+    # When there is room again
+    monkeypatch.setattr(torch, "save", saved)
+    # Then it goes on from the first
+    assert (lab.home / "run" / "checkpoint-2").is_dir()
+    assert lab.finetune("run") == 0
+    assert len(lab.losses("run", 4)) == 2

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from m3agiqa.errors import CheckpointError, RequestInvalid
-from m3agiqa.train.run import Run, digest, picture_digest
+from m3agiqa.files import picture_digest
+from m3agiqa.train.run import Run, digest
 
 STARTED_WITH = {"data": "abc", "rate": 0.1, "epochs": 3}
 
