@@ -6,12 +6,16 @@ Lines end at a line feed alone: what else Unicode calls a line break may stand i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.inputs import decoded, read_bytes, read_text
+
+#: What may be half of a character: two of them are a whole one.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 #: Where an object stands, in words for a message, and the object.
 Placed = tuple[str, dict[str, Any]]
@@ -26,9 +30,11 @@ def read(path: Path) -> list[Placed]:
     """All objects of a file.
 
     Raises:
-        RequestInvalid: unreadable, or something in it is no JSON object; says what.
+        RequestInvalid: unreadable, empty, or something in it is no JSON object; says what.
     """
     text = read_text(path)
+    if not text.strip():
+        raise RequestInvalid(f"{path} is empty")
     if text.lstrip().startswith("["):
         return [_object(f"{path}, item {number}", item) for number, item in enumerate(_loads(f"{path}", text), 1)]
     return _lines(path, text)
@@ -71,9 +77,14 @@ def _object(where: str, item: Any) -> Placed:
 
 def _loads(where: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestInvalid(f"{where}: it holds half of a character") from None
     except (ValueError, RecursionError) as error:
         raise RequestInvalid(f"{where}: not JSON: {error}") from None
+    return content
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -50,4 +50,4 @@ def run(args: argparse.Namespace) -> int:
     for line in failed:
         console.print(line, style="red", markup=False, soft_wrap=True)
     print(f"{args.output}: {answered} answered, {len(failed)} failed")
-    return DONE if answered or not failed else FAILED
+    return DONE if answered else FAILED

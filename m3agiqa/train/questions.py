@@ -27,6 +27,10 @@ KEYS: Mapping[Aspect, str] = {
 _MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
+#: What JSON can write and UTF-8 cannot.
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 class BrokenAnswer(Refused):
     """An answer is not the JSON that was asked for."""
 
@@ -86,13 +90,15 @@ class Template(BaseModel):
         fenced = re.search(r"```(?:json)?\s*(.*?)```", answer, re.DOTALL)
         try:
             content = json.loads(fenced[1] if fenced else answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BrokenAnswer("the answer is not JSON") from None
         found = {}
         for aspect in self.aspects:
             text = content.get(KEYS[aspect]) if isinstance(content, dict) else None
             if not isinstance(text, str) or not text.strip():
                 raise BrokenAnswer(f"the answer has no {KEYS[aspect]}")
+            if _HALF.search(text):
+                raise BrokenAnswer(f"the answer's {KEYS[aspect]} holds half of a character")
             found[aspect] = text.strip()
         return found
 

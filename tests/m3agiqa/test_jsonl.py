@@ -43,6 +43,9 @@ def test_a_list_is_known_by_its_content(tmp_path: Path, text: str) -> None:
         ('[{"a": 1}, 7]', "item 2: not a JSON object"),
         ('[{"a": 1}', "not JSON"),
         ('{"a": NaN}', "NaN is no number"),
+        ('{"a": "\\ud83d"}', "it holds half of a character"),
+        ("", "is empty"),
+        (" \n", "is empty"),
         ("[" * 100_000, "not JSON"),
         ('{"a": ' + "9" * 5000 + "}", "not JSON"),
     ],
@@ -51,6 +54,11 @@ def test_what_is_broken_is_placed(tmp_path: Path, text: str, words: str) -> None
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(RequestInvalid, match=words):
         jsonl.read(tmp_path / "x.jsonl")
+
+
+def test_a_character_may_be_written_as_two_halves(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": "\\ud83d\\ude00"}')
+    assert objects(tmp_path / "x.jsonl") == [{"a": "\U0001f600"}]
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_answers_to_other_questions_are_not_taken_over(
 
     assert main(arguments) == 1
 
-    assert "d.jsonl, line 1: gen0_000.png was asked about with another image, prompt, score" in capsys.readouterr().err
+    assert "was asked about with another image, prompt, score, template or teacher" in capsys.readouterr().err
     assert (data / "d.jsonl").read_bytes() == before
 
 
@@ -298,8 +298,13 @@ def test_there_is_a_template_for_every_number_of_aspects(count: int, name: str) 
     assert "'a cat'" in text
     assert "{" not in text.partition("example about another image:")[0]
     assert set(template.explanations(json.dumps(template.example))) == set(template.aspects)
-    with pytest.raises(BrokenAnswer, match="has no quality_explanation"):
-        template.explanations('{"quality_explanation": " "}')
+    for answer, words in {
+        '{"quality_explanation": " "}': "has no quality_explanation",
+        '{"quality_explanation": "\\ud83d"}': "half of a character",
+        "[" * 100_000: "not JSON",
+    }.items():
+        with pytest.raises(BrokenAnswer, match=words):
+            template.explanations(answer)
 
 
 @pytest.mark.parametrize(
