@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -127,40 +128,41 @@ def test_what_is_continued_must_be_a_file(folder: Path) -> None:
     outputs.check_writable(folder / "file", kept=True)
 
 
-@pytest.fixture
+@contextmanager
 def no_room() -> Iterator[None]:
-    """Files can have 100 bytes."""
+    """Files can have 100 bytes, within the block alone: a runner of tests writes files of its own."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("no_room")
 def test_where_there_is_no_room_the_old_file_stays(folder: Path) -> None:
     before = sorted(folder.iterdir())
 
-    with pytest.raises(RequestInvalid, match="file: File too large"):
+    with no_room(), pytest.raises(RequestInvalid, match="file: File too large"):
         outputs.write(folder / "file", "x" * 200)
-    with pytest.raises(RequestInvalid, match="what was done so far is kept, and the same command goes on"):
+    with no_room(), pytest.raises(RequestInvalid, match="what was done so far is kept, and the same command goes on"):
         outputs.append(folder / "growing", "x" * 200)
 
     assert (folder / "file").read_text() == "before"
     assert sorted(path for path in folder.iterdir() if path.name != "growing") == before
 
 
-@pytest.mark.usefixtures("no_room")
-def test_a_library_that_finds_no_room_is_told_alike(folder: Path) -> None:
-    for save in (
-        lambda: torch.save(torch.zeros(1000), folder / "x.pt"),
-        lambda: save_file({"x": torch.zeros(1000)}, folder / "x.safetensors"),
-    ):
-        with (
-            pytest.raises(RequestInvalid, match=r"cannot write .*; what was done so far"),
-            outputs.told_full_disk(folder),
-        ):
-            save()
+@pytest.mark.parametrize("library", ["torch", "safetensors"])
+def test_a_library_that_finds_no_room_is_told_alike(folder: Path, library: str) -> None:
+    def save() -> None:
+        with no_room(), outputs.told_full_disk(folder):
+            if library == "torch":
+                torch.save(torch.zeros(1000), folder / "x.pt")
+            else:
+                save_file({"x": torch.zeros(1000)}, folder / "x.safetensors")
+
+    with pytest.raises(RequestInvalid, match=r"cannot write .*; what was done so far is kept"):
+        save()
     with pytest.raises(RuntimeError, match="a defect"), outputs.told_full_disk(folder):
         raise RuntimeError("a defect")
 

@@ -18,9 +18,7 @@ import pytest
 import yaml
 
 from m3agiqa import cli, inputs, outputs
-from m3agiqa.cli import local
 from m3agiqa.errors import CheckpointError
-from m3agiqa.scorer import load_scorer
 from producers import cli as producers_cli
 from tests.support import png
 
@@ -104,10 +102,9 @@ def is_path(option: argparse.Action) -> bool:
 def swept() -> Iterator[Swept]:
     for name, parser in commands(cli.parser()):
         for option in filter(is_path, parser._actions):
-            yield Swept(
-                "m3agiqa", "describe --model" if option.dest == "conversations" and name == "describe" else name, option
-            )
-            if name == "describe" and option.dest in ("output", "images", "folder"):
+            if name != "describe" or option.dest not in ("conversations", "model"):
+                yield Swept("m3agiqa", name, option)
+            if name == "describe" and option.dest != "template":
                 yield Swept("m3agiqa", "describe --model", option)
     for name, parser in commands(producers_cli.parser()):
         for option in parser._actions:
@@ -142,10 +139,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make(thing: str, folder: Path) -> str:
+def make(thing: str, folder: Path, ending: str) -> str:
     """The path of what is put in an option's place."""
     folder.mkdir()
-    path = folder / "x.yaml"
+    path = folder / f"x{ending}"
     if thing == "folder":
         path.mkdir()
         (path / "kept.txt").write_text("kept")
@@ -156,9 +153,9 @@ def make(thing: str, folder: Path) -> str:
     elif thing == "fifo":
         os.mkfifo(path)
     elif thing == "long":
-        return str(folder / ("x" * 300))
+        return str(folder / ("x" * 300 + ending))
     elif thing == "bytes":
-        path = folder / os.fsdecode(b"\xff.yaml")
+        path = folder / os.fsdecode(b"\xff" + ending.encode())
         path.write_bytes(b"kept")
     elif thing == "empty":
         path.write_bytes(b"")
@@ -191,11 +188,6 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "Material", begin)
     monkeypatch.setattr(trainee.Trainee, "load", begin)
     monkeypatch.setattr(responses.Answerer, "of", begin)
-    monkeypatch.setattr(
-        local,
-        "load_scorer",
-        lambda model, *rest, **more: load_scorer(model, *rest, **more) if model == "fake" else begin(),
-    )
     monkeypatch.setattr(outputs, "READER_S", 0.0)
     monkeypatch.setattr(inputs, "WRITER_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "x")
@@ -210,7 +202,7 @@ def test_a_path_that_will_not_do_is_one_line_and_nothing_is_lost(
     # Given inputs that are fine but for one
     out = tmp_path / "out"
     out.mkdir()
-    value = make(thing, tmp_path / "things")
+    value = make(thing, tmp_path / "things", ending=".png" if "plot" in str(option) else ".yaml")
     before, beside = contents(lab), contents(tmp_path / "things")
     main = cli.main if option.program == "m3agiqa" else producers_cli.main
 

@@ -44,5 +44,6 @@ def test_losses_are_the_same_up_to_rounding_and_no_further() -> None:
 
 
 def test_too_few_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--training", "--device", "cpu", "--pictures", "3"]) == 1
-    assert "--pictures must be at least 8" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "--training", "--device", "cpu", "--pictures", "3"])
+    assert "--pictures: '3' is not a whole number from 8" in capsys.readouterr().err
