@@ -7,12 +7,11 @@ every try, which are dozens a second where Redis lets it connect and then refuse
 from __future__ import annotations
 
 import logging
-import threading
-import time
 
 from redis.exceptions import RedisError
 
 from m3agiqa.queue.connection import named
+from worker.ops.seldom import Seldom
 
 #: Seconds for which what was said is not said again.
 _AGAIN_S = 60.0
@@ -33,28 +32,17 @@ class OnceAMinute(logging.Filter):
     def __init__(self, place: str, again_s: float = _AGAIN_S) -> None:
         super().__init__()
         self._place = place
-        self._again_s = again_s
-        self._lock = threading.Lock()
-        self._said: dict[tuple[str, str], float] = {}
+        self._seldom = Seldom(again_s)
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = _error_in(record)
         if error is None:
-            return self._is_new((record.getMessage(), ""))
+            return self._seldom.now((record.getMessage(), ""))
         words = named(error, self._place) if isinstance(error, RedisError) else str(error)
-        new = self._is_new((str(record.msg), words))
+        new = self._seldom.now((str(record.msg), words))
         # Celery's word for many lost connections in a second; to import it would be too early for Sentry.
         if new and (isinstance(error, RedisError) or type(error).__name__ == "RestartFreqExceeded"):
             _rewrite(record, error, words)
-        return new
-
-    def _is_new(self, kind: tuple[str, str]) -> bool:
-        now = time.monotonic()
-        with self._lock:
-            # Without those that are long over, or they would add up.
-            self._said = {said: since for said, since in self._said.items() if now - since < self._again_s}
-            new = kind not in self._said
-            self._said.setdefault(kind, now)
         return new
 
 

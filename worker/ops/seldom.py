@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import Lock
 
 
@@ -13,10 +13,10 @@ class Seldom:
     def __init__(self, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s
         self._clock = clock
-        self._logged: dict[str, float] = {}
+        self._logged: dict[Hashable, float] = {}
         self._lock = Lock()
 
-    def now(self, what: str) -> bool:
+    def now(self, what: Hashable) -> bool:
         with self._lock:
             now = self._clock()
             # Of others, nothing has to be known any more.
