@@ -48,7 +48,7 @@ class Record(BaseModel):
     aspects: tuple[Aspect, ...]
     model: str
     policy: str
-    #: Of the image's file, None where it could not be opened.
+    #: Digest of the image's file, None where it could not be opened.
     image_sha256: str | None
 
     @field_validator("description", "score", "rating", "error", "image_sha256", mode="before")

@@ -110,7 +110,7 @@ def told_full_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _refused(folder, error, _GOES_ON) from error
     except Exception as error:
-        # Of torch and safetensors, whose types do not say it.
+        # torch and safetensors raise types of their own, which do not tell a full disk from a defect.
         if not re.search(
             r"PytorchStreamWriter|inline_container|iostream|No space left|File too large|Disk quota|I/O error",
             str(error),

@@ -192,7 +192,7 @@ class Shares:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         permits = max(1, int(threads * slow_share))
-        # Those that are unknown have room beside all that are slow.
+        # Unknown servers have room even while all slow permits are taken.
         tardy = max(1, threads // 2, min(threads, permits + threads // 4))
         self._all = _Server("slow and unknown servers", clock(), exchanges=threads, tardy=tardy, slow=permits)
         self._threads = threads

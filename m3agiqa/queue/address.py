@@ -42,7 +42,7 @@ class Address:
     db: int
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
-    #: Of TLS, as they stand in the URL.
+    #: TLS settings, as they stand in the URL.
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod

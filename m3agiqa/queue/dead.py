@@ -64,7 +64,7 @@ class DeadLetter(BaseModel):
             reason=failure.message,
             attempts=1,
             message=readable[:KEPT_CHARS],
-            # What is not kept as it was is not to be put back.
+            # A message that is not kept as it came must not be put back.
             cut=readable != text or size_bytes > len(text.encode()) or len(readable) > KEPT_CHARS,
         )
 

@@ -39,7 +39,7 @@ class Prediction(BaseModel):
     error: str | None
     #: Profile and a digest of what it was loaded from.
     model: str
-    #: Of the image's file.
+    #: Digest of the image's file; None in files of earlier versions, and where it could not be opened.
     image_sha256: str | None = None
 
     @field_validator("group", "label", "description", "score", "rating", "error", "image_sha256", mode="before")

@@ -15,7 +15,7 @@ from worker.ops.seldom import Seldom
 
 #: Seconds for which what was said is not said again.
 _AGAIN_S = 60.0
-#: Those that tell of Redis: our own, and Celery's.
+#: Names of the loggers, ours and Celery's, that tell of Redis.
 _LOGGERS = (
     *("worker.ops.loops", "worker.runtime"),
     *(f"celery.worker.consumer.{name}" for name in ("consumer", "connection", "mingle")),

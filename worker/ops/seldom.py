@@ -19,7 +19,7 @@ class Seldom:
     def now(self, what: Hashable) -> bool:
         with self._lock:
             now = self._clock()
-            # Of others, nothing has to be known any more.
+            # Entries older than the pause decide nothing any more, and would add up.
             self._logged = {other: when for other, when in self._logged.items() if now - when < self._every_s}
             if what in self._logged:
                 return False

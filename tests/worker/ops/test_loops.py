@@ -52,3 +52,4 @@ def test_a_turn_with_more_to_do_is_followed_at_once_by_the_next() -> None:
     # then it makes none until it is done
     eventually(lambda: len(turns) >= 3 * PATIENCE_S, "its turns")
     Loop.stop([loop])
+    assert not loop.refused
