@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
-from m3agiqa.quoting import quoted, writable
+from m3agiqa.quoting import quoted
 
 #: Characters. Longer than any generator accepts; the model's context is the tighter bound.
 MAX_PROMPT_CHARS = 8_000
@@ -281,7 +281,7 @@ class Failure(_Wire):
         if isinstance(error, MemoryError):
             error = OutOfMemory("this machine had no room for it; give the worker more memory, or fewer threads")
         if isinstance(error, M3AGIQAError):
-            return cls(code=error.code, message=writable(str(error)), retryable=error.retryable)
+            return cls(code=error.code, message=str(error), retryable=error.retryable)
         return cls(
             code=InternalError.code,
             message=f"unexpected {type(error).__name__}",
