@@ -176,12 +176,12 @@ def test_the_verdict_is_one() -> None:
 
 
 def measurements() -> str:
-    """`m3agiqa/engine/bench.csv` as docs/models.md shows it."""
+    """`m3agiqa/bench/bench.csv` as docs/models.md shows it."""
     lines = [
         "| what | side | beams | pictures in a batch | of at most | seconds | pictures a second | device memory |",
         "|---" * 8 + "|",
     ]
-    with (ROOT / "m3agiqa" / "engine" / "bench.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "m3agiqa" / "bench" / "bench.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             cells = [row["what"], row["size"], row["beams"], row["images"], row["largest_batch"] or "-"]
             cells += [f"{float(row['seconds']):.2f}", f"{float(row['images_per_s']):.2f}"]

@@ -21,8 +21,8 @@ from m3agiqa.outputs import append, check_writable
 if TYPE_CHECKING:
     import torch
 
-    from m3agiqa.engine.bench import Measured, Report
-    from m3agiqa.engine.soak import Soak
+    from m3agiqa.bench.soak import Soak
+    from m3agiqa.bench.stages import Measured, Report
 
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
@@ -96,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> int:
-    from m3agiqa.engine import bench
+    from m3agiqa.bench import stages
 
-    settings = bench.Settings(
+    settings = stages.Settings(
         args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
     )
-    report = bench.run(settings, _log)
+    report = stages.run(settings, _log)
     if args.json:
         print(json.dumps(report.to_json()))
     else:
@@ -114,9 +114,9 @@ def _engine(args: argparse.Namespace) -> int:
 
 
 def _heads(args: argparse.Namespace, device: torch.device) -> int:
-    from m3agiqa.engine import head_bench
+    from m3agiqa.bench import heads
 
-    times = head_bench.run(device, rows=args.rows, repeats=args.repeats)
+    times = heads.run(device, rows=args.rows, repeats=args.repeats)
     if args.json:
         print(json.dumps({**asdict(times), "ratio": times.ratio}))
         return DONE
@@ -133,11 +133,11 @@ def _heads(args: argparse.Namespace, device: torch.device) -> int:
 
 
 def _training(args: argparse.Namespace) -> int:
-    from m3agiqa.train import cache_bench
-    from m3agiqa.train.settings import HeadTraining
+    from m3agiqa.bench import state_cache
+    from m3agiqa.train.head.settings import HeadTraining
 
     settings = HeadTraining.load(args.config).model_copy(update={"epochs": args.epochs})
-    times = cache_bench.run(settings, args.device, pictures=args.pictures, batch_size=_READ_AT_ONCE, note=_log)
+    times = state_cache.run(settings, args.device, pictures=args.pictures, batch_size=_READ_AT_ONCE, note=_log)
     if args.json:
         print(json.dumps({**asdict(times), "ratio": times.ratio}))
         return DONE
@@ -153,7 +153,7 @@ def _training(args: argparse.Namespace) -> int:
 def _precision(args: argparse.Namespace, device: torch.device) -> int:
     import torch
 
-    from m3agiqa.engine import precision
+    from m3agiqa.bench import precision
     from m3agiqa.model.random_weights import Shape
 
     settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
@@ -188,7 +188,7 @@ def _soaked(soaked: Soak) -> Table:
 
 
 def _table(report: Report) -> Table:
-    from m3agiqa.engine.bench import ORIGINAL_S
+    from m3agiqa.bench.stages import ORIGINAL_S
 
     settings = report.settings
     floors = any(row.floors_ms for row in report.rows)

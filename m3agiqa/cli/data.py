@@ -16,8 +16,8 @@ from m3agiqa.contract import Aspect
 from m3agiqa.errors import RequestInvalid
 
 if TYPE_CHECKING:
-    from m3agiqa.train.data import DataSet
-    from m3agiqa.train.splits import Split
+    from m3agiqa.train.data.dataset import DataSet
+    from m3agiqa.train.data.splits import Split
 
 HELP = "Check a data set, make its conversation files, or spoilt copies and stand-ins to learn from."
 
@@ -67,7 +67,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import datasets
-    from m3agiqa.train.data import load_data
+    from m3agiqa.train.data.dataset import load_data
 
     images = getattr(args, "images", None)
     if args.action == "check":
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, data: DataSet) -> int:
-    from m3agiqa.train.check import check_data
+    from m3agiqa.train.data.check import check_data
 
     errors = Console(stderr=True)
     problems = check_data(
@@ -100,9 +100,9 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
 def _conversations(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.outputs import check_writable, make_folder
     from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.conversations import Conversation, write_conversations
-    from m3agiqa.train.data import PARTS
-    from m3agiqa.train.descriptions import read_descriptions
+    from m3agiqa.train.data.conversations import Conversation, write_conversations
+    from m3agiqa.train.data.dataset import PARTS
+    from m3agiqa.train.data.descriptions import read_descriptions
 
     aspect = Aspect(args.aspect)
     profile = ModelProfile.load(args.model)
@@ -129,7 +129,7 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
 
 
 def _distort(args: argparse.Namespace, data: DataSet) -> int:
-    from m3agiqa.train.distort import Distortions, distort
+    from m3agiqa.train.data.distort import Distortions, distort
 
     errors = Console(stderr=True)
     pictures, copies = distort(
@@ -146,8 +146,8 @@ def _distort(args: argparse.Namespace, data: DataSet) -> int:
 def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa import jsonl
     from m3agiqa.outputs import check_writable, write
-    from m3agiqa.train.data import TABLE
-    from m3agiqa.train.standin import stand_ins
+    from m3agiqa.train.data.dataset import TABLE
+    from m3agiqa.train.data.standin import stand_ins
 
     check_writable(args.output, args.descriptions, args.folder / TABLE)
     aspect = Aspect(args.aspect)
@@ -158,7 +158,7 @@ def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
 
 
 def _split(args: argparse.Namespace) -> Split:
-    from m3agiqa.train.splits import Split
+    from m3agiqa.train.data.splits import Split
 
     try:
         return Split(by=args.by, ratio=tuple(args.ratio.split(":")), seed=args.seed)

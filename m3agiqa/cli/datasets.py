@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from m3agiqa.errors import RequestInvalid
 
 if TYPE_CHECKING:
-    from m3agiqa.train.data import DataSet
+    from m3agiqa.train.data.dataset import DataSet
 
 #: Rows told of that are left out.
 _SHOWN = 3
@@ -21,7 +21,7 @@ def load(folder: Path, images: Path | None) -> DataSet:
     Raises:
         RequestInvalid: as `load_data`, or no row is left.
     """
-    from m3agiqa.train.data import load_data
+    from m3agiqa.train.data.dataset import load_data
 
     data = load_data(folder, images, with_wrong_rows=True)
     if data.wrong and not data.entries:

@@ -25,10 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import datasets
     from m3agiqa.outputs import alone, check_writable
     from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.data import TABLE
-    from m3agiqa.train.responses import Answerer, ResponseTask, respond
+    from m3agiqa.train.adapter.responses import Answerer, ResponseTask, respond
+    from m3agiqa.train.data.dataset import TABLE
+    from m3agiqa.train.head.states import for_one_aspect
     from m3agiqa.train.run import digest
-    from m3agiqa.train.states import for_one_aspect
 
     if args.aspect is None or args.conversations is None:
         raise RequestInvalid("--model needs --aspect and --conversations")

@@ -17,10 +17,10 @@ from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError, RequestInvalid
 
 if TYPE_CHECKING:
-    from m3agiqa.train.asking import Question
-    from m3agiqa.train.data import DataSet
-    from m3agiqa.train.questions import Template
-    from m3agiqa.train.teacher import Teacher
+    from m3agiqa.train.data.dataset import DataSet
+    from m3agiqa.train.teacher.asking import Question
+    from m3agiqa.train.teacher.clients import Teacher
+    from m3agiqa.train.teacher.questions import Template
 
 #: Variables with a provider's API keys, several separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
@@ -51,9 +51,9 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import datasets
     from m3agiqa.outputs import alone, check_writable
-    from m3agiqa.train.asking import DescriptionFile, Keys, ask_all
-    from m3agiqa.train.data import TABLE
-    from m3agiqa.train.questions import Template
+    from m3agiqa.train.data.dataset import TABLE
+    from m3agiqa.train.teacher.asking import DescriptionFile, Keys, ask_all
+    from m3agiqa.train.teacher.questions import Template
 
     if args.teacher_model is None:
         raise RequestInvalid("--teacher needs --teacher-model")
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _questions(data: DataSet, template: Template, scale: float) -> list[Question]:
-    from m3agiqa.train.asking import Question
+    from m3agiqa.train.teacher.asking import Question
 
     columns: dict[Aspect, str] = {aspect: data.label_column(aspect) for aspect in template.aspects}
     low, high = template.scale
@@ -113,7 +113,7 @@ def _keys(teacher: str) -> list[str]:
 
 
 def _teacher(args: argparse.Namespace) -> Teacher:
-    from m3agiqa.train.teacher import Gemini, OpenAICompatible
+    from m3agiqa.train.teacher.clients import Gemini, OpenAICompatible
 
     kind = Gemini if args.teacher == "gemini" else OpenAICompatible
     return kind(args.teacher_model, args.base_url)

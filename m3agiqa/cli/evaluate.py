@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.train.conversations import read_conversations
-    from m3agiqa.train.data import TABLE
-    from m3agiqa.train.evaluation import evaluate, novelty
+    from m3agiqa.train.data.conversations import read_conversations
+    from m3agiqa.train.data.dataset import TABLE
+    from m3agiqa.train.evaluation.evaluate import evaluate, novelty
 
     texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:

@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.model.slicing import Slicing
     from m3agiqa.model.tokens import ConversationTokenizer
     from m3agiqa.profile import RANDOM, ModelProfile
-    from m3agiqa.train.conversations import read_conversations
-    from m3agiqa.train.data import load_data
-    from m3agiqa.train.finetune import AdapterRun, FineTuning, Lesson, finetune, identity
+    from m3agiqa.train.adapter.finetune import AdapterRun, FineTuning, Lesson, finetune, identity
+    from m3agiqa.train.adapter.trainee import Trainee, adapted
+    from m3agiqa.train.data.conversations import read_conversations
+    from m3agiqa.train.data.dataset import load_data
     from m3agiqa.train.run import Run
-    from m3agiqa.train.trainee import Trainee, adapted
 
     settings = FineTuning.load(args.config)
     changes = {"model": args.model, "steps": args.steps}

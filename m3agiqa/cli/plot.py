@@ -12,7 +12,7 @@ from m3agiqa.cli.arguments import DONE
 from m3agiqa.errors import RequestInvalid
 
 if TYPE_CHECKING:
-    from m3agiqa.train.predictions import Prediction
+    from m3agiqa.train.evaluation.predictions import Prediction
 
 HELP = "Draw what `predict` wrote: scatter plots side by side, or a radar plot of several models and aspects."
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Prediction]]]:
     """Rows by model and aspect."""
     from m3agiqa.report import plots
-    from m3agiqa.train.predictions import read_predictions
+    from m3agiqa.train.evaluation.predictions import read_predictions
 
     results: dict[str, dict[str, list[Prediction]]] = defaultdict(dict)
     named = [_named(argument) for argument in arguments]

@@ -16,8 +16,8 @@ from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
     from m3agiqa.scorer import Scoring
-    from m3agiqa.train.data import DataSet
-    from m3agiqa.train.predictions import Asked, Prediction
+    from m3agiqa.train.data.dataset import DataSet
+    from m3agiqa.train.evaluation.predictions import Asked, Prediction
 
 HELP = "Score a data set's pictures for one aspect; a killed run continues."
 
@@ -57,9 +57,9 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
     """
     from m3agiqa.cli import local
     from m3agiqa.outputs import alone, check_writable
-    from m3agiqa.train.conversations import read_conversations
-    from m3agiqa.train.data import TABLE, load_data
-    from m3agiqa.train.predictions import Asked
+    from m3agiqa.train.data.conversations import read_conversations
+    from m3agiqa.train.data.dataset import TABLE, load_data
+    from m3agiqa.train.evaluation.predictions import Asked
 
     aspect = Aspect(args.aspect)
     data = load_data(args.folder, args.images)
@@ -78,7 +78,7 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
 
 
 def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, batch_size: int) -> list[Prediction]:
-    from m3agiqa.train.predictions import PredictionFile, model_name, predict
+    from m3agiqa.train.evaluation.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
     kept = [] if file is None else file.resume(model_name(scorer.info), asked, data)

@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.engine.pipeline import choose_device
-    from m3agiqa.train.conversations import read_conversations
-    from m3agiqa.train.data import load_data
-    from m3agiqa.train.pretrain import Pretraining, Progress, pretrain
+    from m3agiqa.train.base.pretrain import Pretraining, Progress, pretrain
+    from m3agiqa.train.data.conversations import read_conversations
+    from m3agiqa.train.data.dataset import load_data
 
     settings = Pretraining.load(args.config)
     changes = {"steps": args.steps, "text_steps": args.text_steps}

@@ -15,7 +15,7 @@ from m3agiqa.console import whole
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
-    from m3agiqa.train.fitting import Epoch
+    from m3agiqa.train.head.fitting import Epoch
 
 HELP = "Train an aspect's head on human scores; the frozen model reads each picture once. A killed run continues."
 
@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.train.data import load_data
-    from m3agiqa.train.descriptions import read_descriptions
-    from m3agiqa.train.fitting import RunFolder, best_epoch
-    from m3agiqa.train.heads import HeadTask, train_head
-    from m3agiqa.train.settings import HeadTraining
+    from m3agiqa.train.data.dataset import load_data
+    from m3agiqa.train.data.descriptions import read_descriptions
+    from m3agiqa.train.head.fitting import RunFolder, best_epoch
+    from m3agiqa.train.head.settings import HeadTraining
+    from m3agiqa.train.head.training import HeadTask, train_head
 
     settings = HeadTraining.load(args.config)
     changes = {"model": args.model, "epochs": args.epochs, "label_scale": args.label_scale}

@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from m3agiqa.bench.synthetic import random_network
+from m3agiqa.bench.workload import Work
 from m3agiqa.contract import Failure
 from m3agiqa.cutting import CutPicture, Cutter
 from m3agiqa.engine.clock import Clock
@@ -25,8 +27,6 @@ from m3agiqa.engine.network import Network, Progress, load_network
 from m3agiqa.engine.ops import moved
 from m3agiqa.engine.rows import Reading, Row, alive, aspect_score, failing_alone
 from m3agiqa.engine.session import Session
-from m3agiqa.engine.synthetic import random_network
-from m3agiqa.engine.work import Work
 from m3agiqa.errors import (
     ConfigError,
     DeviceLost,

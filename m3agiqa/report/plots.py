@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.outputs import check_writable, write
-from m3agiqa.train.evaluation import evaluate, rated
-from m3agiqa.train.metrics import fit_logistic
-from m3agiqa.train.predictions import Prediction
+from m3agiqa.train.evaluation.evaluate import evaluate, rated
+from m3agiqa.train.evaluation.metrics import fit_logistic
+from m3agiqa.train.evaluation.predictions import Prediction
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

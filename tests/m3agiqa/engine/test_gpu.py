@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
 from m3agiqa.engine import attention, ops
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.layout import PAGE_STEPS, Layout
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.pipeline import Pipeline
-from m3agiqa.engine.synthetic import random_network
 from m3agiqa.images import Picture, open_picture
 from m3agiqa.jobs import Job
 from m3agiqa.model import slstm as recurrence

@@ -10,7 +10,7 @@ from m3agiqa.cli import main
 from m3agiqa.contract import Aspect, Rating
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.report import plots
-from m3agiqa.train.predictions import Prediction
+from m3agiqa.train.evaluation.predictions import Prediction
 from tests.m3agiqa.train.conftest import MakeData, make_data
 
 __all__ = ["make_data"]

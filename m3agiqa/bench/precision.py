@@ -1,0 +1,183 @@
+"""Measures what half precision and batches do to scores: against the same random weights in float32, and alone.
+
+Descriptions are given where scores are compared, as another description is another input; how far descriptions
+themselves agree is measured apart. Heads are rescaled until pictures score so differently that a difference counts.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from m3agiqa.bench.synthetic import random_network
+from m3agiqa.contract import Aspect, AspectScore
+from m3agiqa.engine.network import Network
+from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.errors import ScoringError
+from m3agiqa.images import noise_picture
+from m3agiqa.jobs import Job, Scores
+from m3agiqa.model.random_weights import Shape
+from m3agiqa.profile import Describe, ModelProfile
+
+#: Points between the lowest and the highest score that the heads of an aspect are scaled to; at least 0.5 is asked for.
+SPREAD = 0.6
+#: The middle of the scale, which scores are moved to: what is clamped hides differences.
+_MIDDLE = 2.5
+#: Pictures at once in float32, which takes twice the memory.
+_FLOAT32_BATCH = 8
+_SIZES = ((512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024), (768, 512), (640, 640))
+
+#: Scores of one picture, by aspect.
+_Outcome = Mapping[Aspect, AspectScore]
+
+
+@dataclass(frozen=True)
+class Settings:
+    dtype: torch.dtype = torch.float16
+    pictures: int = 32
+    tokens: int = 100
+    beams: int = 3
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What was found; scores are points of the scale from 0 to 5."""
+
+    dtype: str
+    pictures: int
+    tokens: int
+    beams: int
+    #: Points between the lowest and the highest float32 score of an aspect, the narrowest of the three.
+    spread: float
+    #: Largest difference of a score from float32's for the same description.
+    from_float32: float
+    #: Largest difference between a picture alone and in a batch of all, for the same description.
+    alone_from_batch: float
+    #: Share of a description's tokens that float32's own has at the same places, on the average.
+    tokens_matching: float
+    #: Share of the descriptions that are wholly the same.
+    descriptions_matching: float
+
+
+def run(
+    settings: Settings, device: torch.device, shape: Shape, progress: Callable[[str], None] = lambda what: None
+) -> Precision:
+    """Measure, one network after the other, so that both fit a GPU that would not hold them together.
+
+    Raises:
+        ScoringError: a picture cannot be scored, or all pictures score the same.
+    """
+    jobs = [
+        Job(noise_picture(*_SIZES[seed % len(_SIZES)], seed), "a red fox in the snow " * (seed % 5))
+        for seed in range(settings.pictures)
+    ]
+    name = str(settings.dtype).removeprefix("torch.")
+    progress(f"{name} weights")
+    network = _network(settings.dtype, settings, device, shape)
+    pipeline = _pipeline(network, settings, device, settings.pictures)
+    progress(f"{settings.pictures} pictures in {name}")
+    written = _score(pipeline, jobs, settings.pictures)
+    given = [_with_descriptions(job, outcome) for job, outcome in zip(jobs, written, strict=True)]
+    scales = _rescale(network, _score(pipeline, given, settings.pictures))
+    together = _score(pipeline, given, settings.pictures)
+    progress("each alone")
+    alone = _score(pipeline, given, 1)
+    del network, pipeline
+    _free()
+    progress("float32 weights")
+    network = _network(torch.float32, settings, device, shape)
+    _apply(network, scales)
+    pipeline = _pipeline(network, settings, device, min(_FLOAT32_BATCH, settings.pictures))
+    progress(f"{settings.pictures} pictures in float32")
+    exact = _score(pipeline, given, _FLOAT32_BATCH)
+    own = _score(pipeline, jobs, _FLOAT32_BATCH)
+    del network, pipeline
+    _free()
+    matches = [_matching(mine.description.split(), theirs.description.split()) for mine, theirs in _pairs(written, own)]
+    return Precision(
+        dtype=name,
+        pictures=settings.pictures,
+        tokens=settings.tokens,
+        beams=settings.beams,
+        spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in Aspect),
+        from_float32=max(abs(one.score - other.score) for one, other in _pairs(together, exact)),
+        alone_from_batch=max(abs(one.score - other.score) for one, other in _pairs(alone, together)),
+        tokens_matching=sum(matches) / len(matches),
+        descriptions_matching=sum(match == 1 for match in matches) / len(matches),
+    )
+
+
+def _network(dtype: torch.dtype, settings: Settings, device: torch.device, shape: Shape) -> Network:
+    # Stored as the narrower of the two has them, so that both compute with the same numbers.
+    network = random_network(shape, device=device, dtype=dtype, stored=settings.dtype)
+    # Nothing random is an end token.
+    network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
+    return network
+
+
+def _pipeline(network: Network, settings: Settings, device: torch.device, max_batch: int) -> Pipeline:
+    # For the process: a pipeline in half precision turns the first on, and torch has the second on by itself.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
+    profile = ModelProfile.load("published").model_copy(update={"describe": describe})
+    return Pipeline(network, profile, device, max_batch=max_batch)
+
+
+def _score(pipeline: Pipeline, jobs: Sequence[Job], batch: int) -> list[_Outcome]:
+    outcomes = [
+        outcome for start in range(0, len(jobs), batch) for outcome in pipeline.run(jobs[start : start + batch])
+    ]
+    return [_whole(outcome) for outcome in outcomes]
+
+
+def _whole(outcome: Scores) -> _Outcome:
+    if outcome.failures:
+        raise ScoringError(f"a picture failed: {next(iter(outcome.failures.values())).message}")
+    return outcome.aspects
+
+
+def _with_descriptions(job: Job, outcome: _Outcome) -> Job:
+    return replace(job, descriptions={aspect: scored.description for aspect, scored in outcome.items()})
+
+
+def _rescale(network: Network, outcomes: Sequence[_Outcome]) -> dict[Aspect, tuple[float, float]]:
+    """Widen heads so that these scores lie SPREAD apart or more, around the middle; gives factor and old middle."""
+    scales = {}
+    for aspect in network.heads:
+        scores = [outcome[aspect].score for outcome in outcomes]
+        if _spread(scores) == 0:
+            raise ScoringError(f"{aspect}: all pictures score the same, so no scale makes a difference count")
+        scales[aspect] = (max(1.0, SPREAD / _spread(scores)), (max(scores) + min(scores)) / 2)
+    _apply(network, scales)
+    return scales
+
+
+def _apply(network: Network, scales: Mapping[Aspect, tuple[float, float]]) -> None:
+    for aspect, (factor, middle) in scales.items():
+        last: Any = network.heads[aspect].fc[-1]
+        last.weight.mul_(factor)
+        last.bias.sub_(middle).mul_(factor).add_(_MIDDLE)
+
+
+def _spread(scores: Sequence[float]) -> float:
+    return max(scores) - min(scores)
+
+
+def _pairs(ones: Sequence[_Outcome], others: Sequence[_Outcome]) -> list[tuple[AspectScore, AspectScore]]:
+    return [(one[aspect], other[aspect]) for one, other in zip(ones, others, strict=True) for aspect in one]
+
+
+def _matching(ones: Sequence[str], others: Sequence[str]) -> float:
+    """Share of places with the same token, of the longer one's places."""
+    same = sum(one == other for one, other in zip(ones, others, strict=False))
+    return same / max(len(ones), len(others), 1)
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

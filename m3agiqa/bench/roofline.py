@@ -1,0 +1,101 @@
+"""What the stages of a batch must take at least on one H100 80GB: floating-point operations, counted from the shapes
+and what was read, at rates measured there. A product of [m, k] and [k, n] counts 2 m k n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from m3agiqa.bench.workload import Work
+from m3agiqa.model.language import LlamaShape
+from m3agiqa.model.random_weights import Shape, head_ffn
+from m3agiqa.model.slicing import Slicing
+
+#: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
+FLOPS = 555e12
+#: FLOP/s of heads' products: some are TF32 at half the rate of float16, which is taken for all.
+HEAD_FLOPS = FLOPS / 2
+#: Measured: milliseconds of one captured decode step, by rows (pictures times aspects times beams).
+STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))
+
+
+def applies_to(machine: str) -> bool:
+    """Whether these floors are of that GPU, named as torch does."""
+    return "H100" in machine
+
+
+def floors_ms(work: Work, shape: Shape, beams: int) -> dict[str, float]:
+    """Least milliseconds of each stage of a batch."""
+    prefill = sum(language_flops(shape, 0, tokens) + _vocabulary_flops(shape) for tokens in work.prompts)
+    read = sum(language_flops(shape, known, new) for known, new in work.read)
+    heads = sum(head_flops(shape, known + new) for known, new in work.read)
+    again = _all_vision_flops(shape, work.encoded_again)
+    return {
+        "encode": _all_vision_flops(shape, work.encoded) / FLOPS * 1000,
+        "prefill": prefill / FLOPS * 1000,
+        "decode": decode_ms(work.generated, beams),
+        "rate": ((again + read) / FLOPS + heads / HEAD_FLOPS) * 1000,
+    }
+
+
+def decode_ms(generated: Sequence[int], beams: int) -> float:
+    """Least milliseconds to write descriptions of so many tokens each; prefill gives the first of them."""
+    return sum(
+        step_ms(beams * sum(count > step for count in generated)) for step in range(1, max(generated, default=0))
+    )
+
+
+def step_ms(rows: int) -> float:
+    """Milliseconds of one decode step: on straight lines between what was measured, and beyond it on the last one."""
+    lines = list(pairwise(STEP_MS))
+    (fewer, less), (more, most) = next((line for line in lines if rows <= line[1][0]), lines[-1])
+    return less + (most - less) * (max(rows, 1) - fewer) / (more - fewer)
+
+
+def language_flops(shape: Shape, known: int, new: int) -> float:
+    """Floating-point operations of reading `new` tokens behind `known` ones: the layers' products with their low-rank
+    changes, and attention, in which each token meets itself and those before it.
+    """
+    llama = LlamaShape.of(shape.config())
+    weights = sum(math.prod(size) for name, size in llama.tensors().items() if ".layers." in name and len(size) == 2)
+    kv = llama.kv_heads * llama.head_dim
+    changes = shape.layers * shape.rank * (4 * shape.hidden + 2 * (shape.hidden + kv))
+    return 2 * new * (weights + changes) + 4 * shape.layers * shape.hidden * _pairs(known, new)
+
+
+def vision_flops(shape: Shape, patches: int) -> float:
+    """Floating-point operations of one slice: patch embedding, layers with attention from every patch to every patch,
+    resampler.
+    """
+    width, hidden, queries = shape.vision_hidden, shape.hidden, shape.queries
+    embedding = 2 * patches * 3 * Slicing.of(shape.config()).patch ** 2 * width
+    layer = 2 * patches * (4 * width**2 + 2 * width * shape.vision_ffn) + 4 * patches**2 * width
+    keys_and_values = 2 * patches * (width * hidden + 2 * hidden**2)
+    resampler = keys_and_values + 4 * queries * patches * hidden + 2 * queries * 2 * hidden**2
+    return embedding + shape.vision_layers * layer + resampler
+
+
+def head_flops(shape: Shape, tokens: int) -> float:
+    """Floating-point operations of one conversation: projection, three mLSTM blocks with attention-like products, one
+    sLSTM block.
+    """
+    width, inner, ffn = shape.head_width, 2 * shape.head_width, head_ffn(shape)
+    mlstm = 2 * tokens * (width * 2 * inner + 3 * inner * 4 + 3 * inner * 8 + inner * width)
+    mlstm += 4 * inner * _pairs(0, tokens)
+    slstm = 2 * tokens * (2 * width**2 + 3 * width * ffn)  # gates and recurrence are block-diagonal in four heads
+    return 2 * tokens * shape.hidden * width + 3 * mlstm + slstm
+
+
+def _vocabulary_flops(shape: Shape) -> float:
+    return 2 * shape.vocab * shape.hidden
+
+
+def _all_vision_flops(shape: Shape, encoded: Iterable[tuple[int, int]]) -> float:
+    return sum(slices * vision_flops(shape, patches) for slices, patches in encoded)
+
+
+def _pairs(known: int, new: int) -> int:
+    """Pairs of a new token and one that it sees."""
+    return known * new + new * (new + 1) // 2

@@ -1,0 +1,169 @@
+"""Measures the engine at the published shapes, stage by stage, against the original's algorithm on the same weights."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+
+from m3agiqa.bench.baseline import Baseline
+from m3agiqa.bench.roofline import applies_to, floors_ms
+from m3agiqa.bench.soak import Soak, soak
+from m3agiqa.bench.synthetic import random_network
+from m3agiqa.contract import Aspect
+from m3agiqa.engine.network import Network
+from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.errors import ConfigError, ScoringError
+from m3agiqa.images import noise_picture
+from m3agiqa.jobs import Job
+from m3agiqa.model.random_weights import Shape
+from m3agiqa.profile import Describe, ModelProfile
+
+#: What the original took for a picture's three aspects on one H100 80GB (512x512, 100 tokens a description), seconds.
+ORIGINAL_S = 18.85
+
+_PROMPT = "a red fox in the snow " * 4
+_GIB = 2**30
+#: GiB of a memory limit that are left for what graphs and libraries take beside the allocator.
+_UNCOUNTED_GIB = 0.25
+
+
+@dataclass(frozen=True)
+class Settings:
+    images: Sequence[int] = (1, 8, 32, 64)
+    size: int = 512
+    tokens: int = 100
+    beams: int = 3
+    baseline: bool = False
+    memory_limit_gib: float | None = None
+    repeats: int = 3
+    #: Batches in a row behind the measured ones, to see what stays behind.
+    soak: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way of scoring a number of pictures, three aspects each; medians of the repeats."""
+
+    what: str
+    images: int
+    seconds: float
+    images_per_s: float
+    stages_ms: dict[str, float]
+    #: Device memory of the whole process at its highest, GiB.
+    memory_gib: float
+    #: What each stage must take at least; empty where that is not known of the GPU.
+    floors_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    machine: str
+    date: str
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    load_gib: float = 0.0
+    rows: list[Measured] = field(default_factory=list)
+    soak: Soak | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(settings: Settings, progress: Callable[[str], None] = lambda what: None) -> Report:
+    """Measure.
+
+    Raises:
+        ConfigError: no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("bench measures at the published shapes and needs a CUDA device")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if settings.memory_limit_gib is not None:
+        free, total = torch.cuda.mem_get_info(device)
+        # What the context takes is not the allocator's to count.
+        allowed = (settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB - (total - free)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    report = Report(
+        machine=torch.cuda.get_device_name(device),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        settings=asdict(settings),
+    )
+    progress("weights")
+    shape = Shape()
+    network = random_network(shape, device=device, dtype=torch.float16)
+    # Nothing random is an end token.
+    network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
+    profile = _profile(settings)
+    report.load_gib = _used_gib(device)
+    if settings.baseline:
+        progress("baseline")
+        report.rows.append(_baseline(network, shape, profile, settings))
+    progress("capture")
+    limit = None if settings.memory_limit_gib is None else int((settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB)
+    pipeline = Pipeline(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
+    for count in settings.images:
+        progress(f"{count} pictures")
+        report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
+    if settings.soak:
+        progress(f"{settings.soak} batches in a row")
+        report.soak = soak(pipeline, settings.soak, settings.images, settings.size)
+    return report
+
+
+def _profile(settings: Settings) -> ModelProfile:
+    profile = ModelProfile.load("published")
+    describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
+    return profile.model_copy(update={"describe": describe})
+
+
+def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: Settings) -> Measured:
+    baseline = Baseline(network, shape, profile)
+    pictures = [noise_picture(settings.size, settings.size, seed) for seed in range(2)]
+    baseline.score(pictures[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
+    torch.cuda.reset_peak_memory_stats()
+    times = [baseline.score(picture, _PROMPT, aspect)[1] for picture in pictures for aspect in Aspect]
+    stages = {name: sum(each[name] for each in times) / len(pictures) for name in times[0]}
+    seconds = sum(stages.values()) / 1000
+    measured = Measured("original's algorithm", 1, seconds, 1 / seconds, stages, _used_gib(network.language.device))
+    del baseline
+    gc.collect()
+    torch.cuda.empty_cache()
+    return measured
+
+
+def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | None) -> Measured:
+    jobs = [Job(noise_picture(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
+    runs = []
+    for _ in range(settings.repeats + 1):  # the first one compiles
+        prepared = [pipeline.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
+        torch.cuda.synchronize()
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        outcomes = pipeline.run(prepared)
+        ended.record()
+        torch.cuda.synchronize()
+        for outcome in outcomes:
+            if outcome.failures:
+                raise ScoringError(f"a picture failed: {next(iter(outcome.failures.values())).message}")
+        runs.append((began.elapsed_time(ended) / 1000, outcomes[0].timings_ms))
+    counted = runs[1:]
+    seconds = median(seconds for seconds, _ in counted)
+    stages = {name: median(times[name] for _, times in counted) for name in counted[0][1]}
+    assert pipeline.work is not None
+    floors = {} if shape is None else floors_ms(pipeline.work, shape, settings.beams)
+    memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
+    return Measured("engine", count, seconds, count / seconds, stages, memory_gib, floors)
+
+
+def _used_gib(device: torch.device) -> float:
+    """Device memory in use, GiB: the process with its context and graphs, if nobody else uses the device."""
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / _GIB

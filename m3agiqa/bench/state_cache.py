@@ -1,0 +1,157 @@
+"""Measures what is saved by reading each picture once, and not once an epoch as the original does."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from m3agiqa import hub
+from m3agiqa.contract import Aspect
+from m3agiqa.engine.pipeline import choose_device
+from m3agiqa.images import open_picture
+from m3agiqa.jobs import Job
+from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.profile import ModelProfile
+from m3agiqa.train.head.cache import StateCache
+from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
+from m3agiqa.train.head.module import HeadModule
+from m3agiqa.train.head.settings import HeadTraining
+from m3agiqa.train.head.states import Reader, for_one_aspect
+
+_SIDE = 512
+#: Share of the pictures to validate on.
+_VALIDATION_SHARE = 0.2
+#: Share of a loss that rounding may move it by: a device need not add up in the same order twice.
+_ROUNDING = 1e-3
+_DESCRIPTION = (
+    "The image is of fair quality. Edges are soft, the lighting is flat, and some detail is lost in the shadows."
+)
+
+
+@dataclass(frozen=True)
+class CacheTimes:
+    """Seconds of the same training either way, loading left out."""
+
+    device: str
+    threads: int
+    model: str
+    pictures: int
+    epochs: int
+    from_cache_s: float
+    anew_s: float
+    #: Whether both ways gave the same losses, up to rounding.
+    same: bool
+
+    @property
+    def ratio(self) -> float:
+        """Times as fast from the cache."""
+        return self.anew_s / self.from_cache_s
+
+
+def run(
+    settings: HeadTraining, device_name: str, *, pictures: int, batch_size: int, note: Callable[[str], None]
+) -> CacheTimes:
+    """Train a head of `settings` on pictures of noise, their descriptions given, once either way.
+
+    Args:
+        settings: the model, the head and its schedule.
+        device_name: as `choose_device` takes it.
+        pictures: of 512 x 512.
+        batch_size: pictures that the frozen model reads together.
+        note: told what begins.
+
+    Raises:
+        RequestInvalid, ConfigError, CheckpointError: as `train_head`.
+    """
+    profile = for_one_aspect(ModelProfile.load(settings.model), Aspect.QUALITY)
+    resolved, device = hub.resolve(profile), choose_device(device_name)
+    reader = Reader.of(profile, resolved, str(device), batch_size)
+    assert resolved.base is not None, "the reader has loaded it"
+    training = _Training(
+        settings=settings,
+        context=profile.aspects[Aspect.QUALITY].context,
+        lm_head=TensorFiles.in_folder(resolved.base, "model").read("llm.lm_head.weight", device, torch.float32),
+        reader=reader,
+        jobs=[_noise(seed) for seed in range(pictures)],
+        batch_size=batch_size,
+    )
+    with tempfile.TemporaryDirectory() as warm_up:
+        training.read(StateCache(Path(warm_up), {}, float("inf")))
+    note(f"{settings.epochs} epochs from the cache")
+    from_cache_s, history = training.run(anew=False)
+    note(f"{settings.epochs} epochs, the pictures read anew in each")
+    anew_s, again = training.run(anew=True)
+    return CacheTimes(
+        device=str(device),
+        threads=torch.get_num_threads(),
+        model=settings.model,
+        pictures=pictures,
+        epochs=settings.epochs,
+        from_cache_s=from_cache_s,
+        anew_s=anew_s,
+        same=_same_losses(history, again),
+    )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The training that is measured."""
+
+    settings: HeadTraining
+    context: int
+    lm_head: torch.Tensor
+    reader: Reader
+    jobs: Sequence[Job]
+    batch_size: int
+
+    def read(self, cache: StateCache) -> None:
+        """Have every picture's states in the cache, whether they are there or not."""
+        for start in range(0, len(self.jobs), self.batch_size):
+            part = self.jobs[start : start + self.batch_size]
+            for number, states in enumerate(self.reader.read(part, [_DESCRIPTION] * len(part)), start=start):
+                assert isinstance(states, torch.Tensor), states
+                cache.write(str(number), states)
+
+    def run(self, *, anew: bool) -> tuple[float, list[Epoch]]:
+        """Seconds, and every epoch's numbers; `anew`, the pictures are read for each epoch, else once."""
+        settings, pictures = self.settings, len(self.jobs)
+        examples = [Example(str(number), label=5 * number / pictures) for number in range(pictures)]
+        kept_back = max(2, round(_VALIDATION_SHARE * pictures))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            torch.manual_seed(settings.seed)
+            module = HeadModule(settings.head, self.context, self.lm_head)
+            cache = StateCache(folder / "cache", {}, float("inf"))
+            started = time.perf_counter()
+            self.read(cache)
+            history = fit(
+                module,
+                settings,
+                examples[kept_back:],
+                examples[:kept_back],
+                cache,
+                RunFolder(folder),
+                None,
+                lambda epoch: self.read(cache) if anew and epoch["epoch"] != settings.epochs - 1 else None,
+            )
+            return time.perf_counter() - started, history
+
+
+def _same_losses(history: Sequence[Epoch], again: Sequence[Epoch]) -> bool:
+    one, other = (np.array([epoch["train_loss"] for epoch in epochs], float) for epochs in (history, again))
+    return len(one) == len(other) and np.allclose(one, other, rtol=_ROUNDING, atol=0)
+
+
+def _noise(seed: int) -> Job:
+    noise = np.random.default_rng(seed).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return Job(open_picture(buffer.getvalue()), "a cat in the snow", (Aspect.QUALITY,))

@@ -1,0 +1,1 @@
+"""LoRA fine-tuning of the language model, and what an adapted model answers."""

@@ -1,0 +1,38 @@
+"""Descriptions of pictures in files: JSON lines, or a conversation file with a model's own answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m3agiqa import jsonl
+from m3agiqa.contract import Aspect
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.train.data.conversations import as_conversation
+
+
+def cleaned(text: str) -> str:
+    """`text` without the end of the JSON object that a teacher answered with: some published descriptions kept it."""
+    return text.removesuffix('" }')
+
+
+def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
+    """Picture to description.
+
+    Of a conversation, `response_0`, else its second turn; of another object, `description`, if its `aspect` is this one
+    or it has none. Later ones win.
+
+    Raises:
+        RequestInvalid: unreadable, or nothing in it is about this aspect.
+    """
+    found = {}
+    for where, item in jsonl.read(path):
+        if "conversations" in item:
+            talk = as_conversation(where, item)
+            found[talk.image] = talk.description if talk.response_0 is None else talk.response_0
+        elif item.get("aspect", aspect) == aspect and item.get("description"):
+            if not isinstance(item.get("image"), str):
+                raise RequestInvalid(f"{where}: not a JSON object with image and description")
+            found[Path(item["image"]).name] = cleaned(str(item["description"]))
+    if not found:
+        raise RequestInvalid(f"{path} has no description of {aspect}")
+    return found

@@ -1,0 +1,1 @@
+"""Predictions of a data set, and how well they follow human scores."""

@@ -1,0 +1,1 @@
+"""Training of the heads that regress scores from hidden states."""

@@ -1,0 +1,231 @@
+"""The way from a data set to a trained head: labels, split, states, training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from m3agiqa import hub
+from m3agiqa.contract import Aspect, Failure
+from m3agiqa.engine.pipeline import choose_device
+from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
+from m3agiqa.files import read_job
+from m3agiqa.jobs import Job
+from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.pools import threads
+from m3agiqa.profile import ModelProfile
+from m3agiqa.train.data.dataset import DataSet, Entry
+from m3agiqa.train.head.cache import StateCache
+from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
+from m3agiqa.train.head.module import HeadModule
+from m3agiqa.train.head.settings import HeadTraining
+from m3agiqa.train.head.states import Reader, for_one_aspect
+from m3agiqa.train.run import digest
+
+#: What may change in a run that goes on: how long it is, and what it takes of the disk.
+_CHANGEABLE = ("epochs", "cache_gb")
+
+#: Threads that open pictures while others are opened or read.
+_THREADS = 8
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """What is to be trained, on what."""
+
+    data: DataSet
+    aspect: Aspect
+    #: Column of the human scores.
+    label: str
+    settings: HeadTraining
+    #: Picture to description; None has the frozen model write its own.
+    descriptions: Mapping[str, str] | None = None
+    #: Pictures the frozen model reads together.
+    batch_size: int = 8
+
+
+class Frozen:
+    """The model that is read and not trained, loaded only when a picture is not in the cache."""
+
+    def __init__(self, task: HeadTask, device: str) -> None:
+        self.profile = for_one_aspect(ModelProfile.load(task.settings.model), task.aspect)
+        self.part = self.profile.aspects[task.aspect]
+        self.device = choose_device(device)
+        self._resolved = hub.resolve(self.profile)
+        self._described = task.descriptions is not None
+        self._batch_size = task.batch_size
+
+    def lm_head(self) -> torch.Tensor:
+        """The language model's output layer [vocab, hidden], float32."""
+        if self._resolved.base is None:
+            raise RequestInvalid(f"model {self.profile.name} has random weights: there is nothing to learn from it")
+        files = TensorFiles.in_folder(self._resolved.base, "model")
+        return files.read("llm.lm_head.weight", self.device, torch.float32)
+
+    def weights(self) -> dict[str, object]:
+        """What reads, whatever it is called and computes in: by digest, and its words."""
+        return {key: value for key, value in self.key().items() if key != "dtype"}
+
+    def key(self) -> dict[str, object]:
+        """All that states hang on beside picture, prompt and a given description."""
+        return {
+            "weights": self._resolved.revisions,
+            "dtype": "float32" if self.device.type == "cpu" else self.profile.dtype,
+            "aspect": self.part.model_dump(exclude={"adapter", "head"}),
+            "describe": self.profile.describe.model_dump(),
+            "descriptions": "given" if self._described else "own",
+        }
+
+    def reader(self) -> Reader:
+        """The loaded model."""
+        return Reader.of(self.profile, self._resolved, str(self.device), self._batch_size)
+
+
+def train_head(
+    task: HeadTask,
+    run: Path,
+    cache_folder: Path,
+    device: str,
+    *,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+    note: Callable[[str], None],
+) -> list[Epoch]:
+    """Train a head into the folder `run`; continues what a killed run left there.
+
+    Raises:
+        RequestInvalid: the data set, the run's folder or the cache does not allow it.
+        ConfigError, CheckpointError: as loading a model does.
+    """
+    frozen = Frozen(task, device)
+    folder = RunFolder(run)
+    with folder.alone():
+        return _train(task, frozen, folder, cache_folder, progress, report, note)
+
+
+def _train(
+    task: HeadTask,
+    frozen: Frozen,
+    folder: RunFolder,
+    cache_folder: Path,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+    note: Callable[[str], None],
+) -> list[Epoch]:
+    settings = task.settings
+    labels = _labels(task, note)
+    parts = {part: _drawn(names, settings) for part, names in settings.split.names(task.data).items()}
+    used = {name for names in parts.values() for name in names}
+    states, failed = _named(task, {name: labels[name] for name in labels if name in used})
+    learned = [
+        f"{part} {states[name]} {labels[name]!r}" for part, names in parts.items() for name in names if name in states
+    ]
+    identity = {
+        "data": digest(*learned),
+        "weights": digest(repr(frozen.weights())),
+        "aspect": task.aspect.value,
+        "label": task.label,
+        **settings.model_dump(mode="json", exclude={"model"}),
+    }
+    state = folder.resume(identity, changeable=_CHANGEABLE)
+    if state is not None and len(state["history"]) >= settings.epochs:
+        note(f"{folder.path} holds this run, finished: nothing is left to do; more epochs would go on from it")
+        history: list[Epoch] = state["history"]
+        return history
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        module = HeadModule(settings.head, frozen.part.context, frozen.lm_head())
+    cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
+    failed += _fill(task, states, frozen, cache, progress)
+    if failed:
+        note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
+    examples = {
+        part: [Example(states[name], labels[name]) for name in names if name in states] for part, names in parts.items()
+    }
+    for part in ("train", "val"):
+        if not examples[part]:
+            raise RequestInvalid(f"no picture of the part {part} could be read")
+    share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
+    note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on{share}")
+    folder.begin({**identity, "model": settings.model})
+    return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
+
+
+def _drawn(names: Sequence[str], settings: HeadTraining) -> list[str]:
+    """The share of a part's pictures that is used, in their order."""
+    count = max(1, round(settings.share * len(names)))
+    drawn = set(random.Random(settings.seed).sample(names, count))
+    return [name for name in names if name in drawn]
+
+
+def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
+    labels: dict[str, float] = {}
+    for entry in task.data.entries:
+        label = entry.label(task.label, task.settings.label_scale)
+        if label is not None:
+            labels[entry.name] = label
+    if outside := [name for name, label in labels.items() if not 0 <= label <= 5]:
+        raise RequestInvalid(
+            f"{len(outside)} scores lie outside 0..5, {outside[0]}'s is {labels[outside[0]]:g}: set label_scale"
+        )
+    if unlabelled := len({entry.name for entry in task.data.entries}) - len(labels):
+        note(f"{unlabelled} pictures have no number in {task.label} and are left out")
+    return labels
+
+
+def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str], list[str]]:
+    """What each picture's states are called in the cache, and what is wrong with those that can have none."""
+    entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
+    states: dict[str, str] = {}
+    failed: list[str] = []
+    with threads(_THREADS) as pool:
+        named = pool.map(lambda entry: _state_name(task, entry), entries.values())
+        for name, state in zip(entries, named, strict=True):
+            if isinstance(state, M3AGIQAError):
+                failed.append(f"{name}: {state}")
+            else:
+                states[name] = state
+    return states, failed
+
+
+def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCache, progress: Progress) -> list[str]:
+    """Have every picture's states in the cache; those that failed are taken out of `states` and told."""
+    entries = {entry.name: entry for entry in task.data.entries if entry.name in states}
+    missing = [name for name, state in states.items() if state not in cache]
+    reader = frozen.reader() if missing else None
+    failed: list[str] = []
+    with threads(_THREADS) as pool:
+        for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
+            assert reader is not None
+            names = missing[start : start + task.batch_size]
+            given = None if task.descriptions is None else [task.descriptions[name] for name in names]
+            jobs = list(pool.map(lambda name: _job(task, entries[name]), names))
+            for name, found in zip(names, reader.read(jobs, given), strict=True):
+                if isinstance(found, Failure):
+                    failed.append(f"{name}: {found.message}")
+                    del states[name]
+                else:
+                    cache.write(states[name], found)
+    return failed
+
+
+def _job(task: HeadTask, entry: Entry) -> Job:
+    return read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
+
+
+def _state_name(task: HeadTask, entry: Entry) -> str | M3AGIQAError:
+    """A picture's name in the cache, or why it can have none."""
+    if task.descriptions is not None and entry.name not in task.descriptions:
+        return CheckpointError("no description")
+    try:
+        sha256 = _job(task, entry).picture.info.sha256
+    except M3AGIQAError as error:
+        return error
+    given = "" if task.descriptions is None else task.descriptions[entry.name]
+    return digest(sha256, entry.prompt, given)

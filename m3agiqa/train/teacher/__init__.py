@@ -1,0 +1,1 @@
+"""Descriptions from a large model that somebody else runs."""

@@ -1,0 +1,117 @@
+"""What a teacher is asked, and whether its answer will do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from m3agiqa import config
+from m3agiqa.contract import Aspect
+from m3agiqa.files import read_picture
+from m3agiqa.train.teacher.clients import Refused
+
+#: The key of an aspect's explanation in the answer.
+KEYS: Mapping[Aspect, str] = {
+    Aspect.QUALITY: "quality_explanation",
+    Aspect.CORRESPONDENCE: "alignment_explanation",
+    Aspect.AUTHENTICITY: "authenticity_explanation",
+}
+
+#: Formats that teachers take, as media types; others are sent as PNG.
+_MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+
+
+#: What JSON can write and UTF-8 cannot.
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class BrokenAnswer(Refused):
+    """An answer is not the JSON that was asked for."""
+
+
+class Template(BaseModel):
+    """One of `cfg/train/teacher-*.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    aspects: tuple[Aspect, ...] = Field(min_length=1)
+    #: Ends of the scale that scores are told on, after `--label-scale`.
+    scale: tuple[float, float] = (0, 5)
+    #: The question, with {prompt}, {scores}, {low}, {high} and {example}.
+    text: str
+    example: dict[str, str]
+
+    @field_validator("text")
+    @classmethod
+    def _has_places(cls, value: str) -> str:
+        if missing := [place for place in ("{prompt}", "{scores}", "{example}") if place not in value]:
+            raise ValueError(f"must hold {', '.join(missing)}")
+        return value
+
+    @model_validator(mode="after")
+    def _example_fits(self) -> Self:
+        if set(self.example) != {KEYS[aspect] for aspect in self.aspects}:
+            raise ValueError(f"the example's keys must be {', '.join(KEYS[aspect] for aspect in self.aspects)}")
+        return self
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Raises: ConfigError: no such file, or it is wrong."""
+        return config.load(config.find("train", name), cls)
+
+    def question(self, prompt: str, scores: Mapping[Aspect, float]) -> str:
+        """The text beside the picture."""
+        low, high = self.scale
+        told = "; ".join(
+            f"{KEYS[aspect].removesuffix('_explanation')}: {scores[aspect]:.2f}" for aspect in self.aspects
+        )
+        places = {
+            "{prompt}": prompt,
+            "{scores}": told,
+            "{low}": f"{low:g}",
+            "{high}": f"{high:g}",
+            "{example}": json.dumps(self.example, indent=2),
+        }
+        # In one pass: a prompt may hold what looks like a place.
+        return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], self.text)
+
+    def explanations(self, answer: str) -> dict[Aspect, str]:
+        """Each aspect's explanation.
+
+        Raises:
+            BrokenAnswer: not JSON, or a key is missing or empty.
+        """
+        fenced = re.search(r"```(?:json)?\s*(.*?)```", answer, re.DOTALL)
+        try:
+            content = json.loads(fenced[1] if fenced else answer)
+        except (ValueError, RecursionError):
+            raise BrokenAnswer("the answer is not JSON") from None
+        found = {}
+        for aspect in self.aspects:
+            text = content.get(KEYS[aspect]) if isinstance(content, dict) else None
+            if not isinstance(text, str) or not text.strip():
+                raise BrokenAnswer(f"the answer has no {KEYS[aspect]}")
+            if _HALF.search(text):
+                raise BrokenAnswer(f"the answer's {KEYS[aspect]} holds half of a character")
+            found[aspect] = text.strip()
+        return found
+
+
+def sent_picture(path: Path) -> tuple[bytes, str]:
+    """A picture as a teacher gets it, and its media type.
+
+    Raises:
+        FetchError, ImageError: no usable picture.
+    """
+    picture = read_picture(path)
+    if picture.info.format in _MIME and picture.info.frames == 1:
+        return path.read_bytes(), _MIME[picture.info.format]
+    buffer = io.BytesIO()
+    picture.rgb.save(buffer, "PNG")
+    return buffer.getvalue(), "image/png"
