@@ -1,3 +1,3 @@
-"""Score AI-generated pictures for quality, correspondence with their prompt, and authenticity."""
+"""Score AI-generated images for quality, correspondence with their prompt, and authenticity."""
 
 __version__ = "0.1.0"

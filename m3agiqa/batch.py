@@ -1,4 +1,4 @@
-"""Pictures that a table names, scored row by row into a file that grows and is continued."""
+"""Images that a table names, scored row by row into a file that grows and is continued."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OTHER = "name another --output, or remove the file to begin anew"
 
 
 class Record(BaseModel):
-    """One picture and aspect; either a score or an error."""
+    """One image and aspect; either a score or an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,10 +40,10 @@ class Record(BaseModel):
     score: float | None
     rating: Rating | None
     error: str | None
-    #: What the policy makes of all the picture's scores, and every reason against "accept".
+    #: What the policy makes of all the image's scores, and every reason against "accept".
     decision: Decision
     reasons: tuple[str, ...]
-    #: What another run must have in common to continue this one: the aspects of every picture, and profile and policy,
+    #: What another run must have in common to continue this one: the aspects of every image, and profile and policy,
     #: each with a digest.
     aspects: tuple[Aspect, ...]
     model: str
@@ -98,12 +98,12 @@ class Batch:
         }
 
     def _job(self, row: Row) -> Job | Failure:
-        from m3agiqa.files import find_picture, read_job
+        from m3agiqa.files import find_image, read_job
 
         try:
             if row.error is not None:
                 raise RequestInvalid(f"line {row.line}: {row.error}")
-            return read_job(find_picture(row.values[IMAGE_PATH], self.folder), row.values[PROMPT], self.aspects)
+            return read_job(find_image(row.values[IMAGE_PATH], self.folder), row.values[PROMPT], self.aspects)
         except M3AGIQAError as error:
             return Failure.of(error)
 
@@ -132,18 +132,18 @@ class Batch:
                     decision=decision,
                     reasons=reasons,
                     **identity,
-                    image_sha256=None if isinstance(job, Failure) else job.picture.info.sha256,
+                    image_sha256=None if isinstance(job, Failure) else job.image.info.sha256,
                 )
             )
         return records
 
 
-def pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
+def images(rows: Sequence[Row], folder: Path) -> list[Path]:
     """The files that a table in `folder` names, as far as they are files."""
-    from m3agiqa.files import find_picture
+    from m3agiqa.files import find_image
 
     names = {row.values[IMAGE_PATH] for row in rows if row.values.get(IMAGE_PATH)}
-    return [path for name in sorted(names) if is_file(path := find_picture(name, folder))]
+    return [path for name in sorted(names) if is_file(path := find_image(name, folder))]
 
 
 def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: Path) -> dict[int, list[Record]]:
@@ -154,9 +154,9 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
         rows: the rows of a table in `folder`.
 
     Raises:
-        RequestInvalid: it was about other pictures or prompts.
+        RequestInvalid: it was about other images or prompts.
     """
-    from m3agiqa.files import find_picture, picture_digest
+    from m3agiqa.files import find_image, image_digest
 
     waiting: dict[tuple[str, str], dict[Aspect, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in left:
@@ -173,7 +173,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
         if found and all(found.get(aspect) for aspect in left[0].aspects):
             known[number] = [found[aspect].pop() for aspect in left[0].aspects]
     for first, *_ in known.values():
-        if picture_digest(find_picture(first.image_path, folder)) not in (first.image_sha256, None):
+        if image_digest(find_image(first.image_path, folder)) not in (first.image_sha256, None):
             raise RequestInvalid(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
     return known
 

@@ -1,4 +1,4 @@
-"""`Client`: submit pictures, wait for verdicts."""
+"""`Client`: submit images, wait for verdicts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Item = TypeVar("_Item")
 
 
 class Client:
-    """Submits pictures to the queue in Redis; safe to share between threads.
+    """Submits images to the queue in Redis; safe to share between threads.
 
     `max_queued` requests may wait; beyond them `submit` refuses.
 
@@ -64,7 +64,7 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
         expires_at: datetime | None = None,
     ) -> str:
-        """Enqueue one picture; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
+        """Enqueue one image; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
 
         To submit a request again under its `request_id` is safe: there is one task, and one verdict. The first request
         of an id stands; another one under the same id becomes a dead letter.
@@ -89,7 +89,7 @@ class Client:
         return self.submit_many([{name: value for name, value in fields.items() if value is not None}])[0]
 
     def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
-        """Enqueue many pictures, 500 in a round trip; returns their request ids in order.
+        """Enqueue many images, 500 in a round trip; returns their request ids in order.
 
         Each is a ScoreRequest or a mapping of its fields. A wrong one stops the call: the chunks before its own are
         enqueued by then.

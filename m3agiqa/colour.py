@@ -106,7 +106,7 @@ def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
 
     Returns:
         The same object, changed in place, of mode L, LA, RGB or RGBA; a new one of mode RGB where CMYK came, and of
-        mode RGB or RGBA where a profile gives grey a tint. What cannot be understood, or does not fit the picture's
+        mode RGB or RGBA where a profile gives grey a tint. What cannot be understood, or does not fit the image's
         channels, is ignored; HDR (PQ and HLG) stays as it is.
     """
     profile = _profile(colour)
@@ -139,7 +139,7 @@ def _opens(icc: bytes) -> bool:
     try:
         ImageCms.ImageCmsProfile(io.BytesIO(icc))
     except Exception:
-        # A stranger's bytes: whatever littleCMS says of them, the picture is shown as if they were not there.
+        # A stranger's bytes: whatever littleCMS says of them, the image is shown as if they were not there.
         return False
     return True
 
@@ -157,7 +157,7 @@ def _gamma_profile(gamma: int, chromaticities: tuple[int, ...] | None) -> bytes 
     srgb = all(abs(a - b) <= 0.001 for a, b in zip(primaries, _SRGB_PRIMARIES, strict=True))
     # 45455 (1/2.2), alone or with sRGB's primaries, is how a PNG says sRGB to those who do not know its sRGB chunk
     # (PNG specification, 11.3.2.5). Alone, Chromium forgives five per cent. With the primaries it takes the number by
-    # its word, which darkens the shadows by up to 9 of 255; here such pictures stay what the reference model reads.
+    # its word, which darkens the shadows by up to 9 of 255; here such images stay what the reference model reads.
     if 0.95 <= gamma * 2.2 / 100_000 <= 1.05 and (chromaticities is None or (srgb and 45_000 <= gamma <= 46_000)):
         return None
     try:
@@ -166,9 +166,9 @@ def _gamma_profile(gamma: int, chromaticities: tuple[int, ...] | None) -> bytes 
         return None  # no light at all, or primaries that span no colours
 
 
-@lru_cache(maxsize=8)  # at most 8 profiles of MAX_PROFILE bytes; a stream of pictures has one or two
+@lru_cache(maxsize=8)  # at most 8 profiles of MAX_PROFILE bytes; a stream of images has one or two
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Pillow's transform from `profile` to sRGB, for pictures of `mode`; None where it would change nothing, or where
+    """Pillow's transform from `profile` to sRGB, for images of `mode`; None where it would change nothing, or where
     littleCMS refuses.
     """
     output = "RGBA" if mode == "RGBA" else "RGB"
@@ -241,7 +241,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 def _writable(image: Image.Image) -> Image.Image:
     image.load()
-    # Pictures over a buffer of somebody else's must not be written to, and littleCMS would.
+    # Images over a buffer of somebody else's must not be written to, and littleCMS would.
     return image.copy() if image.readonly else image
 
 
@@ -265,7 +265,7 @@ def matrix_profile(chromaticities: tuple[float, ...], parameters: tuple[float, .
     """
     red, green, blue = _colorants(chromaticities)
     tags = {
-        b"desc": _text("as the picture says"),
+        b"desc": _text("as the image says"),
         b"cprt": _text("none"),
         b"wtpt": _xyz(_D50),
         b"rXYZ": _xyz(red),

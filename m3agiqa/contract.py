@@ -32,7 +32,7 @@ from m3agiqa.quoting import quoted
 MAX_PROMPT_CHARS = 8_000
 #: Characters, all of the URL with its query (pre-signed URLs run to about 2,000).
 MAX_URL_CHARS = 4_096
-#: Pixels of a picture. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
+#: Pixels of an image. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
 MAX_PIXELS = 68_000_000
 #: Bytes of the caller's metadata as compact JSON; it comes back in the verdict untouched.
 MAX_METADATA_BYTES = 16_384
@@ -150,7 +150,7 @@ _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
 
 
 class ScoreRequest(_Wire):
-    """One picture to score, as a generator backend enqueues it."""
+    """One image to score, as a generator backend enqueues it."""
 
     # A field that is not known is a misspelt one, unless a later version may have it.
     model_config = ConfigDict(extra="forbid")
@@ -257,7 +257,7 @@ class AspectScore(_Wire):
     #: MOS scale, clamped to [0, 5].
     score: float = Field(ge=0, le=5)
     rating: Rating
-    #: What the model wrote about the picture.
+    #: What the model wrote about the image.
     description: str
     #: Slices the scoring pass saw, the overview not counted; 0 is the overview alone.
     slices: int = Field(ge=0)
@@ -340,7 +340,7 @@ class Verdict(_Wire):
     model: ModelInfo | None
     image: ImageInfo | None
     timings_ms: dict[str, float]
-    #: Pictures that were scored together with this one, itself counted; None if none was gathered.
+    #: Images that were scored together with this one, itself counted; None if none was gathered.
     batch: int | None = None
     attempt: int = Field(ge=1)
     submitted_at: AwareDatetime

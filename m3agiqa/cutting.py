@@ -1,4 +1,4 @@
-"""What a model reads of a picture: cut as soon as it is decoded, so that the whole of it need not be kept.
+"""What a model reads of an image: cut as soon as it is decoded, so that the whole of it need not be kept.
 
 Nothing here needs torch: a process that only decodes has none.
 """
@@ -14,20 +14,20 @@ from PIL import Image
 
 from m3agiqa.contract import ImageInfo
 from m3agiqa.errors import ImageTooLarge
-from m3agiqa.images import Picture
+from m3agiqa.images import DecodedImage
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
 
-#: Pixels of a picture that is kept whole beside its slices: 2048 x 2048 and a little. A larger one is kept reduced.
+#: Pixels of an image that is kept whole beside its slices: 2048 x 2048 and a little. A larger one is kept reduced.
 WHOLE_PIXELS = 4_500_000
 
 
 @dataclass(frozen=True)
-class CutPicture:
-    """A picture as a model reads it."""
+class SlicedImage:
+    """An image as a model reads it."""
 
     info: ImageInfo
     slices: Mapping[Grid, Slices]
-    #: Bytes of the picture in RGB, row by row, from which grids that are not among `slices` are cut; its width, height.
+    #: Bytes of the image in RGB, row by row, from which grids that are not among `slices` are cut; its width, height.
     raw: Any = field(repr=False)
     raw_size: tuple[int, int]
 
@@ -43,29 +43,29 @@ class CutPicture:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts pictures as one model's profile asks."""
+    """Cuts images as one model's profile asks."""
 
     slicing: Slicing
     #: Slices at most, while the model describes and as each aspect is scored.
     max_slices: tuple[int, ...]
 
-    def cut(self, picture: Picture) -> CutPicture:
-        """Cut a picture for its description and its scores. What they seldom need besides, fewer slices where a
-        context is short, is left to be cut from the picture, or from a smaller copy of a large one.
+    def cut(self, image: DecodedImage) -> SlicedImage:
+        """Cut an image for its description and its scores. What they seldom need besides, fewer slices where a
+        context is short, is left to be cut from the image, or from a smaller copy of a large one.
 
         Raises:
             ImageTooLarge: its sides are too unequal.
         """
-        rgb = picture.rgb
+        rgb = image.rgb
         grids = dict.fromkeys(self.slicing.grid(rgb.width, rgb.height, most) for most in self.max_slices)
         slices = cut(self.slicing, rgb, grids)
         if rgb.width * rgb.height > WHOLE_PIXELS:
             rgb = rgb.reduce(math.ceil(math.sqrt(rgb.width * rgb.height / WHOLE_PIXELS)))
-        return CutPicture(picture.info, slices, rgb.tobytes(), rgb.size)
+        return SlicedImage(image.info, slices, rgb.tobytes(), rgb.size)
 
 
 def cut(slicing: Slicing, rgb: Image.Image, grids: Iterable[Grid]) -> dict[Grid, Slices]:
-    """Slices of a picture along each of `grids`.
+    """Slices of an image along each of `grids`.
 
     Raises:
         ImageTooLarge: its sides are too unequal.

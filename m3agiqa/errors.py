@@ -7,19 +7,22 @@ score: at the edges it becomes a `contract.Failure`.
     ├── RequestInvalid            the message or an argument is not a valid request
     │   ├── PromptTooLong         image and prompt leave no room in the aspect's context
     │   └── RequestExpired        nobody waits for it any more
-    ├── ImageError                the bytes were fetched but are no usable picture
-    │   ├── ImageUnreadable       not a picture, truncated, or a format that is not accepted
+    ├── ImageError                the bytes were fetched but are no usable image
+    │   ├── ImageUnreadable       not an image, truncated, or a format that is not accepted
     │   ├── ImageTooLarge         too many pixels or bytes, or sides too unequal
-    │   └── ImageTooCostly        decoding it takes more parts, scans or seconds than a sound picture does
+    │   └── ImageTooCostly        decoding it takes more parts, scans or seconds than a sound image does
     ├── FetchError                the bytes could not be fetched
     │   ├── FetchForbidden        the address, port or scheme is not allowed
     │   ├── FetchRefused          the server answered that it will not serve it (4xx)
     │   └── FetchUnavailable      timeout, connection failure, 429 or 5xx               (retryable)
     ├── ConfigError               a profile, policy or setting is wrong
+    ├── UsageError                an option of a command is wrong, or does not go with another
+    ├── DataError                 a data set, a table or a file of records is wrong
+    ├── OutputError               a file cannot be written: no room, no permission, or in use
     ├── CheckpointError           weights are missing or do not fit
     │   ├── HubError              the hub refused, or the file is not there
     │   └── HubUnavailable        the hub cannot be reached, or a download broke off    (retryable)
-    ├── ScoringError              the model failed on this picture
+    ├── ScoringError              the model failed on this image
     │   ├── ScoreNotFinite        the head returned NaN or infinity
     │   ├── GoldenMismatch        a model does not give what it gave before
     │   ├── ScoringOutOfMemory    the device had no room for this batch                 (retryable)
@@ -31,8 +34,8 @@ score: at the edges it becomes a `contract.Failure`.
     │   ├── DeliveryMisconfigured credentials, quota or clock of the worker are wrong    (retryable)
     │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
     ├── Busy                      what it needs is taken; it is put off and nobody is told (retryable)
-    ├── OutOfMemory               this machine had no room for the picture now          (retryable)
-    ├── DecoderLost               the process that decoded the picture ended            (retryable)
+    ├── OutOfMemory               this machine had no room for the image now          (retryable)
+    ├── DecoderLost               the process that decoded the image ended            (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
     ├── PoisonTask                it took too many workers along
@@ -104,7 +107,7 @@ class FetchRefused(FetchError):
 
 
 class FetchUnavailable(FetchError):
-    """The picture is not there now; `retry_after_s` is what its server asked for, if it did."""
+    """The image is not there now; `retry_after_s` is what its server asked for, if it did."""
 
     code = "fetch_unavailable"
     retryable = True
@@ -116,6 +119,18 @@ class FetchUnavailable(FetchError):
 
 class ConfigError(M3AGIQAError):
     code = "config_error"
+
+
+class UsageError(M3AGIQAError):
+    code = "usage_error"
+
+
+class DataError(M3AGIQAError):
+    code = "data_error"
+
+
+class OutputError(M3AGIQAError):
+    code = "output_error"
 
 
 class CheckpointError(M3AGIQAError):

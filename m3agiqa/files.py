@@ -1,4 +1,4 @@
-"""Pictures on this disk."""
+"""Images on this disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect
 from m3agiqa.errors import FetchError, RequestInvalid
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.inputs import read_bytes
 from m3agiqa.jobs import Job
 from m3agiqa.paths import exists
@@ -20,44 +20,44 @@ _URL = re.compile(r"(https?|s3|data):", re.IGNORECASE)
 
 
 def read_job(path: Path, prompt: str, aspects: tuple[Aspect, ...] | None) -> Job:
-    """Open one picture to score it.
+    """Open one image to score it.
 
     Raises:
         RequestInvalid: the prompt is too long, or no text.
-        FetchError, ImageError: as `read_picture`.
+        FetchError, ImageError: as `read_image`.
     """
     if len(prompt) > MAX_PROMPT_CHARS:
         raise RequestInvalid(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT_CHARS}")
     if writable(prompt) != prompt:
         raise RequestInvalid("the prompt is not in UTF-8")
-    return Job(read_picture(path), prompt, aspects)
+    return Job(read_image(path), prompt, aspects)
 
 
-def find_picture(name: str, folder: Path) -> Path:
+def find_image(name: str, folder: Path) -> Path:
     """The file that a table in `folder` names: one in that folder, or else in the current one.
 
     Raises:
         FetchError: it names none.
     """
     if not name:
-        raise FetchError("the name of the picture is empty")
+        raise FetchError("the name of the image is empty")
     return folder / name if exists(folder / name) else Path(name)
 
 
-def picture_digest(path: Path) -> str | None:
-    """SHA-256 of a picture's file, None where it cannot be read."""
+def image_digest(path: Path) -> str | None:
+    """SHA-256 of an image's file, None where it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except RequestInvalid:
         return None
 
 
-def read_picture(path: Path) -> Picture:
-    """Open one picture.
+def read_image(path: Path) -> DecodedImage:
+    """Open one image.
 
     Raises:
         FetchError: no such file, or not readable.
-        ImageError: no usable picture.
+        ImageError: no usable image.
     """
     name = quoted(path, PATH_CHARS)
     try:
@@ -71,4 +71,4 @@ def read_picture(path: Path) -> Picture:
         raise FetchError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     if data is None:
         raise FetchError(f"{name}: not a file")
-    return open_picture(data)
+    return open_image(data)

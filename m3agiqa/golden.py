@@ -1,4 +1,4 @@
-"""Golden pictures: a model scores them before it may score others, and must give what it gave before.
+"""Golden images: a model scores them before it may score others, and must give what it gave before.
 
 What a profile's model gave is kept in `golden/NAME.yaml` beside the profile; `m3agiqa golden` writes it.
 """
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from m3agiqa import config
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo
 from m3agiqa.errors import GoldenMismatch, ScoringError
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 
 #: Points of the scale from 0 to 5. A batch and float16 move a score by less, given the same description.
@@ -27,7 +27,7 @@ TOLERANCE = 0.02
 _BEGINNING = 16
 
 #: Name to width, height and prompt: each is cut into slices in another way.
-_PICTURES = {
+_IMAGES = {
     "square": (512, 512, "coloured blotches on a wall"),
     "wide": (768, 320, "a long row of flags in the fog, seen through a wet window on a grey morning"),
     "small": (224, 320, ""),
@@ -52,6 +52,7 @@ class Golden(BaseModel):
 
     #: Revisions of the weights, as verdicts show them.
     revisions: dict[str, str]
+    #: By image, and then by aspect.
     pictures: dict[str, dict[Aspect, GoldenScore]]
 
     @classmethod
@@ -68,16 +69,16 @@ class Golden(BaseModel):
         """What a model gives.
 
         Raises:
-            ScoringError: it cannot score a golden picture.
+            ScoringError: it cannot score a golden image.
         """
-        pictures = {
+        images = {
             name: {
                 aspect: GoldenScore(score=round(scored.score, 6), description=scored.description)
                 for aspect, scored in scores.items()
             }
             for name, scores in _alone(score).items()
         }
-        return cls(revisions=info.revisions, pictures=pictures)
+        return cls(revisions=info.revisions, pictures=images)
 
     def text(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
@@ -85,15 +86,15 @@ class Golden(BaseModel):
 
 @cache
 def jobs() -> dict[str, Job]:
-    """The golden pictures, by name."""
+    """The golden images, by name."""
     return {
-        name: Job(noise_picture(width, height, seed), prompt)
-        for seed, (name, (width, height, prompt)) in enumerate(_PICTURES.items())
+        name: Job(noise_image(width, height, seed), prompt)
+        for seed, (name, (width, height, prompt)) in enumerate(_IMAGES.items())
     }
 
 
 def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: int) -> list[str]:
-    """Score golden pictures alone, in a full batch, and with the descriptions that are kept.
+    """Score golden images alone, in a full batch, and with the descriptions that are kept.
 
     Scores are compared for equal descriptions: another description is another input.
 
@@ -101,13 +102,13 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
         score: scores a batch.
         info: of the model that `score` asks.
         golden: what it gave before; None if nothing is kept.
-        max_batch: pictures in a full batch.
+        max_batch: images in a full batch.
 
     Returns:
         What was found, in lines for a log.
 
     Raises:
-        ScoringError: a golden picture cannot be scored.
+        ScoringError: a golden image cannot be scored.
         GoldenMismatch: scores or descriptions are not what they should be.
     """
     alone = _alone(score)
@@ -124,11 +125,11 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
             furthest = max(furthest, abs(scored.score - known))
             if abs(scored.score - known) > TOLERANCE:
                 raise GoldenMismatch(
-                    f"{aspect} of the golden picture {name!r} is {scored.score:.4f} in a batch of {max_batch} and "
+                    f"{aspect} of the golden image {name!r} is {scored.score:.4f} in a batch of {max_batch} and "
                     f"{known:.4f} alone, more than {TOLERANCE} apart: this device does not compute as it should; try "
                     "another device, driver or version of torch, or smaller batches"
                 )
-    found = [f"golden pictures score alone as in a batch of {max_batch}, {furthest:.4f} apart at most"]
+    found = [f"golden images score alone as in a batch of {max_batch}, {furthest:.4f} apart at most"]
     if golden is None:
         return [*found, f"no golden values are kept for {info.profile}, so nothing else was checked"]
     return [*found, *_against(golden, info, score, alone)]
@@ -147,7 +148,7 @@ def _against(
         for name, values in golden.pictures.items()
     }
     if kept.keys() != alone.keys() or any(kept[name].keys() != alone[name].keys() for name in kept):
-        raise GoldenMismatch(f"the golden values of {info.profile} are of other pictures or aspects; {renew}")
+        raise GoldenMismatch(f"the golden values of {info.profile} are of other images or aspects; {renew}")
     furthest = 0.0
     for name in kept:
         [scores] = _scores(score, [name], kept)
@@ -156,7 +157,7 @@ def _against(
             furthest = max(furthest, abs(scored.score - expected))
             if abs(scored.score - expected) > TOLERANCE:
                 raise GoldenMismatch(
-                    f"{aspect} of the golden picture {name!r} is {scored.score:.4f}, not {expected:.4f} as it was, "
+                    f"{aspect} of the golden image {name!r} is {scored.score:.4f}, not {expected:.4f} as it was, "
                     f"more than {TOLERANCE} apart: {info.profile} or what it runs on is not what it was; {renew}, and "
                     "if it was not, try another device, driver or version of torch"
                 )
@@ -165,7 +166,7 @@ def _against(
     same = sum(mine[:_BEGINNING] == theirs[:_BEGINNING] for mine, theirs in pairs)
     if same == 0:
         raise GoldenMismatch(
-            f"not one of {len(pairs)} descriptions of golden pictures begins as it did, so {info.profile} does not "
+            f"not one of {len(pairs)} descriptions of golden images begins as it did, so {info.profile} does not "
             f"write what it wrote; {renew}, and if it was not, try another device, driver or version of torch"
         )
     yield f"{same} of {len(pairs)} descriptions begin as they did"
@@ -177,17 +178,17 @@ def _differing(golden: Golden, info: ModelInfo) -> str:
 
 
 def _alone(score: Score) -> dict[str, Mapping[Aspect, AspectScore]]:
-    return {name: _scores(score, [name], {})[0] for name in _PICTURES}
+    return {name: _scores(score, [name], {})[0] for name in _IMAGES}
 
 
 def _scores(
     score: Score, names: Sequence[str], descriptions: Mapping[str, Mapping[Aspect, str]]
 ) -> list[Mapping[Aspect, AspectScore]]:
-    """Scores of golden pictures together, their descriptions given or not."""
+    """Scores of golden images together, their descriptions given or not."""
     known = jobs()
     outcomes = score([replace(known[name], descriptions=descriptions.get(name, {})) for name in names])
     for name, outcome in zip(names, outcomes, strict=True):
         failure = outcome if isinstance(outcome, Failure) else next(iter(outcome.failures.values()), None)
         if failure is not None:
-            raise ScoringError(f"the model cannot score the golden picture {name!r}: {failure.code}: {failure.message}")
+            raise ScoringError(f"the model cannot score the golden image {name!r}: {failure.code}: {failure.message}")
     return [outcome.aspects for outcome in outcomes if isinstance(outcome, Scores)]

@@ -1,6 +1,6 @@
-"""Bytes to a safe RGB picture, as a viewer shows it.
+"""Bytes to a safe RGB image, as a viewer shows it.
 
-`containers` finds the still picture in a file, Pillow decodes it, `colour` brings it to sRGB. Sizes are checked from
+`containers` finds the still image in a file, Pillow decodes it, `colour` brings it to sRGB. Sizes are checked from
 the header, before any pixel is decoded.
 """
 
@@ -18,19 +18,19 @@ from m3agiqa.containers import FORMATS, Still, png
 from m3agiqa.contract import MAX_PIXELS, ImageInfo
 from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
 
-__all__ = ["FORMATS", "MAX_SIDE_RATIO", "Picture", "decode", "open_picture", "read_header"]
+__all__ = ["FORMATS", "MAX_SIDE_RATIO", "Image", "decode", "open_image", "open_picture", "read_header"]
 
 #: Long side over short side. Beyond it a slice holds too few pixels across to say anything.
 MAX_SIDE_RATIO = 100
 #: Pixels times scans of a progressive JPEG. Encoders write about 10 scans; an empty one still costs 0.1 ns a pixel.
 MAX_SCANNED_PIXELS = 7_000_000_000
 
-#: Bytes that decoding takes for each pixel at the most, the finished picture (4 bytes) and its copy in RGB with it.
+#: Bytes that decoding takes for each pixel at the most, the finished image (4 bytes) and its copy in RGB with it.
 _BYTES_A_PIXEL = {"JPEG": 16, "PNG": 12, "WEBP": 20, "GIF": 12, "AVIF": 24}
 #: Rows that are laid on white at a time, so that no copy of the whole is needed.
 _STRIP = 256
 
-#: EXIF orientation to what brings the picture upright; 1 is upright.
+#: EXIF orientation to what brings the image upright; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,8 +43,8 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture: `rgb` is 8-bit RGB, upright, opaque."""
+class DecodedImage:
+    """A decoded image: `rgb` is 8-bit RGB, upright, opaque."""
 
     rgb: Image.Image
     info: ImageInfo
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A picture whose header was read, and which is small enough to be decoded."""
+    """An image whose header was read, and which is small enough to be decoded."""
 
     still: Still
     #: SHA-256 of the file as it came.
@@ -71,12 +71,12 @@ class Undecoded:
         return self.pixels * _BYTES_A_PIXEL[self.still.format]
 
 
-def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode `data` to 8-bit RGB as a viewer shows it: sRGB, EXIF orientation applied, alpha laid on white, 16-bit
     scaled by 1/257, first frame of an animation.
 
     Raises:
-        ImageUnreadable: no picture, a format that is not accepted, or truncated.
+        ImageUnreadable: no image, a format that is not accepted, or truncated.
         ImageTooLarge: more than `max_pixels` pixels, or one side over MAX_SIDE_RATIO times the other.
         ImageTooCostly: parts or scans without number.
     """
@@ -84,10 +84,10 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Undecoded:
-    """Find the picture in a file and check its size; no pixel is decoded.
+    """Find the image in a file and check its size; no pixel is decoded.
 
     Raises:
-        ImageUnreadable, ImageTooLarge, ImageTooCostly: as `open_picture`.
+        ImageUnreadable, ImageTooLarge, ImageTooCostly: as `open_image`.
     """
     still = containers.first_still(data)
     if still.size is None:
@@ -102,12 +102,16 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Undecoded:
     return Undecoded(still, hashlib.sha256(data).hexdigest(), width, height)
 
 
-def decode(undecoded: Undecoded) -> Picture:
+#: The name of `open_image` in scripts that were written for 0.1.
+open_picture = open_image
+
+
+def decode(undecoded: Undecoded) -> DecodedImage:
     """Decode what `read_header` found.
 
     Raises:
         ImageUnreadable: broken or truncated.
-        MemoryError: there is no room for it now; nothing is said about the picture.
+        MemoryError: there is no room for it now; nothing is said about the image.
     """
     still = undecoded.still
     try:
@@ -122,7 +126,7 @@ def decode(undecoded: Undecoded) -> Picture:
     except Exception as error:
         # Decoders raise OSError, SyntaxError, struct.error, ValueError and others on broken data.
         raise ImageUnreadable(f"broken or truncated {still.format} ({type(error).__name__})") from error
-    return Picture(
+    return DecodedImage(
         rgb=rgb,
         info=ImageInfo(
             sha256=undecoded.sha256, width=rgb.width, height=rgb.height, format=still.format, frames=still.frames
@@ -151,7 +155,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.Image:
-    """The canvas in RGB: the picture in its colours, transparent parts and what it leaves free white."""
+    """The canvas in RGB: the image in its colours, transparent parts and what it leaves free white."""
     colour = still.colour
     if icc := image.info.get("icc_profile"):  # AVIF's, which its walk leaves in the file
         colour = Colour(icc=icc)
@@ -229,9 +233,9 @@ def _orientation(still: Still, image: Image.Image) -> int:
     return int(image.getexif().get(ExifTags.Base.Orientation) or 1)
 
 
-def noise_picture(width: int, height: int, seed: int) -> Picture:
-    """A picture of coloured blotches, the same from the same seed: to measure and check with."""
+def noise_image(width: int, height: int, seed: int) -> DecodedImage:
+    """An image of coloured blotches, the same from the same seed: to measure and check with."""
     coarse = Image.frombytes("RGB", (32, 32), hashlib.shake_256(str(seed).encode()).digest(32 * 32 * 3))
     out = io.BytesIO()
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")
-    return open_picture(out.getvalue())
+    return open_image(out.getvalue())

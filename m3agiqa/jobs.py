@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from m3agiqa.contract import Aspect, AspectScore, Failure
-from m3agiqa.cutting import CutPicture
-from m3agiqa.images import Picture
+from m3agiqa.cutting import SlicedImage
+from m3agiqa.images import DecodedImage
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to score; `aspects` None asks for all the scorer has."""
+    """One image to score; `aspects` None asks for all the scorer has."""
 
-    picture: Picture | CutPicture
+    image: DecodedImage | SlicedImage
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
     #: What stands in the scoring conversation of an aspect, in place of what the model would write.
     descriptions: Mapping[Aspect, str] = field(default_factory=dict)
-    #: What a scorer's `prepare` made of the picture ahead of time, for that scorer alone.
+    #: What a scorer's `prepare` made of the image ahead of time, for that scorer alone.
     prepared: object = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What became of one picture: every aspect asked for is in exactly one of the two."""
+    """What became of one image: every aspect asked for is in exactly one of the two."""
 
     aspects: Mapping[Aspect, AspectScore]
     failures: Mapping[Aspect, Failure] = field(default_factory=dict)
-    #: Milliseconds of the batch this picture was in, by stage.
+    #: Milliseconds of the batch this image was in, by stage.
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    #: Pictures in that batch, where one was gathered.
+    #: Images in that batch, where one was gathered.
     batch: int | None = None

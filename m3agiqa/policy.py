@@ -17,7 +17,7 @@ from m3agiqa.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-#: A failure of ours never rejects a picture, so "reject" cannot be configured here.
+#: A failure of ours never rejects an image, so "reject" cannot be configured here.
 WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
 
 #: Hexadecimal digits of a policy's digest.
@@ -51,7 +51,7 @@ class Policy(BaseModel):
     aspects: dict[Aspect, Thresholds] = Field(min_length=1)
     #: Decision where an aspect was asked for and this policy judges it, but it has no score.
     on_missing: WithoutScore = Decision.REVIEW
-    #: Decision where the picture as a whole could not be scored.
+    #: Decision where the image as a whole could not be scored.
     on_failure: WithoutScore = Decision.REVIEW
 
     @classmethod

@@ -49,7 +49,7 @@ class Describe(_Section):
     num_beams: int = Field(default=3, ge=1, le=16)
     repetition_penalty: float = Field(default=1.2, gt=0)
     max_new_tokens: int = Field(default=1024, ge=1, le=4096)
-    #: Slices a picture is cut into at most, the overview not counted.
+    #: Slices an image is cut into at most, the overview not counted.
     max_slices: int = Field(default=9, ge=1, le=9)
 
 

@@ -1,4 +1,4 @@
-"""The one door to the model: pictures with their prompts in, scores or typed failures out, in order.
+"""The one door to the model: images with their prompts in, scores or typed failures out, in order.
 
 Importing this module does not import torch; `Scorer.load` does.
 """
@@ -36,15 +36,15 @@ class Scoring(Protocol):
 
     @property
     def cutter(self) -> Cutter | None:
-        """Cuts pictures for it, in any process; None if it looks at none."""
+        """Cuts images for it, in any process; None if it looks at none."""
         ...
 
     def prepare(self, job: Job) -> Job:
-        """Do ahead of time, in any thread, what needs no model. Never raises for a bad picture; `score` tells."""
+        """Do ahead of time, in any thread, what needs no model. Never raises for a bad image; `score` tells."""
         ...
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
-        """Score a batch; the result has the length and order of `jobs`. Never raises for one bad picture."""
+        """Score a batch; the result has the length and order of `jobs`. Never raises for one bad image."""
         ...
 
 
@@ -71,7 +71,7 @@ class Scorer:
         Args:
             profile: a profile, or its name or path.
             device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
-            max_batch: pictures that run through the model together at most.
+            max_batch: images that run through the model together at most.
             progress: called as weights are loaded.
 
         Raises:
@@ -101,20 +101,20 @@ class Scorer:
         return self._pipeline.cutter
 
     def prepare(self, job: Job) -> Job:
-        """Cut the picture, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
+        """Cut the image, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
         return self._pipeline.prepare(job)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
-        """Score pictures; the result has the length and order of `jobs`, and one bad picture fails alone.
+        """Score images; the result has the length and order of `jobs`, and one bad image fails alone.
 
         Raises:
-            DeviceLost: no picture will be scored any more.
+            DeviceLost: no image will be scored any more.
         """
         batches = (jobs[start : start + self.max_batch] for start in range(0, len(jobs), self.max_batch))
         return [outcome for batch in batches for outcome in self._score_isolated(batch)]
 
     def _score_isolated(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
-        """Score a batch; if it fails as a whole, halve it until the failing picture stands alone.
+        """Score a batch; if it fails as a whole, halve it until the failing image stands alone.
 
         A batch that ran out of memory comes through in the same way.
         """
@@ -131,7 +131,7 @@ class Scorer:
 
 
 class FakeScorer:
-    """Stands in for a model: scores drawn from a hash of picture and prompt, so the same pair always gets the same.
+    """Stands in for a model: scores drawn from a hash of image and prompt, so the same pair always gets the same.
 
     Lets a generator team test its integration, and a load test its queue, without a GPU.
     """
@@ -160,12 +160,12 @@ class FakeScorer:
 
     def _score_one(self, job: Job) -> Scores:
         def aspect_score(aspect: Aspect) -> AspectScore:
-            digest = hashlib.sha256(f"{job.picture.info.sha256}\n{job.prompt}\n{aspect}".encode()).digest()
+            digest = hashlib.sha256(f"{job.image.info.sha256}\n{job.prompt}\n{aspect}".encode()).digest()
             score = 5 * int.from_bytes(digest[:4]) / 2**32
             return AspectScore(
                 score=score,
                 rating=Rating.of(score),
-                description=f"No model looked at this picture; {aspect} is a number drawn from its hash.",
+                description=f"No model looked at this image; {aspect} is a number drawn from its hash.",
                 slices=0,
                 cut_tokens=0,
             )

@@ -28,7 +28,7 @@ class Request(Protocol):
 
 @dataclass(frozen=True)
 class LocalRequest:
-    """A request that came by no queue, for a picture on this disk."""
+    """A request that came by no queue, for an image on this disk."""
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -48,7 +48,7 @@ def assemble(
 ) -> Verdict:
     """Decide by `policy` and write down everything the caller gets.
 
-    `outcome` is a Failure when the picture as a whole could not be scored (it was not fetched, say), `model` None when
+    `outcome` is a Failure when the image as a whole could not be scored (it was not fetched, say), `model` None when
     it failed before a model was loaded. `timings_ms` are the caller's own stages, in front of the scorer's.
     """
     error: Failure | None

@@ -1,4 +1,4 @@
-"""Submit pictures to the queue and wait for their verdicts. Needs redis and pydantic, neither Celery nor torch."""
+"""Submit images to the queue and wait for their verdicts. Needs redis and pydantic, neither Celery nor torch."""
 
 from m3agiqa.client import Client
 from m3agiqa.contract import ScoreRequest, Verdict

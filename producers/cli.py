@@ -1,4 +1,4 @@
-"""`m3agiqa-submit`: submit pictures to the queue, and read what came of them."""
+"""`m3agiqa-submit`: submit images to the queue, and read what came of them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    whole = argparse.ArgumentParser(prog="m3agiqa-submit", description="Submit pictures to be scored.")
+    whole = argparse.ArgumentParser(prog="m3agiqa-submit", description="Submit images to be scored.")
     console.add_version(whole)
     whole.add_argument(
         "--redis-url",
@@ -73,9 +73,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("one", help="submit one picture; prints its request id")
+    one = commands.add_parser("one", help="submit one image; prints its request id")
     one.add_argument("image_url", metavar="URL")
-    one.add_argument("--prompt", required=True, type=console.text, help="what the picture was generated from")
+    one.add_argument("--prompt", required=True, type=console.text, help="what the image was generated from")
     one.add_argument("--callback-url", help="receives the signed verdict by POST")
     one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
     one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")

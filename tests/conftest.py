@@ -42,7 +42,7 @@ def client(redis_url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """Serves pictures and receives callbacks, on loopback."""
+    """Serves images and receives callbacks, on loopback."""
     with serving() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""What tests of the queue share: waiting for events, a picture server, worker processes."""
+"""What tests of the queue share: waiting for events, an image server, worker processes."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def png(shade: int = 0, side: int = 16) -> bytes:
 
 @dataclass
 class Web:
-    """An HTTP server on loopback. It answers with what `answers` holds for the path, by default 200 and a picture."""
+    """An HTTP server on loopback. It answers with what `answers` holds for the path, by default 200 and an image."""
 
     server: ThreadingHTTPServer
     #: Path to the statuses it answers with, one after the other; the last one stays.
     answers: dict[str, list[int]] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
-    #: Pictures are served only while it is set.
+    #: Images are served only while it is set.
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:

@@ -40,8 +40,8 @@ TORCH = {
     "xlstm",
     "triton",
 }
-#: Of pictures, policies and prompts.
-PICTURES = {"PIL", "numpy", "yaml", "regex"}
+#: Of images, policies and prompts.
+IMAGES = {"PIL", "numpy", "yaml", "regex"}
 WORKER = {"celery", "kombu", "boto3", "botocore", "requests", "requests_hardened", "sentry_sdk", "flower"}
 OURS = ("m3agiqa", "producers", "worker")
 #: What alone may know the queue.
@@ -91,7 +91,7 @@ def test_the_blocker_blocks() -> None:
 
 
 def test_producers_need_redis_and_pydantic_alone() -> None:
-    blocked = {*WORKER, *PICTURES, *TORCH, "pydantic_settings", "worker"}
+    blocked = {*WORKER, *IMAGES, *TORCH, "pydantic_settings", "worker"}
     assert failure(blocked, import_all(modules("producers"))) == ""
 
 
@@ -136,9 +136,9 @@ def test_parts_of_the_library_do_without_torch(module: str) -> None:
     assert failure(TORCH - {"huggingface_hub"}, f"import m3agiqa.{module}") == ""
 
 
-def test_the_queue_does_without_pictures_and_torch() -> None:
+def test_the_queue_does_without_images_and_torch() -> None:
     names = [*filter(of_queue, modules("m3agiqa")), "m3agiqa.client"]
-    assert failure({*TORCH, *PICTURES, *WORKER}, import_all(names)) == ""
+    assert failure({*TORCH, *IMAGES, *WORKER}, import_all(names)) == ""
 
 
 def test_the_worker_imports_without_torch_and_reads_nothing() -> None:
@@ -157,14 +157,14 @@ def test_importing_starts_nothing() -> None:
     assert failure(TORCH, program) == ""
 
 
-def test_what_delivers_imports_nothing_of_pictures_policies_and_models() -> None:
+def test_what_delivers_imports_nothing_of_images_policies_and_models() -> None:
     names = of_delivery()
     assert {"worker.app", "worker.delivery.handler", "worker.delivery.sender", "worker.runtime"} <= {*names}
     program = import_all(names) + "import sys\nassert not {'m3agiqa.policy', 'm3agiqa.images'} & sys.modules.keys()\n"
-    assert failure({*TORCH, *PICTURES}, program) == ""
+    assert failure({*TORCH, *IMAGES}, program) == ""
 
 
-def test_the_extra_for_delivering_brings_what_is_imported_and_nothing_of_pictures() -> None:
+def test_the_extra_for_delivering_brings_what_is_imported_and_nothing_of_images() -> None:
     # given the packages that the modules name, wherever in them
     known = import_graph.modules(ROOT, OURS)
     reached = import_graph.reached(import_graph.graph(known), of_delivery())
@@ -180,7 +180,7 @@ def test_the_extra_for_delivering_brings_what_is_imported_and_nothing_of_picture
     assert not installed & {"pillow", "numpy", "pyyaml", "regex", "torch"}
 
 
-def test_a_deliver_worker_delivers_without_what_opens_and_scores_pictures(
+def test_a_deliver_worker_delivers_without_what_opens_and_scores_images(
     redis_url: str, client: Client, web: Web, worker_process: Callable[..., Worker], tmp_path: Path
 ) -> None:
     # given a worker of `deliver` that can import none of it
@@ -189,7 +189,7 @@ def test_a_deliver_worker_delivers_without_what_opens_and_scores_pictures(
         tmp_path / "bare",
         "deliver",
         concurrency=2,
-        prelude=BLOCKER.format(blocked={*TORCH, *PICTURES}),
+        prelude=BLOCKER.format(blocked={*TORCH, *IMAGES}),
         redis_url=redis_url,
         deliver_allow_hosts=web.place,
         webhook_secrets="whsec_" + "c2VjcmV0" * 5,

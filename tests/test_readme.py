@@ -178,7 +178,7 @@ def test_the_verdict_is_one() -> None:
 def measurements() -> str:
     """`m3agiqa/bench/bench.csv` as docs/models.md shows it."""
     lines = [
-        "| what | side | beams | pictures in a batch | of at most | seconds | pictures a second | device memory |",
+        "| what | side | beams | images in a batch | of at most | seconds | images a second | device memory |",
         "|---" * 8 + "|",
     ]
     with (ROOT / "m3agiqa" / "bench" / "bench.csv").open(encoding="utf-8", newline="") as file:

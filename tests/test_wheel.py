@@ -52,8 +52,8 @@ def run(installed: Path, *arguments: object) -> str:
 
 @pytest.mark.slow
 def test_the_installed_command_scores_with_the_bundled_checkpoint(installed: Path) -> None:
-    picture = installed / "worker" / "demo" / "pictures" / "boat.png"
-    verdict = json.loads(run(installed, "-m", "m3agiqa", "score", picture, "--prompt", "a boat", "--json"))
+    image = installed / "worker" / "demo" / "pictures" / "boat.png"
+    verdict = json.loads(run(installed, "-m", "m3agiqa", "score", image, "--prompt", "a boat", "--json"))
     assert verdict["status"] == "scored"
     assert set(verdict["aspects"]) == {"quality", "correspondence", "authenticity"}
     assert verdict["policy"] == Policy.load("default").ref.model_dump()
@@ -68,7 +68,7 @@ def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -
     assert all(Path(file).is_relative_to(installed) for file in files)
 
 
-def test_profiles_policies_scripts_and_the_demos_pictures_are_installed(installed: Path) -> None:
+def test_profiles_policies_scripts_and_the_demos_images_are_installed(installed: Path) -> None:
     same = ("worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua")
     for folder, place in [("cfg", "m3agiqa/cfg"), *zip(same, same, strict=True)]:
         files = {file.relative_to(ROOT / folder) for file in (ROOT / folder).rglob("*") if file.is_file()}

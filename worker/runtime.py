@@ -35,7 +35,7 @@ START_TIMEOUT_S = 900.0
 #: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
 #: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
 _SWITCH_INTERVAL_S = 0.0005
-#: One of so many threads may wait for a picture that takes long to decode; the others are for everybody else.
+#: One of so many threads may wait for an image that takes long to decode; the others are for everybody else.
 SLOW_SHARE = 4
 #: A worker that stops waits so many times M3AGIQA_REDIS_SILENCE_S for a Redis that does not answer.
 SILENCES = 3

@@ -56,18 +56,18 @@ class Settings(BaseSettings):
         default=None,
         description="Folder with `policies/` and `models/` of yours, looked into before those that ship.",
     )
-    max_batch: int = Field(default=8, ge=1, description="Pictures scored together at most.")
+    max_batch: int = Field(default=8, ge=1, description="Images scored together at most.")
     max_wait_ms: float = Field(
         default=50,
         ge=0,
-        description="Milliseconds the first picture waits for others to fill its batch; up to a second more for those "
+        description="Milliseconds the first image waits for others to fill its batch; up to a second more for those "
         "being opened.",
     )
     score_timeout_s: float = Field(
-        default=120, gt=0, description="Seconds until a fetched picture must have its score, all waits included."
+        default=120, gt=0, description="Seconds until a fetched image must have its score, all waits included."
     )
     score_retry_delays_s: Delays = Field(
-        default=(5, 30), description="Seconds until a retryable failure (a picture server's 503, say) is tried again."
+        default=(5, 30), description="Seconds until a retryable failure (an image server's 503, say) is tried again."
     )
     lease_s: float = Field(
         default=30,
@@ -85,44 +85,44 @@ class Settings(BaseSettings):
         default=5, ge=1, description="Runs in a row of a task whose worker died, after which it is a dead letter."
     )
     score_cache_ttl_s: int = Field(
-        default=86_400, ge=0, description="Seconds that scores are remembered for the same picture and prompt; 0, none."
+        default=86_400, ge=0, description="Seconds that scores are remembered for the same image and prompt; 0, none."
     )
 
-    fetch_timeout_s: float = Field(default=20, gt=0, description="Seconds to fetch a picture, in all.")
+    fetch_timeout_s: float = Field(default=20, gt=0, description="Seconds to fetch an image, in all.")
     fetch_first_byte_s: float = Field(
         default=5,
         gt=0,
         description="Seconds of these until its server must have begun to answer, status and headers complete.",
     )
-    fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of a picture as fetched, at most.")
+    fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of an image as fetched, at most.")
     fetch_ports: Annotated[tuple[int, ...], NoDecode] = Field(
-        default=(80, 443), description="Ports a picture may be fetched from."
+        default=(80, 443), description="Ports an image may be fetched from."
     )
     fetch_allow_hosts: Names = Field(
         default=(), description="host:port pairs trusted although their address is private or their port unusual."
     )
     fetch_retry_missing: bool = Field(
         default=False,
-        description="Try a picture that is not there (404, NoSuchKey) again like one whose server is down: for stores "
+        description="Try an image that is not there (404, NoSuchKey) again like one whose server is down: for stores "
         "that show a new object a moment late.",
     )
-    fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// pictures may be read from.")
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of a picture, at most.")
+    fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// images may be read from.")
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of an image, at most.")
     decoders: int | None = Field(
         default=None,
         ge=1,
-        description="Processes that decode pictures; half as many come on top for those that take long. "
+        description="Processes that decode images; half as many come on top for those that take long. "
         "Unset, half as many as processors, from 2 to 8.",
     )
     decode_timeout_s: float = Field(
         default=5,
         gt=0,
-        description="Seconds of processor time that decoding a picture may take; beyond, it is image_too_costly.",
+        description="Seconds of processor time that decoding an image may take; beyond, it is image_too_costly.",
     )
     picture_budget_mib: int = Field(
         default=1024,
         ge=64,
-        description="Mebibytes for all pictures that are fetched, decoded or wait for their scores; others wait.",
+        description="Mebibytes for all images that are fetched, decoded or wait for their scores; others wait.",
     )
 
     webhook_secrets: Secrets = Field(
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         default=0.25,
         gt=0,
         le=1,
-        description="Part of a worker's threads that may wait longer than a second for picture servers or receivers; "
+        description="Part of a worker's threads that may wait longer than a second for image servers or receivers; "
         "one slow server gets half of it. More if your own are slow.",
     )
     user_agent: str | None = Field(

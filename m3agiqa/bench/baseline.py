@@ -1,5 +1,5 @@
 """The original's algorithm written plainly, to measure against: transformers' `generate`, adapters by peft, logits of
-every position, one picture and aspect at a time, everything loaded beforehand.
+every position, one image and aspect at a time, everything loaded beforehand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network
-from m3agiqa.images import Picture
+from m3agiqa.images import DecodedImage
 from m3agiqa.model.language import EMBEDDING
 from m3agiqa.model.plain import plain_llama
 from m3agiqa.model.random_weights import Shape, adapter_config
@@ -49,18 +49,18 @@ class Baseline(nn.Module):
         self.requires_grad_(False)
 
     @torch.inference_mode()
-    def score(self, picture: Picture, prompt: str, aspect: Aspect) -> tuple[float, dict[str, float]]:
-        """One picture and aspect; gives the raw score and milliseconds by stage."""
+    def score(self, image: DecodedImage, prompt: str, aspect: Aspect) -> tuple[float, dict[str, float]]:
+        """One image and aspect; gives the raw score and milliseconds by stage."""
         network, part = self.network, self.profile.aspects[aspect]
         clock = Clock(network.language.device)
-        grid = network.slicing.grid(*picture.rgb.size, self.profile.describe.max_slices)
-        slices = network.slicing.cut(picture.rgb, grid)
+        grid = network.slicing.grid(*image.rgb.size, self.profile.describe.max_slices)
+        slices = network.slicing.cut(image.rgb, grid)
         clock.mark("pixels")
-        image = network.towers[aspect]([slices])[0]
+        features = network.towers[aspect]([slices])[0]
         clock.mark("vision")
         analysis = part.analysis.replace("{prompt}", prompt)
         conversation = network.tokenizer.generation_prompt(grid, analysis)
-        embeds = self._embed(conversation.ids, conversation.image_bounds, image)
+        embeds = self._embed(conversation.ids, conversation.image_bounds, features)
         describe = self.profile.describe
         generated = cast("Any", self.llm).generate(
             inputs_embeds=embeds,
@@ -76,11 +76,11 @@ class Baseline(nn.Module):
         )
         description = network.tokenizer.decode(generated[0].tolist())
         clock.mark("generate")
-        # The original encodes the picture again for its scoring pass.
-        image = network.towers[aspect]([slices])[0]
+        # The original encodes the image again for its scoring pass.
+        features = network.towers[aspect]([slices])[0]
         clock.mark("vision")
         conversation = network.tokenizer.scoring_conversation(grid, analysis, description, part.question)
-        embeds = self._embed(conversation.ids[: part.context], conversation.image_bounds, image)
+        embeds = self._embed(conversation.ids[: part.context], conversation.image_bounds, features)
         logits = self.llm(inputs_embeds=embeds, use_cache=False).logits
         clock.mark("score")
         states = self.W(logits).float()
@@ -92,10 +92,10 @@ class Baseline(nn.Module):
         clock.mark("head")
         return score, clock.times_ms()
 
-    def _embed(self, ids: list[int], bounds: list[tuple[int, int]], image: torch.Tensor) -> torch.Tensor:
+    def _embed(self, ids: list[int], bounds: list[tuple[int, int]], features: torch.Tensor) -> torch.Tensor:
         llama = self.network.language
         tokens = torch.tensor(ids, device=llama.device)
         embedded = llama.embed(tokens, Groups.of([(0, len(ids))], len(llama.tables)))
-        for (start, end), part in zip(bounds, image, strict=True):
+        for (start, end), part in zip(bounds, features, strict=True):
             embedded[start:end] = part
         return embedded[None]

@@ -1,7 +1,7 @@
 """Measures what half precision and batches do to scores: against the same random weights in float32, and alone.
 
 Descriptions are given where scores are compared, as another description is another input; how far descriptions
-themselves agree is measured apart. Heads are rescaled until pictures score so differently that a difference counts.
+themselves agree is measured apart. Heads are rescaled until images score so differently that a difference counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from m3agiqa.contract import Aspect, AspectScore
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ScoringError
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.profile import Describe, ModelProfile
@@ -27,18 +27,18 @@ from m3agiqa.profile import Describe, ModelProfile
 SPREAD = 0.6
 #: The middle of the scale, which scores are moved to: what is clamped hides differences.
 _MIDDLE = 2.5
-#: Pictures at once in float32, which takes twice the memory.
+#: Images at once in float32, which takes twice the memory.
 _FLOAT32_BATCH = 8
 _SIZES = ((512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024), (768, 512), (640, 640))
 
-#: Scores of one picture, by aspect.
+#: Scores of one image, by aspect.
 _Outcome = Mapping[Aspect, AspectScore]
 
 
 @dataclass(frozen=True)
 class Settings:
     dtype: torch.dtype = torch.float16
-    pictures: int = 32
+    images: int = 32
     tokens: int = 100
     beams: int = 3
 
@@ -48,14 +48,14 @@ class Precision:
     """What was found; scores are points of the scale from 0 to 5."""
 
     dtype: str
-    pictures: int
+    images: int
     tokens: int
     beams: int
     #: Points between the lowest and the highest float32 score of an aspect, the narrowest of the three.
     spread: float
     #: Largest difference of a score from float32's for the same description.
     from_float32: float
-    #: Largest difference between a picture alone and in a batch of all, for the same description.
+    #: Largest difference between an image alone and in a batch of all, for the same description.
     alone_from_batch: float
     #: Share of a description's tokens that float32's own has at the same places, on the average.
     tokens_matching: float
@@ -69,21 +69,21 @@ def run(
     """Measure, one network after the other, so that both fit a GPU that would not hold them together.
 
     Raises:
-        ScoringError: a picture cannot be scored, or all pictures score the same.
+        ScoringError: an image cannot be scored, or all images score the same.
     """
     jobs = [
-        Job(noise_picture(*_SIZES[seed % len(_SIZES)], seed), "a red fox in the snow " * (seed % 5))
-        for seed in range(settings.pictures)
+        Job(noise_image(*_SIZES[seed % len(_SIZES)], seed), "a red fox in the snow " * (seed % 5))
+        for seed in range(settings.images)
     ]
     name = str(settings.dtype).removeprefix("torch.")
     progress(f"{name} weights")
     network = _network(settings.dtype, settings, device, shape)
-    pipeline = _pipeline(network, settings, device, settings.pictures)
-    progress(f"{settings.pictures} pictures in {name}")
-    written = _score(pipeline, jobs, settings.pictures)
+    pipeline = _pipeline(network, settings, device, settings.images)
+    progress(f"{settings.images} images in {name}")
+    written = _score(pipeline, jobs, settings.images)
     given = [_with_descriptions(job, outcome) for job, outcome in zip(jobs, written, strict=True)]
-    scales = _rescale(network, _score(pipeline, given, settings.pictures))
-    together = _score(pipeline, given, settings.pictures)
+    scales = _rescale(network, _score(pipeline, given, settings.images))
+    together = _score(pipeline, given, settings.images)
     progress("each alone")
     alone = _score(pipeline, given, 1)
     del network, pipeline
@@ -91,8 +91,8 @@ def run(
     progress("float32 weights")
     network = _network(torch.float32, settings, device, shape)
     _apply(network, scales)
-    pipeline = _pipeline(network, settings, device, min(_FLOAT32_BATCH, settings.pictures))
-    progress(f"{settings.pictures} pictures in float32")
+    pipeline = _pipeline(network, settings, device, min(_FLOAT32_BATCH, settings.images))
+    progress(f"{settings.images} images in float32")
     exact = _score(pipeline, given, _FLOAT32_BATCH)
     own = _score(pipeline, jobs, _FLOAT32_BATCH)
     del network, pipeline
@@ -100,7 +100,7 @@ def run(
     matches = [_matching(mine.description.split(), theirs.description.split()) for mine, theirs in _pairs(written, own)]
     return Precision(
         dtype=name,
-        pictures=settings.pictures,
+        images=settings.images,
         tokens=settings.tokens,
         beams=settings.beams,
         spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in Aspect),
@@ -136,7 +136,7 @@ def _score(pipeline: Pipeline, jobs: Sequence[Job], batch: int) -> list[_Outcome
 
 def _whole(outcome: Scores) -> _Outcome:
     if outcome.failures:
-        raise ScoringError(f"a picture failed: {next(iter(outcome.failures.values())).message}")
+        raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
     return outcome.aspects
 
 
@@ -150,7 +150,7 @@ def _rescale(network: Network, outcomes: Sequence[_Outcome]) -> dict[Aspect, tup
     for aspect in network.heads:
         scores = [outcome[aspect].score for outcome in outcomes]
         if _spread(scores) == 0:
-            raise ScoringError(f"{aspect}: all pictures score the same, so no scale makes a difference count")
+            raise ScoringError(f"{aspect}: all images score the same, so no scale makes a difference count")
         scales[aspect] = (max(1.0, SPREAD / _spread(scores)), (max(scores) + min(scores)) / 2)
     _apply(network, scales)
     return scales

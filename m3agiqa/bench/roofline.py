@@ -17,7 +17,7 @@ from m3agiqa.model.slicing import Slicing
 FLOPS = 555e12
 #: FLOP/s of heads' products: some are TF32 at half the rate of float16, which is taken for all.
 HEAD_FLOPS = FLOPS / 2
-#: Measured: milliseconds of one captured decode step, by rows (pictures times aspects times beams).
+#: Measured: milliseconds of one captured decode step, by rows (images times aspects times beams).
 STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))
 
 

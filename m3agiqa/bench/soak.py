@@ -15,7 +15,7 @@ import torch
 
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ScoringError
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
 
 
@@ -23,7 +23,7 @@ from m3agiqa.jobs import Job
 class After:
     """What there was after a batch."""
 
-    pictures: int
+    images: int
     #: Tensors that live, and their bytes on any device.
     tensors: int
     tensor_bytes: int
@@ -44,15 +44,15 @@ class Soak:
         """Growth of a field of `After`, from the first to the last batch of the same size, the largest of all sizes."""
         values: dict[int, list[int]] = {}
         for after in self.batches:
-            values.setdefault(after.pictures, []).append(getattr(after, what))
+            values.setdefault(after.images, []).append(getattr(after, what))
         return max(each[-1] - each[0] for each in values.values())
 
 
 def soak(pipeline: Pipeline, batches: int, images: Sequence[int], size: int) -> Soak:
-    """Score batches of `images` pictures in turn, each of pictures of its own, about `size` pixels on a side.
+    """Score batches of `images` images in turn, each of images of its own, about `size` pixels on a side.
 
     Raises:
-        ScoringError: a picture cannot be scored.
+        ScoringError: an image cannot be scored.
     """
     for number, count in enumerate(images):
         _score(pipeline, count, size, -1 - number)
@@ -63,18 +63,18 @@ def soak(pipeline: Pipeline, batches: int, images: Sequence[int], size: int) -> 
 
 def _score(pipeline: Pipeline, count: int, size: int, number: int) -> After:
     jobs = [
-        pipeline.prepare(Job(noise_picture(size, size + 14 * (seed % 3), 1000 * number + seed), f"number {number}"))
+        pipeline.prepare(Job(noise_image(size, size + 14 * (seed % 3), 1000 * number + seed), f"number {number}"))
         for seed in range(count)
     ]
     for outcome in pipeline.run(jobs):
         if outcome.failures:
-            raise ScoringError(f"a picture failed: {next(iter(outcome.failures.values())).message}")
+            raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
     del jobs, outcome
     gc.collect()
     # Not isinstance: some objects answer to what is asked of them by importing it.
     tensors: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     return After(
-        pictures=count,
+        images=count,
         tensors=len(tensors),
         tensor_bytes=sum(each.untyped_storage().nbytes() for each in tensors if not each.is_meta),
         device_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else 0,

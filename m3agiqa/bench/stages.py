@@ -20,12 +20,12 @@ from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ConfigError, ScoringError
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
 from m3agiqa.model.random_weights import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
-#: What the original took for a picture's three aspects on one H100 80GB (512x512, 100 tokens a description), seconds.
+#: What the original took for an image's three aspects on one H100 80GB (512x512, 100 tokens a description), seconds.
 ORIGINAL_S = 18.85
 
 _PROMPT = "a red fox in the snow " * 4
@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of scoring a number of pictures, three aspects each; medians of the repeats."""
+    """One way of scoring a number of images, three aspects each; medians of the repeats."""
 
     what: str
     images: int
@@ -110,7 +110,7 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
     limit = None if settings.memory_limit_gib is None else int((settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB)
     pipeline = Pipeline(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
     for count in settings.images:
-        progress(f"{count} pictures")
+        progress(f"{count} images")
         report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
     if settings.soak:
         progress(f"{settings.soak} batches in a row")
@@ -126,11 +126,11 @@ def _profile(settings: Settings) -> ModelProfile:
 
 def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: Settings) -> Measured:
     baseline = Baseline(network, shape, profile)
-    pictures = [noise_picture(settings.size, settings.size, seed) for seed in range(2)]
-    baseline.score(pictures[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
+    images = [noise_image(settings.size, settings.size, seed) for seed in range(2)]
+    baseline.score(images[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
     torch.cuda.reset_peak_memory_stats()
-    times = [baseline.score(picture, _PROMPT, aspect)[1] for picture in pictures for aspect in Aspect]
-    stages = {name: sum(each[name] for each in times) / len(pictures) for name in times[0]}
+    times = [baseline.score(image, _PROMPT, aspect)[1] for image in images for aspect in Aspect]
+    stages = {name: sum(each[name] for each in times) / len(images) for name in times[0]}
     seconds = sum(stages.values()) / 1000
     measured = Measured("original's algorithm", 1, seconds, 1 / seconds, stages, _used_gib(network.language.device))
     del baseline
@@ -140,7 +140,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
 
 
 def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | None) -> Measured:
-    jobs = [Job(noise_picture(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
+    jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
     runs = []
     for _ in range(settings.repeats + 1):  # the first one compiles
         prepared = [pipeline.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
@@ -152,7 +152,7 @@ def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | N
         torch.cuda.synchronize()
         for outcome in outcomes:
             if outcome.failures:
-                raise ScoringError(f"a picture failed: {next(iter(outcome.failures.values())).message}")
+                raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
         runs.append((began.elapsed_time(ended) / 1000, outcomes[0].timings_ms))
     counted = runs[1:]
     seconds = median(seconds for seconds, _ in counted)

@@ -1,4 +1,4 @@
-"""Measures what is saved by reading each picture once, and not once an epoch as the original does."""
+"""Measures what is saved by reading each image once, and not once an epoch as the original does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from m3agiqa import hub
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.pipeline import choose_device
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
 from m3agiqa.profile import ModelProfile
@@ -27,7 +27,7 @@ from m3agiqa.train.head.settings import HeadTraining
 from m3agiqa.train.head.states import Reader, for_one_aspect
 
 _SIDE = 512
-#: Share of the pictures to validate on.
+#: Share of the images to validate on.
 _VALIDATION_SHARE = 0.2
 #: Share of a loss that rounding may move it by: a device need not add up in the same order twice.
 _ROUNDING = 1e-3
@@ -43,7 +43,7 @@ class CacheTimes:
     device: str
     threads: int
     model: str
-    pictures: int
+    images: int
     epochs: int
     from_cache_s: float
     anew_s: float
@@ -57,15 +57,15 @@ class CacheTimes:
 
 
 def run(
-    settings: HeadTraining, device_name: str, *, pictures: int, batch_size: int, note: Callable[[str], None]
+    settings: HeadTraining, device_name: str, *, images: int, batch_size: int, note: Callable[[str], None]
 ) -> CacheTimes:
-    """Train a head of `settings` on pictures of noise, their descriptions given, once either way.
+    """Train a head of `settings` on images of noise, their descriptions given, once either way.
 
     Args:
         settings: the model, the head and its schedule.
         device_name: as `choose_device` takes it.
-        pictures: of 512 x 512.
-        batch_size: pictures that the frozen model reads together.
+        images: of 512 x 512.
+        batch_size: images that the frozen model reads together.
         note: told what begins.
 
     Raises:
@@ -80,20 +80,20 @@ def run(
         context=profile.aspects[Aspect.QUALITY].context,
         lm_head=TensorFiles.in_folder(resolved.base, "model").read("llm.lm_head.weight", device, torch.float32),
         reader=reader,
-        jobs=[_noise(seed) for seed in range(pictures)],
+        jobs=[_noise(seed) for seed in range(images)],
         batch_size=batch_size,
     )
     with tempfile.TemporaryDirectory() as warm_up:
         training.read(StateCache(Path(warm_up), {}, float("inf")))
     note(f"{settings.epochs} epochs from the cache")
     from_cache_s, history = training.run(anew=False)
-    note(f"{settings.epochs} epochs, the pictures read anew in each")
+    note(f"{settings.epochs} epochs, the images read anew in each")
     anew_s, again = training.run(anew=True)
     return CacheTimes(
         device=str(device),
         threads=torch.get_num_threads(),
         model=settings.model,
-        pictures=pictures,
+        images=images,
         epochs=settings.epochs,
         from_cache_s=from_cache_s,
         anew_s=anew_s,
@@ -113,7 +113,7 @@ class _Training:
     batch_size: int
 
     def read(self, cache: StateCache) -> None:
-        """Have every picture's states in the cache, whether they are there or not."""
+        """Have every image's states in the cache, whether they are there or not."""
         for start in range(0, len(self.jobs), self.batch_size):
             part = self.jobs[start : start + self.batch_size]
             for number, states in enumerate(self.reader.read(part, [_DESCRIPTION] * len(part)), start=start):
@@ -121,10 +121,10 @@ class _Training:
                 cache.write(str(number), states)
 
     def run(self, *, anew: bool) -> tuple[float, list[Epoch]]:
-        """Seconds, and every epoch's numbers; `anew`, the pictures are read for each epoch, else once."""
-        settings, pictures = self.settings, len(self.jobs)
-        examples = [Example(str(number), label=5 * number / pictures) for number in range(pictures)]
-        kept_back = max(2, round(_VALIDATION_SHARE * pictures))
+        """Seconds, and every epoch's numbers; `anew`, the images are read for each epoch, else once."""
+        settings, images = self.settings, len(self.jobs)
+        examples = [Example(str(number), label=5 * number / images) for number in range(images)]
+        kept_back = max(2, round(_VALIDATION_SHARE * images))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             torch.manual_seed(settings.seed)
@@ -154,4 +154,4 @@ def _noise(seed: int) -> Job:
     noise = np.random.default_rng(seed).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    return Job(open_picture(buffer.getvalue()), "a cat in the snow", (Aspect.QUALITY,))
+    return Job(open_image(buffer.getvalue()), "a cat in the snow", (Aspect.QUALITY,))

@@ -15,9 +15,9 @@ from m3agiqa.model.vision import Tower
 
 @dataclass(frozen=True)
 class Work:
-    """Rows are pictures times aspects; those that failed are left out."""
+    """Rows are images times aspects; those that failed are left out."""
 
-    #: Slices of every picture and tower, the overview with them, and patches of each, padding counted.
+    #: Slices of every image and tower, the overview with them, and patches of each, padding counted.
     encoded: tuple[tuple[int, int], ...]
     #: The same of what was sliced again to fit the head's context.
     encoded_again: tuple[tuple[int, int], ...]
@@ -34,8 +34,8 @@ class Work:
         first = {_encoding(row, towers, row.grid) for row, _ in scored if row.grid is not None}
         again = {_encoding(row, towers, reading.grid) for row, reading in scored if reading.known == 0} - first
         return cls(
-            encoded=tuple(_size(picture, grid) for picture, _, grid in first),
-            encoded_again=tuple(_size(picture, grid) for picture, _, grid in again),
+            encoded=tuple(_size(image, grid) for image, _, grid in first),
+            encoded_again=tuple(_size(image, grid) for image, _, grid in again),
             prompts=tuple(len(row.prompt.ids) for row, _ in scored if row.prompt is not None),
             generated=tuple(row.generated for row, _ in scored),
             read=tuple((reading.known, len(reading.ids) - reading.known) for _, reading in scored),
@@ -43,8 +43,8 @@ class Work:
 
 
 def _encoding(row: Row, towers: Mapping[Aspect, Tower], grid: Grid) -> tuple[Encoded, int, Grid]:
-    return row.picture, id(towers[row.aspect]), grid
+    return row.image, id(towers[row.aspect]), grid
 
 
-def _size(picture: Encoded, grid: Grid) -> tuple[int, int]:
-    return 1 + grid.slices, picture.cut(grid).longest
+def _size(image: Encoded, grid: Grid) -> tuple[int, int]:
+    return 1 + grid.slices, image.cut(grid).longest

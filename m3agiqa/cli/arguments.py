@@ -53,7 +53,7 @@ def add_batch_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         type=whole(most=65_536),
         default=8,
         metavar="N",
-        help="pictures the model takes together (default 8)",
+        help="images the model takes together (default 8)",
     )
 
 

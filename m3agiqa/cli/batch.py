@@ -1,4 +1,4 @@
-"""`m3agiqa batch`: a CSV of pictures in, JSON and CSV of scores out."""
+"""`m3agiqa batch`: a CSV of images in, JSON and CSV of scores out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from m3agiqa.records import RecordFile
     from m3agiqa.tables import Row
 
-HELP = "Score the pictures of a CSV file with the columns image_path and prompt; a run that ended early continues."
+HELP = "Score the images of a CSV file with the columns image_path and prompt; a run that ended early continues."
 
 #: Rows told of that cannot be read.
 _SHOWN = 3
@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F.json",
-        help="a list of rows, one a picture and aspect; F.csv has the same, and grows meanwhile",
+        help="a list of rows, one an image and aspect; F.csv has the same, and grows meanwhile",
     )
     add_scoring_arguments(parser)
     add_batch_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.batch import COLUMNS, Record, pictures
+    from m3agiqa.batch import COLUMNS, Record, images
     from m3agiqa.outputs import alone, check_writable
     from m3agiqa.policy import Policy
     from m3agiqa.records import RecordFile
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
     file = RecordFile(args.output.with_suffix(".csv"), Record, "m3agiqa batch")
     for path in (args.output, file.path):
-        check_writable(path, args.csv, *pictures(rows, args.csv.parent))
+        check_writable(path, args.csv, *images(rows, args.csv.parent))
     with alone(file.path):
         return _run(args, rows, policy, file)
 
@@ -103,7 +103,7 @@ def _wrong_output(output: Path, source: Path) -> str | None:
     if output == table:
         return f"--output must not end in .csv: {table} is written beside it"
     if os.path.realpath(table) == os.path.realpath(source):
-        return f"{table} would be written beside {output}, over the pictures' table; name another --output"
+        return f"{table} would be written beside {output}, over the images' table; name another --output"
     return None
 
 

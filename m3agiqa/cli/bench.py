@@ -29,11 +29,11 @@ _COLUMNS = (
     *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
 )
 
-#: Pictures that the frozen model of --training reads together.
+#: Images that the frozen model of --training reads together.
 _READ_AT_ONCE = 16
 
 HELP = (
-    "Measure the engine with random weights at the published shapes, three aspects a picture; or, with --training, "
+    "Measure the engine with random weights at the published shapes, three aspects an image; or, with --training, "
     "what training a head from the cache of states saves."
 )
 
@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads and --training alone"
     )
-    parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="pictures in a batch")
+    parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="images in a batch")
     parser.add_argument(
-        "--size", default=512, type=console.whole(most=65_536), help="side of the square pictures, pixels"
+        "--size", default=512, type=console.whole(most=65_536), help="side of the square images, pixels"
     )
     parser.add_argument("--tokens", default=100, type=console.whole(most=4096), help="tokens of every description")
     parser.add_argument("--beams", default=3, type=console.whole(most=16), help="1 is greedy")
-    parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two pictures")
+    parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two images")
     parser.add_argument(
         "--memory-limit-gib", type=console.number(is_open=True), metavar="X", help="cap of the process's tensors"
     )
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--training", action="store_true", help="measure training a head from the cache, and reading anew every epoch"
     )
     parser.add_argument("--config", default="mini-head", metavar="NAME", help="of --training: name under cfg/train")
-    parser.add_argument("--pictures", default=48, type=console.whole(8), help="of --training, at least 8")
+    parser.add_argument("--training-images", default=48, type=console.whole(8), help="of --training, at least 8")
     parser.add_argument("--epochs", default=20, type=console.whole(), help="of --training")
     parser.add_argument("--rows", default=96, type=console.whole(), help="of --heads: conversations of 600 tokens")
     parser.add_argument(
@@ -137,13 +137,13 @@ def _training(args: argparse.Namespace) -> int:
     from m3agiqa.train.head.settings import HeadTraining
 
     settings = HeadTraining.load(args.config).model_copy(update={"epochs": args.epochs})
-    times = state_cache.run(settings, args.device, pictures=args.pictures, batch_size=_READ_AT_ONCE, note=_log)
+    times = state_cache.run(settings, args.device, images=args.training_images, batch_size=_READ_AT_ONCE, note=_log)
     if args.json:
         print(json.dumps({**asdict(times), "ratio": times.ratio}))
         return DONE
-    table = Table("device", "model", "pictures", "epochs", "from the cache, s", "read anew, s", "ratio", "same losses")
+    table = Table("device", "model", "images", "epochs", "from the cache, s", "read anew, s", "ratio", "same losses")
     table.add_row(
-        *(f"{times.device}, {times.threads} threads", times.model, str(times.pictures), str(times.epochs)),
+        *(f"{times.device}, {times.threads} threads", times.model, str(times.images), str(times.epochs)),
         *(f"{times.from_cache_s:.1f}", f"{times.anew_s:.1f}", f"{times.ratio:.2f}", "yes" if times.same else "no"),
     )
     Console().print(table)
@@ -161,7 +161,7 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     if args.json:
         print(json.dumps(asdict(found)))
         return DONE
-    table = Table(title=f"{found.dtype}, {found.pictures} pictures of mixed sizes, {found.tokens} tokens")
+    table = Table(title=f"{found.dtype}, {found.images} images of mixed sizes, {found.tokens} tokens")
     for column in ("scores spread", "from float32", "alone from batch", "tokens matching", "descriptions matching"):
         table.add_column(column)
     table.add_row(
@@ -178,12 +178,12 @@ def _log(what: str) -> None:
 
 def _soaked(soaked: Soak) -> Table:
     table = Table(
-        *("batch", "pictures", "tensors", "tensors, MiB", "device, MiB", "host, MiB"),
+        *("batch", "images", "tensors", "tensors, MiB", "device, MiB", "host, MiB"),
         title=f"{len(soaked.batches)} batches in a row, {soaked.captured} graphs captured in them",
     )
     for number, after in enumerate(soaked.batches, start=1):
         sizes = (after.tensor_bytes, after.device_bytes, after.host_bytes)
-        table.add_row(str(number), str(after.pictures), str(after.tensors), *(f"{size / 2**20:.1f}" for size in sizes))
+        table.add_row(str(number), str(after.images), str(after.tensors), *(f"{size / 2**20:.1f}" for size in sizes))
     return table
 
 
@@ -193,7 +193,7 @@ def _table(report: Report) -> Table:
     settings = report.settings
     floors = any(row.floors_ms for row in report.rows)
     table = Table(
-        *("what", "pictures", "s", "pictures/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
+        *("what", "images", "s", "images/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
         *(["share of floor, %"] if floors else []),
         "GiB",
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "

@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
     make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
     make.add_argument("--seed", type=SEED, default=42)
-    distort = commands.add_parser("distort", help="Write a data set of the pictures and spoilt copies of them.")
+    distort = commands.add_parser("distort", help="Write a data set of the images and spoilt copies of them.")
     distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
     distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
     distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     stand_in = commands.add_parser(
-        "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like pictures."
+        "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like images."
     )
     stand_in.add_argument("--aspect", choices=ASPECTS, required=True)
     stand_in.add_argument("--descriptions", type=Path, required=True, metavar="F.jsonl", help="lines with mos, 0 to 5")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie; default: DIR/images")
     parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
     parser.add_argument(
         "--label-scale", type=scale, default=1.0, metavar="X", help="multiplies scores; 0.05 brings 0..100 to 0..5"
@@ -86,13 +86,13 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
         aspect=Aspect(args.aspect) if args.aspect else None,
         label=args.label,
         scale=args.label_scale,
-        progress=lambda entries: track(entries, "reading pictures", console=errors, transient=True),
+        progress=lambda entries: track(entries, "reading images", console=errors, transient=True),
     )
     for problem in problems:
         print(problem)
     prompts = len({entry.prompt for entry in data.entries})
     kinds = "1 kind" if len(problems) == 1 else f"{len(problems) or 'no'} kinds"
-    summary = f"{len(data.entries)} pictures, {prompts} prompts, {kinds} of problem"
+    summary = f"{len(data.entries)} images, {prompts} prompts, {kinds} of problem"
     errors.print(Text(summary, style="red" if problems else "green"))
     return FAILED if problems else DONE
 
@@ -124,7 +124,7 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
         ]
         write_conversations(folder / f"{part}.json", made)
         left_out = f"; {len(names) - len(made)} have no description or score" if len(made) < len(names) else ""
-        print(f"{folder / f'{part}.json'}: {len(made)} pictures{left_out}")
+        print(f"{folder / f'{part}.json'}: {len(made)} images{left_out}")
     return DONE
 
 
@@ -132,14 +132,14 @@ def _distort(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.train.data.distort import Distortions, distort
 
     errors = Console(stderr=True)
-    pictures, copies = distort(
+    images, copies = distort(
         data,
         args.descriptions,
         Distortions.load(args.config),
         args.output,
-        lambda done, count: track(done, "spoiling pictures", total=count, console=errors),
+        lambda done, count: track(done, "spoiling images", total=count, console=errors),
     )
-    print(f"{args.output}: {pictures} pictures, {copies} spoilt copies")
+    print(f"{args.output}: {images} images, {copies} spoilt copies")
     return DONE
 
 

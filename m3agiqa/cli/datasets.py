@@ -1,4 +1,4 @@
-"""The data set of a command that makes something of single pictures. What measures or trains takes whole tables."""
+"""The data set of a command that makes something of single images. What measures or trains takes whole tables."""
 
 from __future__ import annotations
 

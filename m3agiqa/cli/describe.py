@@ -1,4 +1,4 @@
-"""`m3agiqa describe`: descriptions of a data set's pictures, from a teacher or from our own adapted model."""
+"""`m3agiqa describe`: descriptions of a data set's images, from a teacher or from our own adapted model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from m3agiqa.cli import describe_model, describe_teacher
 
 HELP = (
-    "Describe a data set's pictures: by a teacher model that is told the scores, or by an adapted model of our own. A "
+    "Describe a data set's images: by a teacher model that is told the scores, or by an adapted model of our own. A "
     "killed run continues."
 )
 
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F",
-        help="from a teacher JSON lines, one a picture and aspect; from a model the conversations as JSON, its "
+        help="from a teacher JSON lines, one an image and aspect; from a model the conversations as JSON, its "
         "description added as response_0 and its rating word as response_1",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie; default: DIR/images")
     describe_teacher.add_arguments(parser.add_argument_group("with --teacher"))
     describe_model.add_arguments(parser.add_argument_group("with --model"))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Variables with a provider's API keys, several separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
-#: Characters a token, tokens of an explanation and of each part of a picture, and pixels of a part's sides at most: the
+#: Characters a token, tokens of an explanation and of each part of an image, and pixels of a part's sides at most: the
 #: estimate is made of these.
 _CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--rounds", type=whole(most=1000), default=3, metavar="N", help="for refusals and broken JSON (default 3)"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="ask again about pictures given up before")
-    parser.add_argument("--limit", type=whole(), metavar="N", help="the first N pictures only")
+    parser.add_argument("--retry-failed", action="store_true", help="ask again about images given up before")
+    parser.add_argument("--limit", type=whole(), metavar="N", help="the first N images only")
     parser.add_argument("--price-in", type=number(), metavar="X", help="per million tokens read, for the estimate")
     parser.add_argument("--price-out", type=number(), metavar="X", help="per million tokens written")
     parser.add_argument("--yes", action="store_true", help="start without asking")
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         left = [question for question in questions if question.image not in done]
         keys = Keys(_keys(args.teacher))
         console = Console(stderr=True)
-        console.print(f"{len(questions) - len(left)} of {len(questions)} pictures are done", highlight=False)
+        console.print(f"{len(questions) - len(left)} of {len(questions)} images are done", highlight=False)
         if left and not _agreed(args, _estimate(args, template, left)):
             return FAILED
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 rounds=args.rounds,
                 advance=lambda: progress.advance(task),
             )
-    print(f"{args.output}: {len(questions) - given_up} of {len(questions)} pictures done, {given_up} given up")
+    print(f"{args.output}: {len(questions) - given_up} of {len(questions)} images done, {given_up} given up")
     return FAILED if left and given_up == len(left) else DONE
 
 
@@ -99,7 +99,7 @@ def _questions(data: DataSet, template: Template, scale: float) -> list[Question
         if outside := [score for score in known.values() if not low <= score <= high]:
             raise RequestInvalid(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
         if len(known) == len(columns):
-            questions[entry.name] = Question(entry.name, data.picture(entry.name), entry.prompt, known)
+            questions[entry.name] = Question(entry.name, data.image(entry.name), entry.prompt, known)
     return list(questions.values())
 
 
@@ -120,7 +120,7 @@ def _teacher(args: argparse.Namespace) -> Teacher:
 
 
 def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[Question]) -> str:
-    """Roughly what asking will cost; providers count pictures in ways of their own."""
+    """Roughly what asking will cost; providers count images in ways of their own."""
     from PIL import Image
 
     tokens_in = 0
@@ -128,8 +128,8 @@ def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[
         text = template.question(question.prompt, question.scores)
         tokens_in += len(text) // _CHARS_PER_TOKEN
         try:
-            with Image.open(question.path) as picture:
-                tokens_in += _TILE_TOKENS * -(-picture.width // _TILE) * -(-picture.height // _TILE)
+            with Image.open(question.path) as image:
+                tokens_in += _TILE_TOKENS * -(-image.width // _TILE) * -(-image.height // _TILE)
         except (OSError, Image.DecompressionBombError):
             continue
     tokens_out = len(questions) * len(template.aspects) * _ANSWER_TOKENS
@@ -137,7 +137,7 @@ def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[
     if args.price_in is not None and args.price_out is not None:
         cost = f"about {(tokens_in * args.price_in + tokens_out * args.price_out) / 1e6:.2f} in the prices' currency"
     return (
-        f"{len(questions)} pictures to ask {args.teacher_model} about: roughly {tokens_in} tokens in and {tokens_out} "
+        f"{len(questions)} images to ask {args.teacher_model} about: roughly {tokens_in} tokens in and {tokens_out} "
         f"out, {cost}"
     )
 

@@ -68,7 +68,7 @@ def _add_packages(table: Table, todo: list[str]) -> set[str]:
         if None in versions.values():
             missing.add(extra)
             if extra in ("score", "deliver"):
-                use = "to score pictures" if extra == "score" else "to run the worker"
+                use = "to score images" if extra == "score" else "to run the worker"
                 todo.append(f"pip install 'm3agiqa[{extra}]'  # {use}")
     return missing
 

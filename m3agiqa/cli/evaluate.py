@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
     if result["n"]:
         return DONE
-    why = f"{result['failed']} pictures failed, {result['unlabelled']} have no label in {args.folder}"
+    why = f"{result['failed']} images failed, {result['unlabelled']} have no label in {args.folder}"
     print(f"error: there is nothing to compare: {why}", file=sys.stderr)
     return FAILED
 
@@ -81,7 +81,7 @@ def _show(result: dict[str, Any]) -> None:
         shown = result["reasons"].get(key, "") if value is None else f"{value:.4f}"
         table.add_row(name, shown, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "")
     console.print(table)
-    console.print(f"{result['n']} pictures, {result['failed']} failed, {result['unlabelled']} without a label")
+    console.print(f"{result['n']} images, {result['failed']} failed, {result['unlabelled']} without a label")
     if "descriptions" in result:
         share = result["grams_in_texts"]
         copied = "" if share is None else f", {100 * share:.1f} % of their 8-grams stand in the texts"
@@ -89,7 +89,7 @@ def _show(result: dict[str, Any]) -> None:
             f"{result['descriptions_distinct']} of {result['descriptions']} descriptions are distinct{copied}"
         )
     if result["groups"]:
-        groups = Table("group", "pictures", "SRCC")
+        groups = Table("group", "images", "SRCC")
         for name, group in result["groups"].items():
             groups.add_row(name, str(group["n"]), "-" if group["srcc"] is None else f"{group['srcc']:.4f}")
         console.print(groups)

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="finetune", metavar="NAME", help="name under cfg/train, or a path to one")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", dest="run_folder", help="folder of this run")
     parser.add_argument("--model", metavar="PROFILE", help="whose base is adapted; overrides the configuration's")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie; default: DIR/images")
     parser.add_argument("--steps", type=whole(), metavar="N", help="overrides the configuration's")
     add_device_argument(parser)
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 
 from m3agiqa.cli.arguments import DONE, add_device_argument
 
-HELP = "Score the golden pictures in float32, and keep the values for workers to check themselves against."
+HELP = "Score the golden images in float32, and keep the values for workers to check themselves against."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
     scorer = local.load(profile, args.device, None, max_batch=1)
     golden = Golden.of(scorer.score, scorer.info)
     write(profile.golden, golden.text())
-    print(f"{profile.golden}: {len(golden.pictures)} pictures of {profile.name}")
+    print(f"{profile.golden}: {len(golden.pictures)} images of {profile.name}")
     return DONE

@@ -1,4 +1,4 @@
-"""`m3agiqa predict`: a data set's pictures scored for one aspect, one row each."""
+"""`m3agiqa predict`: a data set's images scored for one aspect, one row each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
     from m3agiqa.train.evaluation.predictions import Asked, Prediction
 
-HELP = "Score a data set's pictures for one aspect; a killed run continues."
+HELP = "Score a data set's images for one aspect; a killed run continues."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="one row a picture")
+    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="one row an image")
 
 
 def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="F.json",
-        help="conversation files: take the pictures they name, such as those of val.json",
+        help="conversation files: take the images they name, such as those of val.json",
     )
     add_data_arguments(parser)
     add_model_arguments(parser)
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
-    """A row each of the pictures that are wanted, in their order; those that `output` has are not scored again.
+    """A row each of the images that are wanted, in their order; those that `output` has are not scored again.
 
-    What `output` has of other pictures stays there.
+    What `output` has of other images stays there.
     """
     from m3agiqa.cli import local
     from m3agiqa.outputs import alone, check_writable

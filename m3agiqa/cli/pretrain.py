@@ -18,7 +18,7 @@ from m3agiqa.console import whole
 if TYPE_CHECKING:
     import torch
 
-HELP = "Train a small base from nothing, on a data set's pictures, scores and conversations. A killed run continues."
+HELP = "Train a small base from nothing, on a data set's images, scores and conversations. A killed run continues."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.json",
         help="as `m3agiqa data conversations` writes them, of one aspect or several",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie; default: DIR/images")
     parser.add_argument(
         "--steps", type=whole(), metavar="N", help="that teach the tower; overrides the configuration's"
     )
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     conversations = [item for path in args.conversations for item in read_conversations(path)]
     errors = Console(stderr=True)
 
-    def pictures(loaded: Iterable[torch.Tensor], count: int) -> Iterable[torch.Tensor]:
-        return track(loaded, "reading pictures", total=count, console=errors)
+    def images(loaded: Iterable[torch.Tensor], count: int) -> Iterable[torch.Tensor]:
+        return track(loaded, "reading images", total=count, console=errors)
 
     started = time.perf_counter()
     base = pretrain(
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         args.run_folder,
         choose_device(args.device),
         Progress(
-            pictures,
+            images,
             lambda steps: track(steps, "training", console=errors),
             lambda numbers: errors.print(Text(_line(numbers)), soft_wrap=True),
             lambda text: errors.print(Text(text), soft_wrap=True),

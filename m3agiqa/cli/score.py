@@ -1,4 +1,4 @@
-"""`m3agiqa score`: one picture, one verdict."""
+"""`m3agiqa score`: one image, one verdict."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from m3agiqa.errors import ConfigError, M3AGIQAError
 if TYPE_CHECKING:
     from m3agiqa.policy import Policy
 
-HELP = "Score one picture."
+HELP = "Score one image."
 
 _COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a file; `m3agiqa-submit` takes URLs")
-    parser.add_argument(
-        "--prompt", required=True, type=text, metavar="TEXT", help="what the picture was generated from"
-    )
+    parser.add_argument("--prompt", required=True, type=text, metavar="TEXT", help="what the image was generated from")
     add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else on stdout")
     parser.add_argument("--output", type=Path, metavar="F", help="write the verdict as JSON to a file")
@@ -68,7 +66,7 @@ def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
     outcome: Scores | Failure
     try:
         job = read_job(args.image, args.prompt, aspects)
-        image = job.picture.info
+        image = job.image.info
         scorer = local.load(args.model, args.device, aspects, max_batch=1)
         model = scorer.info
         wanted = aspects or scorer.aspects

@@ -17,7 +17,7 @@ from m3agiqa.contract import Aspect
 if TYPE_CHECKING:
     from m3agiqa.train.head.fitting import Epoch
 
-HELP = "Train an aspect's head on human scores; the frozen model reads each picture once. A killed run continues."
+HELP = "Train an aspect's head on human scores; the frozen model reads each image once. A killed run continues."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=".jsonl, or a conversation file, with the model's own answers; default: the model describes again",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures lie; default: DIR/images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie; default: DIR/images")
     parser.add_argument("--label", metavar="COLUMN", help="the scores; default: the aspect's column in the data sets")
     parser.add_argument(
         "--label-scale",
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.run_folder,
         args.cache or args.run_folder / "cache",
         args.device,
-        progress=lambda starts: track(starts, "reading pictures", console=errors),
+        progress=lambda starts: track(starts, "reading images", console=errors),
         report=lambda epoch: errors.print(Text(_line(epoch)), soft_wrap=True),
         note=lambda text: errors.print(Text(text), soft_wrap=True),
     )

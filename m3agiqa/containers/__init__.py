@@ -1,8 +1,8 @@
-"""A picture file to the one still picture that a viewer shows of it, and nothing else.
+"""An image file to the one still image that a viewer shows of it, and nothing else.
 
 Decoders do much with what nobody sees: texts, thumbnails, empty chunks, thousands of scans, frames behind the first. It
-costs seconds or gigabytes, and one odd byte there makes them refuse a sound picture. So each format has a walk over its
-parts (chunks, segments, blocks) that keeps those which make the picture, and builds a file of them for the decoder.
+costs seconds or gigabytes, and one odd byte there makes them refuse a sound image. So each format has a walk over its
+parts (chunks, segments, blocks) that keeps those which make the image, and builds a file of them for the decoder.
 Every walk is bounded; none decodes a sample.
 """
 
@@ -35,7 +35,7 @@ FORMATS = tuple(_FORMATS)
 
 
 def first_still(data: bytes) -> Still:
-    """The first picture that a viewer shows of the file `data`.
+    """The first image that a viewer shows of the file `data`.
 
     Raises:
         ImageUnreadable: not a file of one of FORMATS, or broken beyond what a viewer forgives.
@@ -44,4 +44,4 @@ def first_still(data: bytes) -> Still:
     for known in _FORMATS.values():
         if known.recognises(data):
             return known.still(data)
-    raise ImageUnreadable(f"not a picture in one of the formats {', '.join(FORMATS)}")
+    raise ImageUnreadable(f"not an image in one of the formats {', '.join(FORMATS)}")

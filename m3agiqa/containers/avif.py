@@ -13,7 +13,7 @@ from m3agiqa.colour import Colour
 from m3agiqa.containers.still import Parts, Still
 
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
-#: Boxes that lead to a picture's properties, and the bytes before the first box in them.
+#: Boxes that lead to an image's properties, and the bytes before the first box in them.
 _PATH = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 
@@ -22,7 +22,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The whole file, whose decoder takes the first picture by itself and turns it as its boxes say."""
+    """The whole file, whose decoder takes the first image by itself and turns it as its boxes say."""
     parts = Parts()
     colour = Colour()
     for kind, start, end in _boxes(data, 0, len(data), parts):

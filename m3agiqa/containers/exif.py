@@ -23,6 +23,6 @@ def orientation(tiff: bytes) -> int:
             tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == _ORIENTATION:
                 return value if kind == _SHORT and count == 1 and 1 <= value <= 8 else 1
-    except struct.error:  # broken metadata is no broken picture
+    except struct.error:  # broken metadata is no broken image
         pass
     return 1

@@ -32,7 +32,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The picture without texts, thumbnails, padding and what stands behind its end."""
+    """The image without texts, thumbnails, padding and what stands behind its end."""
     kept = [b"\xff\xd8"]
     seen: set[bytes] = set()
     tiff: bytes | None = None
@@ -55,7 +55,7 @@ def still(data: bytes) -> Still:
                 seen.add(content[:5])
                 kept.append(_segment(marker, content))
         elif scans:
-            continue  # what describes the picture stands before it
+            continue  # what describes the image stands before it
         elif marker == _APP1 and content.startswith(_EXIF) and len(content) > 6 and tiff is None:
             tiff = content[6:]
         elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14 and not _whole(profile, totals):

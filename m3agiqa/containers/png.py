@@ -20,7 +20,7 @@ MAX_PROFILE_BYTES = 4 * 2**20
 
 #: Channels by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-#: x and y offset, x and y step of the seven passes of an interlaced picture.
+#: x and y offset, x and y step of the seven passes of an interlaced image.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -65,10 +65,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def still(data: bytes) -> Still:
-    """The picture, or the first frame of an animation that does not begin with it.
+    """The image, or the first frame of an animation that does not begin with it.
 
     As viewers do, this passes over an ancillary chunk with a wrong checksum, and over what stands behind the image
-    data; a critical chunk that is wrong or unknown, or one amid the image data, breaks the picture.
+    data; a critical chunk that is wrong or unknown, or one amid the image data, breaks the image.
     """
     header: _Header | None = None
     found: dict[bytes, bytes] = {}
@@ -116,7 +116,7 @@ def still(data: bytes) -> Still:
         whole = _Frame(header.width, header.height, 0, 0)
         if frame is None or not (frame == whole if frame_first else frame_pixels and _fits(frame, header)):
             raise ImageUnreadable("broken PNG (an animation without its first frame)")
-        if not frame_first:  # the picture itself is not in the animation
+        if not frame_first:  # the image itself is not in the animation
             pixels, offset = frame_pixels, (frame.left, frame.top)
             header = replace(header, width=frame.width, height=frame.height)
     transparency = found.pop(b"tRNS", b"")

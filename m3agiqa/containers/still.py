@@ -14,16 +14,16 @@ MAX_PARTS = 200_000
 
 @dataclass(frozen=True)
 class Still:
-    """One still picture, as a file for the decoder, and what the decoder is not to be asked."""
+    """One still image, as a file for the decoder, and what the decoder is not to be asked."""
 
     format: str
-    #: A file with this picture alone.
+    #: A file with this image alone.
     data: bytes = field(repr=False)
-    #: Width and height of the picture in `data`, pixels; None where only the decoder can tell.
+    #: Width and height of the image in `data`, pixels; None where only the decoder can tell.
     size: tuple[int, int] | None
-    #: Width and height of the whole picture as shown; None if the one in `data` is all of it.
+    #: Width and height of the whole image as shown; None if the one in `data` is all of it.
     canvas: tuple[int, int] | None = None
-    #: Where on the canvas the picture in `data` lies, pixels from the left and the top.
+    #: Where on the canvas the image in `data` lies, pixels from the left and the top.
     offset: tuple[int, int] = (0, 0)
     #: Frames of the animation that this is the first of; 1 for a still file.
     frames: int = 1
@@ -32,7 +32,7 @@ class Still:
     orientation: int | None = 1
     #: PNG's transparent colour where samples have 16 bits: red, green, blue, or grey alone.
     transparent: tuple[int, ...] | None = None
-    #: Times that the decoder goes over the whole picture: scans of a progressive JPEG.
+    #: Times that the decoder goes over the whole image: scans of a progressive JPEG.
     passes: int = 1
 
 

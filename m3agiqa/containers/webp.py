@@ -19,7 +19,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The picture, or the first frame of an animation on its canvas. Viewers take no orientation from WebP, no colour
+    """The image, or the first frame of an animation on its canvas. Viewers take no orientation from WebP, no colour
     profile for an animation, and none that the header does not announce.
     """
     parts = Parts()

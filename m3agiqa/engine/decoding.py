@@ -151,7 +151,7 @@ class CapturedStep:
 
 
 class Graphs:
-    """Captured steps for several numbers of prompts; captured once, before any picture is scored."""
+    """Captured steps for several numbers of prompts; captured once, before any image is scored."""
 
     def __init__(self, writer: Writer, most: int) -> None:
         #: First place of a page for what nobody wants.

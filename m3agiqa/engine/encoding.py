@@ -1,4 +1,4 @@
-"""Pictures to the embeddings that stand for them in a prompt, each made once."""
+"""Images to the embeddings that stand for them in a prompt, each made once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from m3agiqa.cutting import CutPicture, cut
+from m3agiqa.cutting import SlicedImage, cut
 from m3agiqa.engine.ops import moved, pinned
 from m3agiqa.model.slicing import Grid, Slices, Slicing
 from m3agiqa.model.vision import Tower
@@ -17,13 +17,13 @@ _SLICES_AT_ONCE = 32
 
 
 class Encoded:
-    """One picture's slices and embeddings, each made once per grid and tower."""
+    """One image's slices and embeddings, each made once per grid and tower."""
 
-    def __init__(self, picture: CutPicture, slicing: Slicing, device: torch.device) -> None:
+    def __init__(self, image: SlicedImage, slicing: Slicing, device: torch.device) -> None:
         self._slicing, self._device = slicing, device
-        self.width, self.height = picture.info.width, picture.info.height
-        self._picture = picture
-        self._slices = {grid: self._pinned(slices) for grid, slices in picture.slices.items()}
+        self.width, self.height = image.info.width, image.info.height
+        self._image = image
+        self._slices = {grid: self._pinned(slices) for grid, slices in image.slices.items()}
         self._moved: dict[Grid, Slices] = {}
         self._embeddings: dict[tuple[int, Grid], torch.Tensor] = {}
 
@@ -37,7 +37,7 @@ class Encoded:
             ImageTooLarge: its sides are too unequal.
         """
         if grid not in self._slices:
-            self._slices[grid] = self._pinned(cut(self._slicing, self._picture.rgb, [grid])[grid])
+            self._slices[grid] = self._pinned(cut(self._slicing, self._image.rgb, [grid])[grid])
         return self._slices[grid]
 
     def _pinned(self, slices: Slices) -> Slices:
@@ -59,29 +59,27 @@ class Encoded:
 
     @staticmethod
     def encode_together(wanted: Iterable[tuple[Encoded, Tower, Grid]]) -> None:
-        """Encode many pictures ahead, those padded to the same length in one go."""
-        missing = [
-            (picture, tower, grid) for picture, tower, grid in wanted if (id(tower), grid) not in picture._embeddings
-        ]
+        """Encode many images ahead, those padded to the same length in one go."""
+        missing = [(image, tower, grid) for image, tower, grid in wanted if (id(tower), grid) not in image._embeddings]
         batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
-        for picture, tower, grid in missing:
-            batches.setdefault((id(tower), picture.cut(grid).longest), []).append((picture, tower, grid))
+        for image, tower, grid in missing:
+            batches.setdefault((id(tower), image.cut(grid).longest), []).append((image, tower, grid))
         for batch in batches.values():
             for part in _slice_batches(batch):
                 tower = part[0][1]
-                encoded = tower([picture.on_device(grid) for picture, _, grid in part])
-                for (picture, _, grid), embeddings in zip(part, encoded, strict=True):
-                    picture._embeddings[id(tower), grid] = embeddings
+                encoded = tower([image.on_device(grid) for image, _, grid in part])
+                for (image, _, grid), embeddings in zip(part, encoded, strict=True):
+                    image._embeddings[id(tower), grid] = embeddings
 
 
 def _slice_batches(batch: Sequence[tuple[Encoded, Tower, Grid]]) -> Iterator[list[tuple[Encoded, Tower, Grid]]]:
-    """Parts of about _SLICES_AT_ONCE slices, at least a picture each."""
+    """Parts of about _SLICES_AT_ONCE slices, at least an image each."""
     part: list[tuple[Encoded, Tower, Grid]] = []
     slices = 0
-    for picture, tower, grid in batch:
+    for image, tower, grid in batch:
         if part and slices + 1 + grid.slices > _SLICES_AT_ONCE:
             yield part
             part, slices = [], 0
-        part.append((picture, tower, grid))
+        part.append((image, tower, grid))
         slices += 1 + grid.slices
     yield part

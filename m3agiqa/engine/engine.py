@@ -24,7 +24,7 @@ _WORKING_BYTES = 5 * 2**28
 class Engine:
     """Runs batches through one language model, one after the other.
 
-    On a GPU the cache is made once, as large as `most` pictures of all adapters need if memory allows, and the steps of
+    On a GPU the cache is made once, as large as `most` images of all adapters need if memory allows, and the steps of
     decoding are captured as graphs. Elsewhere the cache grows with the batches.
     """
 
@@ -59,7 +59,7 @@ class Engine:
         return Session(self._writer, embeddings, adapters, self._graphs)
 
     def _places(self, describe: Describe, most: int, memory_bytes: int | None) -> int:
-        """Places of the cache: what `most` pictures need and one picture may need, or what there is memory for.
+        """Places of the cache: what `most` images need and one image may need, or what there is memory for.
 
         `memory_bytes` is what of the device may be in use at most; None is all of it.
         """

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.bench.workload import Work
 from m3agiqa.contract import Failure
-from m3agiqa.cutting import CutPicture, Cutter
+from m3agiqa.cutting import Cutter, SlicedImage
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.engine import Engine
@@ -117,7 +117,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
-        """Score a batch, in order. A failure of one picture and aspect is in its scores; any other is raised."""
+        """Score a batch, in order. A failure of one image and aspect is in its scores; any other is raised."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # each thread has its own, and kernels launch on it
         clock = Clock(self._device)
@@ -144,13 +144,11 @@ class Pipeline:
                 return DeviceLost(f"{self._device} failed, and with it all that this process has there; start it again")
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-            return ScoringOutOfMemory(
-                f"{self._device} has no room for one picture; free its memory or use a larger GPU"
-            )
+            return ScoringOutOfMemory(f"{self._device} has no room for one image; free its memory or use a larger GPU")
         return error
 
     def prepare(self, job: Job) -> Job:
-        """Cut a picture as its description will want it; safe in any thread, while a batch runs in another.
+        """Cut an image as its description will want it; safe in any thread, while a batch runs in another.
 
         Raises nothing: `run` meets again what went wrong, where it gets its type.
         """
@@ -161,20 +159,20 @@ class Pipeline:
     def _encoded(self, job: Job) -> Encoded:
         if isinstance(job.prepared, Encoded):
             return job.prepared
-        picture = job.picture if isinstance(job.picture, CutPicture) else self.cutter.cut(job.picture)
-        return Encoded(picture, self._network.slicing, self._device)
+        image = job.image if isinstance(job.image, SlicedImage) else self.cutter.cut(job.image)
+        return Encoded(image, self._network.slicing, self._device)
 
     def _rows(self, jobs: Sequence[Job]) -> list[Row]:
-        """A row per picture and aspect, sorted by aspect as the adapters are."""
+        """A row per image and aspect, sorted by aspect as the adapters are."""
         with ThreadPoolExecutor(_CUTTING_THREADS) as pool:
-            pictures = list(pool.map(self._encoded, jobs))
+            images = list(pool.map(self._encoded, jobs))
         rows = []
         for aspect, profile in self._profile.aspects.items():
             for index, job in enumerate(jobs):
                 if aspect in (job.aspects or self.aspects):
                     analysis = profile.analysis.replace("{prompt}", job.prompt)
                     given = job.descriptions.get(aspect)
-                    rows.append(Row(index, aspect, pictures[index], profile, analysis, given))
+                    rows.append(Row(index, aspect, images[index], profile, analysis, given))
         return rows
 
     def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:
@@ -190,19 +188,19 @@ class Pipeline:
         """Embeddings [tokens, hidden] of what each row is asked, those that fail left out."""
         for row in rows:
             with failing_alone(row):
-                row.picture.cut(row.picture.grid(self._profile.describe.max_slices))
+                row.image.cut(row.image.grid(self._profile.describe.max_slices))
         Encoded.encode_together(
-            (row.picture, self._network.towers[row.aspect], row.picture.grid(self._profile.describe.max_slices))
+            (row.image, self._network.towers[row.aspect], row.image.grid(self._profile.describe.max_slices))
             for row in alive(rows)
         )
         readings = []
         for row in alive(rows):
             with failing_alone(row):
-                grid = row.picture.grid(self._profile.describe.max_slices)
+                grid = row.image.grid(self._profile.describe.max_slices)
                 prompt = self._network.tokenizer.generation_prompt(grid, row.analysis)
                 if len(prompt.ids) > MAX_PROMPT_TOKENS:
                     raise PromptTooLong(
-                        f"{row.aspect}: picture and prompt take {len(prompt.ids)} tokens of {MAX_PROMPT_TOKENS}; "
+                        f"{row.aspect}: image and prompt take {len(prompt.ids)} tokens of {MAX_PROMPT_TOKENS}; "
                         "shorten the prompt"
                     )
                 readings.append(Reading(grid, prompt, prompt.ids, known=0))
@@ -220,7 +218,7 @@ class Pipeline:
     def _rate(self, rows: Sequence[Row], session: Session) -> None:
         """Score each row from the model's states over the whole conversation.
 
-        What was read before the description is not read again, as far as the ids and the picture's slices agree.
+        What was read before the description is not read again, as far as the ids and the image's slices agree.
         """
         readings: dict[int, Reading] = {}
         for number, row in enumerate(rows):
@@ -232,7 +230,7 @@ class Pipeline:
             if part:
                 known = [reading.known for reading in part.values()]
                 Encoded.encode_together(
-                    (rows[number].picture, self._network.towers[rows[number].aspect], reading.grid)
+                    (rows[number].image, self._network.towers[rows[number].aspect], reading.grid)
                     for number, reading in part.items()
                     if reading.known == 0
                 )
@@ -264,7 +262,7 @@ class Pipeline:
     def _fit(self, row: Row) -> tuple[Grid, Conversation]:
         """The finest grid with which image, analysis and description fit the head's context.
 
-        Where the original would cut off the description, or the picture's own tokens, the picture is sliced again into
+        Where the original would cut off the description, or the image's own tokens, the image is sliced again into
         fewer slices. If the overview alone leaves no room for all of the description, its end is cut.
 
         Raises:
@@ -272,20 +270,20 @@ class Pipeline:
         """
         tokenizer = self._network.tokenizer
         for max_slices in range(row.profile.max_slices, 0, -1):
-            grid = row.picture.grid(max_slices)
+            grid = row.image.grid(max_slices)
             conversation = tokenizer.scoring_conversation(grid, row.analysis, row.description, row.profile.question)
             if conversation.described <= row.profile.context:
                 return grid, conversation
         asked = len(tokenizer.generation_prompt(grid, row.analysis).ids)
         if asked >= row.profile.context:
             raise PromptTooLong(
-                f"{row.aspect}: picture and prompt take {asked} tokens of the head's {row.profile.context}; "
+                f"{row.aspect}: image and prompt take {asked} tokens of the head's {row.profile.context}; "
                 "shorten the prompt"
             )
         return grid, conversation
 
     def _embed(self, rows: Sequence[Row], readings: Sequence[Reading]) -> list[torch.Tensor]:
-        """Embeddings [tokens, hidden] of the ids of each reading that are new, the picture's in their places."""
+        """Embeddings [tokens, hidden] of the ids of each reading that are new, the image's in their places."""
         if not rows:
             return []
         llama = self._network.language
@@ -293,13 +291,13 @@ class Pipeline:
         lengths = [len(ids) for ids in new]
         groups = Groups.of_sequences((self._network.adapters[row.aspect] for row in rows), lengths, len(llama.tables))
         embedded = llama.embed(moved(torch.tensor([id_ for ids in new for id_ in ids]), self._device), groups)
-        pictures, places = [], []
+        images, places = [], []
         for row, reading, first in zip(rows, readings, accumulate(lengths, initial=0), strict=False):
             if reading.known == 0:
-                pictures.append(row.picture.embeddings(self._network.towers[row.aspect], reading.grid).flatten(0, 1))
+                images.append(row.image.embeddings(self._network.towers[row.aspect], reading.grid).flatten(0, 1))
                 places += [torch.arange(first + start, first + end) for start, end in reading.conversation.image_bounds]
-        if pictures:
-            embedded.index_copy_(0, moved(torch.cat(places), self._device), torch.cat(pictures))
+        if images:
+            embedded.index_copy_(0, moved(torch.cat(places), self._device), torch.cat(images))
         return list(embedded.split(lengths))
 
 

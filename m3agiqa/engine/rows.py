@@ -1,4 +1,4 @@
-"""What a batch is made of: a row for every picture and aspect, each with an outcome of its own."""
+"""What a batch is made of: a row for every image and aspect, each with an outcome of its own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from m3agiqa.profile import AspectProfile
 
 @dataclass
 class Row:
-    """One picture's way through one aspect."""
+    """One image's way through one aspect."""
 
     job: int
     aspect: Aspect
-    picture: Encoded
+    image: Encoded
     profile: AspectProfile
     analysis: str
     #: The description, if the model is not to write one.
     given: str | None = None
-    #: What was read before the description, and how the picture was cut for it.
+    #: What was read before the description, and how the image was cut for it.
     prompt: Conversation | None = None
     grid: Grid | None = None
     description: str = ""

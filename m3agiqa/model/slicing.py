@@ -1,4 +1,4 @@
-"""A picture to what the vision tower reads: an overview, a grid of slices, each as a row of patches."""
+"""An image to what the vision tower reads: an overview, a grid of slices, each as a row of patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PATCHES = 4900
 
 @dataclass(frozen=True)
 class Grid:
-    """How a picture is cut. (0, 0) is the overview alone."""
+    """How an image is cut. (0, 0) is the overview alone."""
 
     columns: int
     rows: int
@@ -29,7 +29,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Slices:
-    """The overview and the slices of one picture.
+    """The overview and the slices of one image.
 
     `patches` are uint8 [3, patch, patch * L], overview first, then the grid row by row: arrays as they are cut, tensors
     once they are on a device. `sizes` are (height, width) in patches, L = height * width.
@@ -47,7 +47,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Slicing:
-    """How a base wants its pictures cut; the defaults are MiniCPM-Llama3-V-2.5's."""
+    """How a base wants its images cut; the defaults are MiniCPM-Llama3-V-2.5's."""
 
     #: Side of a patch, pixels.
     patch: int = 14
@@ -61,7 +61,7 @@ class Slicing:
         return cls(patch=config["vision_config"]["patch_size"], scale=scale)
 
     def grid(self, width: int, height: int, max_slices: int) -> Grid:
-        """The grid whose proportions are nearest the picture's, among those with one slice fewer, as many, or one more
+        """The grid whose proportions are nearest the image's, among those with one slice fewer, as many, or one more
         than its area asks for.
 
         Ties go to the first candidate, in float64 order, as in MiniCPM-V's `slice_image`.
@@ -77,21 +77,21 @@ class Slicing:
         return Grid(*min(candidates, key=lambda grid: abs(proportions - math.log(grid[0] / grid[1]))))
 
     def overview(self, width: int, height: int, grid: Grid) -> tuple[int, int]:
-        """Width and height of a picture's overview, pixels."""
+        """Width and height of an image's overview, pixels."""
         return self._fit(width, height, upscale=grid.slices == 0)
 
     def cell(self, width: int, height: int, grid: Grid) -> tuple[int, int]:
-        """Width and height of each slice of a picture along `grid`, pixels."""
+        """Width and height of each slice of an image along `grid`, pixels."""
         return self._fit(
             _multiple(width, grid.columns) / grid.columns, _multiple(height, grid.rows) / grid.rows, upscale=True
         )
 
     def cut(self, rgb: Image.Image, grid: Grid) -> Slices:
-        """Cut a picture along `grid`, as `self.grid` gave it for this picture's size."""
+        """Cut an image along `grid`, as `self.grid` gave it for this image's size."""
         return self.cut_along(rgb, [grid])[grid]
 
     def cut_along(self, rgb: Image.Image, grids: Iterable[Grid]) -> dict[Grid, Slices]:
-        """Cut a picture along several grids; an overview that they share is made once."""
+        """Cut an image along several grids; an overview that they share is made once."""
         overviews: dict[tuple[int, int], Image.Image] = {}
         cut: dict[Grid, Slices] = {}
         for grid in grids:

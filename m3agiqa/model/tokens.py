@@ -35,7 +35,7 @@ class Conversation:
     """Token ids with what the passes need to know of them."""
 
     ids: list[int]
-    #: [start, end) of the `<unk>` run of each picture, overview first.
+    #: [start, end) of the `<unk>` run of each image, overview first.
     image_bounds: list[tuple[int, int]]
     #: Ids up to and with the description's last; all of them where there is no description.
     described: int
@@ -78,7 +78,7 @@ class ConversationTokenizer:
         return cls(tokenizer, query_num)
 
     def generation_prompt(self, grid: Grid, analysis: str) -> Conversation:
-        """`<|begin_of_text|>`, the user's turn with the picture and `analysis`, and the head of the assistant's."""
+        """`<|begin_of_text|>`, the user's turn with the image and `analysis`, and the head of the assistant's."""
         builder = self._opened(grid, analysis)
         builder.header("assistant")
         return builder.build()

@@ -1,4 +1,4 @@
-"""The vision tower and its resampler: slices of one picture to `query_num` embeddings each."""
+"""The vision tower and its resampler: slices of one image to `query_num` embeddings each."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Tower(nn.Module):
         self.vpm = Idefics2VisionTransformer(config)
         self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
 
-    def forward(self, pictures: Sequence[Slices]) -> list[torch.Tensor]:
-        """Encode the overviews and slices of pictures that are padded to the same length, their own longest.
+    def forward(self, images: Sequence[Slices]) -> list[torch.Tensor]:
+        """Encode the overviews and slices of images that are padded to the same length, their own longest.
 
         Args:
-            pictures: uint8 patches, on any device.
+            images: uint8 patches, on any device.
 
         Returns:
-            [1 + slices, query_num, hidden] of each picture, in the tower's dtype.
+            [1 + slices, query_num, hidden] of each image, in the tower's dtype.
         """
-        patches = [patch for slices in pictures for patch in slices.patches]
-        sizes = [size for slices in pictures for size in slices.sizes]
-        return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in pictures]))
+        patches = [patch for slices in images for patch in slices.patches]
+        sizes = [size for slices in images for size in slices.sizes]
+        return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in images]))
 
     def encode(self, patches: Sequence[Any]) -> torch.Tensor:
         """Uint8 patches, tensors or arrays, to features [n, Lmax, vision hidden].
 
         As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
-        it. Pictures must therefore not be padded to one another.
+        it. Images must therefore not be padded to one another.
         """
         table = self.vpm.embeddings
         weight, bias = table.patch_embedding.parameters()

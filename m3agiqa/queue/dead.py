@@ -111,9 +111,9 @@ class DeadLetters:
             raise RequestInvalid(f"dead letter {letter.id} came from no inbox; it can only be dropped")
         replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
         if replayed == -1:
-            raise RequestInvalid("its request was answered with a failure; submit the picture again under a new id")
+            raise RequestInvalid("its request was answered with a failure; submit the image again under a new id")
         if replayed == -2:
-            raise RequestInvalid("its request is forgotten; submit the picture again")
+            raise RequestInvalid("its request is forgotten; submit the image again")
         return bool(replayed)
 
     def drop(self, letter_id: str) -> bool:

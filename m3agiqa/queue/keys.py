@@ -64,5 +64,5 @@ def done(request_id: str) -> str:
 
 
 def scores(key: str) -> str:
-    """Key of what the model said about a picture with a prompt, as JSON, with a time to live."""
+    """Key of what the model said about an image with a prompt, as JSON, with a time to live."""
     return _SCORES + key

@@ -106,7 +106,7 @@ class Claim:
     since: float = field(default_factory=time.monotonic)
 
     def mark_scoring(self) -> None:
-        """Write down that the picture is fetched and waits for the model."""
+        """Write down that the image is fetched and waits for the model."""
         self.ledger.mark(self, State.SCORING)
 
     def publish(self, verdict: Verdict) -> bool:

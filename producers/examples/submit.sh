@@ -1,6 +1,6 @@
 #!/bin/sh
-# Submits a picture with nothing but jq and redis-cli, and prints its request id:
-#   REDIS_URL=redis://localhost:6379/0 submit.sh https://host/picture.png "its prompt"
+# Submits an image with nothing but jq and redis-cli, and prints its request id:
+#   REDIS_URL=redis://localhost:6379/0 submit.sh https://host/image.png "its prompt"
 set -eu
 id=$(cat /proc/sys/kernel/random/uuid)
 jq --null-input --compact-output --arg url "$1" --arg prompt "$2" --arg id "$id" \

@@ -1,4 +1,4 @@
-"""A platform on a bad day: it serves pictures and receives callbacks, and often does neither as it should."""
+"""A platform on a bad day: it serves images and receives callbacks, and often does neither as it should."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ FREEZE_S = float(os.environ.get("CHAOS_FREEZE_S", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 #: Seconds; longer than anything a worker does to a task here takes.
 LEASE_S = 8.0
-#: Requests whose picture is not there, and those whose receiver wants no more.
+#: Requests whose image is not there, and those whose receiver wants no more.
 MISSING, GONE = ({str(number) for number in range(start, TASKS, 40)} for start in (7, 13))
 #: Messages that nobody of ours wrote.
 FORGED = 1000

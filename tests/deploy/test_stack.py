@@ -124,7 +124,7 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
         stack.up(service)
     for service in OURS:
         eventually(lambda service=service: stack.healthy(service), f"{service} is healthy")  # type: ignore[misc]
-    # then a picture is scored and its verdict delivered, signed
+    # then an image is scored and its verdict delivered, signed
     with Client(producer) as client:
         request_id = client.submit(image_url=web.url("a.png"), prompt="a square", callback_url=web.url("hook"))
         assert client.result(request_id, timeout=PATIENCE_S).status == "scored"

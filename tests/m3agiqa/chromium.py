@@ -1,6 +1,6 @@
-"""What a browser shows of a picture: the measure of `m3agiqa.images` and `m3agiqa.colour`.
+"""What a browser shows of an image: the measure of `m3agiqa.images` and `m3agiqa.colour`.
 
-One run of headless Chromium draws every picture on white. A canvas gives the pixels as sRGB, 8 bits a channel, as a
+One run of headless Chromium draws every image on white. A canvas gives the pixels as sRGB, 8 bits a channel, as a
 page would show them at natural size; of an animation, the first frame that is shown.
 """
 
@@ -32,7 +32,7 @@ _FLAGS = (
     "--dump-dom",
 )
 
-# A picture whose header is whole but whose pixels are not has a size and paints nothing, or a part. Canvases of clear
+# An image whose header is whole but whose pixels are not has a size and paints nothing, or a part. Canvases of clear
 # pixels tell "paints nothing" from "paints white".
 _PAGE = """<!doctype html><meta charset="utf-8"><body>%s<pre id="out"></pre><script>
 addEventListener("load", () => {
@@ -58,11 +58,11 @@ addEventListener("load", () => {
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture as the browser shows it."""
+    """One image as the browser shows it."""
 
     #: On white, at natural size, turned as the browser turns it.
     rgb: Image.Image
-    #: Whether anything was painted. False for a whole header without pixels, and for a picture that is clear all over.
+    #: Whether anything was painted. False for a whole header without pixels, and for an image that is clear all over.
     painted: bool
 
 
@@ -71,8 +71,8 @@ def find() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def show(pictures: Mapping[str, bytes], *, timeout_s: float = 120) -> dict[str, Shown | None]:
-    """What Chromium shows of each picture; None where it shows a broken image. Small pictures only: all go on one page.
+def show(images: Mapping[str, bytes], *, timeout_s: float = 120) -> dict[str, Shown | None]:
+    """What Chromium shows of each image; None where it shows a broken image. Small images only: all go on one page.
 
     Raises:
         RuntimeError: no Chromium here, or it gave no answer.
@@ -80,7 +80,7 @@ def show(pictures: Mapping[str, bytes], *, timeout_s: float = 120) -> dict[str, 
     program = find()
     if program is None:
         raise RuntimeError("no chromium on PATH")
-    images = "".join(f'<img src="data:;base64,{base64.b64encode(data).decode()}">' for data in pictures.values())
+    images = "".join(f'<img src="data:;base64,{base64.b64encode(data).decode()}">' for data in images.values())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = Path(folder, "page.html")
         page.write_text(_PAGE % images)
@@ -89,7 +89,7 @@ def show(pictures: Mapping[str, bytes], *, timeout_s: float = 120) -> dict[str, 
     found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout.decode())
     if found is None:
         raise RuntimeError(f"chromium gave no answer: {done.stderr.decode()[-500:]}")
-    return dict(zip(pictures, map(_shown, json.loads(found.group(1))), strict=True))
+    return dict(zip(images, map(_shown, json.loads(found.group(1))), strict=True))
 
 
 def _shown(answer: dict[str, object] | None) -> Shown | None:

@@ -18,7 +18,7 @@ from m3agiqa.engine.encoding import Encoded
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.pipeline import Pipeline
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.profile import AspectProfile, Describe, ModelProfile
 
 CPU = torch.device("cpu")
@@ -64,10 +64,10 @@ class Case:
         self.model = folder.parent / self.facts["model_dir"]
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> DecodedImage:
         own = self.folder / "image.png"
         other = self.folder.parent / self.folder.name.rpartition("_ctx")[0] / "image.png"
-        return open_picture((own if own.exists() else other).read_bytes())
+        return open_image((own if own.exists() else other).read_bytes())
 
     @property
     def stages(self) -> dict[str, torch.Tensor]:
@@ -86,11 +86,11 @@ class Case:
         return WORDS[self.aspect][1]
 
     def embedded(self, ids: Sequence[int], bounds: Sequence[Sequence[int]], max_slices: int) -> torch.Tensor:
-        """Embeddings [tokens, hidden] of a conversation, the picture's in their places."""
+        """Embeddings [tokens, hidden] of a conversation, the image's in their places."""
         network = self.network
-        picture = Encoded(Cutter(network.slicing, (9,)).cut(self.picture), network.slicing, network.language.device)
+        image = Encoded(Cutter(network.slicing, (9,)).cut(self.image), network.slicing, network.language.device)
         embedded = network.language.embed(torch.tensor(ids), Groups.of([(0, len(ids))], 1))
-        slices = picture.embeddings(network.towers[self.aspect], picture.grid(max_slices))
+        slices = image.embeddings(network.towers[self.aspect], image.grid(max_slices))
         for (start, end), part in zip(bounds, slices, strict=True):
             embedded[start:end] = part
         return embedded

@@ -1,4 +1,4 @@
-"""Makers of pictures as nobody should write them, byte by byte where Pillow would refuse.
+"""Makers of images as nobody should write them, byte by byte where Pillow would refuse.
 
 All show the same 64 x 32 pixels, PATCHES, unless a maker says otherwise: each corner has a colour of its own, so that
 turns and cuts can be seen.
@@ -34,7 +34,7 @@ def _patches() -> Image.Image:
 
 PATCHES = _patches()
 TURNED = PATCHES.transpose(Image.Transpose.ROTATE_180)
-#: 16 x 16 of one colour: a frame smaller than the picture.
+#: 16 x 16 of one colour: a frame smaller than the image.
 SMALL = Image.new("RGB", (16, 16), (0, 90, 200))
 
 
@@ -302,7 +302,7 @@ def webp(*parts: tuple[bytes, bytes]) -> bytes:
 
 
 def pixels(image: Image.Image = PATCHES) -> tuple[bytes, bytes]:
-    """The chunk with a lossless picture's pixels."""
+    """The chunk with a lossless image's pixels."""
     data = encode(image, "WEBP", lossless=True, exact=True)
     at = data.index(b"VP8L")
     return b"VP8L", data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")]

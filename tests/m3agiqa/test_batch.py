@@ -25,11 +25,11 @@ from tests.support import PATIENCE_S, ROOT, eventually
 
 Output = pytest.CaptureFixture[str]
 
-PICTURES = 12
+IMAGES = 12
 
 
 class Watched(FakeScorer):
-    """Counts pictures, and ends the run instead of the batch that brings them above a number."""
+    """Counts images, and ends the run instead of the batch that brings them above a number."""
 
     def __init__(self, allowed: int, end: BaseException) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures of their own, of which two have one prompt in common and one row stands twice."""
+    """Images of their own, of which two have one prompt in common and one row stands twice."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "in.csv"
     rows = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Image.new("RGB", (16, 16), (number * 20, 0, 0)).save(tmp_path / f"{number}.png")
         rows.append((f"{number}.png", f'thing {number // 2}, "quoted"'))
     rows[5] = rows[4]
@@ -114,7 +114,7 @@ def test_whatever_ends_a_run_its_rows_are_kept_and_the_same_command_goes_on(
     # and the next one scores the others alone
     again = watch()
     assert batch(table) == 0
-    assert again.scored == PICTURES - 6
+    assert again.scored == IMAGES - 6
     for name in ("json", "csv"):
         assert Path(f"out.{name}").read_bytes() == Path(f"whole.{name}").read_bytes()
 
@@ -135,7 +135,7 @@ def test_a_signal_ends_a_run_with_both_files_written(table: Path, number: signal
     # then what was scored is in both, and no more files are there
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         assert scores() == [(row["image_path"], row["aspect"], float(row["score"])) for row in csv.DictReader(file)]
-    assert 0 < len(scores()) < 3 * PICTURES
+    assert 0 < len(scores()) < 3 * IMAGES
     assert sorted(path.name for path in table.parent.iterdir() if path.suffix != ".png") == [
         "in.csv",
         "out.csv",
@@ -156,8 +156,8 @@ def test_a_run_that_is_whole_scores_nothing_and_says_so(table: Path, watch: Watc
     again = watch()
     assert batch(table) == 0
     assert again.scored == 0
-    assert len(scores()) == 3 * PICTURES
-    assert f"{PICTURES} of {PICTURES} rows stand in out.csv; remove it to score them anew" in capsys.readouterr().err
+    assert len(scores()) == 3 * IMAGES
+    assert f"{IMAGES} of {IMAGES} rows stand in out.csv; remove it to score them anew" in capsys.readouterr().err
 
 
 def test_a_file_that_was_cut_is_continued(table: Path, watch: Watch) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_was_cut_is_continued(table: Path, watch: Watch) -> None:
     Path("out.csv").write_bytes(whole[: len(whole) // 2])
     again = watch()
     assert batch(table) == 0
-    assert 0 < again.scored < PICTURES
+    assert 0 < again.scored < IMAGES
     assert Path("out.csv").read_bytes() == whole
 
 
@@ -195,7 +195,7 @@ def test_rows_that_were_added_are_scored_too(table: Path, watch: Watch) -> None:
     assert [row[0] for row in scores()[::3]] == ["0.png", *(row[0] for row in scores()[3:-3:3]), "11.png"]
 
 
-def test_another_picture_of_the_same_name_is_another_run(table: Path, capsys: Output) -> None:
+def test_another_image_of_the_same_name_is_another_run(table: Path, capsys: Output) -> None:
     assert batch(table) == 0
     before = Path("out.csv").read_bytes()
     Image.new("RGB", (16, 16), "teal").save("7.png")
@@ -204,7 +204,7 @@ def test_another_picture_of_the_same_name_is_another_run(table: Path, capsys: Ou
     assert Path("out.csv").read_bytes() == before
 
 
-def test_a_picture_of_the_table_is_not_overwritten(table: Path, capsys: Output) -> None:
+def test_a_image_of_the_table_is_not_overwritten(table: Path, capsys: Output) -> None:
     before = Path("3.png").read_bytes()
     assert batch(table, output="3.png") == 1
     assert "it is read as" in capsys.readouterr().err
@@ -239,13 +239,13 @@ def test_another_run_is_refused_with_what_differs(
 
 
 def test_a_run_in_which_nothing_was_scored_binds_nobody(table: Path) -> None:
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Path(f"{number}.png").rename(f"{number}.away")
     assert batch(table) == 1
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Path(f"{number}.away").rename(f"{number}.png")
     assert batch(table, "--aspect", "quality", "--policy", "observe") == 0
-    assert len(scores()) == PICTURES
+    assert len(scores()) == IMAGES
 
 
 def test_a_csv_file_of_something_else_is_not_touched(table: Path, capsys: Output) -> None:
@@ -270,7 +270,7 @@ def test_where_there_is_no_room_for_the_json_file_the_csv_file_has_all(
         assert batch(table) == 1
     assert "No space left on device; out.csv is whole, and the same command goes on" in capsys.readouterr().err
     assert batch(table) == 0
-    assert len(scores()) == 3 * PICTURES
+    assert len(scores()) == 3 * IMAGES
 
 
 def test_a_strange_row_fails_alone(table: Path, capsys: Output) -> None:
@@ -286,7 +286,7 @@ def test_a_strange_row_fails_alone(table: Path, capsys: Output) -> None:
         b"a photo of " * 40 + b",0.png": "fetch_error",
         b"data:image/png;base64" + b"A" * 400 + b",p": "fetch_error",
         b"https://host/a.png,p": "fetch_error: a https URL is no file",
-        b",p": "fetch_error: the name of the picture is empty",
+        b",p": "fetch_error: the name of the image is empty",
         b".,p": "fetch_error",
         b"loop.png,p": "fetch_error",
         b"pipe.png,p": "fetch_error",
@@ -299,8 +299,8 @@ def test_a_strange_row_fails_alone(table: Path, capsys: Output) -> None:
     assert batch(table, "--aspect", "quality") == 0
     # then each has its error, and the others have their scores
     records = json.loads(Path("out.json").read_text("utf-8"))
-    assert [record["error"] is None for record in records] == [True] * PICTURES + [False] * len(strange) + [True]
-    for record, words in zip(records[PICTURES:], strange.values(), strict=False):
+    assert [record["error"] is None for record in records] == [True] * IMAGES + [False] * len(strange) + [True]
+    for record, words in zip(records[IMAGES:], strange.values(), strict=False):
         assert record["error"].startswith(words)
     error = capsys.readouterr().err
     assert "line 14: it has 3 cells" in error

@@ -25,14 +25,14 @@ FAKE = ("--model", "fake")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
     Image.new("RGB", (64, 48), "teal").save(path)
     return path
 
 
-def test_a_verdict_and_nothing_else_is_on_stdout(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(picture), "--prompt", "a cat", *FAKE, "--json"]) == 0
+def test_a_verdict_and_nothing_else_is_on_stdout(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(image), "--prompt", "a cat", *FAKE, "--json"]) == 0
 
     verdict = Verdict.model_validate_json(capsys.readouterr().out)
     assert verdict.status == "scored"
@@ -57,23 +57,23 @@ def test_a_verdict_and_nothing_else_is_on_stdout(picture: Path, capsys: pytest.C
     ],
 )
 def test_aspects_can_be_listed_or_repeated(
-    picture: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], wanted: list[str]
+    image: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], wanted: list[str]
 ) -> None:
-    assert main(["score", str(picture), "--prompt", "", *FAKE, "--json", *arguments]) == 0
+    assert main(["score", str(image), "--prompt", "", *FAKE, "--json", *arguments]) == 0
     assert list(json.loads(capsys.readouterr().out)["aspects"]) == wanted
 
 
-def test_without_json_people_read_it(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(picture), "--prompt", "a cat", *FAKE]) == 0
+def test_without_json_people_read_it(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(image), "--prompt", "a cat", *FAKE]) == 0
     out = capsys.readouterr().out
     assert "decision: " in out
     for aspect in Aspect:
         assert f"{aspect}: No model looked" in out
 
 
-def test_the_verdict_can_go_to_a_file(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verdict_can_go_to_a_file(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "verdict.json"
-    assert main(["score", str(picture), "--prompt", "", *FAKE, "--json", "--output", str(output)]) == 0
+    assert main(["score", str(image), "--prompt", "", *FAKE, "--json", "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == json.loads(capsys.readouterr().out)
 
 
@@ -88,7 +88,7 @@ def test_the_verdict_can_go_to_a_file(picture: Path, tmp_path: Path, capsys: pyt
     ],
     ids=["missing", "folder", "text", "empty", "pipe"],
 )
-def test_what_is_no_picture_is_a_failed_verdict(
+def test_what_is_no_image_is_a_failed_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make: object, code: str
 ) -> None:
     assert callable(make)
@@ -107,25 +107,25 @@ def test_a_failure_is_readable_without_json_too(tmp_path: Path, capsys: pytest.C
     assert "error: fetch_error" in capsys.readouterr().out
 
 
-def test_a_prompt_that_is_too_long_is_a_failed_verdict(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(picture), "--prompt", "x" * 9_000, *FAKE, "--json"]) == 1
+def test_a_prompt_that_is_too_long_is_a_failed_verdict(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(image), "--prompt", "x" * 9_000, *FAKE, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "request_invalid"
 
 
 def test_a_model_that_is_not_downloaded_is_a_failed_verdict(
-    hub: Hub, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_profile(tmp_path)
     model = str(tmp_path / "lab.yaml")
-    assert main(["score", str(picture), "--prompt", "", "--model", model, "--json"]) == 1
+    assert main(["score", str(image), "--prompt", "", "--model", model, "--json"]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "hub_error"
     assert "lab/base: the hub has no such repository" in error["message"]
 
 
 @pytest.mark.parametrize("name", ["model", "policy"])
-def test_an_unknown_name_is_one_line(picture: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(["score", str(picture), "--prompt", "", *FAKE, f"--{name}", "nonsense", "--json"]) == 1
+def test_an_unknown_name_is_one_line(image: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["score", str(image), "--prompt", "", *FAKE, f"--{name}", "nonsense", "--json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: no ")
@@ -155,8 +155,8 @@ def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
-def test_the_bundled_model_scores_by_default(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(picture), "--prompt", "a cat", "--device", "cpu", "--json"]) == 0
+def test_the_bundled_model_scores_by_default(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(image), "--prompt", "a cat", "--device", "cpu", "--json"]) == 0
     verdict = Verdict.model_validate_json(capsys.readouterr().out)
     assert verdict.model is not None
     assert verdict.model.profile == "mini"
@@ -185,10 +185,10 @@ def write_csv(folder: Path, rows: list[tuple[str, str]], columns: str = "image_p
     return path
 
 
-def test_a_batch_gives_a_row_for_every_picture_and_aspect(
+def test_a_batch_gives_a_row_for_every_image_and_aspect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Given pictures beside the CSV and in the current folder, and two that are none
+    # Given images beside the CSV and in the current folder, and two that are none
     data, here = tmp_path / "data", tmp_path / "here"
     data.mkdir()
     here.mkdir()
@@ -198,14 +198,14 @@ def test_a_batch_gives_a_row_for_every_picture_and_aspect(
         Image.new("RGB", (32, 32), (number * 20, 0, 0)).save(data / f"{number}.png")
         rows.append((f"{number}.png", f'prompt "{number}", größer\nzweite Zeile'))
     Image.new("RGB", (32, 32)).save(here / "own.png")
-    (data / "text.png").write_text("no picture")
+    (data / "text.png").write_text("no image")
     rows[4:4] = [("text.png", "a cat"), ("missing.png", "a dog"), ("own.png", "")]
 
     # When all aspects are asked for
     source = write_csv(data, rows)
     assert main(["batch", str(source), "--aspect", "all", "--output", "out.json", *FAKE]) == 0
 
-    # Then each picture has its three rows in order, and only the bad ones have errors
+    # Then each image has its three rows in order, and only the bad ones have errors
     records = json.loads((here / "out.json").read_text(encoding="utf-8"))
     assert [(r["image_path"], r["prompt"]) for r in records[::3]] == rows
     assert [r["aspect"] for r in records] == list(Aspect) * len(rows)
@@ -230,8 +230,8 @@ def test_a_batch_gives_a_row_for_every_picture_and_aspect(
         assert f"{sum(scores) / len(scores):.3f}" in out
 
 
-def test_a_batch_of_one_aspect(tmp_path: Path, picture: Path) -> None:
-    source = write_csv(tmp_path, [(picture.name, "a cat")])
+def test_a_batch_of_one_aspect(tmp_path: Path, image: Path) -> None:
+    source = write_csv(tmp_path, [(image.name, "a cat")])
     output = tmp_path / "out.json"
     assert main(["batch", str(source), "--aspect", "quality", "--output", str(output), *FAKE]) == 0
     assert [record["aspect"] for record in json.loads(output.read_text())] == ["quality"]
@@ -244,7 +244,7 @@ def test_a_batch_in_which_nothing_could_be_scored_fails(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_batch_keeps_what_was_scored(
-    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(FakeScorer):
         def score(self, jobs):  # type: ignore[no-untyped-def]
@@ -253,7 +253,7 @@ def test_an_interrupted_batch_keeps_what_was_scored(
             return super().score(jobs)
 
     monkeypatch.setattr(local, "load_scorer", lambda *_, **__: Interrupted())
-    source = write_csv(tmp_path, [(picture.name, str(number)) for number in range(20)])
+    source = write_csv(tmp_path, [(image.name, str(number)) for number in range(20)])
     output = tmp_path / "out.json"
     assert main(["batch", str(source), "--aspect", "quality", "--output", str(output), *FAKE]) == 130
     assert [record["prompt"] for record in json.loads(output.read_text())] == [str(number) for number in range(8)]
@@ -282,9 +282,9 @@ def test_a_wrong_csv_is_one_line(
     assert said in err
 
 
-def test_a_row_that_is_too_short_fails_alone(tmp_path: Path, picture: Path) -> None:
+def test_a_row_that_is_too_short_fails_alone(tmp_path: Path, image: Path) -> None:
     source = tmp_path / "in.csv"
-    source.write_text(f"prompt,image_path\nalone\na cat,{picture.name}\n", encoding="utf-8-sig")
+    source.write_text(f"prompt,image_path\nalone\na cat,{image.name}\n", encoding="utf-8-sig")
     output = tmp_path / "out.json"
     assert main(["batch", str(source), "--aspect", "quality", "--output", str(output), *FAKE]) == 0
     first, second = json.loads(output.read_text())
@@ -293,22 +293,22 @@ def test_a_row_that_is_too_short_fails_alone(tmp_path: Path, picture: Path) -> N
 
 
 def test_a_place_that_cannot_be_written_to_is_found_before_the_work(
-    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / "none" / "out.json")
-    source = write_csv(tmp_path, [(picture.name, "")])
+    source = write_csv(tmp_path, [(image.name, "")])
     assert main(["batch", str(source), "--output", output, *FAKE]) == 1
-    assert main(["score", str(picture), "--prompt", "", "--output", output, *FAKE]) == 1
+    assert main(["score", str(image), "--prompt", "", "--output", output, *FAKE]) == 1
     assert capsys.readouterr().err.count("error: cannot write") == 2
 
 
 def test_an_aspect_the_model_does_not_have_is_said(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scorer = FakeScorer()
     scorer.aspects = (Aspect.QUALITY,)
     monkeypatch.setattr(local, "load_scorer", lambda *_, **__: scorer)
-    assert main(["score", str(picture), "--prompt", "", "--aspect", "authenticity", "--json"]) == 1
+    assert main(["score", str(image), "--prompt", "", "--aspect", "authenticity", "--json"]) == 1
     assert "has no authenticity, only quality" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
@@ -371,43 +371,43 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_a_missing_package_is_named_with_its_extra(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr(local, "load_scorer", missing)
-    assert main(["score", str(picture), "--prompt", "", *FAKE]) == 1
+    assert main(["score", str(image), "--prompt", "", *FAKE]) == 1
     assert capsys.readouterr().err == "error: torch is not installed: pip install 'm3agiqa[score]'\n"
 
 
 def test_an_interruption_is_quiet(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "load_scorer", interrupt)
-    assert main(["score", str(picture), "--prompt", "", *FAKE]) == 130
+    assert main(["score", str(image), "--prompt", "", *FAKE]) == 130
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
 
 def test_weights_that_do_not_fit_are_a_failed_verdict(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise CheckpointError("the head does not fit")
 
     monkeypatch.setattr(local, "load_scorer", refuse)
-    assert main(["score", str(picture), "--prompt", "", *FAKE, "--json"]) == 1
+    assert main(["score", str(image), "--prompt", "", *FAKE, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "checkpoint_error"
 
 
 def test_loading_shows_a_bar_on_a_terminal_alone(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["score", str(picture), "--prompt", "", "--model", "mini", "--device", "cpu", "--json"]
+    command = ["score", str(image), "--prompt", "", "--model", "mini", "--device", "cpu", "--json"]
     assert main(command) == 0
     assert capsys.readouterr().err == ""
 
@@ -418,12 +418,10 @@ def test_loading_shows_a_bar_on_a_terminal_alone(
     assert json.loads(captured.out)["status"] == "scored"
 
 
-def test_a_batch_has_the_size_that_was_asked_for(
-    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given seven pictures with prompts of their own
-    table = tmp_path / "pictures.csv"
-    table.write_text("image_path,prompt\n" + "".join(f"{picture.name},thing {number}\n" for number in range(7)))
+def test_a_batch_has_the_size_that_was_asked_for(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given seven images with prompts of their own
+    table = tmp_path / "images.csv"
+    table.write_text("image_path,prompt\n" + "".join(f"{image.name},thing {number}\n" for number in range(7)))
     sizes = []
     score = FakeScorer.score
 

@@ -33,7 +33,7 @@ def test_public_names() -> None:
 
 
 def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, ledger: Ledger, redis: Redis) -> None:
-    # when a picture is submitted with everything there is
+    # when an image is submitted with everything there is
     request_id = client.submit(
         image_url="s3://bucket/a.png",
         prompt="a cat",

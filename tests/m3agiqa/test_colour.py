@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from m3agiqa.colour import MAX_PROFILE, Colour, matrix_profile, to_srgb
-from tests.m3agiqa.odd_pictures import (
+from tests.m3agiqa.odd_images import (
     ADOBE,
     ICC_ADOBE,
     ICC_CMYK,
@@ -186,7 +186,7 @@ def test_what_says_srgb_leaves_every_sample_as_it_is(colour: Colour, mode: str) 
         Colour(icc=ICC_SWAPPED[:-40]),
         Colour(icc=ICC_SWAPPED[:200]),
         Colour(icc=ICC_SWAPPED + bytes(MAX_PROFILE)),
-        # It fits no RGB picture, and what else the file says is not asked.
+        # It fits no RGB image, and what else the file says is not asked.
         Colour(icc=ICC_GREY, gamma=100_000),
         Colour(icc=ICC_CMYK, gamma=100_000),
         Colour(gamma=0),
@@ -225,7 +225,7 @@ def test_extreme_gammas(gamma: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK"])
-def test_every_row_of_a_tall_picture_is_converted(mode: str) -> None:
+def test_every_row_of_a_tall_image_is_converted(mode: str) -> None:
     icc = ICC_CMYK if mode == "CMYK" else ICC_LINEAR
     tall = Image.linear_gradient("L").resize((3, 1000)).convert("RGB").convert(mode)
     rows = [to_srgb(tall.crop((0, y, 3, y + 1)), Colour(icc=icc)).tobytes() for y in range(1000)]
@@ -260,7 +260,7 @@ def test_primaries_that_span_nothing_make_no_profile() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_damaged_profile_costs_no_picture(data: st.DataObject) -> None:
+def test_a_damaged_profile_costs_no_image(data: st.DataObject) -> None:
     damaged = bytearray(data.draw(st.sampled_from([ICC_SWAPPED, ICC_GREY, ICC_TABLE, ICC_CMYK, ICC_TINTING])))
     for _ in range(data.draw(st.integers(1, 6))):
         # Most of what can go wrong stands in the header and the table of tags.

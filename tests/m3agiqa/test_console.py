@@ -128,7 +128,7 @@ def test_the_version_is_shown(command: list[str]) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "grün.png"
     Image.new("RGB", (8, 8)).save(path)
     return path
@@ -143,9 +143,9 @@ def picture(tmp_path: Path) -> Path:
     ],
     ids=lambda environment: next(iter(environment)),
 )
-def test_json_is_json_in_any_encoding(picture: Path, environment: dict[str, str]) -> None:
+def test_json_is_json_in_any_encoding(image: Path, environment: dict[str, str]) -> None:
     # Given words that stdout cannot encode, in what is printed
-    arguments = ["score", str(picture.with_name("猫.png")), "--prompt", "猫", "--model", "fake"]
+    arguments = ["score", str(image.with_name("猫.png")), "--prompt", "猫", "--model", "fake"]
 
     # When they are printed as JSON, and for people
     as_json = ended([*COMMANDS[0], *arguments, "--json"], "", **environment)

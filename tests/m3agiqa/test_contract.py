@@ -191,7 +191,7 @@ def test_a_bucket_or_a_key_that_leads_elsewhere_is_refused_as_it_is_submitted(fi
         "s3://Bucket_1.a-b/a..b/.c/...",
         "s3://bucket",
         "s3://bucket/",
-        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:pictures/key",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint:images/key",
     ],
 )
 def test_dots_in_names_and_access_points_are_taken(url: str) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from m3agiqa.contract import Failure
 from m3agiqa.errors import FetchError, RequestInvalid
-from m3agiqa.files import find_picture, read_job, read_picture
+from m3agiqa.files import find_image, read_image, read_job
 from m3agiqa.paths import exists, is_file
 from tests.support import ROOT
 
@@ -42,13 +42,11 @@ def piped(folder: Path) -> Path:
         (lambda folder: Path("data:image/png;base64," + "A" * 5_000), "a data URL"),
     ],
 )
-def test_a_path_that_leads_to_no_picture_is_a_failure_that_can_be_sent(
-    tmp_path: Path, make: object, words: str
-) -> None:
+def test_a_path_that_leads_to_no_image_is_a_failure_that_can_be_sent(tmp_path: Path, make: object, words: str) -> None:
     assert callable(make)
 
     with pytest.raises(FetchError) as caught:
-        read_picture(make(tmp_path))
+        read_image(make(tmp_path))
 
     failure = Failure.of(caught.value)
     assert words.lower() in failure.message.lower()
@@ -61,18 +59,18 @@ CLOSED = """
 import os, sys
 from pathlib import Path
 from m3agiqa.errors import FetchError
-from m3agiqa.files import find_picture, read_picture
+from m3agiqa.files import find_image, read_image
 from m3agiqa.paths import exists, is_file
 folder = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setuid(65534)
 assert not exists(folder / "a.png") and not is_file(folder / "a.png")
 try:
-    read_picture(find_picture("a.png", folder))
+    read_image(find_image("a.png", folder))
 except FetchError:
     pass
 try:
-    read_picture(folder / "a.png")
+    read_image(folder / "a.png")
 except FetchError as error:
     sys.exit(str(error))
 """
@@ -95,7 +93,7 @@ def test_a_closed_folder_is_a_failure(tmp_path: Path) -> None:
     assert "Permission denied" in ended.stderr
 
 
-def test_a_table_names_pictures_beside_it_or_in_the_current_folder(
+def test_a_table_names_images_beside_it_or_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -103,11 +101,11 @@ def test_a_table_names_pictures_beside_it_or_in_the_current_folder(
     for path in ("beside/both.png", "both.png", "here.png"):
         (tmp_path / path).touch()
 
-    assert find_picture("both.png", Path("beside")) == Path("beside/both.png")
-    assert find_picture("here.png", Path("beside")) == Path("here.png")
-    assert find_picture("x" * 300, Path("beside")) == Path("x" * 300)
+    assert find_image("both.png", Path("beside")) == Path("beside/both.png")
+    assert find_image("here.png", Path("beside")) == Path("here.png")
+    assert find_image("x" * 300, Path("beside")) == Path("x" * 300)
     with pytest.raises(FetchError, match="empty"):
-        find_picture("", Path("beside"))
+        find_image("", Path("beside"))
 
 
 def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Model:
 
     def _score(self, job: Job, batch: int) -> Scores:
         described = job.descriptions.get(Aspect.QUALITY, self.writes)
-        score = 1 + len(described) % 7 / 7 + job.picture.info.width / 1000 + self.by + self.in_batch * (batch > 1)
+        score = 1 + len(described) % 7 / 7 + job.image.info.width / 1000 + self.by + self.in_batch * (batch > 1)
         return Scores(
             {
                 Aspect.QUALITY: AspectScore(
@@ -72,7 +72,7 @@ def described(golden: Golden) -> dict[str, dict[Aspect, str]]:
 
 
 def assert_scores_are_kept(mini: Scorer, golden: Golden) -> None:
-    """Each picture is scored with the description that is kept: where a search goes elsewhere is the check's matter."""
+    """Each image is scored with the description that is kept: where a search goes elsewhere is the check's matter."""
     known = jobs()
     assert golden.pictures.keys() == known.keys()
     for name, descriptions in described(golden).items():
@@ -88,7 +88,7 @@ def test_the_bundled_profiles_values_are_what_it_gives(mini: Scorer, bundled: Go
     assert_scores_are_kept(mini, bundled)
 
 
-def test_the_bundled_values_tell_pictures_and_aspects_apart(bundled: Golden) -> None:
+def test_the_bundled_values_tell_images_and_aspects_apart(bundled: Golden) -> None:
     scores = [value.score for values in bundled.pictures.values() for value in values.values()]
     assert max(scores) - min(scores) > 10 * TOLERANCE
     assert all(0 < score < 5 for score in scores)  # what is clamped hides how far it moved
@@ -106,13 +106,13 @@ def test_a_model_without_kept_values_is_held_against_itself() -> None:
     assert "no golden values are kept for lab" in found[-1]
     assert max(model.batches) == 5
     with pytest.raises(
-        GoldenMismatch, match=r"quality of the golden picture 'square' is .* in a batch of 5 and .* alone"
+        GoldenMismatch, match=r"quality of the golden image 'square' is .* in a batch of 5 and .* alone"
     ):
         check(Model(in_batch=2 * TOLERANCE), of_weights("1"), None, max_batch=5)
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 7])
-def test_every_golden_picture_is_in_a_batch_however_small(max_batch: int) -> None:
+def test_every_golden_image_is_in_a_batch_however_small(max_batch: int) -> None:
     model = Model()
     check(model, of_weights("1"), None, max_batch=max_batch)
     assert max(model.batches) == max(max_batch, len(jobs()))
@@ -141,17 +141,17 @@ def test_scores_are_compared_for_the_description_that_is_kept() -> None:
         check(Model(writes="\ufffd" * 40), of_weights("1"), kept(), max_batch=2)
 
 
-def test_values_of_other_weights_or_pictures_are_refused() -> None:
+def test_values_of_other_weights_or_images_are_refused() -> None:
     with pytest.raises(GoldenMismatch, match=r"other weights \(base\); .*m3agiqa golden lab"):
         check(Model(), of_weights("2"), kept(), max_batch=2)
     fewer = kept().model_copy(update={"pictures": {"square": kept().pictures["square"]}})
-    with pytest.raises(GoldenMismatch, match="other pictures or aspects"):
+    with pytest.raises(GoldenMismatch, match="other images or aspects"):
         check(Model(), of_weights("1"), fewer, max_batch=2)
 
 
-def test_a_picture_that_cannot_be_scored_is_said() -> None:
+def test_a_image_that_cannot_be_scored_is_said() -> None:
     failure = Failure(code="score_not_finite", message="the head returned nan", retryable=False)
-    with pytest.raises(ScoringError, match="golden picture 'square': score_not_finite: the head returned nan"):
+    with pytest.raises(ScoringError, match="golden image 'square': score_not_finite: the head returned nan"):
         check(lambda jobs: [failure] * len(jobs), INFO, None, max_batch=2)
     with pytest.raises(ScoringError, match="the head returned nan"):
         check(lambda jobs: [Scores({}, {Aspect.QUALITY: failure})] * len(jobs), INFO, None, max_batch=2)

@@ -1,4 +1,4 @@
-"""Bytes to pictures: every mode there is comes out as upright, opaque RGB, and everything else as a typed failure."""
+"""Bytes to images: every mode there is comes out as upright, opaque RGB, and everything else as a typed failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3agiqa.errors import ImageError, ImageTooLarge, ImageUnreadable
-from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, open_picture
+from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, open_image
 
 
 def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
@@ -38,26 +38,26 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def pixels(data: bytes) -> list[tuple[int, int, int]]:
-    rgb = open_picture(data).rgb
+    rgb = open_image(data).rgb
     assert rgb.mode == "RGB"
     raw = rgb.tobytes()
     return [(raw[start], raw[start + 1], raw[start + 2]) for start in range(0, len(raw), 3)]
 
 
-def test_what_is_known_of_a_picture() -> None:
+def test_what_is_known_of_a_image() -> None:
     data = encode(Image.new("RGB", (30, 20), "red"))
-    picture = open_picture(data)
-    assert picture.rgb.size == (30, 20)
-    assert picture.info.model_dump() == {
+    image = open_image(data)
+    assert image.rgb.size == (30, 20)
+    assert image.info.model_dump() == {
         "sha256": hashlib.sha256(data).hexdigest(), "width": 30, "height": 20, "format": "PNG", "frames": 1,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_format(format_: str) -> None:
-    picture = open_picture(encode(Image.new("RGB", (32, 32), (0, 128, 0)), format_))
-    assert picture.info.format == format_
-    red, green, blue = picture.rgb.getpixel((16, 16))  # type: ignore[misc]
+    image = open_image(encode(Image.new("RGB", (32, 32), (0, 128, 0)), format_))
+    assert image.info.format == format_
+    red, green, blue = image.rgb.getpixel((16, 16))  # type: ignore[misc]
     # The lossy ones may be off a little.
     assert red <= 4
     assert blue <= 4
@@ -104,7 +104,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 def test_a_cmyk_jpeg() -> None:
     data = encode(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG")
-    red, green, blue = open_picture(data).rgb.getpixel((8, 8))  # type: ignore[misc]
+    red, green, blue = open_image(data).rgb.getpixel((8, 8))  # type: ignore[misc]
     assert red < 10
     assert min(green, blue) > 245
 
@@ -115,73 +115,73 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     image.paste((0, 0, 0), (0, 0, 16, 16))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = open_picture(encode(image, "JPEG", exif=exif, quality=95))
+    image = open_image(encode(image, "JPEG", exif=exif, quality=95))
 
-    assert picture.rgb.size == ((32, 64) if orientation >= 5 else (64, 32))
-    assert (picture.info.width, picture.info.height) == picture.rgb.size
-    width, height = picture.rgb.size
+    assert image.rgb.size == ((32, 64) if orientation >= 5 else (64, 32))
+    assert (image.info.width, image.info.height) == image.rgb.size
+    width, height = image.rgb.size
     corners = [(4, 4), (width - 5, 4), (width - 5, height - 5), (4, height - 5)]
-    dark = [sum(picture.rgb.getpixel(corner)) < 200 for corner in corners]  # type: ignore[arg-type, misc]
+    dark = [sum(image.rgb.getpixel(corner)) < 200 for corner in corners]  # type: ignore[arg-type, misc]
     # Where the stored top left corner belongs, clockwise from the top left: EXIF 2.3, table 4.
     assert dark.index(True) == {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}[orientation]
     assert sum(dark) == 1
 
 
-def test_odd_metadata_does_not_cost_the_picture_or_its_orientation() -> None:
+def test_odd_metadata_does_not_cost_the_image_or_its_orientation() -> None:
     # Text in MaxSampleValue (0x0119), which Pillow reads but cannot write.
     odd = struct.pack(">HHLL", 0x0119, 2, 6, 38) + struct.pack(">HHLHH", 0x0112, 3, 1, 6, 0)
     tiff = b"MM\0*" + struct.pack(">LH", 8, 2) + odd + struct.pack(">L", 0) + b"maker\0"
     data = encode(Image.new("RGB", (16, 8), "red"), "JPEG", exif=b"Exif\0\0" + tiff)
-    assert open_picture(data).rgb.size == (8, 16)
+    assert open_image(data).rgb.size == (8, 16)
 
 
-def test_metadata_that_is_none_does_not_cost_the_picture() -> None:
+def test_metadata_that_is_none_does_not_cost_the_image() -> None:
     for format_ in ("JPEG", "PNG", "WEBP"):
         data = encode(Image.new("RGB", (16, 8), "red"), format_, exif=b"Exif\0\0" + b"garbage, no TIFF" * 3)
-        assert open_picture(data).rgb.size == (16, 8)
+        assert open_image(data).rgb.size == (16, 8)
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_of_an_animation_the_first_frame_is_taken(format_: str) -> None:
     frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "lime", "blue")]
     data = encode(frames[0], format_, save_all=True, append_images=frames[1:], duration=100)
-    picture = open_picture(data)
-    assert picture.info.frames == 3
-    red, green, blue = picture.rgb.getpixel((12, 12))  # type: ignore[misc]
+    image = open_image(data)
+    assert image.info.frames == 3
+    red, green, blue = image.rgb.getpixel((12, 12))  # type: ignore[misc]
     assert red > 245
     assert max(green, blue) < 10
 
 
 @pytest.mark.parametrize("size", [(1, 1), (100, 3000), (3000, 100), (1, MAX_SIDE_RATIO)])
 def test_unusual_sizes(size: tuple[int, int]) -> None:
-    assert open_picture(encode(Image.new("RGB", size))).rgb.size == size
+    assert open_image(encode(Image.new("RGB", size))).rgb.size == size
 
 
 @pytest.mark.parametrize("size", [(1, MAX_SIDE_RATIO + 1), (2000, 19)])
 def test_sides_too_unequal(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLarge, match="times the other"):
-        open_picture(encode(Image.new("RGB", size)))
+        open_image(encode(Image.new("RGB", size)))
 
 
 @pytest.mark.parametrize("side", [8_300, 10_000, 60_000, 2**31 - 1])
 def test_huge_sizes_are_refused_by_the_header_alone(side: int) -> None:
     with pytest.raises(ImageTooLarge):
-        open_picture(png(side, side, 8, 2, [b""]))
+        open_image(png(side, side, 8, 2, [b""]))
 
 
 def test_the_limit_can_be_set() -> None:
     data = encode(Image.new("RGB", (20, 20)))
-    assert open_picture(data, max_pixels=400)
+    assert open_image(data, max_pixels=400)
     with pytest.raises(ImageTooLarge, match="20x20 is more than 399 pixels"):
-        open_picture(data, max_pixels=399)
+        open_image(data, max_pixels=399)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
-def test_a_truncated_picture_is_no_picture(format_: str, kept: float) -> None:
+def test_a_truncated_image_is_no_image(format_: str, kept: float) -> None:
     data = sample(format_)
     with pytest.raises(ImageUnreadable):
-        open_picture(data[: int(len(data) * kept)])
+        open_image(data[: int(len(data) * kept)])
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_a_truncated_picture_is_no_picture(format_: str, kept: float) -> None:
     ],
     ids=["empty", "text", "png", "jpeg", "gif", "svg", "pdf", "tiff", "bmp", "no-width"],
 )
-def test_what_is_no_picture(data: bytes) -> None:
+def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(ImageUnreadable):
-        open_picture(data)
+        open_image(data)
 
 
 @cache
@@ -213,7 +213,7 @@ def sample(format_: str) -> bytes:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_damaged_bytes_give_a_picture_or_a_typed_failure(data: st.DataObject) -> None:
+def test_damaged_bytes_give_a_image_or_a_typed_failure(data: st.DataObject) -> None:
     damaged = bytearray(sample(data.draw(st.sampled_from(FORMATS))))
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(damaged) - 1))
@@ -227,34 +227,34 @@ def test_damaged_bytes_give_a_picture_or_a_typed_failure(data: st.DataObject) ->
         if not damaged:
             break
     try:
-        picture = open_picture(bytes(damaged), max_pixels=1_000_000)
+        image = open_image(bytes(damaged), max_pixels=1_000_000)
     except ImageError:
         return
-    assert picture.rgb.mode == "RGB"
-    assert picture.rgb.size == (picture.info.width, picture.info.height)
+    assert image.rgb.mode == "RGB"
+    assert image.rgb.size == (image.info.width, image.info.height)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF"]))
-def test_any_bytes_give_a_picture_or_a_typed_failure(data: bytes, start: bytes) -> None:
+def test_any_bytes_give_a_image_or_a_typed_failure(data: bytes, start: bytes) -> None:
     try:
-        picture = open_picture(start + data, max_pixels=1_000_000)
+        image = open_image(start + data, max_pixels=1_000_000)
     except ImageError:
         return
-    assert picture.rgb.mode == "RGB"
+    assert image.rgb.mode == "RGB"
 
 
 def test_threads_may_start_at_once() -> None:
-    # In a process of its own: Pillow loads its decoders when the first picture is opened.
+    # In a process of its own: Pillow loads its decoders when the first image is opened.
     program = """
 import io, sys, threading
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 data = bytes.fromhex(sys.stdin.read())
 barrier = threading.Barrier(16)
 results = []
 def decode():
     barrier.wait()
-    results.append(open_picture(data).rgb.size)
+    results.append(open_image(data).rgb.size)
 threads = [threading.Thread(target=decode) for _ in range(16)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

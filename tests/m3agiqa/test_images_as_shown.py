@@ -1,4 +1,4 @@
-"""Pictures as a browser shows them: one table of odd files, and what Chromium 156 shows of each.
+"""Images as a browser shows them: one table of odd files, and what Chromium 156 shows of each.
 
 A recorded line is the size, and the colours at six places: 3 pixels in from each corner, clockwise from the top left,
 then near the centre, then where small frames of animations lie. Where Chromium is installed, a second test asks it
@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from m3agiqa.errors import ImageUnreadable
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from tests.m3agiqa import chromium
-from tests.m3agiqa.odd_pictures import (
+from tests.m3agiqa.odd_images import (
     ADOBE,
     ALPHA,
     ANIM,
@@ -89,7 +89,7 @@ from tests.m3agiqa.odd_pictures import (
 
 @dataclass(frozen=True)
 class Case:
-    """A file and what Chromium shows of it; only where `open_picture` differs on purpose, what it gives and why."""
+    """A file and what Chromium shows of it; only where `open_image` differs on purpose, what it gives and why."""
 
     build: Callable[[], bytes]
     shown: str
@@ -122,7 +122,7 @@ TURNS = {
     7: "32x64 2850c8 3cb44b c82828 808080 d8773c 572468",
     8: "32x64 3cb44b 2850c8 808080 c82828 b44842 141549",
 }
-# A picture with the right size and no pixels, and a broken picture; here both are failures.
+# An image with the right size and no pixels, and a broken image; here both are failures.
 NOTHING, BROKEN = "nothing", "broken"
 UNREADABLE = "unreadable"
 
@@ -248,7 +248,7 @@ CASES = {
     "png cICP 9 18, HLG": Case(lambda: png(cicp(9, 18)), "64x32 e6000d 00aa24 003bb5 636363 ff6e00 00ecab", PLAIN, HDR),
     "png cICP of limited range": Case(lambda: png(cicp(12, 8, full_range=0)), PLAIN),
     "png cICP with a matrix": Case(
-        lambda: png(cicp(12, 8, matrix=1)), BROKEN, PLAIN, "a broken note on colour costs no picture"
+        lambda: png(cicp(12, 8, matrix=1)), BROKEN, PLAIN, "a broken note on colour costs no image"
     ),
     "png cICP and iCCP": Case(lambda: png(cicp(1, 13) + iccp(ICC_SWAPPED)), PLAIN),
     "png iCCP, sRGB, gAMA and cICP": Case(
@@ -431,8 +431,8 @@ CASES = {
     "png chunk before IHDR": Case(lambda: SIGNATURE + chunk(b"tEXt", b"a\0b") + png()[8:], BROKEN),
     # APNG: the first frame that is shown
     "apng": Case(lambda: png(actl(2) + fctl(0), after=fctl(1) + fdat(2, TURNED)), PLAIN),
-    "apng hidden picture": Case(lambda: hidden(fctl(0), fdat(1, TURNED), fctl(2), fdat(3, PATCHES)), TURNS[3]),
-    "apng hidden picture, one frame": Case(lambda: hidden(fctl(0), fdat(1, TURNED), count=1), TURNS[3]),
+    "apng hidden image": Case(lambda: hidden(fctl(0), fdat(1, TURNED), fctl(2), fdat(3, PATCHES)), TURNS[3]),
+    "apng hidden image, one frame": Case(lambda: hidden(fctl(0), fdat(1, TURNED), count=1), TURNS[3]),
     "apng frame in several fdAT": Case(
         lambda: hidden(
             fctl(0),
@@ -490,14 +490,14 @@ CASES = {
     "apng with acTL but no frame": Case(lambda: hidden(), NOTHING),
     "apng frame without pixels": Case(lambda: hidden(fctl(0)), NOTHING),
     "apng frame of garbage": Case(lambda: hidden(fctl(0), chunk(b"fdAT", b"\0\0\0\1garbage")), NOTHING),
-    "apng frame beyond the picture": Case(lambda: hidden(fctl(0, at=(8, 8)), fdat(1, TURNED)), NOTHING),
+    "apng frame beyond the image": Case(lambda: hidden(fctl(0, at=(8, 8)), fdat(1, TURNED)), NOTHING),
     "apng frame with wrong CRC": Case(lambda: hidden(fctl(0)[:-4] + b"1234", fdat(1, TURNED)), NOTHING),
     "apng out of order": Case(lambda: hidden(fctl(5), fdat(3, TURNED)), NOTHING),
     "apng second frame of garbage": Case(
         lambda: png(actl(2) + fctl(0), after=fctl(1) + chunk(b"fdAT", b"\0\0\0\2garbage")), PLAIN
     ),
     "apng second frame missing": Case(lambda: png(actl(2) + fctl(0)), PLAIN),
-    "apng IDAT frame smaller than the picture": Case(
+    "apng IDAT frame smaller than the image": Case(
         lambda: png(actl(2) + fctl(0, (16, 16)), after=fctl(1) + fdat(2, TURNED)), BROKEN
     ),
     "apng palette": Case(
@@ -615,7 +615,7 @@ CASES = {
     # JPEG: structure
     "jpeg progressive": Case(lambda: jpeg(progressive=True), PLAIN),
     "jpeg of coarse colour": Case(lambda: jpeg(subsampling=2), "64x32 c8282a 3cb34d 2c4ec9 808080 dca040 70dec3"),
-    "jpeg of several pictures": Case(
+    "jpeg of several images": Case(
         lambda: encode(PATCHES, "MPO", save_all=True, append_images=[TURNED], quality=95),
         "64x32 c8282a 3cb34d 2c4ec9 808080 dca040 70dec3",
     ),
@@ -687,7 +687,7 @@ CASES = {
     "webp animation EXIF": Case(
         lambda: webp(vp8x(ANIMATED | EXIF), ANIM, anmf(PATCHES), anmf(TURNED), (b"EXIF", tiff(6))), PLAIN
     ),
-    "webp animation, frame beyond the picture": Case(
+    "webp animation, frame beyond the image": Case(
         lambda: webp(vp8x(ANIMATED), ANIM, anmf(PATCHES, (8, 8)), anmf(TURNED)), BROKEN
     ),
     "webp animation without a frame": Case(lambda: webp(vp8x(ANIMATED), pixels()), BROKEN),
@@ -777,11 +777,9 @@ CASES = {
     "avif ICC SWAPPED": Case(lambda: avif(icc_profile=ICC_SWAPPED), SWAPPED),
     "avif ICC P3": Case(lambda: avif(icc_profile=ICC_P3), "64x32 da001a 00b837 1552ce 808080 e79e12 2ce2c2"),
     "avif ICC TABLE": Case(lambda: avif(icc_profile=ICC_TABLE), BY_TABLE),
-    "avif ICC GREY": Case(
-        lambda: avif(icc_profile=ICC_GREY), BROKEN, PLAIN, "a profile that fits not costs no picture"
-    ),
+    "avif ICC GREY": Case(lambda: avif(icc_profile=ICC_GREY), BROKEN, PLAIN, "a profile that fits not costs no image"),
     "avif ICC GARBAGE": Case(
-        lambda: avif(icc_profile=ICC_GARBAGE), BROKEN, PLAIN, "a profile that fits not costs no picture"
+        lambda: avif(icc_profile=ICC_GARBAGE), BROKEN, PLAIN, "a profile that fits not costs no image"
     ),
     "avif grey ICC GREY": Case(
         lambda: avif(PATCHES.convert("L"), subsampling="4:0:0", icc_profile=ICC_GREY), GREY_LINEAR
@@ -823,9 +821,9 @@ def test_as_shown(name: str) -> None:
     case = CASES[name]
     if case.expected in (NOTHING, BROKEN, UNREADABLE):
         with pytest.raises(ImageUnreadable):
-            open_picture(case.build())
+            open_image(case.build())
         return
-    rgb = open_picture(case.build()).rgb
+    rgb = open_image(case.build()).rgb
     size, *colours = case.expected.split()
     assert f"{rgb.width}x{rgb.height}" == size
     for found, recorded in zip(probe(rgb), colours, strict=True):
@@ -840,7 +838,7 @@ def test_as_chromium_shows_it_now() -> None:
     differences = {}
     for name, shown in chromium.show(data).items():
         try:
-            ours = open_picture(data[name]).rgb
+            ours = open_image(data[name]).rgb
         except ImageUnreadable:
             if shown is not None and shown.painted:
                 differences[name] = "shown, but unreadable here"

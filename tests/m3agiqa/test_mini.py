@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 import m3agiqa
 from m3agiqa.contract import Aspect
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import Scorer
 
@@ -33,23 +33,23 @@ PHOTOGRAPHS = (
 )
 
 
-def blurred(picture: Image.Image) -> Image.Image:
-    return picture.filter(ImageFilter.GaussianBlur(5))
+def blurred(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(5))
 
 
-def downscaled(picture: Image.Image) -> Image.Image:
-    return picture.resize((picture.width // 8, picture.height // 8), Image.Resampling.BICUBIC).resize(picture.size)
+def downscaled(image: Image.Image) -> Image.Image:
+    return image.resize((image.width // 8, image.height // 8), Image.Resampling.BICUBIC).resize(image.size)
 
 
-def compressed(picture: Image.Image) -> Image.Image:
+def compressed(image: Image.Image) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=5)
+    image.save(buffer, "JPEG", quality=5)
     return Image.open(buffer)
 
 
-def noisy(picture: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(0).normal(0, 40, (picture.height, picture.width, 3))
-    return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+def noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).normal(0, 40, (image.height, image.width, 3))
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -63,30 +63,28 @@ def photographs() -> list[Image.Image]:
     return [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
 
 
-def qualities(mini: Scorer, pictures: list[Image.Image]) -> list[float]:
-    outcomes = mini.score([_job(picture) for picture in pictures])
+def qualities(mini: Scorer, images: list[Image.Image]) -> list[float]:
+    outcomes = mini.score([_job(image) for image in images])
     return [outcome.aspects[Aspect.QUALITY].score for outcome in outcomes if isinstance(outcome, Scores)]
 
 
-def _job(picture: Image.Image) -> Job:
+def _job(image: Image.Image) -> Job:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return Job(open_picture(buffer.getvalue()), "a photograph", (Aspect.QUALITY,))
+    image.save(buffer, "PNG")
+    return Job(open_image(buffer.getvalue()), "a photograph", (Aspect.QUALITY,))
 
 
 @pytest.mark.parametrize("spoil", [blurred, downscaled, compressed, noisy])
 def test_what_spoils_a_photograph_lowers_its_quality(
     mini: Scorer, photographs: list[Image.Image], spoil: Callable[[Image.Image], Image.Image]
 ) -> None:
-    before, after = qualities(mini, photographs), qualities(mini, [spoil(picture) for picture in photographs])
+    before, after = qualities(mini, photographs), qualities(mini, [spoil(image) for image in photographs])
 
     assert len(before) == len(after) == 10
     assert sum(spoilt < sharp for sharp, spoilt in zip(before, after, strict=True)) >= 9
 
 
-def test_a_sharp_picture_is_described_otherwise_than_a_blurred_one(
-    mini: Scorer, photographs: list[Image.Image]
-) -> None:
+def test_a_sharp_image_is_described_otherwise_than_a_blurred_one(mini: Scorer, photographs: list[Image.Image]) -> None:
     sharp, blurry = mini.score([_job(photographs[0]), _job(blurred(photographs[0]))])
 
     assert isinstance(sharp, Scores)

@@ -10,16 +10,16 @@ from PIL import Image
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
 from m3agiqa.errors import ConfigError, DeviceLost, M3AGIQAError, ScoringOutOfMemory
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import FakeScorer, Scorer, load_scorer
 
 
-def picture(color: str, size: tuple[int, int] = (96, 64)) -> Picture:
+def image(color: str, size: tuple[int, int] = (96, 64)) -> DecodedImage:
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, "PNG")
-    return open_picture(buffer.getvalue())
+    return open_image(buffer.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def mini() -> Scorer:
 
 
 def test_bundled_model_scores_every_aspect_and_says_that_it_is_trained(mini: Scorer) -> None:
-    outcome = mini.score([Job(picture("teal"), "a teal wall")])[0]
+    outcome = mini.score([Job(image("teal"), "a teal wall")])[0]
 
     assert isinstance(outcome, Scores)
     assert set(outcome.aspects) == set(Aspect)
@@ -42,8 +42,8 @@ def test_bundled_model_scores_every_aspect_and_says_that_it_is_trained(mini: Sco
     assert set(outcome.timings_ms) == {"encode", "prefill", "decode", "rate"}
 
 
-def test_sixteen_pictures_with_a_bad_one_give_fifteen_scores_and_a_failure(mini: Scorer) -> None:
-    jobs = [Job(picture("teal", (60 + 20 * index, 80)), "x" if index != 11 else "word " * 3000) for index in range(16)]
+def test_sixteen_images_with_a_bad_one_give_fifteen_scores_and_a_failure(mini: Scorer) -> None:
+    jobs = [Job(image("teal", (60 + 20 * index, 80)), "x" if index != 11 else "word " * 3000) for index in range(16)]
 
     outcomes = mini.score(jobs)
 
@@ -65,20 +65,20 @@ def test_no_such_profile_or_device_says_what_there_is() -> None:
 
 
 class Pipeline:
-    """Fails whenever a batch holds a picture of a failing colour, as a model that breaks on it would."""
+    """Fails whenever a batch holds an image of a failing colour, as a model that breaks on it would."""
 
     aspects = tuple(Aspect)
     dtype = engine = "none"
 
     def __init__(self, failing: dict[str, Exception]) -> None:
-        self.failing = {picture(color).info.sha256: error for color, error in failing.items()}
+        self.failing = {image(color).info.sha256: error for color, error in failing.items()}
         self.sizes: list[int] = []
 
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
         self.sizes.append(len(jobs))
         for job in jobs:
-            if job.picture.info.sha256 in self.failing:
-                raise self.failing[job.picture.info.sha256]
+            if job.image.info.sha256 in self.failing:
+                raise self.failing[job.image.info.sha256]
         score = AspectScore(score=3, rating=Rating.GOOD, description="x", slices=0, cut_tokens=0)
         return [Scores({Aspect.QUALITY: score}) for _ in jobs]
 
@@ -86,13 +86,13 @@ class Pipeline:
         return ScoringOutOfMemory("no room") if isinstance(error, MemoryError) else error
 
 
-def test_a_picture_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Scorer) -> None:
+def test_a_image_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Scorer) -> None:
     pipeline = Pipeline({"red": MemoryError(), "blue": RuntimeError("secret prompt")})
     scorer = Scorer(pipeline, mini.info, max_batch=16)  # type: ignore[arg-type]
     colors = ["teal"] * 16
     colors[3], colors[12] = "red", "blue"
 
-    outcomes = scorer.score([Job(picture(color), "x") for color in colors])
+    outcomes = scorer.score([Job(image(color), "x") for color in colors])
 
     failures = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert {index: failure.code for index, failure in failures.items()} == {
@@ -103,12 +103,12 @@ def test_a_picture_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Score
     assert len(outcomes) == 16
 
 
-def test_a_lost_device_is_not_any_pictures_fault(mini: Scorer) -> None:
+def test_a_lost_device_is_not_any_images_fault(mini: Scorer) -> None:
     pipeline = Pipeline({"red": DeviceLost("cuda:0 failed")})
     scorer = Scorer(pipeline, mini.info, max_batch=4)  # type: ignore[arg-type]
 
     with pytest.raises(DeviceLost, match="cuda:0"):
-        scorer.score([Job(picture(color), "x") for color in ("teal", "red", "teal")])
+        scorer.score([Job(image(color), "x") for color in ("teal", "red", "teal")])
 
     assert pipeline.sizes == [3]
 
@@ -116,7 +116,7 @@ def test_a_lost_device_is_not_any_pictures_fault(mini: Scorer) -> None:
 def test_batches_are_no_larger_than_asked(mini: Scorer) -> None:
     pipeline = Pipeline({})
 
-    outcomes = Scorer(pipeline, mini.info, max_batch=3).score([Job(picture("teal"), "x")] * 8)  # type: ignore[arg-type]
+    outcomes = Scorer(pipeline, mini.info, max_batch=3).score([Job(image("teal"), "x")] * 8)  # type: ignore[arg-type]
 
     assert pipeline.sizes == [3, 3, 2]
     assert len(outcomes) == 8
@@ -124,7 +124,7 @@ def test_batches_are_no_larger_than_asked(mini: Scorer) -> None:
 
 
 def test_the_fake_scorer_gives_the_same_pair_the_same_scores() -> None:
-    jobs = [Job(picture("teal"), "x"), Job(picture("teal"), "y"), Job(picture("red"), "x", (Aspect.QUALITY,))]
+    jobs = [Job(image("teal"), "x"), Job(image("teal"), "y"), Job(image("red"), "x", (Aspect.QUALITY,))]
 
     first, second = FakeScorer().score(jobs), load_scorer("fake").score(jobs)
 

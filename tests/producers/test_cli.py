@@ -41,8 +41,8 @@ def write(path: Path, *rows: tuple[str, ...]) -> str:
     return str(path)
 
 
-def test_one_picture(redis: Redis, capsys: Output) -> None:
-    # when one picture is submitted with options
+def test_one_image(redis: Redis, capsys: Output) -> None:
+    # when one image is submitted with options
     arguments = (
         "one https://host/a.png --prompt cat --aspect quality --aspect authenticity --policy observe --priority 0"
     )
@@ -84,7 +84,7 @@ def test_the_redis_url_of_the_environment_is_read_as_workers_read_it(
     assert "M3AGIQA_REDIS_PASSWORD" in said
 
 
-def test_one_picture_and_its_verdict(web: Web, worker_process: Callable[..., Worker], capsys: Output) -> None:
+def test_one_image_and_its_verdict(web: Web, worker_process: Callable[..., Worker], capsys: Output) -> None:
     worker_process("score")
     assert main(["one", web.url("a.png"), "--prompt", "cat", "--wait", "60", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "scored"

@@ -18,7 +18,7 @@ from m3agiqa.queue.ledger import Ledger
 from tests.support import ROOT
 
 EXAMPLES = ROOT / "producers" / "examples"
-URL = "https://pictures.example/a.png?signature=b%2Fc"
+URL = "https://images.example/a.png?signature=b%2Fc"
 PROMPT = 'a "quoted" café, 5 o\'clock, \\ and \u4e2d\u6587'
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
@@ -48,9 +48,9 @@ def test_node() -> None:
 def test_node_puts_priorities_on_their_lists() -> None:
     program = f"""
         import {{ scoreRequest }} from {str(EXAMPLES / "score-request.mjs")!r};
-        const picture = {{ image_url: {URL!r}, prompt: process.argv[1] }};
+        const image = {{ image_url: {URL!r}, prompt: process.argv[1] }};
         for (const fields of [{{ priority: 0 }}, {{ priority: 9, request_id: "mine" }}, {{}}]) {{
-            const {{ id, key, request }} = scoreRequest({{ ...picture, ...fields }});
+            const {{ id, key, request }} = scoreRequest({{ ...image, ...fields }});
             console.log(id, key, request);
         }}
     """
@@ -72,7 +72,7 @@ def test_shell(tmp_path: Path, redis_url: str, redis: Redis) -> None:
     stand_in.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/arguments"\ncat > "{tmp_path}/request"\n')
     stand_in.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDIS_URL": redis_url}
-    # when the script submits a picture
+    # when the script submits an image
     command = [str(EXAMPLES / "submit.sh"), URL, PROMPT]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     # then it is for the inbox of its priority, under the id that was printed

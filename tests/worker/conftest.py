@@ -181,11 +181,11 @@ def resolver(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> li
 
 @pytest.fixture
 def internet(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Puts a public host, pictures.example, where a local server listens: its name and route are made up, no more."""
+    """Puts a public host, images.example, where a local server listens: its name and route are made up, no more."""
 
     def lead_to(port: int) -> None:
         real = connection.create_connection
-        resolver(monkeypatch, {"pictures.example": [PUBLIC]})
+        resolver(monkeypatch, {"images.example": [PUBLIC]})
 
         def create_connection(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
             assert address[0] == PUBLIC

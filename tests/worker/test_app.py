@@ -22,7 +22,7 @@ def test_tls_checks_certificates() -> None:
     assert configuration(Settings(redis_url="redis://host:6379/0"))["broker_use_ssl"] is False
 
 
-def test_the_visibility_timeout_leaves_room_for_a_slow_picture() -> None:
+def test_the_visibility_timeout_leaves_room_for_a_slow_image() -> None:
     settings = Settings(fetch_timeout_s=10, max_wait_ms=1000, score_timeout_s=100)
     assert configuration(settings)["broker_transport_options"]["visibility_timeout"] == 333
 

@@ -18,10 +18,10 @@ from tests.support import PATIENCE_S, Web, Worker, eventually
 Start = Callable[..., Worker]
 
 
-def test_a_picture_comes_back_as_a_verdict(client: Client, web: Web, worker_process: Start) -> None:
+def test_a_image_comes_back_as_a_verdict(client: Client, web: Web, worker_process: Start) -> None:
     # given a worker
     worker_process("score")
-    # when a picture is submitted
+    # when an image is submitted
     request_id = client.submit(image_url=web.url("cat.png"), prompt="a cat", metadata={"user": 7})
     # then its verdict comes
     verdict = client.result(request_id, timeout=60)
@@ -131,7 +131,7 @@ def test_a_receiver_that_is_gone_is_not_asked_twice(client: Client, web: Web, wo
     ],
     ids=["recovers", "stays away", "is not there"],
 )
-def test_a_picture_that_cannot_be_fetched(
+def test_a_image_that_cannot_be_fetched(
     statuses: list[int],
     status: str,
     attempt: int,
@@ -140,10 +140,10 @@ def test_a_picture_that_cannot_be_fetched(
     web: Web,
     worker_process: Start,
 ) -> None:
-    # given a picture server with troubles
+    # given an image server with troubles
     web.answers["a.png"] = statuses
     worker_process("score", score_retry_delays_s="0.1,0.1")
-    # when one of its pictures is submitted
+    # when one of its images is submitted
     verdict = client.result(client.submit(image_url=web.url("a.png"), prompt=""), timeout=60)
     # then what may pass is tried again, and a failure is never a rejection
     assert (verdict.status, verdict.attempt) == (status, attempt)
@@ -166,7 +166,7 @@ def test_a_request_nobody_waits_for_is_answered_unscored(client: Client, web: We
     request_id = client.submit(image_url=web.url("late.png"), prompt="", expires_at=then)
     in_time = client.submit(image_url=web.url("a.png"), prompt="", expires_at=then + timedelta(hours=1))
     worker_process("score")
-    # then its picture is not even fetched
+    # then its image is not even fetched
     verdict = client.result(request_id, timeout=60)
     assert verdict.error is not None
     assert (verdict.error.code, verdict.decision) == ("expired", "review")
@@ -175,13 +175,13 @@ def test_a_request_nobody_waits_for_is_answered_unscored(client: Client, web: We
     assert client.result(in_time, timeout=60).status == "scored"
 
 
-def test_the_same_picture_and_prompt_are_scored_once(client: Client, web: Web, worker_process: Start) -> None:
+def test_the_same_image_and_prompt_are_scored_once(client: Client, web: Web, worker_process: Start) -> None:
     # given a worker that can score two batches
     prelude = (
         "from m3agiqa.scorer import FakeScorer\n"
         "score, batches = FakeScorer.score, []\n"
         "def twice(self, jobs):\n"
-        "    batches.extend(job for job in jobs if job.picture.info.width == 16)\n"
+        "    batches.extend(job for job in jobs if job.image.info.width == 16)\n"
         "    return score(self, jobs) if len(batches) <= 1 else 1 / 0\n"
         "FakeScorer.score = twice\n"
     )
@@ -190,7 +190,7 @@ def test_the_same_picture_and_prompt_are_scored_once(client: Client, web: Web, w
     def scored(prompt: str, **fields: object) -> Verdict:
         return client.result(client.submit(image_url=web.url("a.png"), prompt=prompt, **fields), timeout=60)
 
-    # when a picture comes again
+    # when an image comes again
     first, again = scored("a cat"), scored("a cat")
     # then its scores are those of the first time; with other words or aspects they are not
     assert again.aspects == first.aspects

@@ -298,7 +298,7 @@ def test_a_worker_whose_model_hangs_ends_and_leaves_its_tasks_to_another(
         "from m3agiqa.scorer import FakeScorer\n"
         "score = FakeScorer.score\n"
         "def hang(self, jobs):\n"
-        "    if jobs[0].picture.info.width == 16:\n"
+        "    if jobs[0].image.info.width == 16:\n"
         "        threading.Event().wait()\n"
         "    return score(self, jobs)\n"
         "FakeScorer.score = hang\n"
@@ -338,7 +338,7 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
 def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_letter(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given a picture that no process survives, and one that any does
+    # given an image that no process survives, and one that any does
     prelude = (
         "import os\n"
         "import worker.score.fetch\n"
@@ -351,7 +351,7 @@ def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_le
     settings = {"prelude": prelude, "max_lost_runs": 2, "visibility_timeout_s": 1}
     for _ in range(2):
         start_and_wait_for_its_end(worker_process, **settings)
-    # when a third worker takes it, and another picture after it
+    # when a third worker takes it, and another image after it
     worker = worker_process("score", **settings)
     harmless = client.submit(image_url=web.url("harmless.png"), prompt="", request_id="harmless")
     assert client.result(harmless, timeout=PATIENCE_S).status == "scored"
@@ -380,7 +380,7 @@ def start_and_wait_for_its_end(worker_process: Start, **settings: object) -> Non
 def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_why(
     client: Client, redis: Redis, web: Web, worker_process: Start, tmp_path: Path
 ) -> None:
-    # given the bundled profile with one golden value that its model does not give, and a picture that waits
+    # given the bundled profile with one golden value that its model does not give, and an image that waits
     profile, golden = tmp_path / "lab.yaml", tmp_path / "golden" / "lab.yaml"
     shipped = ROOT / "cfg" / "models"
     text = (shipped / "mini.yaml").read_text(encoding="utf-8").replace("name: mini", "name: lab")
@@ -393,8 +393,8 @@ def test_a_worker_whose_model_does_not_give_what_it_gave_takes_nothing_and_says_
     # when a worker starts with it
     with pytest.raises(AssertionError, match="the worker ended with 1") as ended:
         worker_process("score", model=profile, device="cpu", max_batch=2)
-    # then it says what is wrong, and the picture still waits, untouched
-    assert re.search(r"error: quality of the golden picture 'wide' is [\d.]+, not [\d.]+ as it was", str(ended.value))
+    # then it says what is wrong, and the image still waits, untouched
+    assert re.search(r"error: quality of the golden image 'wide' is [\d.]+, not [\d.]+ as it was", str(ended.value))
     assert "m3agiqa golden lab" in str(ended.value)
     assert inbox.waiting(redis) == 1
     assert redis.hlen("unacked") == 0
@@ -431,14 +431,14 @@ def test_the_tasks_of_a_killed_worker_are_taken_over_after_their_leases(
     assert {client.result(name, timeout=PATIENCE_S).status for name in ids} == {"scored"}
 
 
-def test_a_picture_scored_while_redis_lost_everything_is_answered_all_the_same(
+def test_a_image_scored_while_redis_lost_everything_is_answered_all_the_same(
     client: Client, redis: Redis, web: Web, worker_process: Start
 ) -> None:
-    # given both workers, and a picture that is being fetched
+    # given both workers, and an image that is being fetched
     scorer, deliverer = worker_process("score"), worker_process("deliver")
     web.gate.clear()
     [request_id] = submit(client, web, 1)
-    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the image is being fetched")
     # when Redis loses its data
     redis.flushall()
     web.gate.set()

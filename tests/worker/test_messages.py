@@ -105,7 +105,7 @@ def test_what_is_no_request_becomes_a_dead_letter_and_the_worker_goes_on(
 
 
 def test_prompts_and_urls_are_in_no_log(client: Client, redis: Redis, web: Web, worker_process: Start) -> None:
-    # given a picture that fails, one that does not, and what neither an inbox nor a list should hold
+    # given an image that fails, one that does not, and what neither an inbox nor a list should hold
     web.answers["private.png"] = [404]
     worker = worker_process("score")
     secret = {"image_url": web.url("private.png"), "prompt": "a private wish"}
@@ -191,11 +191,11 @@ def deaf(redis: Redis) -> Iterator[Callable[[bool], None]]:
 def test_an_outcome_that_cannot_be_kept_leaves_the_request_owed(
     client: Client, redis: Redis, web: Web, worker_process: Start, deaf: Callable[[bool], None]
 ) -> None:
-    # given a picture that is being fetched
+    # given an image that is being fetched
     worker = worker_process("score", lease_s=2)
     web.gate.clear()
     request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
-    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the image is being fetched")
     # when Redis refuses its verdict
     deaf(True)
     web.gate.set()
@@ -493,11 +493,11 @@ def test_a_delivery_that_was_revoked_becomes_a_dead_letter(
 def test_to_revoke_what_runs_already_changes_nothing(
     client: Client, redis: Redis, web: Web, worker_process: Start, operator: Celery
 ) -> None:
-    # given a worker that obeys, with a picture in its hands
+    # given a worker that obeys, with an image in its hands
     worker = worker_process("score", remote_control=True)
     web.gate.clear()
     client.submit(image_url=web.url("a.png"), prompt="", request_id="mine")
-    eventually(lambda: client.state("mine") == State.FETCHING, "the picture is being fetched")
+    eventually(lambda: client.state("mine") == State.FETCHING, "the image is being fetched")
     # when an operator would have it ended at once
     operator.control.revoke("mine", terminate=True)
     revoke(operator, "mine", workers=1)

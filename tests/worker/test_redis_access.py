@@ -181,7 +181,7 @@ def test_everything_works_over_a_socket_with_a_password_of_any_characters(web: W
     with ValkeyServer(port=free_port(), config={"unixsocket": str(socket_file)}) as server:
         with Redis.from_url(server.connection_url) as admin:
             admin.config_set("requirepass", password)
-        # when client and workers are given both apart, then a picture goes the whole way
+        # when client and workers are given both apart, then an image goes the whole way
         address = Address.parse(f"unix://{socket_file}?db=1").as_user("", password)
         urls = dict.fromkeys(("score", "deliver"), f" 'unix://{socket_file}?db=1' ")
         with Client(address.url) as client, running(tmp_path, urls, web, redis_password=password):
@@ -269,7 +269,7 @@ def tls_port(certificate: tuple[Path, Path], valkey: ValkeyServer, redis: Redis)
 def test_everything_works_over_tls_and_nothing_without_a_known_authority(
     certificate: tuple[Path, Path], tls_port: int, web: Web, tmp_path: Path
 ) -> None:
-    # when client and workers know the authority of a Redis with TLS, then a picture goes the whole way
+    # when client and workers know the authority of a Redis with TLS, then an image goes the whole way
     known = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={certificate[0]}"
     with Client(known) as client, running(tmp_path, dict.fromkeys(("score", "deliver"), known), web):
         request_id = client.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))

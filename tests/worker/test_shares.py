@@ -398,7 +398,7 @@ def test_everything_is_given_back_whatever_happens(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("host", "site"),
     [
-        ("pictures.customer.com", "customer.com"),
+        ("images.customer.com", "customer.com"),
         ("customer.com", "customer.com"),
         ("customer.com.", "customer.com"),
         ("a.b.customer.co.uk", "customer.co.uk"),
@@ -409,7 +409,7 @@ def test_everything_is_given_back_whatever_happens(clock: Clock) -> None:
         # without a registrable domain
         ("s3.eu-west-1.amazonaws.com", "s3.eu-west-1.amazonaws.com:443"),
         ("localhost", "localhost:443"),
-        ("pictures.default.svc.cluster.local", "pictures.default.svc.cluster.local:443"),
+        ("images.default.svc.cluster.local", "images.default.svc.cluster.local:443"),
         ("", ":443"),
         # addresses
         ("93.184.215.14", "93.184.215.14/32:443"),

@@ -120,11 +120,11 @@ def test_everything_is_settled_over_new_connections(
 def test_a_worker_that_stops_does_not_wait_for_a_redis_that_is_silent(
     hole: BlackHole, behind: Callable[..., Worker], client: Client, web: Web
 ) -> None:
-    # given a worker that fetches a picture
+    # given a worker that fetches an image
     web.gate.clear()
     worker = behind("score", fetch_timeout_s=PATIENCE_S, fetch_first_byte_s=PATIENCE_S, slow_share=1)
     request_id = client.submit(image_url=web.url("a.png"), prompt="")
-    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the image is being fetched")
     # when Redis says nothing any more, and the worker is asked to stop
     hole.swallow(for_good=True)
     # then it ends, although it can give nothing back
@@ -169,18 +169,18 @@ def test_a_worker_that_is_interrupted_again_ends_at_once_and_its_task_is_given_b
     web: Web,
     worker_process: Callable[..., Worker],
 ) -> None:
-    # given a worker that fetches a picture, which takes long
+    # given a worker that fetches an image, which takes long
     web.gate.clear()
     worker = worker_process("score", fetch_timeout_s=PATIENCE_S, fetch_first_byte_s=PATIENCE_S, slow_share=1)
     request_id = client.submit(image_url=web.url("a.png"), prompt="")
-    eventually(lambda: client.state(request_id) == State.FETCHING, "the picture is being fetched")
+    eventually(lambda: client.state(request_id) == State.FETCHING, "the image is being fetched")
     # when somebody asks it to end, and then presses Ctrl+C, or does not wait from the beginning
     if first is not None:
         worker.process.send_signal(first)
         eventually(lambda: "Warm shutdown" in worker.log, "it finishes what it has")
         assert worker.process.poll() is None
     worker.process.send_signal(second)
-    # then it ends, with the picture still to come
+    # then it ends, with the image still to come
     assert worker.process.wait(PATIENCE_S) == 130
     web.gate.set()
     # and another takes the task, without waiting for a lease to end

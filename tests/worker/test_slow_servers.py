@@ -83,19 +83,19 @@ def hang(request: Any) -> None:
 
 
 @pytest.mark.parametrize("servers", [1, SERVERS])
-def test_picture_servers_that_drip_keep_no_neighbour_waiting(servers: int, serve: Any) -> None:
+def test_image_servers_that_drip_keep_no_neighbour_waiting(servers: int, serve: Any) -> None:
     # given many URLs of slow servers in front of everything else, each good for a thread as long as the test lasts
-    slow, quick = serve(drip, "0.0.0.0"), serve(lambda request: request.reply(200, b"picture"))
+    slow, quick = serve(drip, "0.0.0.0"), serve(lambda request: request.reply(200, b"image"))
     places = [f"127.0.0.{2 + number}:{slow.server_port}" for number in range(servers)]
     settings = Settings(fetch_allow_hosts=(quick.netloc, *places), fetch_timeout_s=PATIENCE_S)
     fetcher = Fetcher(settings, Shares(THREADS))
     with pool(fetcher.fetch, slow) as threads:
         threads.add(*(f"http://{places[number % servers]}/{number}" for number in range(100)))
-        # when a neighbour whom nobody knows wants its pictures
+        # when a neighbour whom nobody knows wants its images
         theirs = [f"{quick.url}/{number}" for number in range(100)]
         threads.add(*theirs)
         # then it gets all of them, while the slow ones hang
-        eventually(lambda: len(threads.ended) >= len(theirs), "the neighbour's pictures")
+        eventually(lambda: len(threads.ended) >= len(theirs), "the neighbour's images")
         assert sorted(threads.ended) == sorted(theirs)
         assert threads.put_off >= 100 - THREADS
 
@@ -131,7 +131,7 @@ def test_receivers_that_hang_at_one_address_keep_no_neighbour_waiting(
         assert len(slow.received) < 100
 
 
-def test_pictures_of_a_worker_overtake_those_that_drip(
+def test_images_of_a_worker_overtake_those_that_drip(
     client: Client, web: Web, serve: Any, worker_process: Start
 ) -> None:
     # given a worker, and more URLs of a slow server than it has threads

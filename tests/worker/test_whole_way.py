@@ -19,7 +19,7 @@ from m3agiqa.contract import Aspect, Verdict
 from producers import Client
 from tests.support import Worker, eventually, free_port
 from tests.worker.conftest import Answer, Handler, HttpServer
-from worker.demo.show import PICTURES
+from worker.demo.show import IMAGES
 
 Start = Callable[..., Worker]
 SECRET = "whsec_" + "c2VjcmV0" * 5
@@ -28,14 +28,14 @@ PROMPT = "a lighthouse nobody may read about"
 
 def gallery(handler: Handler) -> None:
     if handler.command == "GET":
-        handler.reply(200, (PICTURES / handler.path.rpartition("/")[2]).read_bytes())
+        handler.reply(200, (IMAGES / handler.path.rpartition("/")[2]).read_bytes())
     else:
         handler.reply(204)
 
 
 @pytest.fixture
 def platform(serve: Callable[[Answer], HttpServer]) -> HttpServer:
-    """A generation platform: serves its pictures, receives callbacks."""
+    """A generation platform: serves its images, receives callbacks."""
     return serve(gallery)
 
 
@@ -91,7 +91,7 @@ def browser(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.usefixtures("aws")
-def test_pictures_are_scored_delivered_and_watched(
+def test_images_are_scored_delivered_and_watched(
     client: Client,
     platform: HttpServer,
     s3_endpoint: str,
@@ -113,7 +113,7 @@ def test_pictures_are_scored_delivered_and_watched(
     }
     worker_process("score", **settings)
     worker_process("deliver", **settings)
-    # when pictures are submitted, a bad one among them
+    # when images are submitted, a bad one among them
     ids = [
         client.submit(
             image_url=f"{platform.url}/private-path/{name}",
@@ -164,7 +164,7 @@ def test_pictures_are_scored_delivered_and_watched(
         assert platform.netloc not in shown
 
 
-def test_the_demo_ends_by_itself_with_a_verdict_for_every_picture() -> None:
+def test_the_demo_ends_by_itself_with_a_verdict_for_every_image() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "worker.demo"], capture_output=True, text=True, check=False, timeout=280
     )
@@ -176,7 +176,7 @@ def test_the_demo_ends_by_itself_with_a_verdict_for_every_picture() -> None:
     assert quality["rocket-noisy.webp"] < quality["rocket.webp"]
     for shown in (
         "answered 404",
-        "not a picture",
+        "not an image",
         "truncated",
         "not a public address",
     ):

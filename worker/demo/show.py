@@ -1,6 +1,6 @@
-"""`make demo`: the whole way of a picture, on this machine alone, in real processes.
+"""`make demo`: the whole way of an image, on this machine alone, in real processes.
 
-Starts a Valkey, both workers and Flower on loopback, serves the pictures beside this module and some bad ones, submits
+Starts a Valkey, both workers and Flower on loopback, serves the images beside this module and some bad ones, submits
 them as a generator backend would, receives the signed callbacks, verifies them, and prints what came back.
 """
 
@@ -37,7 +37,7 @@ from worker.demo.processes import DemoFailed, running, wait_until
 from worker.ops.health import is_ready
 from worker.settings import PREFIX
 
-PICTURES = Path(__file__).parent / "pictures"
+IMAGES = Path(__file__).parent / "pictures"
 
 #: Seconds until every verdict must have come.
 VERDICTS_TIMEOUT_S = 300.0
@@ -48,7 +48,7 @@ _STYLES = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT:
 
 @dataclass(frozen=True)
 class Submission:
-    """A picture of the demo: what the table calls it, and what is submitted."""
+    """An image of the demo: what the table calls it, and what is submitted."""
 
     name: str
     image_url: str
@@ -56,12 +56,12 @@ class Submission:
 
 
 class Web:
-    """Serves the pictures and receives the callbacks, verifying each."""
+    """Serves the images and receives the callbacks, verifying each."""
 
     def __init__(self, secret: str) -> None:
         self._webhook = Webhook(secret)
-        self._files = {f"/{path.name}": path.read_bytes() for path in PICTURES.iterdir() if path.suffix != ".csv"}
-        self._files["/text.png"] = b"This is not a picture.\n"
+        self._files = {f"/{path.name}": path.read_bytes() for path in IMAGES.iterdir() if path.suffix != ".csv"}
+        self._files["/text.png"] = b"This is not an image.\n"
         self._files["/truncated.jpg"] = self._files["/coffee.jpg"][:9000]
         self._changed = threading.Condition()
         self._verdicts: dict[str, Verdict] = {}
@@ -132,15 +132,15 @@ class Web:
 
 
 def submissions(place: str) -> list[Submission]:
-    """The pictures that ship with the project, and bad ones."""
-    with (PICTURES / "manifest.csv").open(encoding="utf-8", newline="") as file:
+    """The images that ship with the project, and bad ones."""
+    with (IMAGES / "manifest.csv").open(encoding="utf-8", newline="") as file:
         shipped = [
             Submission(row["file"], f"http://{place}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
         ]
     return [
         *shipped,
-        Submission("(missing: 404)", f"http://{place}/missing.png", "a picture that is not there"),
-        Submission("(a text file)", f"http://{place}/text.png", "a picture that is a text"),
+        Submission("(missing: 404)", f"http://{place}/missing.png", "an image that is not there"),
+        Submission("(a text file)", f"http://{place}/text.png", "an image that is a text"),
         Submission("(a truncated JPEG)", f"http://{place}/truncated.jpg", "half a cup of coffee"),
         Submission("(a private address)", "http://169.254.169.254/latest/meta-data/", "the keys of the cloud"),
     ]
@@ -169,7 +169,7 @@ def run(console: Console, *, keep: bool) -> None:
             ): item
             for item in sent
         }
-        console.print(f"Submitted {len(sent)} pictures; waiting for their callbacks ...")
+        console.print(f"Submitted {len(sent)} images; waiting for their callbacks ...")
         verdicts = {verdict.request_id: verdict for verdict in web.wait(list(names), VERDICTS_TIMEOUT_S)}
         console.print(table([(names[request_id].name, verdicts[request_id]) for request_id in names]))
         console.print(f"{len(verdicts)} of {len(sent)} callbacks came, every signature verified.")
@@ -227,8 +227,8 @@ def _until_interrupted() -> None:
 
 
 def table(rows: Sequence[tuple[str, Verdict]]) -> Table:
-    """What came back, a row a picture."""
-    shown = Table("picture", "decision", *Aspect, "reason or failure", title="Verdicts")
+    """What came back, a row an image."""
+    shown = Table("image", "decision", *Aspect, "reason or failure", title="Verdicts")
     for name, verdict in rows:
         decision = f"[{_STYLES[verdict.decision]}]{verdict.decision}[/]"
         scores = [f"{verdict.aspects[aspect].score:.2f}" if aspect in verdict.aspects else "-" for aspect in Aspect]
@@ -238,7 +238,7 @@ def table(rows: Sequence[tuple[str, Verdict]]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every picture came back as a verified verdict."""
+    """Run the demo; 0 if every image came back as a verified verdict."""
     parser = argparse.ArgumentParser(prog="python -m worker.demo", description=main.__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, with Flower's address printed")
     arguments = parser.parse_args(argv)

@@ -1,1 +1,1 @@
-"""Measures workers: under load, and beside pictures and servers that mean ill."""
+"""Measures workers: under load, and beside images and servers that mean ill."""

@@ -1,4 +1,4 @@
-"""Pictures that cost decoders seconds or gigabytes: what `worker.load.hostile` attacks a worker with.
+"""Images that cost decoders seconds or gigabytes: what `worker.load.hostile` attacks a worker with.
 
 `BOMBS` holds a maker for each. Most write the file by hand, within milliseconds, in the fewest bytes that a decoder
 still believes; none is larger than what a worker fetches.
@@ -20,7 +20,7 @@ from m3agiqa.containers.png import SIGNATURE, chunk
 
 #: Pixels a side. 8192 x 8192 are almost as many as are let through.
 _LARGE = 8192
-#: Pixels a side of a picture that looks as light as any, and is decoded beside them.
+#: Pixels a side of an image that looks as light as any, and is decoded beside them.
 _LIGHT = 2100
 _SMALL = 64
 #: Bytes of a file, a little below what is fetched at most (32 MiB).
@@ -58,7 +58,7 @@ def _scan(components: Sequence[int], band: tuple[int, int], approximation: int, 
 
 
 def _idle(side: int) -> bytes:
-    """Samples of a progressive scan that changes no block of a square picture."""
+    """Samples of a progressive scan that changes no block of a square image."""
     runs = -(-((side // 8) ** 2) // _RUN)
     bits = ("0" + "1" * 14) * runs
     bits += "1" * (-len(bits) % 8)
@@ -66,7 +66,7 @@ def _idle(side: int) -> bytes:
 
 
 def _progressive(side: int, scans: int, *, refining: bool = True, components: int = 1, kind: int = _SOF2) -> bytes:
-    """A flat picture whose `scans` scans, but for the first, do nothing. Those that refine look at every coefficient
+    """A flat image whose `scans` scans, but for the first, do nothing. Those that refine look at every coefficient
     all the same. With arithmetic coding a scan needs no samples to be decoded.
     """
     everything = range(1, 1 + components)
@@ -79,7 +79,7 @@ def _progressive(side: int, scans: int, *, refining: bool = True, components: in
 
 
 def _small_jpeg(*, before: bytes = b"", amid: bytes = b"") -> bytes:
-    """A sound picture with something in front of its tables, or amid its samples."""
+    """A sound image with something in front of its tables, or amid its samples."""
     samples = bytes((_SMALL // 8) ** 2 // 8)
     return _SOI + before + _frame(_SOF0, _SMALL, 1) + _scan([1], (0, 63), 0, samples + amid + samples) + _EOI
 
@@ -118,10 +118,10 @@ def _png(
     before: Iterable[bytes] = (),
     behind: Iterable[bytes] = (),
 ) -> bytes:
-    """A square picture, flat if no `pixels` are given, with chunks of all sorts before and behind them."""
+    """A square image, flat if no `pixels` are given, with chunks of all sorts before and behind them."""
     if pixels is None:
         row = bytes(1 + _CHANNELS[colour] * depth * side // 8)
-        # The rows of an interlaced picture are shorter and more, and all zeros too.
+        # The rows of an interlaced image are shorter and more, and all zeros too.
         pixels = _deflated(row * 4, side // 4 + interlaced)
     header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, interlaced)
     idat, end = chunk(b"IDAT", pixels), chunk(b"IEND", b"")
@@ -149,14 +149,14 @@ def _profile(size: int) -> bytes:
 
 
 def _png_colours(side: int) -> bytes:
-    """A large table of colours for a picture whose pixels hit it at random places."""
+    """A large table of colours for an image whose pixels hit it at random places."""
     rows = (b"\0" + random.Random(2).randbytes(3 * side)) * 64
     profile = chunk(b"iCCP", b"n\0\0" + zlib.compress(_profile(4 * 2**20 - 4096), 1))
     return _png(side, _RGB, pixels=_deflated(rows, side // 64), before=[profile])
 
 
 def png_light() -> bytes:
-    """A picture that looks light, with all that makes a PNG slow: many chunks, passes, 16 bits, a filter that predicts
+    """An image that looks light, with all that makes a PNG slow: many chunks, passes, 16 bits, a filter that predicts
     from three pixels, one colour that is transparent, and a large table of colours.
     """
     before = [
@@ -169,7 +169,7 @@ def png_light() -> bytes:
 
 
 def png_frames() -> bytes:
-    """An animation that shows a small picture; each of its frames inflates to 200 MB, and none comes first."""
+    """An animation that shows a small image; each of its frames inflates to 200 MB, and none comes first."""
     control = chunk(b"acTL", struct.pack(">II", 100, 0))
 
     def frame(number: int) -> bytes:
@@ -214,7 +214,7 @@ class _Bits:
 
 
 def _gif(side: int, codes: bytes, *, bits: int = 8, before: bytes = b"", times: int = 1) -> bytes:
-    """A square picture from LZW codes (in blocks of 255 bytes at most) of so many bits, repeated as a frame."""
+    """A square image from LZW codes (in blocks of 255 bytes at most) of so many bits, repeated as a frame."""
     screen = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
     frame = struct.pack("<BHHHHBB", 0x2C, 0, 0, side, side, 0, bits) + codes + b"\0"
     return screen + before + frame * times + b";"
@@ -254,7 +254,7 @@ def _riff(kind: bytes, content: bytes) -> bytes:
 
 
 def _vp8l(side: int, bits: _Bits, pixels: bytes = b"") -> bytes:
-    """A lossless picture without alpha; `bits` come behind its header."""
+    """A lossless image without alpha; `bits` come behind its header."""
     header = side - 1 | side - 1 << 14
     return _riff(b"VP8L", b"\x2f" + header.to_bytes(4, "little") + bytes(bits) + pixels)
 
@@ -289,8 +289,8 @@ def webp_predicted() -> bytes:
 
 
 def webp_codes() -> bytes:
-    """A picture that looks light, with 65,536 groups of codes, each of which is a table of kilobytes in memory."""
-    # Groups change every four pixels; a picture of its own holds their numbers, in red and green.
+    """An image that looks light, with 65,536 groups of codes, each of which is a table of kilobytes in memory."""
+    # Groups change every four pixels; an image of its own holds their numbers, in red and green.
     bits = _Bits().put(0, 2).put(1, 1).put(0, 3).put(0, 1).repeat(_bytewise(2), 1).repeat(_only(0, 0, 0), 1)
     for block in range((_LIGHT // 4) ** 2):
         bits.put(-1 - block & 0xFFFF, 16)
@@ -320,7 +320,7 @@ def _full_box(kind: bytes, *contents: bytes, version: int = 0) -> bytes:
 
 
 def _avif(*properties: bytes, items: Sequence[tuple[bytes, bytes, Sequence[int]]], references: bytes = b"") -> bytes:
-    """A file of `items`, the first of which is the picture: kind, content, and which of the properties (from 1) it has.
+    """A file of `items`, the first of which is the image: kind, content, and which of the properties (from 1) it has.
     Items of the same content share it.
     """
     start = _box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
@@ -350,7 +350,7 @@ def _avif(*properties: bytes, items: Sequence[tuple[bytes, bytes, Sequence[int]]
 
 
 def _coded(side: int) -> tuple[bytes, bytes, bytes]:
-    """A flat picture in AV1: its samples, and two properties: how they are coded, and how many bits they have."""
+    """A flat image in AV1: its samples, and two properties: how they are coded, and how many bits they have."""
     file = _saved(Image.new("RGB", (side, side), "grey"), "AVIF", speed=10)
 
     def content(kind: bytes) -> bytes:
@@ -378,7 +378,7 @@ def avif_grid() -> bytes:
 
 
 def avif_directory() -> bytes:
-    """A small picture that is to be turned, with a million fractions in its EXIF."""
+    """A small image that is to be turned, with a million fractions in its EXIF."""
     samples, coding, depth = _coded(_SMALL)
     return _avif(
         _extent(_SMALL), depth, coding, _box(b"irot", b"\1"),

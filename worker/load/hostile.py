@@ -1,6 +1,6 @@
-"""`python -m worker.load.hostile`: what pictures and servers that mean ill cost a worker, and how others fare.
+"""`python -m worker.load.hostile`: what images and servers that mean ill cost a worker, and how others fare.
 
-Starts a Valkey and both workers on loopback. A neighbour submits a small picture some times a second, first alone, then
+Starts a Valkey and both workers on loopback. A neighbour submits a small image some times a second, first alone, then
 beside many copies of each of the `bombs` at once, and with `--servers` beside servers that take their time. All of it
 shares this machine: an upper bound.
 """
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3agiqa.errors import M3AGIQAError
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from producers import ScoreRequest
 from worker.demo.processes import DemoFailed
 from worker.load.bombs import BOMBS
@@ -48,7 +48,7 @@ _NEIGHBOUR = "neighbour"
 #: Says that a request was not answered before the time was over.
 PUT_OFF = "put off"
 
-#: Requests for pictures from servers that send a byte a second, and for callbacks to those that take seconds to answer.
+#: Requests for images from servers that send a byte a second, and for callbacks to those that take seconds to answer.
 _DRIPS, _CALLBACKS = 100, 200
 
 
@@ -84,8 +84,8 @@ class Suffered:
     neighbours_failed: int
 
 
-class Pictures:
-    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's picture.
+class HostileImages:
+    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's image.
 
     Of the files, the one that was asked for last stays in memory: to read it anew for each of many copies would take
     more of this machine than the worker that is measured.
@@ -94,7 +94,7 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         neighbour = io.BytesIO()
-        noise_picture(256, 256, 1).rgb.save(neighbour, "PNG")
+        noise_image(256, 256, 1).rgb.save(neighbour, "PNG")
         self._neighbour = neighbour.getvalue()
         self._read = lru_cache(maxsize=1)(lambda name: self._file(name).read_bytes())
 
@@ -102,7 +102,7 @@ class Pictures:
         return self._file(name).stat().st_size
 
     def serve(self, path: str) -> bytes:
-        """Bytes of the picture called NAME, for `/NAME/NUMBER`."""
+        """Bytes of the image called NAME, for `/NAME/NUMBER`."""
         name = path.split("/")[1]
         return self._neighbour if name == _NEIGHBOUR else self._read(name)
 
@@ -180,19 +180,19 @@ def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) ->
         time.sleep(_LOOK_S)
 
 
-def pictures_attack(platform: Rig, pictures: Pictures, names: Sequence[str], copies: int, seconds: float) -> Attack:
+def images_attack(platform: Rig, images: HostileImages, names: Sequence[str], copies: int, seconds: float) -> Attack:
     """An attack with so many copies of one bomb; or with one copy of each of many."""
-    sizes = [pictures.size(name) for name in names]
+    sizes = [images.size(name) for name in names]
     requests = [request(platform.receiver.place, name, seconds) for name in names for _ in range(copies)]
     return Attack(names[0] if len(names) == 1 else ALL, sum(sizes), requests)
 
 
 def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator[Attack]:
-    """Pictures that never come, from one address and from many; callbacks to one address that has many names, beside as
+    """Images that never come, from one address and from many; callbacks to one address that has many names, beside as
     many that are answered at once.
     """
     place = platform.receiver.place
-    for name, addresses in (("pictures from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
+    for name, addresses in (("images from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
         slow.slow_again(platform.receiver)
         drips = [
             request(addresses[number % len(addresses)], "drip", seconds, callback=place) for number in range(_DRIPS)
@@ -216,12 +216,12 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
     """
     seconds, per_s = arguments.seconds, arguments.neighbours_per_s
     with ExitStack() as stack:
-        pictures = Pictures(Path(stack.enter_context(TemporaryDirectory(prefix="m3agiqa-bombs-"))))
+        images = HostileImages(Path(stack.enter_context(TemporaryDirectory(prefix="m3agiqa-bombs-"))))
         slow = SlowServers()
         stack.enter_context(slow.serving())
         platform = stack.enter_context(
             rig(
-                pictures.serve,
+                images.serve,
                 [*slow.addresses, *slow.names],
                 score_threads=arguments.threads,
                 model=arguments.model,
@@ -233,7 +233,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
         yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S, per_s)
         for name in arguments.only:
             names, copies = (list(BOMBS), 1) if name == ALL else ([name], arguments.repeat)
-            yield measure(platform, pictures_attack(platform, pictures, names, copies, seconds), seconds, per_s)
+            yield measure(platform, images_attack(platform, images, names, copies, seconds), seconds, per_s)
         if arguments.servers:
             for attack in server_attacks(platform, slow, seconds):
                 yield measure(platform, attack, seconds, per_s)
@@ -242,7 +242,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 0 if every request was answered in the end."""
     parser = argparse.ArgumentParser(prog="python -m worker.load.hostile", description=main.__doc__)
-    parser.add_argument("--model", default="fake", metavar="PROFILE", help="what scores the pictures (fake)")
+    parser.add_argument("--model", default="fake", metavar="PROFILE", help="what scores the images (fake)")
     parser.add_argument("--threads", type=int, default=32, metavar="N", help="of the worker that scores (32)")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="for each bomb at most (30)")
     parser.add_argument(

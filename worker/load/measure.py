@@ -1,7 +1,7 @@
 """`python -m worker.load`: how fast the queue is without a model, and what a waiting request costs Redis.
 
-Starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small picture with
-prompts of their own, and waits for their signed callbacks. With `--model`, a real one scores distinct pictures, and is
+Starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small image with
+prompts of their own, and waits for their signed callbacks. With `--model`, a real one scores distinct images, and is
 held against itself without a queue. All of it shares this machine: a lower bound.
 """
 
@@ -102,9 +102,9 @@ def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
     """
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
-    with rig([picture.getvalue()], score_threads=32, model="fake", max_batch=16, max_wait_ms=5) as platform:
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(image, "PNG")
+    with rig([image.getvalue()], score_threads=32, model="fake", max_batch=16, max_wait_ms=5) as platform:
         for tasks in bursts:
             yield measure(platform, tasks, rate)
 
@@ -116,14 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bursts", nargs="*", type=int, default=[1000, 5000, 20_000], help="requests of each burst (1000 5000 20000)"
     )
     parser.add_argument("--rate", type=float, metavar="N", help="submit N a second instead of all at once")
-    parser.add_argument(
-        "--model", metavar="PROFILE", help="measure this model with pictures, instead of the queue alone"
-    )
+    parser.add_argument("--model", metavar="PROFILE", help="measure this model with images, instead of the queue alone")
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="how many (200)")
     parser.add_argument("--side", type=int, default=512, metavar="N", help="their sides, pixels (512)")
-    parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="pictures scored together at most (32)")
+    parser.add_argument("--max-batch", type=int, default=32, metavar="N", help="images scored together at most (32)")
     parser.add_argument(
-        "--max-wait-ms", type=int, default=50, metavar="N", help="the first picture of a batch waits for others (50)"
+        "--max-wait-ms", type=int, default=50, metavar="N", help="the first image of a batch waits for others (50)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
@@ -169,11 +167,11 @@ def _measure_model(arguments: argparse.Namespace) -> None:
     title = f"{load.model} on {load.device}, {load.side}x{load.side}, at most {load.max_batch} in a batch"
     table = Table("", "by way of the queue", "without it", title=title)
     for row in (
-        ("pictures", str(measured.pictures), ""),
+        ("images", str(measured.pictures), ""),
         ("seconds", f"{measured.seconds:.1f}", ""),
-        ("pictures a second", f"{measured.pictures_per_s:.2f}", f"{measured.engine_per_s:.2f}"),
+        ("images a second", f"{measured.pictures_per_s:.2f}", f"{measured.engine_per_s:.2f}"),
         ("share", f"{measured.share:.2f}", ""),
-        ("pictures in a batch", f"{measured.batch:.1f}", str(load.max_batch)),
+        ("images in a batch", f"{measured.batch:.1f}", str(load.max_batch)),
         ("model's seconds for a batch", f"{measured.batch_s:.2f}", f"{load.max_batch / measured.engine_per_s:.2f}"),
         ("seconds in the queue, p50, p95", f"{measured.queue_p50_s:.1f}, {measured.queue_p95_s:.1f}", ""),
         ("ms waiting for a batch, p50, p95", f"{measured.wait_p50_ms:.0f}, {measured.wait_p95_ms:.0f}", ""),

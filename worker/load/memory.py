@@ -13,7 +13,7 @@ _LOOK_S = 0.1
 
 def tree_bytes(pid: int) -> int:
     """Memory of a process and its children: their shares of what is resident, and the files in memory that they pass
-    pictures by, which are resident in none of them.
+    images by, which are resident in none of them.
     """
     return sum(_resident_bytes(each) for each in (pid, *_children(pid))) + _passed_bytes(pid)
 

@@ -1,4 +1,4 @@
-"""What load is measured with: a Valkey and both workers on loopback, and a server of pictures that takes verdicts.
+"""What load is measured with: a Valkey and both workers on loopback, and a server of images that takes verdicts.
 
 All of it shares this machine: a lower bound.
 """
@@ -33,8 +33,8 @@ STUCK_AFTER_S = 120.0
 START_TIMEOUT_S = 600.0
 _DELIVER_THREADS = 16
 
-#: Pictures to serve: `/N.png` is the N-th, from the first again behind the last; or what a function gives for a path.
-Pictures = Sequence[bytes] | Callable[[str], bytes]
+#: Images to serve: `/N.png` is the N-th, from the first again behind the last; or what a function gives for a path.
+ServedImages = Sequence[bytes] | Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Arrived:
     #: Seconds since its request was submitted.
     latency_s: float
     status: str
-    #: Pictures scored together with it.
+    #: Images scored together with it.
     batch: int | None
     timings_ms: Mapping[str, float]
     request_id: str = ""
@@ -53,10 +53,10 @@ class Arrived:
 
 
 class Receiver:
-    """Serves pictures, and notes when each callback came."""
+    """Serves images, and notes when each callback came."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._picture = pictures if callable(pictures) else partial(_numbered, pictures)
+    def __init__(self, images: ServedImages) -> None:
+        self._image = images if callable(images) else partial(_numbered, images)
         self._changed = threading.Condition()
         self._arrived: dict[str, Arrived] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -114,12 +114,12 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                picture = receiver._picture(self.path)
+                image = receiver._image(self.path)
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(picture)))
+                self.send_header("Content-Length", str(len(image)))
                 with suppress(ConnectionError):  # the worker may end an exchange that takes long
                     self.end_headers()
-                    self.wfile.write(picture)
+                    self.wfile.write(image)
 
             def do_POST(self) -> None:
                 receiver.receive(self.rfile.read(int(self.headers["Content-Length"])))
@@ -132,8 +132,8 @@ class Receiver:
         return Handler
 
 
-def _numbered(pictures: Sequence[bytes], path: str) -> bytes:
-    return pictures[int(Path(path).stem) % len(pictures)]
+def _numbered(images: Sequence[bytes], path: str) -> bytes:
+    return images[int(Path(path).stem) % len(images)]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Rig:
 
 
 @contextmanager
-def rig(pictures: Pictures, hosts: Sequence[str] = (), /, *, score_threads: int, **settings: object) -> Iterator[Rig]:
+def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: int, **settings: object) -> Iterator[Rig]:
     """Everything, started and ready; `settings` are the workers', by their names in lower case without the prefix.
     Beside the receiver they may ask `hosts` (host:port).
 
@@ -156,7 +156,7 @@ def rig(pictures: Pictures, hosts: Sequence[str] = (), /, *, score_threads: int,
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-load-")))
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
-        receiver = Receiver(pictures)
+        receiver = Receiver(images)
         stack.enter_context(receiver.serving())
         environment = _environment(folder, redis_url, [receiver.place, *hosts], settings)
         pids = {}

@@ -11,12 +11,12 @@ from worker.load.rig import Receiver
 
 #: Addresses, and names of one of them.
 ADDRESSES = 40
-#: Seconds between two bytes of a picture, and until a callback is answered.
+#: Seconds between two bytes of an image, and until a callback is answered.
 _BYTE_S, _ANSWER_S = 1.0, 8.0
 
 
 class SlowServers:
-    """An HTTP server at each of many addresses of this machine: pictures come a byte a second, callbacks are answered
+    """An HTTP server at each of many addresses of this machine: images come a byte a second, callbacks are answered
     after seconds. `hurry` ends all waits.
     """
 

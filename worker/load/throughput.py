@@ -1,4 +1,4 @@
-"""How much of a model's own throughput a worker reaches: the same pictures by way of the queue, and without it."""
+"""How much of a model's own throughput a worker reaches: the same images by way of the queue, and without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median, quantiles
 
 from m3agiqa.contract import Failure
 from m3agiqa.errors import ScoringError
-from m3agiqa.images import Picture, noise_picture
+from m3agiqa.images import DecodedImage, noise_image
 from m3agiqa.jobs import Job
 from m3agiqa.scorer import Scoring, load_scorer
 from producers import ScoreRequest
@@ -30,30 +30,30 @@ class Load:
     device: str
     pictures: int
     max_batch: int
-    #: Side of the square pictures, pixels.
+    #: Side of the square images, pixels.
     side: int
-    #: Milliseconds that the first picture of a batch waits for others.
+    #: Milliseconds that the first image of a batch waits for others.
     max_wait_ms: int = 50
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What became of the pictures of a load; all of them are submitted at once, to a worker that scored before."""
+    """What became of the images of a load; all of them are submitted at once, to a worker that scored before."""
 
     pictures: int
     #: Seconds from the first submission to the last callback.
     seconds: float
     pictures_per_s: float
-    #: Pictures a second of the model without a queue, in full batches.
+    #: Images a second of the model without a queue, in full batches.
     engine_per_s: float
-    #: Pictures in a batch, on the average over batches.
+    #: Images in a batch, on the average over batches.
     batch: float
     #: Seconds that the model took for one of the largest batches.
     batch_s: float
     #: Seconds from submission until a thread of the worker took a request.
     queue_p50_s: float
     queue_p95_s: float
-    #: Milliseconds that a picture, opened and cut, waited for its batch.
+    #: Milliseconds that an image, opened and cut, waited for its batch.
     wait_p50_ms: float
     wait_p95_ms: float
 
@@ -68,10 +68,10 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
 
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
-        M3AGIQAError: the model cannot be loaded, or cannot score a picture.
+        M3AGIQAError: the model cannot be loaded, or cannot score an image.
     """
     first = load.max_batch
-    pictures = [noise_picture(load.side, load.side, seed) for seed in range(first + load.pictures)]
+    images = [noise_image(load.side, load.side, seed) for seed in range(first + load.pictures)]
     settings = {
         "model": load.model,
         "device": load.device,
@@ -79,25 +79,25 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         "max_wait_ms": load.max_wait_ms,
     }
     progress("starting Valkey and the workers")
-    with rig([_png(picture) for picture in pictures], score_threads=2 * load.max_batch, **settings) as platform:
+    with rig([_png(image) for image in images], score_threads=2 * load.max_batch, **settings) as platform:
         place = platform.receiver.place
         platform.client.submit_many(_requests(place, range(first)))
         platform.receiver.wait(first)
-        progress(f"{load.pictures} pictures by way of the queue")
+        progress(f"{load.pictures} images by way of the queue")
         began = time.monotonic()
-        platform.client.submit_many(_requests(place, range(first, len(pictures))))
+        platform.client.submit_many(_requests(place, range(first, len(images))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
     progress(f"took {seconds:.1f} s; the model without a queue")
     # Only now: both at once would share the device.
     scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
-    return summary(arrived, seconds, _engine_per_s(scoring, pictures[: load.max_batch]))
+    return summary(arrived, seconds, _engine_per_s(scoring, images[: load.max_batch]))
 
 
 def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> Throughput:
-    """Raises DemoFailed if a picture was not scored."""
+    """Raises DemoFailed if an image was not scored."""
     if failed := [each for each in arrived if each.status != "scored" or each.batch is None]:
-        raise DemoFailed(f"{len(failed)} of {len(arrived)} pictures were not scored, so nothing is measured")
+        raise DemoFailed(f"{len(failed)} of {len(arrived)} images were not scored, so nothing is measured")
     largest = max(each.batch or 0 for each in arrived)
     queue, wait = (_p50_p95([each.timings_ms[name] for each in arrived]) for name in ("queue", "wait"))
     return Throughput(
@@ -119,17 +119,17 @@ def _model_ms(arrived: Arrived) -> float:
     return sum(ms for stage, ms in arrived.timings_ms.items() if stage not in _AROUND)
 
 
-def _engine_per_s(scoring: Scoring, pictures: Sequence[Picture]) -> float:
-    """Pictures a second in full batches, cut beforehand, as a worker does it while the batch before is scored."""
+def _engine_per_s(scoring: Scoring, images: Sequence[DecodedImage]) -> float:
+    """Images a second in full batches, cut beforehand, as a worker does it while the batch before is scored."""
     times = []
     for _ in range(_REPEATS + 1):
-        jobs = [scoring.prepare(Job(picture, _prompt(number))) for number, picture in enumerate(pictures)]
+        jobs = [scoring.prepare(Job(image, _prompt(number))) for number, image in enumerate(images)]
         began = time.monotonic()
         outcomes = scoring.score(jobs)
         times.append(time.monotonic() - began)
         if failures := [outcome for outcome in outcomes if isinstance(outcome, Failure) or outcome.failures]:
-            raise ScoringError(f"{len(failures)} of {len(pictures)} pictures were not scored: {failures[0]}")
-    return len(pictures) / median(islice(times, 1, None))
+            raise ScoringError(f"{len(failures)} of {len(images)} images were not scored: {failures[0]}")
+    return len(images) / median(islice(times, 1, None))
 
 
 def _requests(place: str, numbers: Iterable[int]) -> list[ScoreRequest]:
@@ -147,9 +147,9 @@ def _prompt(number: int) -> str:
     return f"coloured blotches, number {number}, on a wall in the morning light"
 
 
-def _png(picture: Picture) -> bytes:
+def _png(image: DecodedImage) -> bytes:
     out = io.BytesIO()
-    picture.rgb.save(out, "PNG")
+    image.rgb.save(out, "PNG")
     return out.getvalue()
 
 

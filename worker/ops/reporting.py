@@ -1,4 +1,4 @@
-"""Reports errors to Sentry, without what people wrote or where their pictures lie.
+"""Reports errors to Sentry, without what people wrote or where their images lie.
 
 An event is built anew from the few fields listed here. Removing what is known to be private would pass whatever the
 next release of the SDK adds.

@@ -1,4 +1,4 @@
-"""Gathers pictures from many threads into batches for the one thread that may use the model."""
+"""Gathers images from many threads into batches for the one thread that may use the model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 #: 45 s. Batches take less, so the more urgent go first where more wait than fit, yet nobody waits for ever.
 STEP_S = 5.0
 
-#: Seconds that a batch which is not full waits at most for pictures that are about to come: they do within
+#: Seconds that a batch which is not full waits at most for images that are about to come: they do within
 #: milliseconds, and a batch of their own would take a second.
 GRACE_S = 1.0
 #: Seconds between two looks at whether there are any.
@@ -87,7 +87,7 @@ _END = _Waiting(math.inf, 0, cast("Job", None), Future(), math.inf)
 
 
 class Batcher:
-    """A batch goes when `max_batch` pictures wait for it, or its first has waited `max_wait_s` seconds and no other is
+    """A batch goes when `max_batch` images wait for it, or its first has waited `max_wait_s` seconds and no other is
     about to come.
 
     Where more wait than fit, the more urgent go first, and among equals who came first.
@@ -95,7 +95,7 @@ class Batcher:
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
-        #: Counter to be entered by whoever opens a picture that comes within milliseconds; batches wait for it.
+        #: Counter to be entered by whoever opens an image that comes within milliseconds; batches wait for it.
         self.expected = Expected()
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
@@ -165,7 +165,7 @@ class Batcher:
     def _run(self) -> None:
         while (first := self._next()) is not _END:
             batch = self._fill(first)
-            del first  # or its picture would stay on the device until the next one comes
+            del first  # or its image would stay on the device until the next one comes
             self._score(batch)
             del batch
         self._idle.set()
@@ -208,7 +208,7 @@ class Batcher:
         try:
             results = self.scoring.score([waiting.job for waiting in batch])
             if len(results) != len(batch):
-                raise InternalError(f"the scorer gave {len(results)} results for {len(batch)} pictures")
+                raise InternalError(f"the scorer gave {len(results)} results for {len(batch)} images")
         except Exception as error:
             logger.exception("a batch of %d failed", len(batch))
             self._lost = self._lost or isinstance(error, DeviceLost)

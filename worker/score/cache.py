@@ -1,4 +1,4 @@
-"""Remembers scores, so that a picture that comes again costs no GPU."""
+"""Remembers scores, so that an image that comes again costs no GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
 
 
 def fingerprint(model: ModelInfo, profile: str) -> str:
-    """SHA-256 of all that a score depends on beside picture and prompt; `profile` is the model's profile as JSON."""
+    """SHA-256 of all that a score depends on beside image and prompt; `profile` is the model's profile as JSON."""
     return hashlib.sha256(f"{model.model_dump_json()}\n{profile}".encode()).hexdigest()
 
 
 class ScoreCache:
-    """Scores by the picture's bytes, the prompt, the aspects and the model; policies are applied anew each time.
+    """Scores by the image's bytes, the prompt, the aspects and the model; policies are applied anew each time.
     They are remembered for `ttl_s` seconds; 0, not at all.
 
     Methods raise QueueUnavailable if Redis stays away.
@@ -46,5 +46,5 @@ class ScoreCache:
 
     def _key(self, job: Job) -> str:
         aspects = None if job.aspects is None else sorted(job.aspects)
-        parts = json.dumps([self._fingerprint, job.picture.info.sha256, job.prompt, aspects])
+        parts = json.dumps([self._fingerprint, job.image.info.sha256, job.prompt, aspects])
         return keys.scores(hashlib.sha256(parts.encode()).hexdigest())

@@ -1,4 +1,4 @@
-"""Fetches a picture from a URL that a stranger gave."""
+"""Fetches an image from a URL that a stranger gave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.web.transport import Transport
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 2**20
-#: Bytes of the memory budget that are taken at a time while a picture comes in.
+#: Bytes of the memory budget that are taken at a time while an image comes in.
 HELD_AHEAD = 2**20
 #: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
 #: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
@@ -32,7 +32,7 @@ LARGE_AT_A_TIME, TURN_S = 2, 0.05
 _UNENCODED = {"", "identity", "aws-chunked"}
 #: Transfer codings that are undone as the body is read.
 _UNDONE = {"", "identity", "chunked"}
-#: Seconds. A picture server cannot ask for more patience than this.
+#: Seconds. An image server cannot ask for more patience than this.
 MAX_RETRY_AFTER_S = 300.0
 
 
@@ -85,7 +85,7 @@ class Fetcher:
                 itself about its length.
             FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
             ImageTooLarge: more than `fetch_max_bytes`.
-            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the picture.
+            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the image.
         """
         until = time.monotonic() + self._timeout_s
         hold = hold or Hold(Budget(self._max_bytes))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
-from m3agiqa.cutting import CutPicture
+from m3agiqa.cutting import SlicedImage
 from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
@@ -23,7 +23,7 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.score.decoding.pool import Decoders
 from worker.score.fetch import Fetcher
 
-#: Seconds that a request is put off for a busy picture server, at most.
+#: Seconds that a request is put off for a busy image server, at most.
 LONGEST_DELAY_S = 30.0
 
 
@@ -60,9 +60,9 @@ class ScoreHandler:
                     verdict.policy = self.policies.named(request.policy)
                 _still_wanted(request)
                 with self.budget.hold() as hold:
-                    picture = self._picture(request, hold, verdict)
+                    image = self._image(request, hold, verdict)
                     with verdict.stage("score"):
-                        outcome = self._score(claim, Job(picture, neutralised(request.prompt), request.aspects))
+                        outcome = self._score(claim, Job(image, neutralised(request.prompt), request.aspects))
             except (Busy, QueueUnavailable):
                 raise
             except Exception as error:
@@ -81,15 +81,15 @@ class ScoreHandler:
             revoked = Failure.of(TaskRevoked())
             _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
 
-    def _picture(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> CutPicture:
-        """Fetch and decode; what the picture takes of the memory budget stays with `hold`."""
+    def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
+        """Fetch and decode; what the image takes of the memory budget stays with `hold`."""
         with verdict.stage("fetch"):
             data = self.fetcher.fetch(request.image_url, hold)
         with verdict.stage("open"):
-            picture = self.decoders.quick(data) or self.decoders.patient(data, hold)
-            hold.resize(picture.size_bytes)
-        verdict.image = picture.info
-        return picture
+            image = self.decoders.quick(data) or self.decoders.patient(data, hold)
+            hold.resize(image.size_bytes)
+        verdict.image = image.info
+        return image
 
     def _score(self, claim: Claim, job: Job) -> Scores | Failure:
         if (known := self.cache.get(job)) is not None:
@@ -103,7 +103,7 @@ class ScoreHandler:
 
 
 class _Verdict:
-    """What is known of a verdict while it comes about: the policy, the picture, milliseconds by stage."""
+    """What is known of a verdict while it comes about: the policy, the image, milliseconds by stage."""
 
     def __init__(self, claim: Claim, policy: Policy) -> None:
         self._claim = claim

@@ -73,7 +73,7 @@ def allowed(entry: str) -> str:
             return endpoint_of(f"http://{entry}")
     except ValueError:
         pass
-    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as pictures.internal:8080")
+    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as images.internal:8080")
 
 
 def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:

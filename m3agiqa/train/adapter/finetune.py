@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from m3agiqa import config
 from m3agiqa.errors import CheckpointError, RequestInvalid
-from m3agiqa.files import picture_digest
+from m3agiqa.files import image_digest
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.outputs import told_full_disk
@@ -31,7 +31,7 @@ from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.data.lessons import tokens
 from m3agiqa.train.run import Run, digest
 
-#: Threads that read pictures.
+#: Threads that read images.
 _THREADS = 8
 
 
@@ -45,7 +45,7 @@ class FineTuning(BaseModel):
     rank: int = Field(default=64, ge=1)
     #: Modules trained and saved whole; without vpm and resampler the towers stay as they are.
     saved: tuple[Literal["embed_tokens", "resampler", "vpm"], ...] = ("embed_tokens", "resampler", "vpm")
-    #: Tokens of a conversation, what is longer being cut, and slices of a picture.
+    #: Tokens of a conversation, what is longer being cut, and slices of an image.
     context: int = Field(default=512, ge=16)
     max_slices: int = Field(default=9, ge=1, le=9)
     steps: int = Field(default=22_000, ge=1)
@@ -96,17 +96,17 @@ class Lesson(Dataset[dict[str, Any]]):
 
 
 def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[str, Any]:
-    """What a run is started with: its conversations and their pictures, the base's weights, and the configuration."""
+    """What a run is started with: its conversations and their images, the base's weights, and the configuration."""
 
     def learned(lesson: Lesson) -> str:
         with threads(_THREADS) as pool:
-            pictures = pool.map(lambda item: picture_digest(lesson.data.picture(item.image)), lesson.conversations)
-            known = dict(zip(lesson.conversations, pictures, strict=True))
-        if unreadable := [item.image for item, picture in known.items() if picture is None]:
+            images = pool.map(lambda item: image_digest(lesson.data.image(item.image)), lesson.conversations)
+            known = dict(zip(lesson.conversations, images, strict=True))
+        if unreadable := [item.image for item, image in known.items() if image is None]:
             raise RequestInvalid(
                 f"{unreadable[0]} cannot be read, nor {len(unreadable) - 1} others; `m3agiqa data check` lists them"
             )
-        return digest(*(f"{item.model_dump_json()} {picture}" for item, picture in known.items()))
+        return digest(*(f"{item.model_dump_json()} {image}" for item, image in known.items()))
 
     return {
         "data": learned(lessons),
@@ -164,7 +164,7 @@ def finetune(
     """Train into the folder of `run`, going on from the last checkpoint there.
 
     Raises:
-        RequestInvalid: a picture cannot be read, or the disk has no room.
+        RequestInvalid: an image cannot be read, or the disk has no room.
     """
     on_gpu = device.type == "cuda"
     arguments = TrainingArguments(

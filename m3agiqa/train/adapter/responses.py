@@ -10,7 +10,7 @@ from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.rows import Reading, Row
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import picture_digest, read_job
+from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import DataSet
@@ -22,7 +22,7 @@ class Answerer(Headless):
     """Writes descriptions as scoring does, then goes on with the rating question instead of the head."""
 
     def answer(self, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
-        """Description and rating word of each picture, in order; each job for the one aspect of the profile."""
+        """Description and rating word of each image, in order; each job for the one aspect of the profile."""
         [aspect] = self.aspects
         self._answers: dict[int, tuple[str, str]] = {}
         outcomes = self.run(jobs)
@@ -51,13 +51,13 @@ class Answerer(Headless):
 
 @dataclass(frozen=True)
 class ResponseTask:
-    """Conversations of a data set's pictures about one aspect, and where the answers go."""
+    """Conversations of a data set's images about one aspect, and where the answers go."""
 
     data: DataSet
     aspect: Aspect
     conversations: Path
     output: Path
-    #: Pictures answered about together.
+    #: Images answered about together.
     batch_size: int = 8
 
 
@@ -76,10 +76,10 @@ def respond(
         progress: wraps the loop over batches.
 
     Returns:
-        How many are answered, and what failed, each with its picture's name.
+        How many are answered, and what failed, each with its image's name.
 
     Raises:
-        RequestInvalid: a conversation's picture is in no table, or `output` holds other conversations or other answers.
+        RequestInvalid: a conversation's image is in no table, or `output` holds other conversations or other answers.
     """
     items = {item.image: item for item in read_conversations(task.conversations)}
     prompts = {entry.name: entry.prompt for entry in task.data.entries}
@@ -94,7 +94,7 @@ def respond(
         jobs: dict[str, Job] = {}
         for image in unanswered[start : start + task.batch_size]:
             try:
-                jobs[image] = read_job(task.data.picture(image), prompts[image], (task.aspect,))
+                jobs[image] = read_job(task.data.image(image), prompts[image], (task.aspect,))
             except M3AGIQAError as error:
                 failed.append(f"{image}: {error}")
         for image, answer in zip(jobs, answerer.answer(list(jobs.values())), strict=True):
@@ -109,7 +109,7 @@ def respond(
 
 
 def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -> dict[str, Conversation]:
-    """What an earlier run answered, by picture."""
+    """What an earlier run answered, by image."""
     left: dict[str, Conversation] = {}
     if not task.output.exists() or not task.output.stat().st_size:
         return left
@@ -128,4 +128,4 @@ def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -
 
 
 def _answered(task: ResponseTask, item: Conversation, weights: str) -> str:
-    return digest(weights, str(picture_digest(task.data.picture(item.image))))[:16]
+    return digest(weights, str(image_digest(task.data.image(item.image))))[:16]

@@ -57,7 +57,7 @@ class Trainee(nn.Module):
         Args:
             input_ids: [1, tokens].
             labels: [1, tokens], -100 where nothing is to be learned.
-            slices: the picture.
+            slices: the image.
             bounds: [start, end) of each slice's places in `input_ids`.
         """
         embedded = self.embed(input_ids, slices, bounds)
@@ -65,13 +65,13 @@ class Trainee(nn.Module):
         return {"loss": loss}
 
     def embed(self, input_ids: torch.Tensor, slices: Slices, bounds: list[tuple[int, int]]) -> torch.Tensor:
-        """Embeddings [1, tokens, hidden], the picture's in their places."""
+        """Embeddings [1, tokens, hidden], the image's in their places."""
         embedded: torch.Tensor = self.llm.get_input_embeddings()(input_ids)[0]
         # Tower's own way of encoding, over modules that peft may have wrapped.
         features = Tower.encode(self, slices.patches)  # type: ignore[arg-type]
-        pictures = self.resampler(features, slices.sizes).to(embedded.dtype)
+        images = self.resampler(features, slices.sizes).to(embedded.dtype)
         places = torch.cat([torch.arange(start, end) for start, end in bounds]).to(embedded.device)
-        return embedded.index_copy(0, places, pictures.flatten(0, 1))[None]
+        return embedded.index_copy(0, places, images.flatten(0, 1))[None]
 
     def recompute(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 #: Channels of the stages whose means and deviations are kept, from the stem on.
 STAGES = (32, 16, 24, 40, 112, 320)
-#: Number of one picture's pooled features.
+#: Number of one image's pooled features.
 POOLED = 2 * sum(STAGES)
 #: The stages of which each place keeps mean and deviation, and the side of a place in pixels. Later stages see far
 #: beyond it, which a tower that does not know where its patches lie cannot follow.
@@ -41,7 +41,7 @@ class Backbone:
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> Features:
-        """Features of pictures, uint8 RGB [n, 3, height, width], sides multiples of 32."""
+        """Features of images, uint8 RGB [n, 3, height, width], sides multiples of 32."""
         net = self._net
         inputs = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
         states = net._swish(net._bn0(net._conv_stem(inputs)))

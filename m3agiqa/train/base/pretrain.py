@@ -1,8 +1,8 @@
 """A small base from nothing: its tower learns to see as an ImageNet network does, then its language model to describe.
 
-The tower learns, from views of pictures, the backbone's local features patch by patch, its pooled features, and
+The tower learns, from views of images, the backbone's local features patch by patch, its pooled features, and
 smoothed human scores. Then it stays as it is, and what lies behind it learns to tell the same pooled features and
-scores by its mean state over a picture, and the picture's conversations.
+scores by its mean state over an image, and the image's conversations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
-from m3agiqa.files import picture_digest
+from m3agiqa.files import image_digest
 from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
@@ -31,7 +31,7 @@ from m3agiqa.train.base.backbone import MAP_CHANNELS, MAP_STRIDE, Backbone
 from m3agiqa.train.base.smoothing import out_of_fold
 from m3agiqa.train.base.spectrum import embed_spectrum
 from m3agiqa.train.base.student import Lesson, Student, Targets, map_loss, padded, readout_losses, text_loss
-from m3agiqa.train.base.views import Cut, Places, cut, load_pictures
+from m3agiqa.train.base.views import Cut, Places, cut, load_images
 from m3agiqa.train.data import lessons
 from m3agiqa.train.data.conversations import Conversation
 from m3agiqa.train.data.dataset import DataSet
@@ -40,7 +40,7 @@ from m3agiqa.train.evaluation.metrics import srcc
 from m3agiqa.train.head.fitting import table
 from m3agiqa.train.run import Run, digest
 
-#: Pictures read at once where nothing is learned.
+#: Images read at once where nothing is learned.
 _AT_ONCE = 32
 
 #: One line of metrics.csv.
@@ -56,15 +56,15 @@ class Pretraining(BaseModel):
     #: Columns of human scores that are taught, smoothed.
     labels: tuple[str, ...] = Field(min_length=1)
     split: Split = Split()
-    #: Side to which pictures are brought when they are loaded, pixels.
+    #: Side to which images are brought when they are loaded, pixels.
     side: int = Field(default=512, ge=32, multiple_of=32)
     #: Width and height of views, multiples of 32 and at most `side`; each step takes one of them.
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     max_slices: int = Field(default=9, ge=1, le=9)
-    #: Steps that teach the tower, and pictures of one.
+    #: Steps that teach the tower, and images of one.
     steps: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
-    #: Steps behind them that teach the language model and the resampler, and pictures of one.
+    #: Steps behind them that teach the language model and the resampler, and images of one.
     text_steps: int = Field(ge=1)
     text_batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -112,7 +112,7 @@ class Pretraining(BaseModel):
 class Progress:
     """How a run tells how far it is."""
 
-    pictures: Callable[[Iterable[Any], int], Iterable[Any]]
+    images: Callable[[Iterable[Any], int], Iterable[Any]]
     steps: Callable[[range], Iterable[int]]
     report: Callable[[Numbers], None]
     note: Callable[[str], None]
@@ -137,15 +137,15 @@ class Material:
             by_name.setdefault(item.image, []).append(item)
         self.names = [name for name in entries if name in by_name]
         if not self.names:
-            raise RequestInvalid(f"no picture of {data.folder} has a conversation")
+            raise RequestInvalid(f"no image of {data.folder} has a conversation")
         self.conversations = [by_name[name] for name in self.names]
         split = settings.split.names(data)
         number = {name: index for index, name in enumerate(self.names)}
         self.train, self.val = ([number[name] for name in split[part] if name in number] for part in ("train", "val"))
         if not self.train or not self.val:
-            raise RequestInvalid("the split leaves no picture with a conversation for train or val")
-        self.pictures = load_pictures(
-            data, self.names, settings.side, device, lambda loaded: progress.pictures(loaded, len(self.names))
+            raise RequestInvalid("the split leaves no image with a conversation for train or val")
+        self.images = load_images(
+            data, self.names, settings.side, device, lambda loaded: progress.images(loaded, len(self.names))
         )
         scores = [[entries[name].label(label) for label in settings.labels] for name in self.names]
         self.scores = torch.tensor([[math.nan if score is None else score for score in row] for row in scores])
@@ -154,8 +154,8 @@ class Material:
         places = settings.side // MAP_STRIDE
         self.maps = torch.empty(len(self.names), MAP_CHANNELS, places, places, dtype=torch.float16, device=device)
         backbone = Backbone(device)
-        parts = self.pictures.split(_AT_ONCE), self.maps.split(_AT_ONCE)
-        for part, maps in progress.pictures(zip(*parts, strict=True), len(parts[0])):
+        parts = self.images.split(_AT_ONCE), self.maps.split(_AT_ONCE)
+        for part, maps in progress.images(zip(*parts, strict=True), len(parts[0])):
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
                 features = backbone(part)
             pooled.append(features.pooled)
@@ -173,7 +173,7 @@ class Material:
         self._map_scale = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
 
     def targets(self, numbers: Sequence[int]) -> Targets:
-        """What these pictures, and views of them, are to be read as."""
+        """What these images, and views of them, are to be read as."""
         return Targets(pooled=self.pooled[list(numbers)], ratings=self.ratings[list(numbers)])
 
     def map_targets(self, maps: torch.Tensor) -> torch.Tensor:
@@ -253,10 +253,10 @@ def _pretrain(
 
 
 def _learned_from(data: DataSet, conversations: Sequence[Conversation], settings: Pretraining) -> str:
-    """A digest of the pictures that are talked about, their prompts and their scores."""
+    """A digest of the images that are talked about, their prompts and their scores."""
     named = {item.image for item in conversations}
     parts = [
-        f"{entry.name} {entry.prompt} {picture_digest(data.picture(entry.name))} "
+        f"{entry.name} {entry.prompt} {image_digest(data.image(entry.name))} "
         + repr([entry.label(label) for label in settings.labels])
         for entry in data.entries
         if entry.name in named
@@ -274,7 +274,7 @@ class _Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.student = Student(shape, len(settings.labels)).to(device)
-        some = material.pictures[material.train[:: max(1, len(material.train) // _AT_ONCE)]]
+        some = material.images[material.train[:: max(1, len(material.train) // _AT_ONCE)]]
         embed_spectrum(self.student.base.vpm.embeddings.patch_embedding, normalise(some))
         self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
         self.optimizer = torch.optim.AdamW(
@@ -283,9 +283,9 @@ class _Trainer:
         self._tokens = lru_cache(maxsize=None)(
             lambda number, which, grid: lessons.tokens(tokenizer, material.conversations[number][which], grid)
         )
-        #: How every whole picture is cut, all being of one size.
-        self._whole = self._cut(material.pictures[:1])
-        #: Features of the pictures to train on, once the tower stays as it is.
+        #: How every whole image is cut, all being of one size.
+        self._whole = self._cut(material.images[:1])
+        #: Features of the images to train on, once the tower stays as it is.
         self._features: dict[int, torch.Tensor] = {}
 
     def step(self, step: int) -> Mapping[str, torch.Tensor]:
@@ -311,12 +311,12 @@ class _Trainer:
         return {name: loss.detach() for name, loss in found.items()}
 
     def _look(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses of what the tower sees in views of pictures."""
+        """Losses of what the tower sees in views of images."""
         material, settings = self.material, self.settings
         width, height = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
         room = ((settings.side - height) // MAP_STRIDE, (settings.side - width) // MAP_STRIDE)
         places = Places.random(len(numbers), room, generator)
-        pieces = self._cut(places.take(material.pictures[numbers], (width, height), MAP_STRIDE))
+        pieces = self._cut(places.take(material.images[numbers], (width, height), MAP_STRIDE))
         maps = places.take(material.maps[numbers], (width // MAP_STRIDE, height // MAP_STRIDE), 1)
         with self._autocast():
             seen = self.student.see(pieces)
@@ -330,7 +330,7 @@ class _Trainer:
         }
 
     def _converse(self, numbers: Sequence[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses of what is told of whole pictures."""
+        """Losses of what is told of whole images."""
         which = torch.randint(1 << 30, (len(numbers),), generator=generator).tolist()
         if not self._features:
             seen = self._see(self.student, self.material.train)
@@ -344,7 +344,7 @@ class _Trainer:
 
     @torch.no_grad()
     def validate(self, step: int) -> Numbers:
-        """SRCC of the averaged student's ratings, of who learned last, with the human scores of pictures kept back."""
+        """SRCC of the averaged student's ratings, of who learned last, with the human scores of images kept back."""
         average: Student = self.average.module  # type: ignore[assignment]
         average.eval()
         val, read = self.material.val, []
@@ -363,9 +363,9 @@ class _Trainer:
 
     @torch.no_grad()
     def _see(self, student: Student, numbers: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Features [1 + slices, Lmax, vision hidden], float16, and ratings of whole pictures."""
+        """Features [1 + slices, Lmax, vision hidden], float16, and ratings of whole images."""
         for start in range(0, len(numbers), _AT_ONCE):
-            pieces = self._cut(self.material.pictures[list(numbers[start : start + _AT_ONCE])])
+            pieces = self._cut(self.material.images[list(numbers[start : start + _AT_ONCE])])
             with self._autocast():
                 seen = student.see(pieces)
             yield from zip(seen.features.half(), seen.ratings.float(), strict=True)
@@ -391,7 +391,7 @@ class _Trainer:
         return cut(views, self.slicing, self.settings.max_slices)
 
     def _lesson(self, numbers: Sequence[int], which: Sequence[int]) -> Lesson:
-        """`which` of each whole picture's conversations, modulo their number."""
+        """`which` of each whole image's conversations, modulo their number."""
         counts = [len(self.material.conversations[number]) for number in numbers]
         chosen = zip(numbers, which, counts, strict=True)
         tokens = [self._tokens(number, index % count, self._whole.grid) for number, index, count in chosen]

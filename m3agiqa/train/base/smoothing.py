@@ -1,6 +1,6 @@
-"""Scores as features explain them: what a regression says of a picture without having seen its prompt's own scores.
+"""Scores as features explain them: what a regression says of an image without having seen its prompt's own scores.
 
-A small network that is to fit human scores directly soon knows its training pictures by heart. These it cannot.
+A small network that is to fit human scores directly soon knows its training images by heart. These it cannot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def out_of_fold(features: torch.Tensor, labels: torch.Tensor, groups: Sequence[s
         seed: of the division into folds.
 
     Returns:
-        [n, columns], float32, on the features' device; a number for pictures without a label too.
+        [n, columns], float32, on the features' device; a number for images without a label too.
     """
     names = sorted(set(groups))
     random.Random(seed).shuffle(names)

@@ -13,20 +13,20 @@ _COLOURS = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 #: Share of the embedding's channels for luma, the others for colour; and of luma's for its lowest frequencies, the
 #: others being spread over the higher ones.
 _LUMA, _LOWEST = 2 / 3, 3 / 4
-#: Deviation of the embedded pictures in each channel.
+#: Deviation of the embedded images in each channel.
 _DEVIATION = 0.5
 _LEAST = 1e-3
 
 
 @torch.no_grad()
-def embed_spectrum(embedding: nn.Conv2d, pictures: torch.Tensor) -> None:
-    """Set a patch embedding to the discrete cosine transform, each coefficient standardised over `pictures`.
+def embed_spectrum(embedding: nn.Conv2d, images: torch.Tensor) -> None:
+    """Set a patch embedding to the discrete cosine transform, each coefficient standardised over `images`.
 
     Blur, noise and compression show in a patch's spectrum first of all.
 
     Args:
         embedding: of square patches, three channels in.
-        pictures: in [-1, 1], float32 [n, 3, height, width].
+        images: in [-1, 1], float32 [n, 3, height, width].
     """
     patch, channels = embedding.kernel_size[0], embedding.out_channels
     luma = round(_LUMA * channels)
@@ -37,8 +37,8 @@ def embed_spectrum(embedding: nn.Conv2d, pictures: torch.Tensor) -> None:
         for row, column in _frequencies(patch, count):
             waves = torch.outer(basis[row], basis[column])
             filters.append((colour / colour.norm())[:, None, None] * waves)
-    weight = torch.stack(filters).to(pictures)
-    found = conv2d(pictures, weight, stride=patch)
+    weight = torch.stack(filters).to(images)
+    found = conv2d(images, weight, stride=patch)
     scale = _DEVIATION / found.std((0, 2, 3)).clamp_min(_LEAST)
     embedding.weight.copy_(weight * scale[:, None, None, None])
     assert embedding.bias is not None

@@ -22,21 +22,21 @@ _LENGTHS = 64
 
 @dataclass(frozen=True)
 class Lesson:
-    """A conversation about each of some pictures that were cut alike."""
+    """A conversation about each of some images that were cut alike."""
 
-    #: (height, width) in patches of one picture's overview and slices.
+    #: (height, width) in patches of one image's overview and slices.
     sizes: list[tuple[int, int]]
     #: [n, tokens], int64.
     ids: torch.Tensor
     #: [n, tokens], IGNORED where nothing is to be learned.
     labels: torch.Tensor
-    #: Places of the pictures' embeddings in every row of `ids`, int64.
+    #: Places of the images' embeddings in every row of `ids`, int64.
     places: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What pictures are to be read as, each standardised."""
+    """What images are to be read as, each standardised."""
 
     #: [n, POOLED].
     pooled: torch.Tensor
@@ -46,7 +46,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the tower makes of pictures."""
+    """What the tower makes of images."""
 
     #: [n, 1 + slices, Lmax, vision hidden].
     features: torch.Tensor
@@ -61,7 +61,7 @@ class Seen:
 class Told:
     """What the language model makes of a lesson."""
 
-    #: [n, POOLED] and [n, ratings], from its mean state over the picture.
+    #: [n, POOLED] and [n, ratings], from its mean state over the image.
     pooled: torch.Tensor
     ratings: torch.Tensor
     #: Logits of the labelled tokens [labelled, vocab], and those tokens.
@@ -90,12 +90,12 @@ class Student(nn.Module):
         return Seen(features, self._map(self.maps(features), cut), pooled=read[:, :POOLED], ratings=read[:, POOLED:])
 
     def tell(self, features: torch.Tensor, lesson: Lesson) -> Told:
-        """What is made of pictures' `Seen.features`."""
+        """What is made of images' `Seen.features`."""
         llm = self.base.llm
-        pictures = self.base.resampler(features.flatten(0, 1).to(self.told.weight.dtype), lesson.sizes * len(features))
+        images = self.base.resampler(features.flatten(0, 1).to(self.told.weight.dtype), lesson.sizes * len(features))
         embedded = llm.get_input_embeddings()(lesson.ids)
-        pictures = pictures.reshape(len(features), -1, pictures.shape[-1]).to(embedded.dtype)
-        embedded = embedded.index_copy(1, lesson.places, pictures)
+        images = images.reshape(len(features), -1, images.shape[-1]).to(embedded.dtype)
+        embedded = embedded.index_copy(1, lesson.places, images)
         states = llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         read = self.told(states[:, lesson.places].mean(1))
         following = lesson.labels[:, 1:]
@@ -109,7 +109,7 @@ class Student(nn.Module):
 
     @staticmethod
     def _map(read: torch.Tensor, cut: Cut) -> torch.Tensor:
-        """[n, 1 + slices, Lmax, channels] to one map of each whole picture."""
+        """[n, 1 + slices, Lmax, channels] to one map of each whole image."""
         cells = read[:, 1:] if cut.grid.slices else read
         rows, columns = (cut.grid.rows, cut.grid.columns) if cut.grid.slices else (1, 1)
         height, width = cut.sizes[-1]

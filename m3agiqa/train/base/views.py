@@ -1,4 +1,4 @@
-"""Pictures of a data set on the training device, and views of them, cut as a tower reads them."""
+"""Images of a data set on the training device, and views of them, cut as a tower reads them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Cut:
-    """The overviews and slices of pictures of one size; picture after picture, overview first."""
+    """The overviews and slices of images of one size; image after image, overview first."""
 
     grid: Grid
     #: Uint8 [3, patch, patch * L] each.
     patches: list[torch.Tensor]
-    #: (height, width) in patches of one picture's.
+    #: (height, width) in patches of one image's.
     sizes: list[tuple[int, int]]
 
 
-def load_pictures(
+def load_images(
     data: DataSet,
     names: Sequence[str],
     side: int,
@@ -39,7 +39,7 @@ def load_pictures(
     """Uint8 RGB [n, 3, side, side] on `device`: what is not that size is resized.
 
     Raises:
-        RequestInvalid: a picture cannot be read; says which.
+        RequestInvalid: an image cannot be read; says which.
     """
 
     def load(name: str) -> torch.Tensor:
@@ -48,16 +48,16 @@ def load_pictures(
             rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
-    pictures = torch.empty(len(names), 3, side, side, dtype=torch.uint8, device=device)
+    images = torch.empty(len(names), 3, side, side, dtype=torch.uint8, device=device)
     with threads(_THREADS) as pool:
-        for number, picture in enumerate(progress(pool.map(load, names))):
-            pictures[number] = picture.to(device)
-    return pictures
+        for number, image in enumerate(progress(pool.map(load, names))):
+            images[number] = image.to(device)
+    return images
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where views of pictures are taken: their corners, one a picture and all on one raster, and which are mirrored."""
+    """Where views of images are taken: their corners, one an image and all on one raster, and which are mirrored."""
 
     corners: list[tuple[int, int]]
     mirrored: torch.Tensor
@@ -71,7 +71,7 @@ class Places:
     def take(self, images: torch.Tensor, size: tuple[int, int], step: int) -> torch.Tensor:
         """Views [n, .., height, width] of `images` [n, .., any, any], in which a step of the raster is `step` places.
 
-        Nothing is resized: sharpness, noise and blocks stay what they were when somebody scored the picture.
+        Nothing is resized: sharpness, noise and blocks stay what they were when somebody scored the image.
         """
         width, height = size
         views = torch.stack(
@@ -93,7 +93,7 @@ def resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def cut(pixels: torch.Tensor, slicing: Slicing, max_slices: int) -> Cut:
-    """Cut pictures, uint8 [n, 3, height, width], as `slicing` cuts a picture of that size."""
+    """Cut images, uint8 [n, 3, height, width], as `slicing` cuts an image of that size."""
     count, _, height, width = pixels.shape
     grid = slicing.grid(width, height, max_slices)
     cells = [resized(pixels, slicing.overview(width, height, grid))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from m3agiqa.contract import Aspect, Rating
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_picture
+from m3agiqa.files import read_image
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.train.data.conversations import Conversation, rating_word, read_conversations
 from m3agiqa.train.data.dataset import LABELS, PARTS, DataSet, Entry
@@ -36,12 +36,12 @@ def check_data(
         aspect: hold the words of the conversation files against this aspect's scores.
         label: column of its scores; None takes the one that the data sets use.
         scale: what scores are multiplied with before they are held against 0..5.
-        progress: wraps the loop over pictures.
+        progress: wraps the loop over images.
     """
     return [
         *(data.wrong or _present([None if data.entries else "the table has no rows"])),
         *_check_entries(data.entries),
-        *_check_pictures(data, progress),
+        *_check_images(data, progress),
         *_check_labels(data, [label] if label else _label_columns(data, aspect), scale),
         *_check_conversations(data, aspect, label, scale),
     ]
@@ -61,17 +61,17 @@ def _check_entries(entries: Sequence[Entry]) -> list[str]:
     return _present(found)
 
 
-def _check_pictures(data: DataSet, progress: Progress) -> list[str]:
+def _check_images(data: DataSet, progress: Progress) -> list[str]:
     try:
         present = {path.name for path in data.images.iterdir()}
     except OSError as error:
-        return [f"there is no folder {quoted(data.images, PATH_CHARS)} with the pictures: {error.strerror}"]
+        return [f"there is no folder {quoted(data.images, PATH_CHARS)} with the images: {error.strerror}"]
     missing, unreadable, contents = [], [], defaultdict(list)
     for entry in progress(list({entry.name: entry for entry in data.entries}.values())):
         try:
-            contents[read_picture(data.picture(entry.name)).info.sha256].append(entry.name)
+            contents[read_image(data.image(entry.name)).info.sha256].append(entry.name)
         except M3AGIQAError as error:
-            if entry.name and os.path.lexists(data.picture(entry.name)):
+            if entry.name and os.path.lexists(data.image(entry.name)):
                 unreadable.append(f"{entry.name} ({error})")
             else:
                 missing.append(entry.name)
@@ -120,7 +120,7 @@ def _check_numbers(entries: Sequence[Entry], column: str) -> list[str]:
 
 
 def _labels(data: DataSet, column: str, scale: float) -> dict[str, float | None]:
-    """Scores by picture, None for what is no number."""
+    """Scores by image, None for what is no number."""
     labels: dict[str, float | None] = {}
     for entry in data.entries:
         try:
@@ -174,7 +174,7 @@ def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column
     return _present([_sentence(wrong, f"of {file} has another rating word than its {column} says")])
 
 
-def _sentence(names: Sequence[str], what: str, noun: str = "picture") -> str | None:
+def _sentence(names: Sequence[str], what: str, noun: str = "image") -> str | None:
     """`what` about some names, the first few of them shown."""
     if not names:
         return None

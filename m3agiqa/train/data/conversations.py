@@ -1,4 +1,4 @@
-"""Conversation files: what a model was asked about each picture, and what it should answer.
+"""Conversation files: what a model was asked about each image, and what it should answer.
 
 A JSON list of `{id, image, conversations: [user, assistant, user, assistant]}`. The first turn starts with `<image>` in
 files made for fine-tuning, the fourth is the rating word. Files with a model's own answers have `response_0` (the
@@ -39,7 +39,7 @@ class Conversation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
     id: str
-    #: File name of the picture, without a folder.
+    #: File name of the image, without a folder.
     image: str
     conversations: tuple[Turn, ...] = Field(min_length=4, max_length=4)
     response_0: str | None = None
@@ -76,7 +76,7 @@ class Conversation(BaseModel):
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """Read a conversation file; a folder in front of a picture's name is dropped.
+    """Read a conversation file; a folder in front of an image's name is dropped.
 
     Raises:
         RequestInvalid: unreadable, no JSON, or an item that is no conversation; says which.

@@ -1,8 +1,8 @@
-"""Data sets: pictures with their prompts and human scores.
+"""Data sets: images with their prompts and human scores.
 
 One layout holds for AGIQA-3K, AIGCIQA2023, AIGIQA-20K and your own: a folder with `images/`, and `data.csv` with the
 columns `name`, `prompt` and one a label. AIGIQA-20K has `info_train.csv`, `info_val.csv` and `info_test.csv` in place
-of `data.csv`, and its pictures come separately. The scores of AIGCIQA2023 run from 0 to 100. `train.json`, `val.json`
+of `data.csv`, and its images come separately. The scores of AIGCIQA2023 run from 0 to 100. `train.json`, `val.json`
 and `test.json` hold conversations.
 """
 
@@ -16,8 +16,8 @@ from typing import Self
 
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import read_picture
-from m3agiqa.images import Picture
+from m3agiqa.files import read_image
+from m3agiqa.images import DecodedImage
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.tables import open_table
 
@@ -32,7 +32,7 @@ LABELS: Mapping[Aspect, tuple[str, ...]] = {
     Aspect.AUTHENTICITY: ("mos_authenticity", "authenticity_mos"),
 }
 
-#: Name of a group's column that is made: the picture's file name up to its last underscore, which names the generator
+#: Name of a group's column that is made: the image's file name up to its last underscore, which names the generator
 #: in AGIQA-3K.
 PREFIX = "prefix"
 
@@ -84,25 +84,25 @@ class DataSet:
     #: Rows that could not be read: where they stand, and what is wrong with each.
     wrong: tuple[str, ...] = ()
 
-    def picture(self, name: str) -> Path:
+    def image(self, name: str) -> Path:
         return self.images / name
 
-    def open(self, name: str) -> Picture:
-        """Raises: RequestInvalid: the picture cannot be read; says which."""
+    def open(self, name: str) -> DecodedImage:
+        """Raises: RequestInvalid: the image cannot be read; says which."""
         try:
-            return read_picture(self.picture(name))
+            return read_image(self.image(name))
         except M3AGIQAError as error:
             raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
 
     def only(self, names: Collection[str]) -> DataSet:
-        """Its pictures of these names; names that it does not have are passed over.
+        """Its images of these names; names that it does not have are passed over.
 
         Raises:
             RequestInvalid: it has none of them.
         """
         kept = tuple(entry for entry in self.entries if entry.name in names)
         if not kept:
-            raise RequestInvalid(f"{self.folder} has none of the {len(names)} pictures that are wanted")
+            raise RequestInvalid(f"{self.folder} has none of the {len(names)} images that are wanted")
         return replace(self, entries=kept)
 
     def label_column(self, aspect: Aspect, wanted: str | None = None) -> str:
@@ -132,11 +132,11 @@ class DataSet:
 
 
 def load_data(folder: Path, images: Path | None = None, *, with_wrong_rows: bool = False) -> DataSet:
-    """Read a data set's tables. Pictures are looked for in `images`, or `folder/images`.
+    """Read a data set's tables. Images are looked for in `images`, or `folder/images`.
 
     Args:
         folder: of the tables.
-        images: of the pictures.
+        images: of the images.
         with_wrong_rows: a row that cannot be read is told of in the result.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Descriptions of pictures in files: JSON lines, or a conversation file with a model's own answers."""
+"""Descriptions of images in files: JSON lines, or a conversation file with a model's own answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cleaned(text: str) -> str:
 
 
 def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
-    """Picture to description.
+    """Image to description.
 
     Of a conversation, `response_0`, else its second turn; of another object, `description`, if its `aspect` is this one
     or it has none. Later ones win.

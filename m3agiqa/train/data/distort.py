@@ -1,4 +1,4 @@
-"""Spoilt copies of a data set's pictures: what is worse than what is then known without asking anybody."""
+"""Spoilt copies of a data set's images: what is worse than what is then known without asking anybody."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Distortions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: Copies of each picture.
+    #: Copies of each image.
     copies: int = Field(ge=1)
     #: Strengths that occur, with the word for each: above 0, at most 1.
     degrees: dict[Annotated[float, Field(gt=0, le=1)], str] = Field(min_length=1)
@@ -81,13 +81,13 @@ def distort(
     output: Path,
     progress: Callable[[Iterable[None], int], Iterable[None]],
 ) -> tuple[int, int]:
-    """Write a data set of the pictures and their spoilt copies: `images/`, `data.csv` and `descriptions.jsonl`.
+    """Write a data set of the images and their spoilt copies: `images/`, `data.csv` and `descriptions.jsonl`.
 
-    Copies are JPEG files; the table gets the columns `distortion` and `strength`, empty for the pictures themselves.
-    Descriptions of the pictures are taken over, those of the copies made of the configuration's sentences.
+    Copies are JPEG files; the table gets the columns `distortion` and `strength`, empty for the images themselves.
+    Descriptions of the images are taken over, those of the copies made of the configuration's sentences.
 
     Returns:
-        How many pictures and copies.
+        How many images and copies.
 
     Raises:
         RequestInvalid: a column is missing, a file cannot be read, or `output` is not empty.
@@ -123,7 +123,7 @@ def _write(
 ) -> None:
     images = output / IMAGES
     with threads(_THREADS) as pool:
-        taken = pool.map(lambda name: _take(data.picture(name), images / name), entries)
+        taken = pool.map(lambda name: _take(data.image(name), images / name), entries)
         made = pool.map(lambda copy: _make(data, copy, images / copy.name), copies)
         for _ in progress((done for part in (taken, made) for done in part), len(entries) + len(copies)):
             pass
@@ -139,7 +139,7 @@ def _write(
 
 
 def spoil(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Image:
-    """A picture with a distortion of a strength above 0, at most 1, a thumbnail smaller; `seed` is for noise."""
+    """An image with a distortion of a strength above 0, at most 1, a thumbnail smaller; `seed` is for noise."""
     if kind == "blur":
         return rgb.filter(ImageFilter.GaussianBlur(_MOST_BLUR * strength))
     if kind in ("downscale", "thumbnail"):
@@ -163,9 +163,9 @@ def _copies(entries: Iterable[Entry], settings: Distortions) -> Iterable[Copy]:
             yield Copy(entry, name, kind, strength, seed=chance.randrange(1 << 30))
 
 
-def _take(picture: Path, place: Path) -> None:
+def _take(image: Path, place: Path) -> None:
     try:
-        shutil.copyfile(picture, place)
+        shutil.copyfile(image, place)
     except OSError as error:
         raise RequestInvalid(reason(error)) from error
 

@@ -24,7 +24,7 @@ class Tokens:
 
 
 def tokens(tokenizer: ConversationTokenizer, item: Conversation, grid: Grid) -> Tokens:
-    """Tokens of a conversation about a picture that is cut along `grid`."""
+    """Tokens of a conversation about an image that is cut along `grid`."""
     analysis, question = item.conversations[0].content.removeprefix(IMAGE), item.conversations[2].content
     prompt = tokenizer.generation_prompt(grid, analysis)
     asked = tokenizer.scoring_conversation(grid, analysis, item.description, question)

@@ -1,4 +1,4 @@
-"""Which pictures are trained on, and which are kept back."""
+"""Which images are trained on, and which are kept back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m3agiqa.errors import RequestInvalid
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import PARTS, DataSet
 
-#: The largest share, which may be a count of pictures.
+#: The largest share, which may be a count of images.
 _MOST = 1_000_000_000
 
 
@@ -22,7 +22,7 @@ class Split(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: `prompt` keeps all pictures of a prompt together; `files` obeys train.json, val.json, test.json or info_*.csv.
+    #: `prompt` keeps all images of a prompt together; `files` obeys train.json, val.json, test.json or info_*.csv.
     by: Literal["picture", "prompt", "files"] = "prompt"
     #: Shares of train, validation and, where there is a third, test: 8:2, 3:1, 7:1:2.
     ratio: tuple[float, ...] = Field(default=(8, 2), min_length=2, max_length=3)
@@ -36,10 +36,10 @@ class Split(BaseModel):
         return value
 
     def names(self, data: DataSet) -> dict[str, list[str]]:
-        """Names of the pictures of each part, in the table's order.
+        """Names of the images of each part, in the table's order.
 
         Raises:
-            RequestInvalid: a part is empty, the files are missing, or a picture is in two parts.
+            RequestInvalid: a part is empty, the files are missing, or an image is in two parts.
         """
         known = list(dict.fromkeys(entry.name for entry in data.entries))
         wanted = _by_files(data) if self.by == "files" else self._by_ratio(data)

@@ -1,4 +1,4 @@
-"""Stand-in descriptions: for an aspect that nobody described of these pictures, what was said of others like them."""
+"""Stand-in descriptions: for an aspect that nobody described of these images, what was said of others like them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from m3agiqa.train.data.descriptions import cleaned
 
 #: How much a point of score weighs against prompts that share no word.
 _POINT = 1.0
-#: Letters of a word that says what a picture shows; shorter ones are particles.
+#: Letters of a word that says what an image shows; shorter ones are particles.
 _LETTERS = 4
 
 
 @dataclass(frozen=True)
 class Said:
-    """A description of another data set's picture."""
+    """A description of another data set's image."""
 
     prompt: frozenset[str]
     mos: float
@@ -29,8 +29,8 @@ class Said:
 
 
 def stand_ins(data: DataSet, label: str, source: Path, aspect: Aspect) -> list[dict[str, str]]:
-    """A description for each picture: of the others', one with a near score and a like prompt, without the sentences
-    that speak of what the other picture shows.
+    """A description for each image: of the others', one with a near score and a like prompt, without the sentences
+    that speak of what the other image shows.
 
     Args:
         label: column of this data set's scores that stand in for the aspect's.
@@ -40,7 +40,7 @@ def stand_ins(data: DataSet, label: str, source: Path, aspect: Aspect) -> list[d
         Lines for a descriptions file.
 
     Raises:
-        RequestInvalid: `source` cannot be read or describes no picture with a score in that aspect.
+        RequestInvalid: `source` cannot be read or describes no image with a score in that aspect.
     """
     said = list(_read(source, aspect))
     if not said:
@@ -54,7 +54,7 @@ def stand_ins(data: DataSet, label: str, source: Path, aspect: Aspect) -> list[d
         nearest = sorted(said, key=lambda other: _POINT * abs(other.mos - score) + 1 - _alike(words, other.prompt))
         text = next((text for other in nearest if (text := _general(other, words))), None)
         if text is None:
-            raise RequestInvalid(f"{source}: every sentence about {aspect} speaks of what its own picture shows")
+            raise RequestInvalid(f"{source}: every sentence about {aspect} speaks of what its own image shows")
         lines.append({"image": entry.name, "aspect": aspect.value, "prompt": entry.prompt, "description": text})
     return lines
 

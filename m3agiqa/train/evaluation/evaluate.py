@@ -30,7 +30,7 @@ def rated(rows: Sequence[Prediction]) -> tuple[list[float], list[float], list[st
 def evaluate(rows: Sequence[Prediction], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """What `m3agiqa evaluate --json` prints of the predictions themselves.
 
-    `n` pictures have score and label; `failed` were not scored; `unlabelled` were, but the table has no label. With 0
+    `n` images have score and label; `failed` were not scored; `unlabelled` were, but the table has no label. With 0
     resamples intervals are null.
     """
     scores, labels, groups = rated(rows)

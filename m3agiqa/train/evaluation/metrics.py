@@ -92,8 +92,8 @@ def correlations(
 ) -> dict[str, Estimate]:
     """All metrics of one aspect by name: srcc, plcc, plcc_logistic, krcc, srcc_within_groups.
 
-    Intervals are percentiles over seeded resamples of the pictures, of each group's own for the last. The logistic is
-    fitted once, to all pictures.
+    Intervals are percentiles over seeded resamples of the images, of each group's own for the last. The logistic is
+    fitted once, to all images.
     """
     x, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     within = _within_groups(x, y, groups, seed, resamples)
@@ -135,7 +135,7 @@ def as_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
 
 def _why_none(scores: Floats, labels: Floats) -> str | None:
     if len(scores) < MIN_PAIRS:
-        return f"{len(scores)} scored pictures with a label; at least {MIN_PAIRS} are needed"
+        return f"{len(scores)} scored images with a label; at least {MIN_PAIRS} are needed"
     if np.ptp(scores) == 0:
         return "all scores are equal"
     if np.ptp(labels) == 0:
@@ -167,10 +167,10 @@ def _rows_by_group(groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:
 
 def _within_groups(scores: Floats, labels: Floats, groups: Sequence[str] | None, seed: int, resamples: int) -> Estimate:
     if groups is None:
-        return Estimate(None, reason="no picture is in a group")
+        return Estimate(None, reason="no image is in a group")
     known = srcc_by_group(scores, labels, groups)
     if not known:
-        return Estimate(None, reason=f"no group has {MIN_PAIRS} pictures with different scores and labels")
+        return Estimate(None, reason=f"no group has {MIN_PAIRS} images with different scores and labels")
     random = np.random.default_rng(seed)
     rows = [of for group, of in _rows_by_group(groups).items() if group in known]
     means = []

@@ -1,4 +1,4 @@
-"""Scores of a data set's pictures beside the human ones, as rows of a CSV file that a killed run continues."""
+"""Scores of a data set's images beside the human ones, as rows of a CSV file that a killed run continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
-from m3agiqa.files import picture_digest, read_job
+from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.pools import threads
 from m3agiqa.records import RecordFile, versioned
@@ -23,7 +23,7 @@ _THREADS = 8
 
 
 class Prediction(BaseModel):
-    """One picture and aspect; either a score or an error."""
+    """One image and aspect; either a score or an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,12 +60,12 @@ class Prediction(BaseModel):
             rating=scored.rating if scored else None,
             error=None if scored or isinstance(outcome, AspectScore) else f"{outcome.code}: {outcome.message}",
             model=model,
-            image_sha256=job.picture.info.sha256 if isinstance(job, Job) else None,
+            image_sha256=job.image.info.sha256 if isinstance(job, Job) else None,
         )
 
 
 class Asked(BaseModel):
-    """What is asked of every picture."""
+    """What is asked of every image."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,7 +108,7 @@ def model_name(info: ModelInfo) -> str:
 
 def _job(data: DataSet, entry: Entry, aspect: Aspect) -> Job | Failure:
     try:
-        return read_job(data.picture(entry.name), entry.prompt, (aspect,))
+        return read_job(data.image(entry.name), entry.prompt, (aspect,))
     except M3AGIQAError as error:
         return Failure.of(error)
 
@@ -142,7 +142,7 @@ class PredictionFile:
         now = {(entry.name, entry.prompt): asked.of(entry) for entry in data.entries}
         mine = [row for row in kept if row.image_sha256 and (row.name, row.prompt) in now]
         with threads(_THREADS) as pool:
-            digests = pool.map(lambda row: picture_digest(data.picture(row.name)), mine)
+            digests = pool.map(lambda row: image_digest(data.image(row.name)), mine)
             for row, digest in zip(mine, digests, strict=True):
                 if digest not in (row.image_sha256, None):
                     raise RequestInvalid(f"{self.path} holds a score of another {row.name}; name another file")

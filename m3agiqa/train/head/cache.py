@@ -1,4 +1,4 @@
-"""Hidden states on disk, so that the frozen model reads each picture once and not once an epoch."""
+"""Hidden states on disk, so that the frozen model reads each image once and not once an epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m3agiqa.outputs import make_folder, write
 
 
 class StateCache:
-    """States of conversations by name, under one key: all that they hang on beside the picture.
+    """States of conversations by name, under one key: all that they hang on beside the image.
 
     Args:
         folder: may be shared by several keys.

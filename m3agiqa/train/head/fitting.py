@@ -37,7 +37,7 @@ Epoch = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Example:
-    """A picture that can be learned from."""
+    """An image that can be learned from."""
 
     #: Key of its states in the cache.
     state: str

@@ -1,4 +1,4 @@
-"""What training minimises, by name. Pairwise losses compare all pictures of a batch with each other."""
+"""What training minimises, by name. Pairwise losses compare all images of a batch with each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m3agiqa.train.head.settings import LossName
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: MOS points by which the better of two pictures should be ahead.
+#: MOS points by which the better of two images should be ahead.
 MARGIN = 0.1
 #: Keeps the square root's gradient finite.
 _EPS = 1e-8

@@ -12,7 +12,7 @@ from m3agiqa.train.data.splits import Split
 #: Names of losses and poolers, as in `m3agiqa.train.head.losses` and `m3agiqa.model.head`, which need torch.
 LossName = Literal["mse", "mae", "huber", "fidelity", "margin", "ranknet"]
 Pooler = Literal["mean", "max", "last", "first_last_mean"]
-#: Losses that need at least two pictures.
+#: Losses that need at least two images.
 PAIRWISE: frozenset[LossName] = frozenset({"fidelity", "margin", "ranknet"})
 
 
@@ -48,7 +48,7 @@ class HeadTraining(_Section):
     #: Multiplies scores; 0.05 brings 0..100 to 0..5.
     label_scale: float = Field(default=1.0, gt=0)
     split: Split = Split()
-    #: Share of each part's pictures that is used, drawn by `seed`; the others are left out.
+    #: Share of each part's images that is used, drawn by `seed`; the others are left out.
     share: float = Field(default=1.0, gt=0, le=1)
     head: HeadShape = HeadShape()
     #: Weights of the losses that are summed.
@@ -66,7 +66,7 @@ class HeadTraining(_Section):
     @model_validator(mode="after")
     def _pairs_need_two(self) -> Self:
         if self.batch_size == 1 and (pairwise := PAIRWISE & set(self.loss)):
-            raise ValueError(f"{', '.join(sorted(pairwise))} compare pictures of a batch: batch_size must be 2 or more")
+            raise ValueError(f"{', '.join(sorted(pairwise))} compare images of a batch: batch_size must be 2 or more")
         return self
 
     @classmethod

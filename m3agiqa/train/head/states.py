@@ -1,4 +1,4 @@
-"""What the frozen model's language model says of pictures: the hidden states that heads are trained on."""
+"""What the frozen model's language model says of images: the hidden states that heads are trained on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Headless(Pipeline):
 
 
 class Reader(Headless):
-    """Reads pictures exactly as scoring does, keeping the states that the head would have been given."""
+    """Reads images exactly as scoring does, keeping the states that the head would have been given."""
 
     def __init__(self, network: Network, profile: ModelProfile, device: torch.device, **options: Any) -> None:
         self._keeper = _Keeper()
@@ -51,7 +51,7 @@ class Reader(Headless):
         super().__init__(replace(network, heads=heads), profile, device, **options)
 
     def read(self, jobs: Sequence[Job], descriptions: Sequence[str] | None = None) -> list[torch.Tensor | Failure]:
-        """States [tokens, hidden] of each picture's scoring conversation, in order, or why there are none.
+        """States [tokens, hidden] of each image's scoring conversation, in order, or why there are none.
 
         Args:
             jobs: each for the one aspect of the profile.

@@ -29,7 +29,7 @@ from m3agiqa.train.run import digest
 #: What may change in a run that goes on: how long it is, and what it takes of the disk.
 _CHANGEABLE = ("epochs", "cache_gb")
 
-#: Threads that open pictures while others are opened or read.
+#: Threads that open images while others are opened or read.
 _THREADS = 8
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
@@ -44,14 +44,14 @@ class HeadTask:
     #: Column of the human scores.
     label: str
     settings: HeadTraining
-    #: Picture to description; None has the frozen model write its own.
+    #: Image to description; None has the frozen model write its own.
     descriptions: Mapping[str, str] | None = None
-    #: Pictures the frozen model reads together.
+    #: Images the frozen model reads together.
     batch_size: int = 8
 
 
 class Frozen:
-    """The model that is read and not trained, loaded only when a picture is not in the cache."""
+    """The model that is read and not trained, loaded only when an image is not in the cache."""
 
     def __init__(self, task: HeadTask, device: str) -> None:
         self.profile = for_one_aspect(ModelProfile.load(task.settings.model), task.aspect)
@@ -73,7 +73,7 @@ class Frozen:
         return {key: value for key, value in self.key().items() if key != "dtype"}
 
     def key(self) -> dict[str, object]:
-        """All that states hang on beside picture, prompt and a given description."""
+        """All that states hang on beside image, prompt and a given description."""
         return {
             "weights": self._resolved.revisions,
             "dtype": "float32" if self.device.type == "cpu" else self.profile.dtype,
@@ -144,21 +144,21 @@ def _train(
     cache = StateCache(cache_folder, frozen.key(), settings.cache_gb * 1e9)
     failed += _fill(task, states, frozen, cache, progress)
     if failed:
-        note(f"{len(failed)} pictures could not be read and are left out; the first is {failed[0]}")
+        note(f"{len(failed)} images could not be read and are left out; the first is {failed[0]}")
     examples = {
         part: [Example(states[name], labels[name]) for name in names if name in states] for part, names in parts.items()
     }
     for part in ("train", "val"):
         if not examples[part]:
-            raise RequestInvalid(f"no picture of the part {part} could be read")
+            raise RequestInvalid(f"no image of the part {part} could be read")
     share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
-    note(f"{len(examples['train'])} pictures to train on, {len(examples['val'])} to validate on{share}")
+    note(f"{len(examples['train'])} images to train on, {len(examples['val'])} to validate on{share}")
     folder.begin({**identity, "model": settings.model})
     return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
 
 
 def _drawn(names: Sequence[str], settings: HeadTraining) -> list[str]:
-    """The share of a part's pictures that is used, in their order."""
+    """The share of a part's images that is used, in their order."""
     count = max(1, round(settings.share * len(names)))
     drawn = set(random.Random(settings.seed).sample(names, count))
     return [name for name in names if name in drawn]
@@ -175,12 +175,12 @@ def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
             f"{len(outside)} scores lie outside 0..5, {outside[0]}'s is {labels[outside[0]]:g}: set label_scale"
         )
     if unlabelled := len({entry.name for entry in task.data.entries}) - len(labels):
-        note(f"{unlabelled} pictures have no number in {task.label} and are left out")
+        note(f"{unlabelled} images have no number in {task.label} and are left out")
     return labels
 
 
 def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str], list[str]]:
-    """What each picture's states are called in the cache, and what is wrong with those that can have none."""
+    """What each image's states are called in the cache, and what is wrong with those that can have none."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
     states: dict[str, str] = {}
     failed: list[str] = []
@@ -195,7 +195,7 @@ def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str],
 
 
 def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCache, progress: Progress) -> list[str]:
-    """Have every picture's states in the cache; those that failed are taken out of `states` and told."""
+    """Have every image's states in the cache; those that failed are taken out of `states` and told."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in states}
     missing = [name for name, state in states.items() if state not in cache]
     reader = frozen.reader() if missing else None
@@ -216,15 +216,15 @@ def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCa
 
 
 def _job(task: HeadTask, entry: Entry) -> Job:
-    return read_job(task.data.picture(entry.name), entry.prompt, (task.aspect,))
+    return read_job(task.data.image(entry.name), entry.prompt, (task.aspect,))
 
 
 def _state_name(task: HeadTask, entry: Entry) -> str | M3AGIQAError:
-    """A picture's name in the cache, or why it can have none."""
+    """An image's name in the cache, or why it can have none."""
     if task.descriptions is not None and entry.name not in task.descriptions:
         return CheckpointError("no description")
     try:
-        sha256 = _job(task, entry).picture.info.sha256
+        sha256 = _job(task, entry).image.info.sha256
     except M3AGIQAError as error:
         return error
     given = "" if task.descriptions is None else task.descriptions[entry.name]

@@ -1,4 +1,4 @@
-"""Asking a teacher about many pictures: several keys in turn, limits obeyed, answers kept as they come."""
+"""Asking a teacher about many images: several keys in turn, limits obeyed, answers kept as they come."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
-from m3agiqa.files import picture_digest
+from m3agiqa.files import image_digest
 from m3agiqa.outputs import append, write
 from m3agiqa.pools import threads
 from m3agiqa.train.run import digest
 from m3agiqa.train.teacher.clients import Busy, KeyRefused, Refused, Teacher, TeacherError
-from m3agiqa.train.teacher.questions import Template, sent_picture
+from m3agiqa.train.teacher.questions import Template, sent_image
 
 #: Times that a question is put while limits are in the way, within one round.
 MAX_TRIES = 8
@@ -30,7 +30,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 @dataclass(frozen=True)
 class Question:
-    """One picture to be described."""
+    """One image to be described."""
 
     image: str
     path: Path
@@ -97,10 +97,10 @@ class DescriptionFile:
     def resume(
         self, questions: Sequence[Question], teacher: str, template: Template, *, retry_failed: bool
     ) -> set[str]:
-        """Pictures that need not be asked about again; a line that was cut off is dropped.
+        """Images that need not be asked about again; a line that was cut off is dropped.
 
         Raises:
-            RequestInvalid: the file holds something else, or answers to other questions about these pictures.
+            RequestInvalid: the file holds something else, or answers to other questions about these images.
         """
         if not self.path.exists():
             return set()
@@ -126,7 +126,7 @@ class DescriptionFile:
         return done if retry_failed else done | failed
 
     def append(self, items: Sequence[dict[str, Any]]) -> None:
-        """Write lines at once, so that a picture's aspects stay together."""
+        """Write lines at once, so that an image's aspects stay together."""
         with self._lock:
             if self._whole is not None:
                 write(self.path, self._whole)
@@ -181,9 +181,9 @@ def _asking(
 
     def ask(question: Question) -> Exception | None:
         try:
-            picture, mime = sent_picture(question.path)
+            image, mime = sent_image(question.path)
             text = template.question(question.prompt, question.scores)
-            found = template.explanations(_patiently(teacher, keys, picture, mime, text))
+            found = template.explanations(_patiently(teacher, keys, image, mime, text))
         except ConfigError:
             raise
         except (TeacherError, M3AGIQAError) as error:
@@ -204,14 +204,14 @@ def _asking(
             raise
 
 
-def _patiently(teacher: Teacher, keys: Keys, picture: bytes, mime: str, text: str) -> str:
+def _patiently(teacher: Teacher, keys: Keys, image: bytes, mime: str, text: str) -> str:
     """Ask with whatever key has its turn, until limits are out of the way."""
     busy = Busy("busy")
     tries = 0
     while tries < MAX_TRIES:
         key = keys.take()
         try:
-            return teacher.ask(key, picture, mime, text)
+            return teacher.ask(key, image, mime, text)
         except Busy as error:
             busy = error
             pause = min(FIRST_PAUSE_S * 2**tries, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
@@ -225,7 +225,7 @@ def _patiently(teacher: Teacher, keys: Keys, picture: bytes, mime: str, text: st
 def asked(question: Question, teacher: str, template: Template) -> str:
     """A digest of all that an answer hangs on: image, prompt, scores, template and teacher."""
     text = template.question(question.prompt, question.scores)
-    return digest(str(picture_digest(question.path)), text, teacher)[:16]
+    return digest(str(image_digest(question.path)), text, teacher)[:16]
 
 
 def _line(question: Question, aspect: Aspect, text: str, teacher: Teacher, asked: str) -> dict[str, Any]:

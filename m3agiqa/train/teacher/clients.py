@@ -1,4 +1,4 @@
-"""Large models that describe pictures for us: Gemini, and whatever speaks OpenAI's protocol."""
+"""Large models that describe images for us: Gemini, and whatever speaks OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KeyRefused(TeacherError):
 
 
 class Refused(TeacherError):
-    """The model will not speak of this picture, or not this time."""
+    """The model will not speak of this image, or not this time."""
 
 
 class Unanswerable(TeacherError):
@@ -41,7 +41,7 @@ class Teacher(Protocol):
     #: Provider and model.
     name: str
 
-    def ask(self, key: str, picture: bytes, mime: str, text: str) -> str:
+    def ask(self, key: str, image: bytes, mime: str, text: str) -> str:
         """The model's answer, which should be JSON.
 
         Raises:
@@ -76,13 +76,13 @@ class Gemini:
         self._timeout_s = timeout_s
         self._clients = _Clients(self._connect)
 
-    def ask(self, key: str, picture: bytes, mime: str, text: str) -> str:
+    def ask(self, key: str, image: bytes, mime: str, text: str) -> str:
         from google.genai import errors, types
 
         try:
             answer = self._clients.of(key).models.generate_content(
                 model=self._model,
-                contents=[types.Part.from_bytes(data=picture, mime_type=mime), text],
+                contents=[types.Part.from_bytes(data=image, mime_type=mime), text],
                 config=types.GenerateContentConfig(response_mime_type="application/json"),
             )
         except errors.APIError as error:
@@ -118,10 +118,10 @@ class OpenAICompatible:
         self._timeout_s = timeout_s
         self._clients = _Clients(self._connect)
 
-    def ask(self, key: str, picture: bytes, mime: str, text: str) -> str:
+    def ask(self, key: str, image: bytes, mime: str, text: str) -> str:
         import openai
 
-        url = f"data:{mime};base64,{base64.b64encode(picture).decode()}"
+        url = f"data:{mime};base64,{base64.b64encode(image).decode()}"
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
         try:
             answer = self._clients.of(key).chat.completions.create(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect
-from m3agiqa.files import read_picture
+from m3agiqa.files import read_image
 from m3agiqa.train.teacher.clients import Refused
 
 #: The key of an aspect's explanation in the answer.
@@ -66,7 +66,7 @@ class Template(BaseModel):
         return config.load(config.find("train", name), cls)
 
     def question(self, prompt: str, scores: Mapping[Aspect, float]) -> str:
-        """The text beside the picture."""
+        """The text beside the image."""
         low, high = self.scale
         told = "; ".join(
             f"{KEYS[aspect].removesuffix('_explanation')}: {scores[aspect]:.2f}" for aspect in self.aspects
@@ -103,15 +103,15 @@ class Template(BaseModel):
         return found
 
 
-def sent_picture(path: Path) -> tuple[bytes, str]:
-    """A picture as a teacher gets it, and its media type.
+def sent_image(path: Path) -> tuple[bytes, str]:
+    """An image as a teacher gets it, and its media type.
 
     Raises:
-        FetchError, ImageError: no usable picture.
+        FetchError, ImageError: no usable image.
     """
-    picture = read_picture(path)
-    if picture.info.format in _MIME and picture.info.frames == 1:
-        return path.read_bytes(), _MIME[picture.info.format]
+    image = read_image(path)
+    if image.info.format in _MIME and image.info.frames == 1:
+        return path.read_bytes(), _MIME[image.info.format]
     buffer = io.BytesIO()
-    picture.rgb.save(buffer, "PNG")
+    image.rgb.save(buffer, "PNG")
     return buffer.getvalue(), "image/png"

@@ -29,7 +29,7 @@ SHAPE = Shape(
 @pytest.fixture(scope="module")
 def found() -> dict[torch.dtype, Precision]:
     return {
-        dtype: run(Settings(dtype=dtype, pictures=4, tokens=4), CPU, SHAPE) for dtype in (torch.bfloat16, torch.float32)
+        dtype: run(Settings(dtype=dtype, images=4, tokens=4), CPU, SHAPE) for dtype in (torch.bfloat16, torch.float32)
     }
 
 

@@ -28,7 +28,7 @@ def test_nothing_of_a_batch_stays_behind() -> None:
     # given batches of several sizes, the largest first, so that the cache has room for all
     soaked = soak(made(Pipeline), 6, (3, 1, 2), 64)
     # then as many tensors live after the last as after the first of its size
-    assert [after.pictures for after in soaked.batches] == [3, 1, 2, 3, 1, 2]
+    assert [after.images for after in soaked.batches] == [3, 1, 2, 3, 1, 2]
     assert soaked.growth("tensors") == 0
     assert soaked.growth("tensor_bytes") == 0
     assert soaked.captured == 0

@@ -26,11 +26,11 @@ def test_training_from_the_cache_learns_what_reading_anew_does(
 
     monkeypatch.setattr(Reader, "read", counted)
 
-    assert main(["bench", "--training", "--device", "cpu", "--pictures", "10", "--epochs", "2", "--json"]) == 0
+    assert main(["bench", "--training", "--device", "cpu", "--training-images", "10", "--epochs", "2", "--json"]) == 0
 
     measured = json.loads(capsys.readouterr().out)
     assert measured["same"]
-    assert (measured["device"], measured["pictures"], measured["epochs"]) == ("cpu", 10, 2)
+    assert (measured["device"], measured["images"], measured["epochs"]) == ("cpu", 10, 2)
     # To warm up, for the cache, and in each of two epochs.
     assert read == [10] * 4
 
@@ -43,7 +43,7 @@ def test_losses_are_the_same_up_to_rounding_and_no_further() -> None:
     assert not _same_losses(of, of[:1])
 
 
-def test_too_few_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_images_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["bench", "--training", "--device", "cpu", "--pictures", "3"])
-    assert "--pictures: '3' is not a whole number from 8" in capsys.readouterr().err
+        main(["bench", "--training", "--device", "cpu", "--training-images", "3"])
+    assert "--training-images: '3' is not a whole number from 8" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]
     talks = [{"id": str(n), "image": f"{n}.png", "conversations": turns} for n in range(4)]
     (folder / "train.json").write_text(json.dumps(talks))
-    head = {"model": "mini", "split": {"by": "picture", "ratio": [1, 1]}, "head": {"width": 64, "blocks": 2}}
+    head = {"model": "mini", "split": {"by": "image", "ratio": [1, 1]}, "head": {"width": 64, "blocks": 2}}
     (folder / "head.yaml").write_text(yaml.safe_dump(head))
     mini = yaml.safe_load((Path(cli.__file__).parents[2] / "cfg" / "models" / "mini.yaml").read_text())
     (folder / "profile.yaml").write_text(yaml.safe_dump(mini))

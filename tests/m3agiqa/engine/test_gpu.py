@@ -19,7 +19,7 @@ from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.layout import PAGE_STEPS, Layout
 from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.pipeline import Pipeline
-from m3agiqa.images import Picture, open_picture
+from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model import slstm as recurrence
 from m3agiqa.model.head import Head
@@ -69,11 +69,11 @@ def elsewhere(found: Sequence[list[int]], expected: Sequence[list[int]]) -> int:
     return sum(one != other for one, other in zip(found, expected, strict=True))
 
 
-def picture(width: int, height: int, seed: int) -> Picture:
+def image(width: int, height: int, seed: int) -> DecodedImage:
     noise = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     out = io.BytesIO()
     Image.fromarray(noise.numpy()).resize((width, height)).save(out, "PNG")
-    return open_picture(out.getvalue())
+    return open_image(out.getvalue())
 
 
 def test_elementwise_kernels_are_the_plain_operations() -> None:
@@ -176,7 +176,7 @@ def test_golden_cases_in_float32(case: Case) -> None:
         dtype=torch.float32,
     )
 
-    score = Pipeline(network, case.profile, DEVICE, max_batch=2).run([Job(case.picture, case.prompt)])[0]
+    score = Pipeline(network, case.profile, DEVICE, max_batch=2).run([Job(case.image, case.prompt)])[0]
 
     assert score.aspects[case.aspect].score == pytest.approx(case.facts["raw_score"], abs=1e-3)
     assert score.aspects[case.aspect].description == case.facts["result"]["description"]
@@ -216,7 +216,7 @@ def test_float16_alone_and_in_a_batch_of_mixed_sizes() -> None:
     profile = profile.model_copy(update={"aspects": parts, "describe": Describe(max_new_tokens=20)})
     pipeline = Pipeline(network, profile, DEVICE, max_batch=32)
     sizes = [(512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024)]
-    jobs = [Job(picture(*sizes[seed % len(sizes)], seed), "a prompt " * (seed % 5)) for seed in range(32)]
+    jobs = [Job(image(*sizes[seed % len(sizes)], seed), "a prompt " * (seed % 5)) for seed in range(32)]
 
     together = pipeline.run(jobs)
 

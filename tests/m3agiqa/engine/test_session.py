@@ -198,12 +198,12 @@ def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) ->
         Session(writer, sequences([30, 30]), [0, 0])
 
 
-def test_the_golden_pictures_take_the_grid_their_case_says() -> None:
+def test_the_golden_images_take_the_grid_their_case_says() -> None:
     case = Case(Path(__file__).parents[2] / "golden/mini_c_1024x1024")
 
-    assert Slicing().grid(*case.picture.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
-    picture = Cutter(Slicing(), (9,)).cut(case.picture)
-    assert Encoded(picture, Slicing(), torch.device("cpu")).grid(9).slices == 6
+    assert Slicing().grid(*case.image.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
+    image = Cutter(Slicing(), (9,)).cut(case.image)
+    assert Encoded(image, Slicing(), torch.device("cpu")).grid(9).slices == 6
 
 
 def test_what_no_row_owns_does_not_reach_any() -> None:

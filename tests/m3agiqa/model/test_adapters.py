@@ -19,7 +19,7 @@ SHAPE = Shape(**{**vars(TINY), "saved": ("embed_tokens", "resampler")})
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_base(folder / "base", SHAPE, train_tokenizer(["a picture"], SHAPE.vocab), seed=0, dtype=torch.float32)
+    write_base(folder / "base", SHAPE, train_tokenizer(["an image"], SHAPE.vocab), seed=0, dtype=torch.float32)
     for number, aspect in enumerate(("quality", "correspondence", "authenticity"), start=1):
         write_adapter(folder / aspect, SHAPE, seed=number, dtype=torch.float32)
     write_head(folder / "head.safetensors", SHAPE, seed=9)

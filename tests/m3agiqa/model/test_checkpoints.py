@@ -33,7 +33,7 @@ def test_every_published_key_maps_onto_the_modules() -> None:
 
 
 def test_shards_and_a_single_file_hold_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = train_tokenizer(["a picture"], TINY.vocab)
+    tokenizer = train_tokenizer(["an image"], TINY.vocab)
     write_base(tmp_path / "single", TINY, tokenizer, seed=0)
     monkeypatch.setattr(random_weights, "_SHARD_BYTES", 400_000)
     write_base(tmp_path / "sharded", TINY, tokenizer, seed=0)
@@ -49,7 +49,7 @@ def test_shards_and_a_single_file_hold_the_same(tmp_path: Path, monkeypatch: pyt
 
 def test_a_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_weights, "_SHARD_BYTES", 400_000)
-    write_base(tmp_path, TINY, train_tokenizer(["a picture"], TINY.vocab), seed=0)
+    write_base(tmp_path, TINY, train_tokenizer(["an image"], TINY.vocab), seed=0)
     (tmp_path / "model-00002.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match=r"missing model-00002\.safetensors"):

@@ -12,10 +12,10 @@ from tests.m3agiqa.golden import Case, every_case
 @every_case
 @pytest.mark.parametrize("stage", ["gen", "score"])
 def test_pixels_are_the_originals_to_the_bit(case: Case, stage: str) -> None:
-    picture = case.picture
+    image = case.image
     max_slices = 9 if stage == "gen" else case.facts["cfg"]["max_slice_nums"]
 
-    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, max_slices))
+    slices = Slicing().cut(image.rgb, Slicing().grid(*image.rgb.size, max_slices))
 
     digests = [
         hashlib.sha256(normalise(torch.as_tensor(patch)).numpy().tobytes()).hexdigest() for patch in slices.patches
@@ -44,9 +44,9 @@ def test_grid_by_area_and_proportions(size: tuple[int, int], max_slices: int, gr
 
 @pytest.mark.parametrize("size", [(1, 1), (13, 7), (100, 3000), (1, 90), (5000, 60), (449, 449)])
 def test_every_slice_is_whole_patches(size: tuple[int, int]) -> None:
-    picture = Image.new("RGB", size, "red")
+    image = Image.new("RGB", size, "red")
 
-    slices = Slicing().cut(picture, Slicing().grid(*size, 9))
+    slices = Slicing().cut(image, Slicing().grid(*size, 9))
 
     assert len(slices.patches) == 1 + slices.grid.slices
     for patch, (height, width) in zip(slices.patches, slices.sizes, strict=True):

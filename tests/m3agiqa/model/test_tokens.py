@@ -12,7 +12,7 @@ def tokenizer() -> ConversationTokenizer:
 
 @every_case
 def test_both_conversations_have_the_originals_ids(case: Case) -> None:
-    tokenizer, size, facts = case.network.tokenizer, case.picture.rgb.size, case.facts
+    tokenizer, size, facts = case.network.tokenizer, case.image.rgb.size, case.facts
     score_grid = Slicing().grid(*size, facts["cfg"]["max_slice_nums"])
 
     generation = tokenizer.generation_prompt(Slicing().grid(*size, 9), case.analysis)

@@ -10,8 +10,8 @@ from tests.m3agiqa.golden import Case, close, every_case
 @every_case
 @torch.inference_mode()
 def test_tower_and_resampler_give_the_originals_features(case: Case) -> None:
-    tower, picture, stages = case.network.towers[case.aspect], case.picture, case.stages
-    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, 9))
+    tower, image, stages = case.network.towers[case.aspect], case.image, case.stages
+    slices = Slicing().cut(image.rgb, Slicing().grid(*image.rgb.size, 9))
 
     features = tower.encode(slices.patches)
 
@@ -27,8 +27,8 @@ def test_tower_and_resampler_give_the_originals_features(case: Case) -> None:
 @every_case
 @torch.inference_mode()
 def test_scoring_pass_sees_the_originals_embeddings(case: Case) -> None:
-    picture = case.picture
-    slices = Slicing().cut(picture.rgb, Slicing().grid(*picture.rgb.size, case.facts["cfg"]["max_slice_nums"]))
+    image = case.image
+    slices = Slicing().cut(image.rgb, Slicing().grid(*image.rgb.size, case.facts["cfg"]["max_slice_nums"]))
 
     assert close(case.network.towers[case.aspect]([slices])[0], case.stages["score.resampler"])
 

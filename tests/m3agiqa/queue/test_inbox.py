@@ -201,8 +201,8 @@ MISTAKES: dict[str, tuple[str | bytes, str, bool]] = {
         "^aspects.0: Input should be 'quality'",
         True,
     ),
-    "no picture": (written(image_url=...), "^image_url: Field required$", True),
-    "no picture but null": (written(image_url=None), "^image_url: Field required$", True),
+    "no image": (written(image_url=...), "^image_url: Field required$", True),
+    "no image but null": (written(image_url=None), "^image_url: Field required$", True),
     "no prompt": (written(prompt=...), "^prompt: Field required$", True),
     "two mistakes": (written(prompt=..., image_url="file:///secret"), "^image_url: .*; prompt: Field required$", True),
     "a callback that is nowhere": (written(callback_url=""), "^callback_url: ", True),
@@ -350,7 +350,7 @@ def test_a_repetition_is_one_task(ledger: Ledger, redis: Redis, client: Client) 
 
 FIRST = request("mine", "callback")
 OTHERS: dict[str, dict[str, object]] = {
-    "another picture": {"image_url": "https://elsewhere/secret.png"},
+    "another image": {"image_url": "https://elsewhere/secret.png"},
     "another prompt": {"prompt": SECRET},
     "another callback": {"callback_url": "https://elsewhere/secret"},
     "no callback": {"callback_url": None},
@@ -359,7 +359,7 @@ OTHERS: dict[str, dict[str, object]] = {
     "a policy": {"policy": "secret"},
     "metadata": {"metadata": {"a": "secret"}},
     "a mistake": {"prompt": SECRET, "colour": "red"},
-    "a mistake in the picture": {"image_url": "file:///secret"},
+    "a mistake in the image": {"image_url": "file:///secret"},
 }
 
 
@@ -463,7 +463,7 @@ def test_a_later_minor_version_may_be_wrong_as_well(ledger: Ledger, redis: Redis
 @pytest.mark.parametrize("priority", keys.PRIORITIES)
 def test_what_is_of_a_later_version_is_kept_for_its_workers(priority: int, ledger: Ledger, redis: Redis) -> None:
     # given requests of a version that nobody here knows, between others
-    later = [written(version="2.0"), json.dumps({"version": "2.0", "picture": SECRET})]
+    later = [written(version="2.0"), json.dumps({"version": "2.0", "image": SECRET})]
     admit(ledger, redis, written(request_id="a"), later[0], later[1], written(request_id="b"), priority=priority)
     # then they lie aside in their order, as they are, and the others are owed
     assert redis.lrange(keys.newer(priority), 0, -1) == later[::-1]

@@ -285,7 +285,7 @@ def test_a_renewal_brings_nothing_back(ledger: Ledger, redis: Redis) -> None:
 def test_a_request_that_only_a_later_version_reads_is_left_to_it(ledger: Ledger, redis: Redis) -> None:
     # given a request that a worker of a later version admitted
     owe(ledger, redis, request())
-    redis.hset(keys.request("r"), "request", '{"version": "2.0", "picture": "?"}')
+    redis.hset(keys.request("r"), "request", '{"version": "2.0", "image": "?"}')
     # when this one wakes up for it
     with pytest.raises(NotOwed, match="version 2"):
         begin(ledger)

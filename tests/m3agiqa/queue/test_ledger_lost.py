@@ -81,7 +81,7 @@ def test_what_is_due_later_is_not_queued_before_and_no_copy_of_it_begun(ledger: 
 
 
 def test_what_is_due_comes_back_as_it_was_left(ledger: Ledger, redis: Redis) -> None:
-    # given a picture and a delivery, due at once after some attempts
+    # given an image and a delivery, due at once after some attempts
     publish(ledger, redis, "s", "callback")
     redis.delete(LIST, keys.DELIVER_QUEUE)
     begin(ledger, "s:callback").postpone(0, why="c")

@@ -47,14 +47,14 @@ def test_a_scatter_plot_has_a_panel_a_result_with_its_numbers(tmp_path: Path) ->
     drawn = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in drawn] == ["good", "bad", "untold"]
     assert sum(len(collection.get_offsets()) for collection in drawn[0].collections) == 40
-    # Two pictures have no correlation, and therefore no curve.
+    # Two images have no correlation, and therefore no curve.
     assert [len(axes.lines) for axes in drawn] == [1, 1, 0]
     assert "n = 40, SRCC 0.9" in texts(figure)
     assert {"g0", "g1", "g2"} <= set(texts(figure).splitlines())
     plots.save(figure, tmp_path / "x.png")
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.width > 1000
-        colours = picture.convert("RGB").resize((100, 100)).getcolors(10_000)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.width > 1000
+        colours = image.convert("RGB").resize((100, 100)).getcolors(10_000)
     assert colours is not None
     assert len(colours) > 20
 

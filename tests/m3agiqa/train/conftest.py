@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_data(tmp_path: Path) -> MakeData:
-    """A folder with `count` small pictures of their own colours, three to a prompt, two generators in turn."""
+    """A folder with `count` small images of their own colours, three to a prompt, two generators in turn."""
 
     def make(count: int = 12, **columns: Callable[[int], object]) -> Path:
         folder = tmp_path / "data"

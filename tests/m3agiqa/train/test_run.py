@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from m3agiqa.errors import CheckpointError, RequestInvalid
-from m3agiqa.files import picture_digest
+from m3agiqa.files import image_digest
 from m3agiqa.train.run import Run, digest
 
 STARTED_WITH = {"data": "abc", "rate": 0.1, "epochs": 3}
@@ -80,10 +80,10 @@ def test_two_runs_do_not_share_a_folder(run: Run) -> None:
         pass
 
 
-def test_pictures_are_known_by_content(tmp_path: Path) -> None:
+def test_images_are_known_by_content(tmp_path: Path) -> None:
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)
-    one, same, other = (picture_digest(tmp_path / name) for name in "abc")
+    one, same, other = (image_digest(tmp_path / name) for name in "abc")
     assert one == same != other
-    assert picture_digest(tmp_path / "none") is None
+    assert image_digest(tmp_path / "none") is None
     assert digest("ab", "c") != digest("a", "bc")

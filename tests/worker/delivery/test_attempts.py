@@ -64,7 +64,7 @@ def test_a_delivery_whose_worker_dies_before_writing_it_down_comes_again_the_sam
 def test_two_workers_that_have_the_same_request_deliver_one_verdict(
     client: Client, web: Web, worker_process: Start
 ) -> None:
-    # given a worker that is slower with a picture than its lease lasts, so that another takes it as well
+    # given a worker that is slower with an image than its lease lasts, so that another takes it as well
     web.gate.clear()
     for _ in range(2):
         worker_process("score", visibility_timeout_s=1, fetch_timeout_s=60, score_cache_ttl_s=0)

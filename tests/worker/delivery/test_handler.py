@@ -45,7 +45,7 @@ def handler(ledger: Ledger, receiver: Any, *retry_delays_s: float) -> DeliveryHa
 
 
 def request(**places: str) -> ScoreRequest:
-    return ScoreRequest(image_url="https://pictures.example/1.png", prompt="größer", request_id="r", **places)
+    return ScoreRequest(image_url="https://images.example/1.png", prompt="größer", request_id="r", **places)
 
 
 def verdict(asked: ScoreRequest) -> Verdict:

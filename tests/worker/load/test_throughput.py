@@ -19,7 +19,7 @@ def test_what_came_is_summed_up() -> None:
     verdicts = [arrived(batch) for batch in (3, 3, 3, 3, 3, 3, 2, 2, 1)]
     # when they took 4.5 s, and the model alone does four a second
     measured = summary(verdicts, 4.5, 4.0)
-    # then nine pictures came in four batches
+    # then nine images came in four batches
     assert measured.batch == pytest.approx(9 / 4)
     assert measured.pictures_per_s == pytest.approx(2.0)
     assert measured.share == pytest.approx(0.5)
@@ -32,14 +32,14 @@ def test_waits_are_told_by_their_median_and_the_longest_twentieth() -> None:
 
 
 def test_the_models_time_is_that_of_the_largest_batches_alone() -> None:
-    # given batches of two that took the model 400 ms, and one picture alone
+    # given batches of two that took the model 400 ms, and one image alone
     verdicts = [*[arrived(2, encode=100, rate=300, score=9000, prepare=50)] * 4, arrived(1, encode=50, rate=50)]
     assert summary(verdicts, 1.0, 1.0).batch_s == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("bad", [arrived(2, status="failed"), arrived(None)])
-def test_a_picture_that_was_not_scored_spoils_the_measurement(bad: Arrived) -> None:
-    with pytest.raises(DemoFailed, match="1 of 3 pictures were not scored"):
+def test_a_image_that_was_not_scored_spoils_the_measurement(bad: Arrived) -> None:
+    with pytest.raises(DemoFailed, match="1 of 3 images were not scored"):
         summary([arrived(2), arrived(2), bad], 1.0, 1.0)
 
 

@@ -46,13 +46,13 @@ def task(payload, image_url=None):
         {}[prompt]
     except KeyError as error:
         try:
-            raise FetchRefused("pictures.example answered 404") from error
+            raise FetchRefused("images.example answered 404") from error
         except FetchRefused as refused:
             failure = LookupError(f"{prompt} at {url}")
             failure.add_note(prompt)
             raise failure from refused
 
-task.apply(args=[{"prompt": sys.argv[2]}], kwargs={"image_url": f"https://pictures.example/{sys.argv[3]}?sig={sys.argv[3]}"})
+task.apply(args=[{"prompt": sys.argv[2]}], kwargs={"image_url": f"https://images.example/{sys.argv[3]}?sig={sys.argv[3]}"})
 sentry_sdk.flush(30)
 """
 
@@ -110,13 +110,13 @@ def test_an_error_in_a_task_is_reported_without_what_the_task_was_about(ingest: 
     assert failure["environment"] == "testing"
     assert failure["tags"]["celery_task_id"]
     values = failure["exception"]["values"]
-    assert values[1]["value"] == "pictures.example answered 404"
+    assert values[1]["value"] == "images.example answered 404"
     assert any(frame["function"] == "task" for frame in values[-1]["stacktrace"]["frames"])
     # And nothing in any envelope is private
     for envelope in ingest.envelopes:
         assert prompt not in envelope
         assert path not in envelope
-        assert "pictures.example/" not in envelope
+        assert "images.example/" not in envelope
 
 
 def test_logged_errors_keep_the_template_of_ours_and_nothing_of_strangers(ingest: Ingest) -> None:
@@ -142,11 +142,11 @@ def test_the_worker_reports_what_nobody_foresaw(
         "worker.score.fetch.Fetcher.fetch = broken\n"
     )
     worker_process("score", prelude=prelude, sentry_dsn=ingest.dsn, score_retry_delays_s=",")
-    # When a picture is submitted
+    # When an image is submitted
     prompt, path = secrets.token_hex(16), secrets.token_hex(16)
     client.submit(image_url=web.url(f"{path}?sig={path}"), prompt=prompt)
 
-    # Then the error arrives, without the picture's URL or prompt
+    # Then the error arrives, without the image's URL or prompt
     def reported() -> list[dict[str, Any]]:
         return [event for event in ingest.events() if "ZeroDivisionError" in types(event)]
 

@@ -11,13 +11,13 @@ import pytest
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Priority
 from m3agiqa.errors import DeviceLost, ScoringOutOfMemory, ScoringTimeout
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
 from worker.score.batcher import STEP_S, Batcher, _Scored, _Waiting
 
-PICTURE = open_picture(png())
+IMAGE = open_image(png())
 
 
 class Watched(FakeScorer):
@@ -72,7 +72,7 @@ def start(scorer: Watched) -> Iterator[Start]:
 
 
 def submit(batcher: Batcher, *prompts: str) -> list[Future[Scores | Failure]]:
-    return [batcher.submit(Job(PICTURE, prompt)) for prompt in prompts]
+    return [batcher.submit(Job(IMAGE, prompt)) for prompt in prompts]
 
 
 def results(futures: Sequence[Future[Scores | Failure]]) -> list[Scores | Failure]:
@@ -106,7 +106,7 @@ def test_what_gathers_during_a_batch_is_the_next_one_without_a_wait(scorer: Watc
 def test_results_go_to_those_who_asked(start: Start) -> None:
     prompts = [str(number) for number in range(50)]
     scored = results(submit(start(), *prompts))
-    expected = FakeScorer().score([Job(PICTURE, prompt) for prompt in prompts])
+    expected = FakeScorer().score([Job(IMAGE, prompt) for prompt in prompts])
     assert [aspects(one) for one in scored] == [aspects(one) for one in expected]
 
 
@@ -122,7 +122,7 @@ def test_the_most_urgent_go_first_and_among_equals_who_came_first(scorer: Watche
     first = submit(batcher, "a")
     eventually(lambda: scorer.batches, "a batch")
     waiting: list[tuple[str, Priority]] = [("9", 9), ("3", 3), ("6", 6), ("0", 0), ("3 too", 3), ("0 too", 0)]
-    futures = [batcher.submit(Job(PICTURE, prompt), priority) for prompt, priority in waiting]
+    futures = [batcher.submit(Job(IMAGE, prompt), priority) for prompt, priority in waiting]
     # when it goes on
     scorer.gate.set()
     # then they go by priority
@@ -138,11 +138,11 @@ def test_the_least_urgent_is_not_overtaken_for_ever(
     batcher = start(max_batch=1)
     first = submit(batcher, "a")
     eventually(lambda: scorer.batches, "a batch")
-    patient = batcher.submit(Job(PICTURE, "patient"), 9)
+    patient = batcher.submit(Job(IMAGE, "patient"), 9)
     late = time.monotonic() + 9 * STEP_S
     monkeypatch.setattr(time, "monotonic", lambda: late)
     # when urgent ones come after that
-    urgent = [batcher.submit(Job(PICTURE, prompt), 0) for prompt in "bc"]
+    urgent = [batcher.submit(Job(IMAGE, prompt), 0) for prompt in "bc"]
     monkeypatch.undo()
     scorer.gate.set()
     # then it goes before them
@@ -164,7 +164,7 @@ def test_results_go_one_by_one_while_another_batch_is_scored_and_at_once_afterwa
     monkeypatch.setattr("worker.score.batcher.PAUSE_S", 1e9)
     monkeypatch.setattr("worker.score.batcher.SPREAD", 1e9)
     batcher = start(max_batch=2)
-    first, second = batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")])
+    first, second = batcher.submit_together([Job(IMAGE, "a"), Job(IMAGE, "b")])
     others = submit(batcher, "c", "d")
     # when the first of them is over
     gates["a"].set()
@@ -228,7 +228,7 @@ def test_jobs_submitted_together_are_prepared_before_the_first_is_taken(
 
     monkeypatch.setattr(scorer, "prepare", prepare)
     # when two are submitted together
-    results(batcher.submit_together([Job(PICTURE, "a"), Job(PICTURE, "b")]))
+    results(batcher.submit_together([Job(IMAGE, "a"), Job(IMAGE, "b")]))
     # then none of them was in it
     assert scorer.batches[0] == ["meanwhile"]
 
@@ -249,11 +249,11 @@ def test_who_prepares_is_expected(scorer: Watched, start: Start, monkeypatch: py
     assert not batcher.expected
 
 
-def test_a_batch_waits_for_a_picture_that_is_being_opened(scorer: Watched, start: Start) -> None:
-    # given a batcher that waits for nobody, and a thread that opens a picture
+def test_a_batch_waits_for_a_image_that_is_being_opened(scorer: Watched, start: Start) -> None:
+    # given a batcher that waits for nobody, and a thread that opens an image
     batcher = start(max_batch=3, max_wait_s=0.0)
     with batcher.expected:
-        # when another picture is there
+        # when another image is there
         first = submit(batcher, "a")
         # then it does not go without
         time.sleep(0.1)
@@ -304,7 +304,7 @@ def test_a_job_that_waits_too_long_is_given_up_and_never_scored(scorer: Watched,
     eventually(lambda: scorer.batches, "a batch")
     # when a job has a deadline
     with pytest.raises(ScoringTimeout, match=r"0\.05 s"):
-        batcher.score(Job(PICTURE, "late"), timeout_s=0.05)
+        batcher.score(Job(IMAGE, "late"), timeout_s=0.05)
     # then it is not scored once the batcher goes on
     scorer.gate.set()
     results([first, *submit(batcher, "b")])
@@ -333,7 +333,7 @@ def test_a_batch_that_never_ends_is_noticed(scorer: Watched, start: Start) -> No
     assert not batcher.alive(longest_batch_s=0)
 
 
-def test_pictures_nobody_waits_for_take_no_places(scorer: Watched, start: Start) -> None:
+def test_images_nobody_waits_for_take_no_places(scorer: Watched, start: Start) -> None:
     # given a batch at work, and four that wait behind it, two of them given up
     scorer.gate.clear()
     batcher = start(max_batch=2)
@@ -349,10 +349,10 @@ def test_pictures_nobody_waits_for_take_no_places(scorer: Watched, start: Start)
     assert scorer.batches == [["first"], ["a", "b"]]
 
 
-def test_the_wait_counts_from_when_a_picture_came(scorer: Watched, start: Start) -> None:
-    # given a picture that came long ago, and a batch that would still wait long for others
+def test_the_wait_counts_from_when_a_image_came(scorer: Watched, start: Start) -> None:
+    # given an image that came long ago, and a batch that would still wait long for others
     waited = 10 * PATIENCE_S
-    late = _Waiting(0.0, 0, Job(PICTURE, "late"), Future(), since=time.monotonic() - waited)
+    late = _Waiting(0.0, 0, Job(IMAGE, "late"), Future(), since=time.monotonic() - waited)
     # when
     start(max_batch=2, max_wait_s=waited)._queue.put(late)
     # then it waits for nobody

@@ -4,14 +4,14 @@ import pytest
 from redis import Redis
 
 from m3agiqa.contract import Aspect
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from tests.support import png
 from worker.score.cache import ScoreCache, fingerprint
 
-JOB = Job(open_picture(png()), "a cat")
+JOB = Job(open_image(png()), "a cat")
 
 
 def cache(ledger: Ledger, fingerprint: str = "model", *, ttl_s: int = 60) -> ScoreCache:
@@ -25,23 +25,23 @@ def scores() -> Scores:
     return scores
 
 
-def test_scores_come_back_for_the_same_picture_prompt_aspects_and_model_only(ledger: Ledger, scores: Scores) -> None:
+def test_scores_come_back_for_the_same_image_prompt_aspects_and_model_only(ledger: Ledger, scores: Scores) -> None:
     # given
     cache(ledger).put(JOB, scores)
     # then
     found = cache(ledger).get(JOB)
     assert found is not None
     assert found.aspects == scores.aspects
-    assert cache(ledger).get(Job(JOB.picture, "a dog")) is None
-    assert cache(ledger).get(Job(open_picture(png(1)), JOB.prompt)) is None
-    assert cache(ledger).get(Job(JOB.picture, JOB.prompt, (Aspect.QUALITY,))) is None
+    assert cache(ledger).get(Job(JOB.image, "a dog")) is None
+    assert cache(ledger).get(Job(open_image(png(1)), JOB.prompt)) is None
+    assert cache(ledger).get(Job(JOB.image, JOB.prompt, (Aspect.QUALITY,))) is None
     assert cache(ledger, "another").get(JOB) is None
 
 
 def test_aspects_are_the_same_in_any_order(ledger: Ledger, scores: Scores) -> None:
     one, other = (Aspect.QUALITY, Aspect.CORRESPONDENCE), (Aspect.CORRESPONDENCE, Aspect.QUALITY)
-    cache(ledger).put(Job(JOB.picture, JOB.prompt, one), scores)
-    assert cache(ledger).get(Job(JOB.picture, JOB.prompt, other)) is not None
+    cache(ledger).put(Job(JOB.image, JOB.prompt, one), scores)
+    assert cache(ledger).get(Job(JOB.image, JOB.prompt, other)) is not None
 
 
 def test_scores_are_remembered_for_a_time(ledger: Ledger, redis: Redis, scores: Scores) -> None:

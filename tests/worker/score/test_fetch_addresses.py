@@ -65,11 +65,11 @@ HOSTILE = [
     "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:{port}/",
     "https://127.0.0.1:{port}/",
     "http://user:password@127.0.0.1:{port}/",
-    "http://pictures.example@127.0.0.1:{port}/",
-    "http://127.0.0.1:{port}@pictures.example/",
-    "http://127.0.0.1:{port}\\@pictures.example/",
-    "http://127.0.0.1:{port}#@pictures.example/",
-    "http://127.0.0.1:{port}?@pictures.example/",
+    "http://images.example@127.0.0.1:{port}/",
+    "http://127.0.0.1:{port}@images.example/",
+    "http://127.0.0.1:{port}\\@images.example/",
+    "http://127.0.0.1:{port}#@images.example/",
+    "http://127.0.0.1:{port}?@images.example/",
     "http:///127.0.0.1:{port}/",
     "http:127.0.0.1:{port}/",
     "//127.0.0.1:{port}/",
@@ -160,11 +160,11 @@ def test_where_one_address_cannot_be_reached_the_next_is_tried(
     assert [address[0] for address in connects.tried] == tried
 
 
-def test_an_address_that_does_not_answer_costs_a_moment_and_no_picture(
+def test_an_address_that_does_not_answer_costs_a_moment_and_no_image(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a name with two addresses, whose first one swallows what is sent there
-    server = serve(lambda request: request.reply(200, b"picture"))
+    server = serve(lambda request: request.reply(200, b"image"))
     resolver_of_many(monkeypatch, "dual.example", [SIX, PUBLIC])
     real, tried = connection.create_connection, []
 
@@ -177,8 +177,8 @@ def test_an_address_that_does_not_answer_costs_a_moment_and_no_picture(
 
     monkeypatch.setattr(connection, "create_connection", create_connection)
     monkeypatch.setattr("worker.web.transport._NEXT_ADDRESS_S", 0.05)
-    # When a picture is fetched from it, then the other one gives it
-    assert Fetcher(Settings(fetch_timeout_s=PATIENCE_S)).fetch("http://dual.example/") == b"picture"
+    # When an image is fetched from it, then the other one gives it
+    assert Fetcher(Settings(fetch_timeout_s=PATIENCE_S)).fetch("http://dual.example/") == b"image"
     assert tried == [SIX, PUBLIC]
 
 
@@ -249,6 +249,6 @@ def test_a_public_server_that_redirects_inside_is_not_followed(
     server = serve(lambda request: request.reply(302, location=target))
     internet(server.server_port)
     with pytest.raises(FetchForbidden):
-        Fetcher(Settings(fetch_ports=(80, tripwire.port))).fetch("http://pictures.example/")
+        Fetcher(Settings(fetch_ports=(80, tripwire.port))).fetch("http://images.example/")
     assert len(server.received) == 1
     assert not tripwire.touched()

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
-from m3agiqa.cutting import CutPicture
+from m3agiqa.cutting import SlicedImage
 from m3agiqa.errors import (
     Busy,
     DeviceLost,
@@ -29,13 +29,13 @@ from worker.score.batcher import Batcher
 from worker.score.decoding.budget import Budget, Hold
 from worker.score.handler import ScoreHandler
 
-REQUEST = ScoreRequest(image_url="https://pictures.example/1.png", prompt="a wall", request_id="r")
+REQUEST = ScoreRequest(image_url="https://images.example/1.png", prompt="a wall", request_id="r")
 INFO = ImageInfo(sha256="0" * 64, width=10, height=10, format="PNG")
-PICTURE = CutPicture(INFO, {}, bytes(300), (10, 10))
+IMAGE = SlicedImage(INFO, {}, bytes(300), (10, 10))
 
 
 class Outside:
-    """Stands for a cache, a fetcher, decoders and a batcher; its pictures take 5 bytes fetched, 300 cut."""
+    """Stands for a cache, a fetcher, decoders and a batcher; its images take 5 bytes fetched, 300 cut."""
 
     def __init__(self, batcher: Batcher) -> None:
         self.scoring = batcher.scoring
@@ -59,16 +59,16 @@ class Outside:
         hold.resize(5)
         return b"bytes"
 
-    def quick(self, data: bytes) -> CutPicture | None:
+    def quick(self, data: bytes) -> SlicedImage | None:
         self.asked.append("quick")
         if self.failure is not None:
             raise self.failure
-        return None if self.takes_long else PICTURE
+        return None if self.takes_long else IMAGE
 
-    def patient(self, data: bytes, hold: Hold) -> CutPicture:
+    def patient(self, data: bytes, hold: Hold) -> SlicedImage:
         self.asked.append("patient")
         hold.resize(900)
-        return PICTURE
+        return IMAGE
 
     def score(self, job: Job, timeout_s: float, priority: Any) -> Scores | Failure:
         self.asked.append("model")
@@ -96,7 +96,7 @@ def outside() -> Iterator[Outside]:
     batcher.stop(PATIENCE_S)
 
 
-def test_a_picture_is_fetched_opened_scored_and_answered(
+def test_a_image_is_fetched_opened_scored_and_answered(
     outside: Outside, ledger: Ledger, redis: Redis, client: Client
 ) -> None:
     request = REQUEST.model_copy(update={"callback_url": "https://receiver.example/hook", "metadata": {"k": 1}})
@@ -116,14 +116,14 @@ def test_a_submitter_whose_clock_is_ahead_waited_no_time(
     assert client.result("r", timeout=0).timings_ms["queue"] == 0.0
 
 
-def test_a_picture_that_takes_long_goes_to_the_patient_decoders(outside: Outside, ledger: Ledger, redis: Redis) -> None:
+def test_a_image_that_takes_long_goes_to_the_patient_decoders(outside: Outside, ledger: Ledger, redis: Redis) -> None:
     outside.takes_long = True
     assert outside.handler(ledger).run(owed(ledger, redis, REQUEST)).startswith("scored")
     assert outside.asked == ["quick", "patient", "model"]
 
 
 @pytest.mark.parametrize("takes_long", [False, True])
-def test_while_it_is_scored_a_picture_takes_its_slices_room_and_then_none(
+def test_while_it_is_scored_a_image_takes_its_slices_room_and_then_none(
     outside: Outside, ledger: Ledger, redis: Redis, takes_long: bool
 ) -> None:
     outside.takes_long = takes_long
@@ -154,7 +154,7 @@ def test_what_the_model_failed_on_is_not_remembered(
 def test_a_busy_neighbour_puts_a_request_off_at_any_attempt_and_costs_none(
     outside: Outside, ledger: Ledger, redis: Redis, client: Client
 ) -> None:
-    # given a picture server that is busy more often than a request has attempts
+    # given an image server that is busy more often than a request has attempts
     outside.failure = Busy("its server has all threads that one may have", 2.5)
     handler = outside.handler(ledger)
     task = owed(ledger, redis, REQUEST)
@@ -172,7 +172,7 @@ def test_a_busy_neighbour_puts_a_request_off_at_any_attempt_and_costs_none(
     assert client.result("r", timeout=0).attempt == 1
 
 
-def test_a_picture_that_is_too_costly_is_answered_at_once(
+def test_a_image_that_is_too_costly_is_answered_at_once(
     outside: Outside, ledger: Ledger, redis: Redis, client: Client
 ) -> None:
     outside.failure = ImageTooCostly("12,001 scans")
@@ -207,7 +207,7 @@ def test_what_nobody_foresaw_is_tried_again_and_then_answered_without_its_words(
 def test_each_attempt_waits_for_its_own_delay_and_the_last_one_is_answered(
     outside: Outside, ledger: Ledger, redis: Redis, client: Client
 ) -> None:
-    outside.failure = FetchUnavailable("pictures.example answered 503")
+    outside.failure = FetchUnavailable("images.example answered 503")
     handler, task = outside.handler(ledger, 5, 30), owed(ledger, redis, REQUEST)
     said = []
     for _ in range(3):
@@ -229,10 +229,10 @@ def test_a_failure_of_one_aspect_that_may_pass_is_tried_again(outside: Outside, 
 
 
 @pytest.mark.parametrize(("asked_for_s", "delay_s"), [(None, 5), (0.0, 5), (3.0, 5), (60.0, 60)])
-def test_a_picture_server_that_asks_for_more_time_gets_it(
+def test_a_image_server_that_asks_for_more_time_gets_it(
     outside: Outside, ledger: Ledger, redis: Redis, asked_for_s: float | None, delay_s: float
 ) -> None:
-    outside.failure = FetchUnavailable("pictures.example answered 429", retry_after_s=asked_for_s)
+    outside.failure = FetchUnavailable("images.example answered 429", retry_after_s=asked_for_s)
     said = outside.handler(ledger, 5).run(owed(ledger, redis, REQUEST))
     assert said == f"fetch_unavailable, again in {delay_s:g} s"
     assert come_due(ledger, redis, delay_s - 1) == 0
@@ -297,8 +297,8 @@ def test_the_first_verdict_stays(outside: Outside, ledger: Ledger, redis: Redis,
     slow, quick = outside.handler(ledger), outside.handler(ledger)
     task = owed(ledger, redis, REQUEST)
 
-    def meanwhile(data: bytes) -> CutPicture:
-        outside.quick = lambda data: PICTURE  # type: ignore[method-assign]
+    def meanwhile(data: bytes) -> SlicedImage:
+        outside.quick = lambda data: IMAGE  # type: ignore[method-assign]
         come_due(ledger, redis, 2000)
         assert quick.run(task).startswith("scored")
         raise FetchRefused("gone since")

@@ -1,4 +1,4 @@
-"""Strangers' pictures are decoded in processes of their own: `pool` keeps them, `child` is what runs in one.
+"""Strangers' images are decoded in processes of their own: `pool` keeps them, `child` is what runs in one.
 
-Neither a decoder that hangs, nor one that grows or dies, costs the worker more than the picture it was at.
+Neither a decoder that hangs, nor one that grows or dies, costs the worker more than the image it was at.
 """

@@ -1,4 +1,4 @@
-"""How much memory pictures may take at a time: as fetched, while they are decoded, and until they are scored."""
+"""How much memory images may take at a time: as fetched, while they are decoded, and until they are scored."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _AGAIN_S = (0.5, 2.0)
 
 
 class Budget:
-    """Bytes that pictures share. Safe to share among threads.
+    """Bytes that images share. Safe to share among threads.
 
-    A picture that takes more than all of it has its turn when no other takes any.
+    An image that takes more than all of it has its turn when no other takes any.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -31,7 +31,7 @@ class Budget:
 
     @contextmanager
     def hold(self) -> Iterator[Hold]:
-        """What one picture takes, given back at the end."""
+        """What one image takes, given back at the end."""
         hold = Hold(self)
         try:
             yield hold
@@ -43,14 +43,14 @@ class Budget:
         with self._changed:
             while after > before and self._taken > before and self._taken - before + after > self._limit:
                 if not self._changed.wait(until - time.monotonic()) and time.monotonic() >= until:
-                    raise Busy("no room for another picture", random.uniform(*_AGAIN_S))
+                    raise Busy("no room for another image", random.uniform(*_AGAIN_S))
             self._taken += after - before
             if after < before:
                 self._changed.notify_all()
 
 
 class Hold:
-    """One picture's part of a budget."""
+    """One image's part of a budget."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget

@@ -1,10 +1,10 @@
-"""A process that has pictures decoded: `python -m worker.score.decoding.child SOCKET MEMORY`, started by
-the `pool`. It forks one more for each picture, which costs milliseconds, where to start anew costs a third of a second;
-what a picture took of memory goes with it.
+"""A process that has images decoded: `python -m worker.score.decoding.child SOCKET MEMORY`, started by
+the `pool`. It forks one more for each image, which costs milliseconds, where to start anew costs a third of a second;
+what an image took of memory goes with it.
 
-Orders and answers are JSON on the socket, a picture's bytes and its slices lie in the shared memory; SOCKET and MEMORY
+Orders and answers are JSON on the socket, an image's bytes and its slices lie in the shared memory; SOCKET and MEMORY
 are file descriptors. The answer is all that the worker takes from here, and it believes none of it unchecked: a decoder
-may have been taken over by the picture it was given.
+may have been taken over by the image it was given.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 from PIL import AvifImagePlugin, Image
 
 from m3agiqa.contract import Failure
-from m3agiqa.cutting import CutPicture, Cutter
+from m3agiqa.cutting import Cutter, SlicedImage
 from m3agiqa.errors import ImageUnreadable, M3AGIQAError
 from m3agiqa.images import decode, read_header
 from m3agiqa.model.slicing import Slicing
 
-#: Bytes beyond what the header says of a picture: reading it takes some, and memory is handed out in large pieces.
+#: Bytes beyond what the header says of an image: reading it takes some, and memory is handed out in large pieces.
 _MARGIN_BYTES = 128 * 2**20
 
 
@@ -46,7 +46,7 @@ class Order:
     cpu_s: float
     megapixel_s: float
     megabyte_s: float
-    #: Niceness of the picture's process: how much more patient it is with others' work.
+    #: Niceness of the image's process: how much more patient it is with others' work.
     niceness: int
     #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
     cutter: tuple[int, int, tuple[int, ...]] | None
@@ -89,11 +89,11 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
         working_bytes = undecoded.working_bytes
         _limit_seconds(order.megapixel_s * undecoded.pixels / 1e6, more=True)
         _limit_memory(2 * (order.size_bytes + working_bytes))
-        picture = decode(undecoded)
+        image = decode(undecoded)
         if order.cutter is None:
-            return {"info": picture.info.model_dump()}
+            return {"info": image.info.model_dump()}
         patch, scale, most = order.cutter
-        return _written(Cutter(Slicing(patch, scale), tuple(most)).cut(picture), memory)
+        return _written(Cutter(Slicing(patch, scale), tuple(most)).cut(image), memory)
     except ImageUnreadable as error:
         return _failed(error if _has_room(working_bytes + _MARGIN_BYTES // 4) else MemoryError())
     except (M3AGIQAError, MemoryError) as error:
@@ -134,8 +134,8 @@ def _data_bytes() -> int:
         return 0
 
 
-def _written(cut: CutPicture, memory: int) -> dict[str, Any]:
-    """Write slices one after the other, then the picture they were cut from; returns their sizes."""
+def _written(cut: SlicedImage, memory: int) -> dict[str, Any]:
+    """Write slices one after the other, then the image they were cut from; returns their sizes."""
     at = 0
     for slices in cut.slices.values():
         for patch in slices.patches:

@@ -1,12 +1,12 @@
 """Keeps the processes that decode, and ends those that take too long.
 
-    bytes ─▶ quick: all pictures, small ones first, as long as sound ones of their size take ─▶ slices
+    bytes ─▶ quick: all images, small ones first, as long as sound ones of their size take ─▶ slices
                │ large, or not done by then
                ▼
              patient: few processes, of lower priority, with the whole deadline and memory taken from the budget
 
-So a picture that takes long waits for others of its kind, and no other waits for it. A process of its own for each
-picture at work, rather than a pool that shares its pipes among processes: one that is killed in the middle of an answer
+So an image that takes long waits for others of its kind, and no other waits for it. A process of its own for each
+image at work, rather than a pool that shares its pipes among processes: one that is killed in the middle of an answer
 leaves nobody else waiting for the rest of it.
 """
 
@@ -36,7 +36,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import Failure, ImageInfo
-from m3agiqa.cutting import WHOLE_PIXELS, CutPicture, Cutter
+from m3agiqa.cutting import WHOLE_PIXELS, Cutter, SlicedImage
 from m3agiqa.errors import (
     Busy,
     DecoderLost,
@@ -50,26 +50,26 @@ from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.score.decoding.budget import Hold
 from worker.score.decoding.child import Order
 
-#: Seconds of processor time after which a picture is one of those that take long: some for each, more for each
+#: Seconds of processor time after which an image is one of those that take long: some for each, more for each
 #: megapixel and each megabyte. A sound one takes a third of that.
 QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
-#: Pixels of a small picture (512 x 512 and a little), and the seconds that it may take at the most.
+#: Pixels of a small image (512 x 512 and a little), and the seconds that it may take at the most.
 SMALL_PIXELS, SMALL_S = 300_000, 0.1
-#: Niceness of the processes of pictures that are not small, and of those that take long: how much more patient they are
+#: Niceness of the processes of images that are not small, and of those that take long: how much more patient they are
 #: with others' work.
 _NICE, _VERY_NICE = 5, 10
-#: How much later than another one a picture has its turn, for each second that it may take longer.
+#: How much later than another one an image has its turn, for each second that it may take longer.
 _LATER = 20.0
 #: Seconds by the clock until a process that does not answer counts as hanging, and so many more for each of processor
 #: time: a busy machine gives a process less of it.
 _HANGS_S, _PATIENCE = 10.0, 6.0
 #: Seconds that a process may take to start.
 _START_S = 60.0
-#: Seconds that a picture waits for its bytes in memory.
+#: Seconds that an image waits for its bytes in memory.
 _ROOM_S = 5.0
-#: Seconds until a picture for which no patient process is free is taken again, at random between.
+#: Seconds until an image for which no patient process is free is taken again, at random between.
 _AGAIN_S = (1.0, 4.0)
-#: Pictures that are remembered for having taken long.
+#: Images that are remembered for having taken long.
 _REMEMBERED = 10_000
 #: Bytes of an answer at most.
 _MAX_ANSWER = 1 << 16
@@ -100,16 +100,16 @@ class _Answer(BaseModel):
 
 
 class Decoders:
-    """Decodes pictures for one model. Safe to share among threads.
+    """Decodes images for one model. Safe to share among threads.
 
     Args:
-        count: processes for all pictures; half as many, one at least, are kept for those that take long.
-        cpu_s: seconds of processor time that one picture may take.
+        count: processes for all images; half as many, one at least, are kept for those that take long.
+        cpu_s: seconds of processor time that one image may take.
         waiting: threads that may wait for a patient process at a time, those it works for counted; twice as many may
-            wait with pictures that are not small.
-        max_pixels: of a picture, at most.
-        cutter: the model's; None if it looks at no picture.
-        expected: entered while a small picture is about to come, which a batch may wait for.
+            wait with images that are not small.
+        max_pixels: of an image, at most.
+        cutter: the model's; None if it looks at no image.
+        expected: entered while a small image is about to come, which a batch may wait for.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class Decoders:
         self._quick.close()
         self._patient.close()
 
-    def quick(self, data: bytes) -> CutPicture | None:
-        """Decode a picture unless it takes long; then None.
+    def quick(self, data: bytes) -> SlicedImage | None:
+        """Decode an image unless it takes long; then None.
 
         Raises:
-            ImageError: no usable picture.
+            ImageError: no usable image.
             Busy: too many wait already that take longer than small ones.
             OutOfMemory, DecoderLost: it was not to be decoded now.
         """
@@ -156,14 +156,14 @@ class Decoders:
         except _TookTooLong:
             pass
         else:
-            if isinstance(found, CutPicture):
+            if isinstance(found, SlicedImage):
                 return found
         self._slow[digest] = None
         if len(self._slow) > _REMEMBERED:
             self._slow.popitem(last=False)
         return None
 
-    def _quickly(self, data: bytes, most_pixels: int, pixels: int) -> CutPicture | _Large:
+    def _quickly(self, data: bytes, most_pixels: int, pixels: int) -> SlicedImage | _Large:
         expected_s = QUICK_CPU_S + QUICK_MEGAPIXEL_S * pixels / 1e6 + QUICK_MEGABYTE_S * len(data) / 1e6
         small = expected_s <= SMALL_S
         nice = 0 if small else _NICE
@@ -171,8 +171,8 @@ class Decoders:
         with self._expected if small else nullcontext(), self._quick.decoder(expected_s) as decoder:
             return decoder.decode(order, data)
 
-    def patient(self, data: bytes, hold: Hold) -> CutPicture:
-        """Decode a picture that takes long; what it takes meanwhile, and what is kept of it, is taken from `hold`.
+    def patient(self, data: bytes, hold: Hold) -> SlicedImage:
+        """Decode an image that takes long; what it takes meanwhile, and what is kept of it, is taken from `hold`.
 
         Raises:
             Busy: too many wait already, or there is no room.
@@ -190,7 +190,7 @@ class Decoders:
                     found = decoder.decode(self._order(data, self._cpu_s, self._max_pixels, _VERY_NICE), data)
         except _TookTooLong:
             raise ImageTooCostly(f"decoding it takes more than {self._cpu_s:g} s of processor time") from None
-        assert isinstance(found, CutPicture), "nothing is too large for a patient decoder"
+        assert isinstance(found, SlicedImage), "nothing is too large for a patient decoder"
         return found
 
     def _order(
@@ -207,7 +207,7 @@ class _TookTooLong(Exception):
 
 @dataclass(frozen=True)
 class _Large:
-    """A picture that was not decoded, as it has more pixels than asked for."""
+    """An image that was not decoded, as it has more pixels than asked for."""
 
     pixels: int
     working_bytes: int
@@ -224,16 +224,16 @@ def _one_of(permits: threading.Semaphore, why_not: str) -> Iterator[None]:
 
 
 class _Lane:
-    """Processes of one kind, each for one picture at a time.
+    """Processes of one kind, each for one image at a time.
 
-    A picture has its turn the later the longer it may take, yet no later than so many times that after it came. Those
+    An image has its turn the later the longer it may take, yet no later than so many times that after it came. Those
     that take longer than small ones never take the last process that is free.
     """
 
     def __init__(self, count: int) -> None:
         self._all = [_Decoder() for _ in range(count)]
         self._free = list(self._all)
-        #: Pictures that wait: when each has its turn, its number, and how many processes must be free.
+        #: Images that wait: when each has its turn, its number, and how many processes must be free.
         self._waiting: list[tuple[float, int, int]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -271,8 +271,8 @@ class _Decoder:
         self._memory = -1
         self._connection: Connection | None = None
 
-    def decode(self, order: Order, data: bytes) -> CutPicture | _Large:
-        """The picture, or what its header says if it is larger than the order has decoded.
+    def decode(self, order: Order, data: bytes) -> SlicedImage | _Large:
+        """The image, or what its header says if it is larger than the order has decoded.
 
         Raises:
             _TookTooLong: the order's seconds are over.
@@ -284,7 +284,7 @@ class _Decoder:
             os.ftruncate(self._memory, 0)
             _write(self._memory, data)
             found = self._ask(order)
-            picture = None if found.info is None else self._picture(found, order)
+            image = None if found.info is None else self._image(found, order)
         except OSError as error:
             self.end()
             raise OutOfMemory(f"no process to decode with ({error.strerror})") from None
@@ -298,7 +298,7 @@ class _Decoder:
             raise _why(found.ended)
         if found.failure is not None:
             raise _FAILURES.get(found.failure.code, DecoderLost)(found.failure.message)
-        return picture or _Large(found.pixels, found.large or 0)
+        return image or _Large(found.pixels, found.large or 0)
 
     def end(self) -> None:
         process, self._process = self._process, None
@@ -361,8 +361,8 @@ class _Decoder:
         assert self._process is not None
         raise _why(self._process.wait(_START_S))
 
-    def _picture(self, found: _Answer, order: Order) -> CutPicture:
-        """The picture, copied out of the shared memory, which the decoder may change."""
+    def _image(self, found: _Answer, order: Order) -> SlicedImage:
+        """The image, copied out of the shared memory, which the decoder may change."""
         assert found.info is not None
         slices: dict[Grid, Slices] = {}
         at = 0
@@ -381,7 +381,7 @@ class _Decoder:
         if not 0 <= width * height <= WHOLE_PIXELS:
             raise ValueError("larger than what is kept")
         raw = _read(self._memory, 3 * width * height, at)
-        return CutPicture(found.info, slices, raw.data, found.raw_size)
+        return SlicedImage(found.info, slices, raw.data, found.raw_size)
 
 
 def _why(code: int) -> Exception:

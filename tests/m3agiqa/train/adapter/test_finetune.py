@@ -47,7 +47,7 @@ class Lab:
         self.data = folder
         self.home = folder.parent
         self.base = self.home / "base"
-        write_base(self.base, SHAPE, train_tokenizer(["a picture"], SHAPE.vocab), seed=0, dtype=torch.float32)
+        write_base(self.base, SHAPE, train_tokenizer(["an image"], SHAPE.vocab), seed=0, dtype=torch.float32)
         asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
         self.profile(adapter="to/come")
         made = [
@@ -123,7 +123,7 @@ def test_an_adapter_learns_and_loads_in_peft_and_in_ours(lab: Lab) -> None:
 
 
 def test_what_is_trained_is_what_scores(lab: Lab) -> None:
-    """A picture's whole conversation, its slices included, gives the same states in training and in scoring."""
+    """An image's whole conversation, its slices included, gives the same states in training and in scoring."""
     # given
     assert lab.finetune("run") == 0
     lab.profile(adapter=str(lab.home / "run" / "adapter"))
@@ -223,7 +223,7 @@ def test_a_finished_run_is_not_trained_again_but_can_be_made_longer(
     assert (lab.home / "run" / "adapter" / "adapter_model.safetensors").read_bytes() != before
 
 
-@pytest.mark.parametrize("change", ["conversations", "picture", "configuration"])
+@pytest.mark.parametrize("change", ["conversations", "image", "configuration"])
 def test_another_runs_adapter_is_not_given_out(lab: Lab, capsys: pytest.CaptureFixture[str], change: str) -> None:
     # given a finished run
     assert lab.finetune("run", steps=1) == 0
@@ -233,7 +233,7 @@ def test_another_runs_adapter_is_not_given_out(lab: Lab, capsys: pytest.CaptureF
     if change == "conversations":
         text = (lab.data / "train.json").read_text()
         (lab.data / "train.json").write_text(text.replace("It is dull.", "It shines."))
-    elif change == "picture":
+    elif change == "image":
         (lab.data / "images" / name).write_bytes((lab.data / "images" / name).read_bytes() + b"more")
     more = {"learning_rate": 1e-4} if change == "configuration" else {}
     # then it is refused

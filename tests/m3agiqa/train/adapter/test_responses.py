@@ -46,7 +46,7 @@ def test_answers_are_the_models_own_and_heads_learn_from_them(data: Path) -> Non
     items = read_conversations(data / "own.json")
     assert [item.image for item in items] == [entry.name for entry in load_data(data).entries]
     found = read_descriptions(data / "own.json", Aspect.QUALITY)
-    # What scoring writes of the same pictures, in the same batch: another one rounds otherwise.
+    # What scoring writes of the same images, in the same batch: another one rounds otherwise.
     entries = load_data(data).entries
     outcomes = Scorer.load("mini", "cpu").score(
         [read_job(data / "images" / entry.name, entry.prompt, (Aspect.QUALITY,)) for entry in entries]
@@ -80,13 +80,13 @@ def test_a_killed_run_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_fails_stays_unanswered_and_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (data / "images" / "gen0_000.png").write_bytes(b"no picture")
+    (data / "images" / "gen0_000.png").write_bytes(b"no image")
 
     assert main(command(data)) == 0
 
     captured = capsys.readouterr()
     assert "3 answered, 1 failed" in captured.out
-    assert "gen0_000.png: not a picture" in captured.err
+    assert "gen0_000.png: not an image" in captured.err
     assert read_conversations(data / "own.json")[0].response_0 is None
 
 
@@ -99,7 +99,7 @@ def test_a_conversation_of_another_data_set_is_refused(data: Path, capsys: pytes
     assert "stray.png of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["conversation", "picture"])
+@pytest.mark.parametrize("change", ["conversation", "image"])
 def test_answers_about_something_else_are_not_taken_over(
     data: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
@@ -111,8 +111,8 @@ def test_answers_about_something_else_are_not_taken_over(
         text = (data / "train.json").read_text()
         (data / "train.json").write_text(text.replace("The teacher's.", "Another's."))
     else:
-        picture = data / "images" / "gen0_000.png"
-        picture.write_bytes(picture.read_bytes() + b"more")
+        image = data / "images" / "gen0_000.png"
+        image.write_bytes(image.read_bytes() + b"more")
     # then
     assert main(command(data)) == 1
     assert "name another file" in capsys.readouterr().err

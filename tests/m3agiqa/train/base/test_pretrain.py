@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.random_weights import Shape, write_adapter, write_head
 from m3agiqa.model.slicing import Grid
@@ -70,7 +70,7 @@ class Lab:
         asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
         entries = load_data(data).entries
         for number, entry in enumerate(entries):
-            noise_picture(64, 64, seed=number).rgb.save(data / "images" / entry.name)
+            noise_image(64, 64, seed=number).rgb.save(data / "images" / entry.name)
         made = [Conversation.made(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked) for entry in entries]
         write_conversations(data / "train.json", made)
 
@@ -125,7 +125,7 @@ def test_a_base_learns_and_scores_through_the_one_door(lab: Lab) -> None:
     content = {"name": "lab", "base": "run/base", "describe": describe, "aspects": {"quality": part}}
     (home / "lab.yaml").write_text(yaml.safe_dump(content))
     scorer = Scorer.load(ModelProfile.load(str(home / "lab.yaml")), device="cpu")
-    [outcome] = scorer.score([Job(noise_picture(64, 64, seed=99), "a thing")])
+    [outcome] = scorer.score([Job(noise_image(64, 64, seed=99), "a thing")])
     assert isinstance(outcome, Scores)
     assert outcome.aspects[Aspect.QUALITY].slices == 4
 
@@ -174,7 +174,7 @@ def test_other_conversations_need_another_folder(lab: Lab, capsys: pytest.Captur
     assert (lab.run("run") / "base" / "tokenizer.json").read_bytes() == tokenizer
 
 
-def test_scores_of_pictures_that_are_not_trained_on_teach_nothing(make_data: MakeData) -> None:
+def test_scores_of_images_that_are_not_trained_on_teach_nothing(make_data: MakeData) -> None:
     # given a split of three parts
     lab = Lab(make_data(18))
     parts = {"split": {"ratio": [2, 1, 1]}}
@@ -191,8 +191,8 @@ def test_scores_of_pictures_that_are_not_trained_on_teach_nothing(make_data: Mak
     assert_same_weights(lab.weights("after"), lab.weights("before"))
 
 
-def test_a_picture_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    (lab.data / "images" / "gen1_005.png").write_text("no picture")
+def test_a_image_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab.data / "images" / "gen1_005.png").write_text("no image")
 
     assert lab.pretrain("run") == 1
 
@@ -244,16 +244,16 @@ def test_maps_of_another_fineness_are_compared_at_the_coarser_ones_places() -> N
     assert float(map_loss(coarse, fine)) < 1e-12
 
 
-def test_the_backbone_sees_a_picture_the_same_beside_another() -> None:
+def test_the_backbone_sees_a_image_the_same_beside_another() -> None:
     backbone = Backbone(CPU)
-    pictures = torch.stack(
+    images = torch.stack(
         [
-            torch.frombuffer(bytearray(noise_picture(64, 96, seed).rgb.tobytes()), dtype=torch.uint8).view(96, 64, 3)
+            torch.frombuffer(bytearray(noise_image(64, 96, seed).rgb.tobytes()), dtype=torch.uint8).view(96, 64, 3)
             for seed in (1, 2)
         ]
     ).permute(0, 3, 1, 2)
 
-    both, alone = backbone(pictures), backbone(pictures[:1])
+    both, alone = backbone(images), backbone(images[:1])
 
     assert both.maps.shape == (2, MAP_CHANNELS, 6, 4)
     assert both.pooled.shape == (2, POOLED)
@@ -272,15 +272,15 @@ def test_a_finished_run_is_not_trained_again(
     assert "nothing is left to do" in capsys.readouterr().err
 
 
-def test_a_failed_start_and_other_pictures(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_start_and_other_images(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     # given a start that failed
     assert lab.pretrain("run", steps=1, labels=["mos_qualty"]) == 1
     # then the corrected command runs
     assert lab.pretrain("run", steps=1) == 0
-    # but not with another picture, nor another score
+    # but not with another image, nor another score
     path = lab.data / "images" / "gen0_000.png"
     before = path.read_bytes()
-    noise_picture(64, 64, seed=77).rgb.save(path)
+    noise_image(64, 64, seed=77).rgb.save(path)
     assert lab.pretrain("run", steps=1) == 1
     path.write_bytes(before)
     table = (lab.data / "data.csv").read_text()

@@ -22,19 +22,19 @@ def test_scores_are_told_from_features() -> None:
         assert srcc(smooth[:, column].double().numpy(), labels[:, column].double().numpy()) > 0.8
 
 
-def test_no_picture_is_told_by_scores_of_its_own_prompt() -> None:
+def test_no_image_is_told_by_scores_of_its_own_prompt() -> None:
     # given the scores of one prompt are turned upside down
     features, labels, groups = material()
     changed = labels.clone()
     changed[30:33] *= -10
     # when
     before, after = (out_of_fold(features, each, groups, seed=1) for each in (labels, changed))
-    # then what is said of its pictures stays, and what is said of others does not
+    # then what is said of its images stays, and what is said of others does not
     assert torch.allclose(before[30:33], after[30:33], atol=1e-6)
     assert not torch.allclose(before, after, atol=1e-2)
 
 
-def test_pictures_without_a_score_get_one_and_give_none() -> None:
+def test_images_without_a_score_get_one_and_give_none() -> None:
     features, labels, groups = material()
     known = labels.clone()
     known[60:] = float("nan")

@@ -29,15 +29,15 @@ def test_a_sound_data_set_has_no_problems(make_data: MakeData, capsys: pytest.Ca
     assert main(["data", "check", str(folder)]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "12 pictures, 4 prompts, no kinds of problem" in captured.err
+    assert "12 images, 4 prompts, no kinds of problem" in captured.err
 
 
 def test_every_kind_of_problem_is_said_in_words(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
-    # given one picture of each kind
+    # given one image of each kind
     folder = make_data()
     images = folder / "images"
     (images / "gen0_000.png").unlink()
-    (images / "gen1_001.png").write_bytes(b"no picture")
+    (images / "gen1_001.png").write_bytes(b"no image")
     shutil.copy(images / "gen0_002.png", images / "gen1_003.png")
     shutil.copy(images / "gen0_002.png", images / "stray.png")
     rows = [{"name": entry.name, "prompt": entry.prompt, "mos": "3"} for entry in load_data(folder).entries]
@@ -47,16 +47,16 @@ def test_every_kind_of_problem_is_said_in_words(make_data: MakeData, capsys: pyt
     found = problems(folder)
     # then
     for sentence in (
-        "1 picture (gen1_007.png): stands in the table more than once",
-        "1 picture (gen1_007.png): has several prompts",
-        "1 picture (gen0_006.png): has no prompt",
-        f"1 picture (gen0_000.png): is not in {images}",
-        "1 picture (gen1_001.png (not a picture in one of the formats JPEG, PNG, WEBP, GIF, AVIF)): cannot be read",
+        "1 image (gen1_007.png): stands in the table more than once",
+        "1 image (gen1_007.png): has several prompts",
+        "1 image (gen0_006.png): has no prompt",
+        f"1 image (gen0_000.png): is not in {images}",
+        "1 image (gen1_001.png (not an image in one of the formats JPEG, PNG, WEBP, GIF, AVIF)): cannot be read",
         "1 group (gen0_002.png = gen1_003.png): same content",
-        "1 picture (stray.png): is in no table",
+        "1 image (stray.png): is in no table",
         f"{folder / 'data.csv'}, line 7: mos is '2,5', which is no number; decimals follow a point",
-        "1 picture (gen1_007.png): has no mos",
-        "1 picture (gen0_004.png): has a mos outside 0..5",
+        "1 image (gen1_007.png): has no mos",
+        "1 image (gen0_004.png): has a mos outside 0..5",
     ):
         assert sentence in found
     assert main(["data", "check", str(folder)]) == 1
@@ -75,7 +75,7 @@ def test_rows_that_are_wrong_are_listed(make_data: MakeData, capsys: pytest.Capt
     assert "line 6: its quotes do not match" in second
 
 
-def test_pictures_that_cannot_be_looked_at_are_listed_with_the_others(make_data: MakeData) -> None:
+def test_images_that_cannot_be_looked_at_are_listed_with_the_others(make_data: MakeData) -> None:
     # given a name that is too long, one that is empty, a link to itself, and a file whose name is no UTF-8
     folder = make_data(1)
     rows = [{"name": name, "prompt": "p", "mos": 3} for name in ("gen0_000.png", "x" * 300, "", "loop.png")]
@@ -85,9 +85,9 @@ def test_pictures_that_cannot_be_looked_at_are_listed_with_the_others(make_data:
     # when
     found = problems(folder)
     # then
-    assert "2 pictures (" in found
+    assert "2 images (" in found
     assert "(no name)): is not in" in found
-    assert "1 picture (loop.png (" in found
+    assert "1 image (loop.png (" in found
     assert r"\udcd6\udcd0.png" in found
     found.encode()
 
@@ -104,7 +104,7 @@ def test_many_names_are_counted_and_few_shown(make_data: MakeData) -> None:
     shutil.rmtree(folder / "images")
     (folder / "images").mkdir()
 
-    assert problems(folder).startswith("12 pictures (gen0_000.png, gen1_001.png, gen0_002.png and 9 more): is not in")
+    assert problems(folder).startswith("12 images (gen0_000.png, gen1_001.png, gen0_002.png and 9 more): is not in")
     (folder / "images").rmdir()
     assert "there is no folder" in problems(folder)
 
@@ -121,10 +121,10 @@ def test_conversations_are_held_against_the_table(make_data: MakeData) -> None:
     found = problems(folder, Aspect.CORRESPONDENCE)
     for sentence in (
         "of train.json has another rating word than its mos_align says",
-        "1 picture (stray.png): of train.json is in no table",
-        f"1 picture ({names[0]}): stands in train.json more than once",
-        f"1 picture ({names[1]}): of val.json has no description",
-        f"1 picture ({names[1]}): is in more than one part of the split",
+        "1 image (stray.png): of train.json is in no table",
+        f"1 image ({names[0]}): stands in train.json more than once",
+        f"1 image ({names[1]}): of val.json has no description",
+        f"1 image ({names[1]}): is in more than one part of the split",
     ):
         assert sentence in found
     (folder / "val.json").write_text(json.dumps([{"id": "1"}]))

@@ -124,7 +124,7 @@ def test_published_tables_are_read_as_they_are(
     assert len(data.entries) == 2 * len(parts)
 
 
-def test_aigiqa_20k_has_a_table_a_part_and_pictures_elsewhere(tmp_path: Path) -> None:
+def test_aigiqa_20k_has_a_table_a_part_and_images_elsewhere(tmp_path: Path) -> None:
     # given
     for part, count in (("train", 7), ("val", 1), ("test", 2)):
         rows = [{"name": f"{part}{index}.png", "prompt": "p", "mos": 60} for index in range(count)]
@@ -133,7 +133,7 @@ def test_aigiqa_20k_has_a_table_a_part_and_pictures_elsewhere(tmp_path: Path) ->
     data = load_data(tmp_path, tmp_path / "elsewhere")
     # then
     assert len(data.entries) == 10
-    assert data.picture("train0.png") == tmp_path / "elsewhere" / "train0.png"
+    assert data.image("train0.png") == tmp_path / "elsewhere" / "train0.png"
     parts = Split(by="files").names(data)
     assert {part: len(names) for part, names in parts.items()} == {"train": 7, "val": 1, "test": 2}
 

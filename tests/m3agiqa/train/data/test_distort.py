@@ -11,7 +11,7 @@ from PIL import Image
 
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
-from m3agiqa.images import noise_picture
+from m3agiqa.images import noise_image
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.data.distort import Distortions, Kind, spoil
@@ -44,7 +44,7 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
     for entry in originals:
         assert entry.values["distortion"] == ""
         assert entry.label("mos_quality") == before[entry.name].label("mos_quality")
-        assert after.picture(entry.name).read_bytes() == (data / "images" / entry.name).read_bytes()
+        assert after.image(entry.name).read_bytes() == (data / "images" / entry.name).read_bytes()
     for entry in copies:
         source = before[entry.name.partition("~")[0]]
         assert entry.prompt == source.prompt
@@ -53,13 +53,13 @@ def test_copies_are_worth_less_and_stay_with_their_prompt(data: Path, tmp_path: 
             score, strength = source.label(column), float(entry.values["strength"])
             assert score is not None
             assert entry.label(column) == pytest.approx(score * (1 - share * strength), abs=1e-5)
-        with Image.open(after.picture(entry.name)) as picture:
-            assert (picture.size == (40, 30)) is (entry.values["distortion"] != "thumbnail")
+        with Image.open(after.image(entry.name)) as image:
+            assert (image.size == (40, 30)) is (entry.values["distortion"] != "thumbnail")
 
 
-def test_pictures_that_differ_by_their_ending_have_copies_of_their_own(data: Path, tmp_path: Path) -> None:
+def test_images_that_differ_by_their_ending_have_copies_of_their_own(data: Path, tmp_path: Path) -> None:
     text = (data / "data.csv").read_text()
-    noise_picture(40, 30, seed=1).rgb.save(data / "images" / "gen0_000.jpg")
+    noise_image(40, 30, seed=1).rgb.save(data / "images" / "gen0_000.jpg")
     (data / "data.csv").write_text(text.replace("gen1_001.png", "gen0_000.jpg"))
 
     assert distort(data, tmp_path / "out") == 0
@@ -79,7 +79,7 @@ def test_the_same_seed_makes_the_same_copies(data: Path, tmp_path: Path) -> None
 
 
 def test_descriptions_go_along_and_copies_have_their_own(data: Path, tmp_path: Path) -> None:
-    # given a description of a picture, and one of another data set's
+    # given a description of an image, and one of another data set's
     names = [entry.name for entry in load_data(data).entries]
     lines = [{"image": name, "aspect": "quality", "description": "It is dull."} for name in (names[0], "other.png")]
     (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -101,18 +101,18 @@ def test_descriptions_go_along_and_copies_have_their_own(data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stronger_distortion_is_farther_from_the_picture(kind: Kind) -> None:
+def test_a_stronger_distortion_is_farther_from_the_image(kind: Kind) -> None:
     # given detail at every scale
     noise = torch.randint(0, 256, (96, 96, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    picture = Image.blend(Image.fromarray(noise.numpy()), noise_picture(96, 96, seed=3).rgb, 0.8)
+    image = Image.blend(Image.fromarray(noise.numpy()), noise_image(96, 96, seed=3).rgb, 0.8)
     # when
-    spoilt = [spoil(picture, kind, strength, seed=1) for strength in (0.25, 0.5, 0.75, 1.0)]
+    spoilt = [spoil(image, kind, strength, seed=1) for strength in (0.25, 0.5, 0.75, 1.0)]
     # then
-    shown = [each.resize(picture.size) for each in spoilt]
-    errors = [np.square(np.asarray(each, float) - np.asarray(picture, float)).mean() for each in shown]
+    shown = [each.resize(image.size) for each in spoilt]
+    errors = [np.square(np.asarray(each, float) - np.asarray(image, float)).mean() for each in shown]
     assert errors == sorted(errors)
     assert errors[0] > 0
-    assert ({each.size for each in spoilt} == {picture.size}) is (kind != "thumbnail")
+    assert ({each.size for each in spoilt} == {image.size}) is (kind != "thumbnail")
 
 
 def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,8 +121,8 @@ def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "full" / "x").write_text("")
     assert distort(data, tmp_path / "full") == 1
     assert "is not empty" in capsys.readouterr().err
-    # a picture that is none
-    (data / "images" / "gen0_002.png").write_text("no picture")
+    # an image that is none
+    (data / "images" / "gen0_002.png").write_text("no image")
     assert distort(data, tmp_path / "out") == 1
     assert "gen0_002.png" in capsys.readouterr().err
     # a column that is not there
@@ -133,13 +133,13 @@ def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pyte
 
 
 def test_what_failed_leaves_nothing_that_refuses_the_corrected_command(data: Path, tmp_path: Path) -> None:
-    # Given a picture that cannot be read
-    picture = data / "images" / "gen0_004.png"
-    before = picture.read_bytes()
-    picture.write_bytes(b"no picture")
+    # Given an image that cannot be read
+    image = data / "images" / "gen0_004.png"
+    before = image.read_bytes()
+    image.write_bytes(b"no image")
     assert distort(data, tmp_path / "out") == 1
     # When it can
-    picture.write_bytes(before)
+    image.write_bytes(before)
     # Then the same command makes the set
     assert distort(data, tmp_path / "out") == 0
     assert len(load_data(tmp_path / "out").entries) == 6 * (1 + COPIES)

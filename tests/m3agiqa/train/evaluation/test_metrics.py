@@ -72,7 +72,7 @@ def test_scores_that_run_backwards_are_mapped_forwards() -> None:
 
 
 def test_within_groups_is_the_mean_over_groups_and_ignores_what_lies_between_them() -> None:
-    # given two generators far apart, whose pictures are ranked backwards within each
+    # given two generators far apart, whose images are ranked backwards within each
     scores = [0.0, 0.1, 0.2, 0.3, 4.0, 4.1, 4.2, 4.3]
     labels = [0.3, 0.2, 0.1, 0.0, 4.3, 4.2, 4.1, 4.0]
     groups = ["a"] * 4 + ["b"] * 4
@@ -94,14 +94,14 @@ def test_a_group_without_a_correlation_is_left_out() -> None:
     estimate = correlations(scores[3:].tolist(), labels[3:].tolist(), groups[3:], resamples=5)["srcc_within_groups"]
     assert estimate.value is None
     assert estimate.reason is not None
-    assert "no group has 3 pictures" in estimate.reason
+    assert "no group has 3 images" in estimate.reason
 
 
 @pytest.mark.parametrize(
     ("scores", "labels", "reason"),
     [
-        ([], [], "0 scored pictures"),
-        ([1.0, 2.0], [1.0, 2.0], "2 scored pictures"),
+        ([], [], "0 scored images"),
+        ([1.0, 2.0], [1.0, 2.0], "2 scored images"),
         ([2.0, 2.0, 2.0], [1.0, 2.0, 3.0], "all scores are equal"),
         ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], "all labels are equal"),
     ],

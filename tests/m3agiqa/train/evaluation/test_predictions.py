@@ -1,4 +1,4 @@
-"""`predict` and `evaluate` with the fake model, whose scores hang on picture and prompt alone."""
+"""`predict` and `evaluate` with the fake model, whose scores hang on image and prompt alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_evaluate_prints_json_and_nothing_else(make_data: MakeData, capsys: pyte
 
 
 def test_evaluate_tells_what_descriptions_were_copied(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
-    # given pictures that are all described alike, in fourteen words of which a text has the first nine
+    # given images that are all described alike, in fourteen words of which a text has the first nine
     folder = make_data(4)
     assert main(["predict", str(folder), *FAKE, "--output", str(folder / "p.csv")]) == 0
     [words] = {tuple((row.description or "").split()) for row in read_predictions(folder / "p.csv")}
@@ -79,10 +79,10 @@ def test_evaluate_tells_what_descriptions_were_copied(make_data: MakeData, capsy
     assert "1 of 4 descriptions are distinct, 28.6 % of their 8-grams stand in the texts" in shown
 
 
-def test_a_part_of_the_pictures_is_named_by_conversation_files(
+def test_a_part_of_the_images_is_named_by_conversation_files(
     make_data: MakeData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given a file that names two of the pictures, and one that is not there
+    # given a file that names two of the images, and one that is not there
     folder = make_data(9, mos=lambda index: index % 5)
     names = ("gen0_000.png", "gen1_003.png", "gone.png")
     asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
@@ -102,7 +102,7 @@ def test_a_part_of_the_pictures_is_named_by_conversation_files(
     assert [row.label for row in read_predictions(folder / "all.csv")] == [index % 5 / 2 for index in range(9)]
     write_conversations(folder / "other.json", [Conversation.made("x", "gone.png", "x", "x", 2, asked)])
     assert main(["evaluate", str(folder), *FAKE, "--only", str(folder / "other.json")]) == 1
-    assert "has none of the 1 pictures" in capsys.readouterr().err
+    assert "has none of the 1 images" in capsys.readouterr().err
 
 
 def test_the_label_is_found_by_aspect_or_named(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,10 +122,10 @@ def test_the_label_is_found_by_aspect_or_named(make_data: MakeData, capsys: pyte
 
 
 def test_a_bad_row_is_a_row_with_an_error(make_data: MakeData, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a missing picture, a broken one, and one without a score of its own
+    # given a missing image, a broken one, and one without a score of its own
     folder = make_data(10, mos=lambda index: "" if index == 2 else index % 5)
     (folder / "images" / "gen0_000.png").unlink()
-    (folder / "images" / "gen1_001.png").write_bytes(b"no picture")
+    (folder / "images" / "gen1_001.png").write_bytes(b"no image")
     # when
     result = evaluated(capsys, folder, *FAKE, "--predictions", folder / "p.csv")
     # then
@@ -153,7 +153,7 @@ def test_nothing_scored_is_a_failure_in_valid_json(make_data: MakeData, capsys: 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (lambda index: "", "there is nothing to compare: 0 pictures failed, 4 have no label"),
+        (lambda index: "", "there is nothing to compare: 0 images failed, 4 have no label"),
         (lambda index: f"{index},5", "line 2: mos is '0,5', which is no number; decimals follow a point"),
         (lambda index: "nan", "line 2: mos is 'nan'"),
     ],
@@ -178,7 +178,7 @@ def test_names_without_a_generator_are_in_no_group(make_data: MakeData, capsys: 
     # then there are no groups
     result = evaluated(capsys, folder, *FAKE, "--group", "prefix")
     assert result["groups"] == {}
-    assert result["reasons"]["srcc_within_groups"] == "no picture is in a group"  # type: ignore[index]
+    assert result["reasons"]["srcc_within_groups"] == "no image is in a group"  # type: ignore[index]
     # and where one has an underscore, the others are together
     (folder / "images" / "gen0000.png").rename(folder / "images" / "gen0_000.png")
     table.write_text(table.read_text().replace("gen0000", "gen0_000"))
@@ -202,7 +202,7 @@ def test_a_table_with_a_wrong_row_is_refused(
 
 
 class Interrupted(FakeScorer):
-    """Scores some pictures, then the process is killed."""
+    """Scores some images, then the process is killed."""
 
     def __init__(self, allowed: int) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ def test_people_read_a_table(make_data: MakeData, capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(folder), *FAKE, "--group", "prefix", "--plot", str(folder / "p.png")]) == 0
 
     out = capsys.readouterr().out
-    for words in ("quality by fake, untrained", "SRCC within groups", "9 pictures, 0 failed", "gen1"):
+    for words in ("quality by fake, untrained", "SRCC within groups", "9 images, 0 failed", "gen1"):
         assert words in out
     assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
 

@@ -40,7 +40,7 @@ def test_a_better_order_costs_less_and_the_gradient_leads_there(name: LossName) 
 
 
 @pytest.mark.parametrize("name", sorted(PAIRWISE))
-def test_a_picture_alone_has_no_pair(name: LossName) -> None:
+def test_a_image_alone_has_no_pair(name: LossName) -> None:
     score = torch.tensor([2.0], requires_grad=True)
 
     loss = LOSSES[name](score, torch.tensor([1.0]))

@@ -85,19 +85,19 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(lab: Lab, capsys: pyte
     assert all(torch.equal(state[key], other[key]) for key in state)
     captured = capsys.readouterr()
     assert captured.out.startswith("best epoch ")
-    assert "9 pictures to train on, 3 to validate on" in captured.err
+    assert "9 images to train on, 3 to validate on" in captured.err
 
 
 def test_a_share_of_each_part_can_do(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     assert lab.train("run", share=0.5, dtype="float16") == 0
 
-    assert "4 pictures to train on, 2 to validate on" in capsys.readouterr().err
+    assert "4 images to train on, 2 to validate on" in capsys.readouterr().err
     assert len(list((lab.home / "cache").rglob("*.safetensors"))) == 6
     tensors = read_head(lab.home / "run" / "best.safetensors").values()
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
 
 
-def test_the_model_reads_each_picture_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_reads_each_image_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab.train("first") == 0
     states = {path: path.stat().st_mtime_ns for path in (lab.home / "cache").rglob("*.safetensors")}
     assert len(states) == 12
@@ -167,15 +167,15 @@ def test_a_trained_head_scores_through_a_profile_as_it_did_in_training(lab: Lab)
 
 
 def test_what_cannot_be_read_is_left_out_and_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    (lab.folder / "images" / "gen0_000.png").write_bytes(b"no picture")
+    (lab.folder / "images" / "gen0_000.png").write_bytes(b"no image")
     lines = lab.descriptions.read_text().splitlines(keepends=True)
     lab.descriptions.write_text("".join(lines[:-1]))
 
     assert lab.train("run", "--epochs", "1") == 0
 
     err = capsys.readouterr().err
-    assert "2 pictures could not be read and are left out" in err
-    assert "gen0_000.png: not a picture" in err
+    assert "2 images could not be read and are left out" in err
+    assert "gen0_000.png: not an image" in err
 
 
 def test_scores_off_the_scale_are_refused(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +226,7 @@ def test_a_finished_run_is_not_trained_again(
     assert "nothing is left to do" in captured.err
 
 
-@pytest.mark.parametrize("change", ["score", "picture", "description"])
+@pytest.mark.parametrize("change", ["score", "image", "description"])
 def test_a_run_does_not_go_on_with_other_data(lab: Lab, capsys: pytest.CaptureFixture[str], change: str) -> None:
     # given a run, and its data set at another place, where it is the same
     assert lab.train("run", "--epochs", "1") == 0
@@ -238,7 +238,7 @@ def test_a_run_does_not_go_on_with_other_data(lab: Lab, capsys: pytest.CaptureFi
     if change == "score":
         table = (moved / "data.csv").read_text()
         (moved / "data.csv").write_text(table.replace("gen0_000.png,thing 0,1", "gen0_000.png,thing 0,2"))
-    elif change == "picture":
+    elif change == "image":
         Image.new("RGB", (40, 30), "white").save(moved / "images" / "gen0_000.png")
     else:
         lab.descriptions.write_text(lab.descriptions.read_text().replace("awful", "poor"))

@@ -22,7 +22,7 @@ MODEL = "eagle-1"
 class Asked:
     """One question as it arrived."""
 
-    picture: str
+    image: str
     key: str
     text: str
     size: tuple[int, int]
@@ -30,7 +30,7 @@ class Asked:
 
 @dataclass
 class TeacherServer:
-    """Knows a picture by the `thing N` of its prompt; `script` holds what it does first for each, in order.
+    """Knows an image by the `thing N` of its prompt; `script` holds what it does first for each, in order.
 
     A step is a status, `broken`, `refusal`, `empty`, `hang`, or a text to answer with; after them it answers well.
     """
@@ -75,17 +75,17 @@ class TeacherServer:
 
     @property
     def times(self) -> Counter[str]:
-        """How often each picture was asked about."""
-        return Counter(asked.picture for asked in self.asked)
+        """How often each image was asked about."""
+        return Counter(asked.image for asked in self.asked)
 
     def answer(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
         gemini = ":generateContent" in handler.path
-        text, picture, key = _gemini(handler, body) if gemini else _openai(handler, body)
+        text, image, key = _gemini(handler, body) if gemini else _openai(handler, body)
         model = re.findall(r"models/([^:]+):", handler.path)[0] if gemini else body["model"]
         found = re.search(r"thing \d+", text)
         assert found is not None
         name = found[0]
-        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(image))) as image:
             size = image.size
         with self._lock:
             self.asked.append(Asked(name, key, text, size))
@@ -136,8 +136,8 @@ def _gemini_answer(step: Any) -> object:
 
 def _openai(handler: BaseHTTPRequestHandler, body: Any) -> tuple[str, str, str]:
     assert body["response_format"] == {"type": "json_object"}
-    text, picture = body["messages"][0]["content"]
-    return text["text"], picture["image_url"]["url"].partition(",")[2], handler.headers["authorization"].split()[1]
+    text, image = body["messages"][0]["content"]
+    return text["text"], image["image_url"]["url"].partition(",")[2], handler.headers["authorization"].split()[1]
 
 
 def _openai_answer(step: Any) -> object:

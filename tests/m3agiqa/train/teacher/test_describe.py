@@ -34,7 +34,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherServer]:
 
 @pytest.fixture
 def data(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six pictures, `thing 0` to `thing 5`, in a data set with two aspects."""
+    """Six images, `thing 0` to `thing 5`, in a data set with two aspects."""
     for variable in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, "one,two")
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
@@ -64,7 +64,7 @@ both = pytest.mark.parametrize("teacher", ["gemini", "openai"])
 
 
 @both
-def test_every_picture_is_described_for_every_aspect(data: Path, server: TeacherServer, teacher: str) -> None:
+def test_every_image_is_described_for_every_aspect(data: Path, server: TeacherServer, teacher: str) -> None:
     assert main(command(data, server, teacher)) == 0
 
     names = sorted(entry.name for entry in load_data(data).entries)
@@ -73,9 +73,9 @@ def test_every_picture_is_described_for_every_aspect(data: Path, server: Teacher
         assert sorted(found) == names
         assert set(found.values()) == {text}
     assert {line["teacher"] for line in lines(data)} == {f"{teacher}:{MODEL}"}
-    # What was asked: the picture itself, its prompt word for word, both scores; both keys took turns.
+    # What was asked: the image itself, its prompt word for word, both scores; both keys took turns.
     assert server.times == {f"thing {number}": 1 for number in range(6)}
-    [first] = [asked for asked in server.asked if asked.picture == "thing 1"]
+    [first] = [asked for asked in server.asked if asked.image == "thing 1"]
     assert first.size == (40, 30)
     assert "'thing 1 {scores}'" in first.text
     assert "quality: 1.00; alignment: 3.00" in first.text
@@ -108,7 +108,7 @@ def test_what_stays_unanswered_is_recorded_and_not_asked_again_until_wanted(
 ) -> None:
     # given
     server.script |= {"thing 0": ["refusal"] * 3, "thing 1": ["broken"] * 3, "thing 2": [400]}
-    (data / "images" / "gen1_003.png").write_bytes(b"no picture")
+    (data / "images" / "gen1_003.png").write_bytes(b"no image")
     # when
     assert main(command(data, server, teacher)) == 0
     # then
@@ -117,8 +117,8 @@ def test_what_stays_unanswered_is_recorded_and_not_asked_again_until_wanted(
     assert "refused" in errors["gen0_000.png"]
     assert errors["gen1_001.png"] == "the answer is not JSON"
     assert errors["gen0_002.png"] == "status 400"
-    assert "not a picture" in errors["gen1_003.png"]
-    assert "2 of 6 pictures done, 4 given up" in capsys.readouterr().out
+    assert "not an image" in errors["gen1_003.png"]
+    assert "2 of 6 images done, 4 given up" in capsys.readouterr().out
     assert server.times == {"thing 0": 3, "thing 1": 3, "thing 2": 1, "thing 4": 1, "thing 5": 1}
 
     assert main(command(data, server, teacher)) == 0
@@ -159,20 +159,20 @@ def test_an_answer_that_was_cut_inside_a_character_is_asked_for_again(data: Path
     asked = len(server.asked)
     # When the run goes on
     assert main(command(data, server, "openai", "--limit", "2")) == 0
-    # Then that picture alone is asked about again
+    # Then that image alone is asked about again
     assert len(server.asked) == asked + 1
     assert len(read_descriptions(path, Aspect.QUALITY)) == 2
     assert "It is\u2028sharp \u732b." in read_descriptions(path, Aspect.QUALITY).values()
 
 
-@pytest.mark.parametrize("change", ["picture", "score", "teacher", "template"])
+@pytest.mark.parametrize("change", ["image", "score", "teacher", "template"])
 def test_answers_to_other_questions_are_not_taken_over(
     data: Path, server: TeacherServer, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
     assert main(command(data, server, "openai", "--limit", "2")) == 0
     before = (data / "d.jsonl").read_bytes()
     arguments = command(data, server, "openai", "--limit", "2")
-    if change == "picture":
+    if change == "image":
         Image.new("RGB", (8, 8)).save(data / "images" / "gen0_000.png")
     elif change == "score":
         arguments += ["--label-scale", "0.5"]
@@ -270,7 +270,7 @@ def test_nothing_starts_without_keys_or_consent(
     assert main(arguments) == 1
 
     err = capsys.readouterr().err
-    assert "6 pictures to ask eagle-1 about: roughly" in err
+    assert "6 images to ask eagle-1 about: roughly" in err
     assert "in the prices' currency" in err
     assert "add --yes" in err
     monkeypatch.delenv("GEMINI_API_KEY")
@@ -279,7 +279,7 @@ def test_nothing_starts_without_keys_or_consent(
     assert not server.asked
 
 
-def test_a_picture_in_another_format_is_sent_as_png(data: Path, server: TeacherServer) -> None:
+def test_a_image_in_another_format_is_sent_as_png(data: Path, server: TeacherServer) -> None:
     path = data / "images" / "gen0_000.png"
     Image.new("RGB", (33, 22), "red").save(path, "GIF")
 

@@ -35,7 +35,7 @@ def test_who_finds_no_room_is_put_off_and_keeps_what_it_had() -> None:
     assert budget.taken_bytes == 0
 
 
-def test_a_picture_larger_than_all_of_it_has_its_turn_alone() -> None:
+def test_a_image_larger_than_all_of_it_has_its_turn_alone() -> None:
     budget = Budget(100)
     with budget.hold() as first, budget.hold() as second:
         first.resize(1)

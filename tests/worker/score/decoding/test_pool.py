@@ -27,7 +27,7 @@ from m3agiqa.errors import (
     ImageUnreadable,
     OutOfMemory,
 )
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 from m3agiqa.model.slicing import Slicing
 from tests.support import PATIENCE_S, eventually, png
 from worker.score.decoding import pool
@@ -65,12 +65,12 @@ def decoder_of(decoders: Decoders) -> Any:
     return decoders._quick._all[0]
 
 
-def test_a_picture_comes_back_as_it_would_be_cut_here(start: Start) -> None:
+def test_a_image_comes_back_as_it_would_be_cut_here(start: Start) -> None:
     data = encoded((700, 500))
 
     found = start().quick(data)
 
-    expected = CUTTER.cut(open_picture(data))
+    expected = CUTTER.cut(open_image(data))
     assert found is not None
     assert found.info == expected.info
     assert found.slices.keys() == expected.slices.keys()
@@ -83,13 +83,13 @@ def test_a_picture_comes_back_as_it_would_be_cut_here(start: Start) -> None:
     assert found.rgb.tobytes() == expected.rgb.tobytes()
 
 
-def test_a_scorer_that_looks_at_no_picture_gets_none(start: Start) -> None:
+def test_a_scorer_that_looks_at_no_image_gets_none(start: Start) -> None:
     found = start(cutter=None).quick(png())
     assert found is not None
     assert (found.info.width, found.slices, found.size_bytes) == (16, {}, 0)
 
 
-def test_a_large_picture_takes_the_other_way_and_its_room(start: Start) -> None:
+def test_a_large_image_takes_the_other_way_and_its_room(start: Start) -> None:
     decoders, budget = start(), Budget(10**9)
     assert decoders.quick(LARGE) is None
     with budget.hold() as hold:
@@ -98,7 +98,7 @@ def test_a_large_picture_takes_the_other_way_and_its_room(start: Start) -> None:
         assert budget.taken_bytes > 10 * 2400 * 2000
 
 
-def test_no_room_for_a_large_picture_puts_it_off(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_large_image_puts_it_off(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_ROOM_S", 0.05)
     decoders, budget = start(), Budget(10**6)
     with budget.hold() as other, budget.hold() as hold:
@@ -111,14 +111,14 @@ def test_no_room_for_a_large_picture_puts_it_off(start: Start, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("data", "failure"),
     [
-        (b"no picture", ImageUnreadable),
+        (b"no image", ImageUnreadable),
         (encoded((300, 300))[:-2000], ImageUnreadable),
         (encoded((300, 2)), ImageTooLarge),
         (b"GIF89a\1\0\1\0\0\0\0" + b"\x21\xfe\1A\0" * 200_000, ImageTooCostly),
     ],
     ids=["text", "truncated", "long", "parts"],
 )
-def test_what_is_wrong_with_a_picture_is_said_and_the_process_goes_on(
+def test_what_is_wrong_with_a_image_is_said_and_the_process_goes_on(
     data: bytes, failure: type[Exception], start: Start
 ) -> None:
     decoders = start()
@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_picture_is_said_and_the_process_goes_on(
     process = decoder_of(decoders)._process
 
     def decode() -> None:
-        # Walking over many parts may take longer than a slow machine gives a small picture.
+        # Walking over many parts may take longer than a slow machine gives a small image.
         if decoders.quick(data) is None:
             with Budget(10**9).hold() as hold:
                 decoders.patient(data, hold)
@@ -142,7 +142,7 @@ def test_pixels_beyond_the_limit_are_refused(start: Start) -> None:
         start(max_pixels=255).quick(png())
 
 
-def test_a_picture_that_takes_too_long_costs_its_process_and_itself_alone(start: Start) -> None:
+def test_a_image_that_takes_too_long_costs_its_process_and_itself_alone(start: Start) -> None:
     decoders, budget = start(cpu_s=0.05), Budget(10**9)
     slow = encoded((8000, 8000), "WEBP", lossless=True, quality=0, method=0)
     with budget.hold() as hold, pytest.raises(ImageTooCostly, match=r"more than 0\.05 s of processor time"):
@@ -150,7 +150,7 @@ def test_a_picture_that_takes_too_long_costs_its_process_and_itself_alone(start:
     assert decoders.quick(encoded((40, 40))) is not None
 
 
-def test_a_process_that_is_killed_says_nothing_about_its_picture(start: Start) -> None:
+def test_a_process_that_is_killed_says_nothing_about_its_image(start: Start) -> None:
     decoders = start()
     decoders.quick(png())
     for sent, failure in ((signal.SIGKILL, OutOfMemory), (signal.SIGSEGV, DecoderLost)):
@@ -177,10 +177,10 @@ def test_a_process_that_hangs_is_ended(start: Start, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mapped memory on Linux alone")
-def test_a_decoder_that_grows_beyond_its_picture_is_stopped_and_the_picture_not_blamed(
+def test_a_decoder_that_grows_beyond_its_image_is_stopped_and_the_image_not_blamed(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A decoder that wants more memory than a picture of its size may take says that the picture is broken.
+    # A decoder that wants more memory than an image of its size may take says that the image is broken.
     monkeypatch.setattr(pool, "_MODULE", "tests.worker.score.decoding.greedy")
     decoders = start()
     with Budget(10**9).hold() as hold, pytest.raises(OutOfMemory):
@@ -189,11 +189,11 @@ def test_a_decoder_that_grows_beyond_its_picture_is_stopped_and_the_picture_not_
 
 def test_many_threads_share_few_processes(start: Start) -> None:
     decoders = start(count=2)
-    pictures = [encoded((60 + number, 50)) for number in range(40)]
+    images = [encoded((60 + number, 50)) for number in range(40)]
     widths: list[tuple[int, int]] = []
 
     def run(number: int) -> None:
-        found = decoders.quick(pictures[number])
+        found = decoders.quick(images[number])
         assert found is not None
         widths.append((number, found.info.width))
 
@@ -219,7 +219,7 @@ def test_while_one_takes_long_others_are_decoded(start: Start) -> None:
     decoders, budget = start(), Budget(10**9)
     with budget.hold() as hold:
         decoders.patient(LARGE, hold)
-    # The only patient process stands still in the middle of a picture.
+    # The only patient process stands still in the middle of an image.
     patient: Any = decoders._patient._all[0]
     patient._process.send_signal(signal.SIGSTOP)
 
@@ -317,7 +317,7 @@ class Seen:
         self.inside -= 1
 
 
-def test_batches_may_wait_for_small_pictures_alone(start: Start) -> None:
+def test_batches_may_wait_for_small_images_alone(start: Start) -> None:
     expected = Seen()
     decoders = start(expected=expected)
     assert decoders.quick(encoded((500, 500), "JPEG")) is not None
@@ -330,7 +330,7 @@ def test_batches_may_wait_for_small_pictures_alone(start: Start) -> None:
 
 
 def test_those_that_are_not_small_leave_a_process_to_those_that_are(start: Start) -> None:
-    # given two processes, one of which stands still with a picture that is not small
+    # given two processes, one of which stands still with an image that is not small
     decoders = start(count=2)
     lane = decoders._quick
     with lane.decoder(1.0):

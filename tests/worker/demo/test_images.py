@@ -4,13 +4,13 @@ import csv
 
 import pytest
 
-from m3agiqa.images import open_picture
-from worker.demo.show import PICTURES as FOLDER
+from m3agiqa.images import open_image
+from worker.demo.show import IMAGES as FOLDER
 
 ROWS = list(csv.DictReader((FOLDER / "manifest.csv").read_text(encoding="utf-8").splitlines()))
 
 
-def test_the_manifest_names_every_picture_once() -> None:
+def test_the_manifest_names_every_image_once() -> None:
     files = [row["file"] for row in ROWS]
     assert len(files) == len(set(files)) == 12
     assert set(files) == {file.name for file in FOLDER.iterdir()} - {"manifest.csv", "LICENCES.md"}
@@ -18,10 +18,10 @@ def test_the_manifest_names_every_picture_once() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])
-def test_a_picture_is_small_opens_and_states_its_licence(row: dict[str, str]) -> None:
+def test_a_image_is_small_opens_and_states_its_licence(row: dict[str, str]) -> None:
     data = (FOLDER / row["file"]).read_bytes()
     assert len(data) <= 40_000
-    info = open_picture(data).info
+    info = open_image(data).info
     assert max(info.width, info.height) <= 384
     assert row["prompt"]
     assert row["source"]

@@ -14,7 +14,7 @@ OPENS = """
 import json, resource, sys
 from PIL import Image
 from m3agiqa.errors import M3AGIQAError
-from m3agiqa.images import open_picture
+from m3agiqa.images import open_image
 
 def most():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -23,7 +23,7 @@ Image.init()
 data = sys.stdin.buffer.read()
 before, code = most(), None
 try:
-    open_picture(data)
+    open_image(data)
 except M3AGIQAError as error:
     code = error.code
 print(json.dumps([code, most() - before]))
@@ -52,7 +52,7 @@ def opened(data: bytes) -> tuple[str | None, int]:
     return code, grown
 
 
-def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header() -> None:
+def test_a_image_that_would_fill_the_memory_is_refused_by_its_header() -> None:
     data = bomb()
     assert len(data) < 450_000
     code, grown = opened(data)
