@@ -182,9 +182,11 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(*_: object, **__: object) -> None:
         raise CheckpointError("this would take long")
 
-    from m3agiqa.train import heads, pretrain, responses, trainee
+    from m3agiqa.train.adapter import responses, trainee
+    from m3agiqa.train.base import pretrain
+    from m3agiqa.train.head import training
 
-    monkeypatch.setattr(heads.Frozen, "reader", begin)
+    monkeypatch.setattr(training.Frozen, "reader", begin)
     monkeypatch.setattr(pretrain, "Material", begin)
     monkeypatch.setattr(trainee.Trainee, "load", begin)
     monkeypatch.setattr(responses.Answerer, "of", begin)
