@@ -16,9 +16,9 @@ from worker.settings import Settings
 
 
 def test_a_public_image_is_fetched(serve: Any, internet: Callable[[int], None]) -> None:
-    server = serve(lambda request: request.reply(200, b"image"))
+    server = serve(lambda request: request.reply(200, b"picture"))
     internet(server.server_port)
-    assert Fetcher(Settings()).fetch("http://images.example/a%20b.png?size=1&s=%2F") == b"image"
+    assert Fetcher(Settings()).fetch("http://images.example/a%20b.png?size=1&s=%2F") == b"picture"
     [request] = server.received
     assert request.path == "/a%20b.png?size=1&s=%2F"
     assert request.headers["host"] == "images.example"
@@ -53,12 +53,12 @@ def test_a_few_redirects_are_followed_without_cookies(status: int, serve: Any) -
     def answer(request: Any) -> None:
         hop = int(request.path[1:])
         if hop == MAX_REDIRECTS:
-            request.reply(200, b"image")
+            request.reply(200, b"picture")
         else:
             request.reply(status, location=str(hop + 1), set_cookie="who=you; Path=/")
 
     server = serve(answer)
-    assert trusting(server).fetch(f"{server.url}/0") == b"image"
+    assert trusting(server).fetch(f"{server.url}/0") == b"picture"
     assert len(server.received) == 1 + MAX_REDIRECTS == 4
     assert not any("cookie" in request.headers for request in server.received)
 
@@ -83,10 +83,10 @@ def test_a_redirect_leads_where_its_server_means(location: bytes, path: str, ser
         if request.path == "/":
             request.reply(302, location=location.decode("latin-1"))
         else:
-            request.reply(200, b"image")
+            request.reply(200, b"picture")
 
     server = serve(answer)
-    assert trusting(server).fetch(f"{server.url}/") == b"image"
+    assert trusting(server).fetch(f"{server.url}/") == b"picture"
     assert server.received[-1].path == path
 
 
@@ -101,13 +101,13 @@ def test_redirects_without_end_are_refused(serve: Any) -> None:
 def test_the_body_of_a_redirect_is_not_read(serve: Any) -> None:
     def answer(request: Any) -> None:
         if request.path == "/end":
-            request.reply(200, b"image")
+            request.reply(200, b"picture")
         else:
             request.reply(302, location="/end", content_length=str(10**12))
             request.drip(b"x")
 
     server = serve(answer)
-    assert trusting(server, fetch_timeout_s=30).fetch(server.url) == b"image"
+    assert trusting(server, fetch_timeout_s=30).fetch(server.url) == b"picture"
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -164,8 +164,8 @@ def test_a_compressed_answer_is_refused(serve: Any) -> None:
 
 @pytest.mark.parametrize("coding", ["", "identity", "Identity", "aws-chunked", "aws-chunked, identity", " , "])
 def test_a_coding_that_changes_nothing_is_none(coding: str, serve: Any) -> None:
-    server = serve(lambda request: request.reply(200, b"image", content_encoding=coding))
-    assert trusting(server).fetch(server.url) == b"image"
+    server = serve(lambda request: request.reply(200, b"picture", content_encoding=coding))
+    assert trusting(server).fetch(server.url) == b"picture"
 
 
 @pytest.mark.parametrize("coding", ["aws-chunked,gzip", "identity, br", "x"])
@@ -180,7 +180,7 @@ def announced(*interim: bytes) -> Callable[[Any], None]:
 
     def answer(request: Any) -> None:
         request.wfile.write(b"".join(b"HTTP/1.1 %s\r\nLink: </a>; rel=preload\r\n\r\n" % status for status in interim))
-        request.reply(200, b"image")
+        request.reply(200, b"picture")
 
     return answer
 
@@ -190,7 +190,7 @@ def announced(*interim: bytes) -> Callable[[Any], None]:
 )
 def test_what_announces_an_answer_is_none(interim: list[bytes], serve: Any) -> None:
     server = serve(announced(*interim))
-    assert trusting(server).fetch(server.url) == b"image"
+    assert trusting(server).fetch(server.url) == b"picture"
 
 
 def test_a_protocol_that_nobody_asked_for_is_refused(serve: Any) -> None:
@@ -212,7 +212,7 @@ def test_announcements_without_end_are_not_read_on_and_on(status: bytes, serve: 
         trusting(server, fetch_timeout_s=PATIENCE_S, fetch_first_byte_s=PATIENCE_S).fetch(server.url)
 
 
-def sized(*lengths: str, body: bytes = b"image", coding: str = "") -> Callable[[Any], None]:
+def sized(*lengths: str, body: bytes = b"picture", coding: str = "") -> Callable[[Any], None]:
     """Answers with a body, and lengths and a transfer coding for it that may be wrong."""
 
     def answer(request: Any) -> None:
@@ -226,7 +226,7 @@ def sized(*lengths: str, body: bytes = b"image", coding: str = "") -> Callable[[
 @pytest.mark.parametrize("lengths", [(), ("",), ("7",), ("007",), ("7", "7"), ("7, 7",), ("7,7", " 7 ")])
 def test_a_length_may_be_said_more_than_once(lengths: tuple[str, ...], serve: Any) -> None:
     server = serve(sized(*lengths))
-    assert trusting(server).fetch(server.url) == b"image"
+    assert trusting(server).fetch(server.url) == b"picture"
 
 
 @pytest.mark.parametrize(
@@ -246,19 +246,19 @@ def test_a_length_as_large_as_can_be_written_is_too_large(digits: int, serve: An
 
 
 def test_of_a_body_that_is_longer_than_said_the_rest_is_not_its_own(serve: Any) -> None:
-    server = serve(sized("7", body=b"image and more"))
-    assert trusting(server).fetch(server.url) == b"image"
+    server = serve(sized("7", body=b"picture and more"))
+    assert trusting(server).fetch(server.url) == b"picture"
 
 
 @pytest.mark.parametrize("lengths", [("3",), ("999999999999",), ("3", "4"), ("-1",)])
 @pytest.mark.parametrize("coding", ["chunked", "Chunked"])
 def test_chunks_count_for_more_than_a_length(coding: str, lengths: tuple[str, ...], serve: Any) -> None:
-    server = serve(sized(*lengths, body=b"7\r\nimage\r\n0\r\n\r\n", coding=coding))
-    assert trusting(server).fetch(server.url) == b"image"
+    server = serve(sized(*lengths, body=b"7\r\npicture\r\n0\r\n\r\n", coding=coding))
+    assert trusting(server).fetch(server.url) == b"picture"
 
 
 def test_a_body_compressed_for_the_way_is_refused(serve: Any) -> None:
-    server = serve(sized(body=b"7\r\nimage\r\n0\r\n\r\n", coding="gzip, chunked"))
+    server = serve(sized(body=b"7\r\npicture\r\n0\r\n\r\n", coding="gzip, chunked"))
     with pytest.raises(FetchRefused, match="compressed"):
         trusting(server).fetch(server.url)
 
@@ -274,7 +274,7 @@ def test_what_is_not_there_may_be_tried_again_if_that_is_wanted(serve: Any) -> N
 
 
 def test_a_fetch_says_the_name_that_was_set(serve: Any) -> None:
-    server = serve(lambda request: request.reply(200, b"image"))
+    server = serve(lambda request: request.reply(200, b"picture"))
     trusting(server, user_agent="Gallery/2 (+https://ours.example)").fetch(server.url)
     assert server.received[0].headers["user-agent"] == "Gallery/2 (+https://ours.example)"
 
@@ -304,8 +304,8 @@ def test_proxies_of_the_environment_are_not_used(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{tripwire.port}")
-    server = serve(lambda request: request.reply(200, b"image"))
-    assert trusting(server).fetch(server.url) == b"image"
+    server = serve(lambda request: request.reply(200, b"picture"))
+    assert trusting(server).fetch(server.url) == b"picture"
     assert not tripwire.touched()
 
 

@@ -17,17 +17,17 @@ from worker.settings import Settings
 
 @pytest.fixture
 def bucket(make_bucket: Callable[[str], Any]) -> Any:
-    return make_bucket("pictures")
+    return make_bucket("images")
 
 
 def from_s3(endpoint: str, **settings: Any) -> Fetcher:
-    return Fetcher(Settings(s3_endpoint_url=endpoint, fetch_s3_buckets=("pictures", "missing"), **settings))
+    return Fetcher(Settings(s3_endpoint_url=endpoint, fetch_s3_buckets=("images", "missing"), **settings))
 
 
 @pytest.mark.parametrize("key", ["a/b.png", "ümlaut and space.png", "odd?x=1&y#z%20.png"])
 def test_an_object_is_fetched_by_its_literal_key(key: str, bucket: Any, s3_endpoint: str) -> None:
-    bucket.put_object(Key=key, Body=b"image")
-    assert from_s3(s3_endpoint).fetch(f"s3://images/{key}") == b"image"
+    bucket.put_object(Key=key, Body=b"picture")
+    assert from_s3(s3_endpoint).fetch(f"s3://images/{key}") == b"picture"
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_a_key_that_could_lead_elsewhere_is_forbidden(key: str, serve: Any, aws:
 
 @pytest.mark.parametrize("key", ["a..b", "..a", "a..", "...", "a/.hidden", "%2e%2e/a"])
 def test_dots_in_a_name_are_as_good_as_letters(key: str, bucket: Any, s3_endpoint: str) -> None:
-    bucket.put_object(Key=key, Body=b"image")
-    assert from_s3(s3_endpoint).fetch(f"s3://images/{key}") == b"image"
+    bucket.put_object(Key=key, Body=b"picture")
+    assert from_s3(s3_endpoint).fetch(f"s3://images/{key}") == b"picture"
 
 
 def test_a_request_may_name_a_key_with_spaces(bucket: Any, s3_endpoint: str) -> None:
-    bucket.put_object(Key=" a b%20c+d.png", Body=b"image")
+    bucket.put_object(Key=" a b%20c+d.png", Body=b"picture")
     request = ScoreRequest.parse({"image_url": "s3://images/ a b%20c+d.png", "prompt": ""})
-    assert from_s3(s3_endpoint).fetch(request.image_url) == b"image"
+    assert from_s3(s3_endpoint).fetch(request.image_url) == b"picture"
 
 
 def in_chunks(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Callable[[Any], None]:
@@ -68,7 +68,7 @@ def in_chunks(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Callable[[Any], None
 
 def test_an_object_may_come_in_chunks_without_a_length(serve: Any, aws: None) -> None:
     server = serve(in_chunks(b"pic", b"ture"))
-    assert from_s3(server.url).fetch("s3://images/key") == b"image"
+    assert from_s3(server.url).fetch("s3://images/key") == b"picture"
 
 
 def test_an_object_in_chunks_is_limited_like_any(serve: Any, aws: None) -> None:
@@ -93,9 +93,9 @@ def test_s3_is_reached_directly_whatever_proxies_the_environment_names(
         monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{tripwire.port}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    server = serve(lambda request: request.reply(200, b"image" if request.command == "GET" else b""))
+    server = serve(lambda request: request.reply(200, b"picture" if request.command == "GET" else b""))
     # When an object is fetched and a verdict delivered, then neither goes there
-    assert from_s3(server.url).fetch("s3://images/key") == b"image"
+    assert from_s3(server.url).fetch("s3://images/key") == b"picture"
     to_s3(server.url).send(delivery("s3://verdicts", "s3"))
     assert [request.method for request in server.received] == ["GET", "PUT"]
     assert not tripwire.touched()
@@ -115,10 +115,10 @@ def test_a_key_that_is_not_there_may_be_tried_again_if_that_is_wanted(bucket: An
 
 
 def test_a_bucket_may_be_a_part_of_the_host_name(serve: Any, aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(lambda request: request.reply(200, b"image"))
+    server = serve(lambda request: request.reply(200, b"picture"))
     resolver(monkeypatch, {"images.store.example": ["127.0.0.1"]})
     endpoint = f"http://store.example:{server.server_port}"
-    assert from_s3(endpoint, s3_addressing_style="virtual").fetch("s3://images/a b+c.png") == b"image"
+    assert from_s3(endpoint, s3_addressing_style="virtual").fetch("s3://images/a b+c.png") == b"picture"
     [request] = server.received
     assert (request.path, request.headers["host"]) == (
         "/a%20b%2Bc.png",
@@ -127,8 +127,8 @@ def test_a_bucket_may_be_a_part_of_the_host_name(serve: Any, aws: None, monkeypa
 
 
 def test_an_endpoint_may_have_a_path(serve: Any, aws: None) -> None:
-    server = serve(lambda request: request.reply(200, b"image"))
-    assert from_s3(f"{server.url}/storage/v1/").fetch("s3://images/key") == b"image"
+    server = serve(lambda request: request.reply(200, b"picture"))
+    assert from_s3(f"{server.url}/storage/v1/").fetch("s3://images/key") == b"picture"
     assert server.received[0].path == "/storage/v1/images/key"
 
 

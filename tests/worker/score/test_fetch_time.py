@@ -68,7 +68,7 @@ def test_once_it_began_to_answer_a_server_has_all_the_time(serve: Any) -> None:
         request.wfile.write(b"ure")
 
     server = serve(answer)
-    assert trusting(server, fetch_first_byte_s=0.5, fetch_timeout_s=PATIENCE_S).fetch(server.url) == b"image"
+    assert trusting(server, fetch_first_byte_s=0.5, fetch_timeout_s=PATIENCE_S).fetch(server.url) == b"picture"
 
 
 def test_redirects_share_one_deadline(serve: Any) -> None:
@@ -143,14 +143,14 @@ def self_signed(name: str, folder: Any) -> Any:
 
 
 def test_https_names_the_host_and_checks_its_certificate(tls_server: Any, internet: Any) -> None:
-    server = tls_server("images.example", lambda request: request.reply(200, b"image"))
+    server = tls_server("images.example", lambda request: request.reply(200, b"picture"))
     internet(server.server_port)
-    assert Fetcher(Settings()).fetch("https://images.example/x") == b"image"
+    assert Fetcher(Settings()).fetch("https://images.example/x") == b"picture"
     assert server.received[0].headers["host"] == "images.example"
 
 
 def test_a_certificate_for_another_name_is_no_connection(tls_server: Any, internet: Any) -> None:
-    server = tls_server("other.example", lambda request: request.reply(200, b"image"))
+    server = tls_server("other.example", lambda request: request.reply(200, b"picture"))
     internet(server.server_port)
     with pytest.raises(FetchUnavailable, match="SSLError"):
         Fetcher(Settings()).fetch("https://images.example/x")
@@ -158,7 +158,7 @@ def test_a_certificate_for_another_name_is_no_connection(tls_server: Any, intern
 
 
 def test_a_trusted_host_must_show_a_certificate_too(tls_server: Any) -> None:
-    server = tls_server("other.example", lambda request: request.reply(200, b"image"))
+    server = tls_server("other.example", lambda request: request.reply(200, b"picture"))
     with pytest.raises(FetchUnavailable, match="SSLError"):
         trusting(server).fetch(f"https://{server.netloc}/")
     assert server.received == []
