@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from m3agiqa.bench.random_weights import adapter_config
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.lora import Groups
@@ -23,7 +24,7 @@ from m3agiqa.engine.network import Network
 from m3agiqa.images import DecodedImage
 from m3agiqa.model.language import EMBEDDING
 from m3agiqa.model.plain import plain_llama
-from m3agiqa.model.random_weights import Shape, adapter_config
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import ModelProfile
 
 

@@ -8,9 +8,10 @@ from statistics import median
 
 import torch
 
+from m3agiqa.bench.random_weights import head_tensors
 from m3agiqa.engine.clock import Clock
 from m3agiqa.model.head import Head, recurrent_weights
-from m3agiqa.model.random_weights import Shape, head_tensors
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slstm import slstm
 
 _SLSTM = "xlstm_pooler.xlstm_stack.blocks.1.xlstm.slstm_cell."

@@ -20,7 +20,7 @@ from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
 #: Points between the lowest and the highest score that the heads of an aspect are scaled to; at least 0.5 is asked for.

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from m3agiqa.bench.workload import Work
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import Shape, head_ffn
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
@@ -81,7 +81,7 @@ def head_flops(shape: Shape, tokens: int) -> float:
     """Floating-point operations of one conversation: projection, three mLSTM blocks with attention-like products, one
     sLSTM block.
     """
-    width, inner, ffn = shape.head_width, 2 * shape.head_width, head_ffn(shape)
+    width, inner, ffn = shape.head_width, 2 * shape.head_width, shape.head_ffn
     mlstm = 2 * tokens * (width * 2 * inner + 3 * inner * 4 + 3 * inner * 8 + inner * width)
     mlstm += 4 * inner * _pairs(0, tokens)
     slstm = 2 * tokens * (2 * width**2 + 3 * width * ffn)  # gates and recurrence are block-diagonal in four heads

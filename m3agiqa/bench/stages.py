@@ -22,7 +22,7 @@ from m3agiqa.engine.pipeline import Pipeline
 from m3agiqa.errors import ConfigError, ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
 #: What the original took for an image's three aspects on one H100 80GB (512x512, 100 tokens a description), seconds.

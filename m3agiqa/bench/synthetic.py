@@ -8,21 +8,16 @@ import torch
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from m3agiqa.bench.random_weights import adapter_config, adapter_tensors, base_tensors, head_tensors
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import Network, Progress, assemble
 from m3agiqa.model.adapters import SAVED_MODULES, Adapter
 from m3agiqa.model.checkpoints import Tensors
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import (
-    SPECIAL_TOKENS,
-    Shape,
-    adapter_config,
-    adapter_tensors,
-    base_tensors,
-    head_tensors,
-)
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.tokens import PAD, PAD_ID, ConversationTokenizer
+from m3agiqa.model.writing import SPECIAL_TOKENS
 
 
 def random_network(

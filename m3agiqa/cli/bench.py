@@ -154,7 +154,7 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     import torch
 
     from m3agiqa.bench import precision
-    from m3agiqa.model.random_weights import Shape
+    from m3agiqa.model.shape import Shape
 
     settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
     found = precision.run(settings, device, Shape(), _log)

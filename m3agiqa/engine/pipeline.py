@@ -38,7 +38,7 @@ from m3agiqa.errors import (
 )
 from m3agiqa.hub import Resolved
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, Conversation
 from m3agiqa.outputs import make_folder

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from m3agiqa.bench.random_weights import write_head
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.network import Network
 from m3agiqa.engine.pipeline import Pipeline
@@ -18,7 +19,7 @@ from m3agiqa.errors import ConfigError, RequestInvalid
 from m3agiqa.hub import Resolved
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import read_json
-from m3agiqa.model.random_weights import Shape, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import RANDOM, ModelProfile
 
 

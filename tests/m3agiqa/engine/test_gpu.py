@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from m3agiqa.bench.random_weights import head_tensors
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
 from m3agiqa.engine import attention, ops
@@ -23,7 +24,7 @@ from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model import slstm as recurrence
 from m3agiqa.model.head import Head
-from m3agiqa.model.random_weights import Shape, head_tensors
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import BUNDLED, Case, every_case
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from m3agiqa.bench.random_weights import write_adapter, write_base, write_head
 from m3agiqa.cutting import Cutter
 from m3agiqa.engine import session as session_module
 from m3agiqa.engine.attention import Reading
@@ -18,8 +19,9 @@ from m3agiqa.engine.network import Network, load_network
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, Case, close, every_case
 from tests.m3agiqa.oracle import Oracle

@@ -5,10 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from m3agiqa.bench.random_weights import TINY, write_adapter, write_base, write_head
 from m3agiqa.engine.engine import Engine
 from m3agiqa.engine.network import load_network
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.shape import Shape
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle

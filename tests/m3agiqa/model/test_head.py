@@ -10,10 +10,10 @@ from xlstm import (
     xLSTMBlockStackConfig,
 )
 
+from m3agiqa.bench.random_weights import TINY, write_head
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import read_head
 from m3agiqa.model.head import Head, fuse, recurrent_weights
-from m3agiqa.model.random_weights import TINY, write_head
 from tests.m3agiqa.golden import BUNDLED, Case, close
 
 GOLDEN_HEAD = BUNDLED / "models/mini_s0/heads/quality.ckpt"

@@ -14,13 +14,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from m3agiqa import hub
+from m3agiqa.bench.random_weights import TINY, write_base, write_head
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.network import load_network
 from m3agiqa.files import read_job
-from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_base, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.adapter.finetune import FineTuning, Lesson
 from m3agiqa.train.adapter.trainee import Trainee
