@@ -13,7 +13,8 @@ from xlstm import (
 from m3agiqa.bench.random_weights import TINY, write_head
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import read_head
-from m3agiqa.model.head import Head, fuse, recurrent_weights
+from m3agiqa.model.head import Head, fuse
+from m3agiqa.model.slstm import recurrent_weights
 from tests.m3agiqa.golden import BUNDLED, Case, close
 
 GOLDEN_HEAD = BUNDLED / "models/mini_s0/heads/quality.ckpt"
