@@ -80,7 +80,7 @@ def base_tensors(shape: Shape, seed: int) -> RandomTensors:
     config = shape.config()
     with torch.device("meta"):
         tower = Tower(config["vision_config"], shape.hidden, shape.queries)
-    language = LlamaShape.of(config).tensors()
+    language = LlamaShape.from_config(config).tensors()
     return RandomTensors({**language, **{key: tensor.shape for key, tensor in tower.state_dict().items()}}, seed)
 
 

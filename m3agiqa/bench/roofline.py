@@ -58,7 +58,7 @@ def language_flops(shape: Shape, known: int, new: int) -> float:
     """Floating-point operations of reading `new` tokens behind `known` ones: the layers' products with their low-rank
     changes, and attention, in which each token meets itself and those before it.
     """
-    llama = LlamaShape.of(shape.config())
+    llama = LlamaShape.from_config(shape.config())
     weights = sum(math.prod(size) for name, size in llama.tensors().items() if ".layers." in name and len(size) == 2)
     kv = llama.kv_heads * llama.head_dim
     changes = shape.layers * shape.rank * (4 * shape.hidden + 2 * (shape.hidden + kv))
@@ -70,7 +70,7 @@ def vision_flops(shape: Shape, patches: int) -> float:
     resampler.
     """
     width, hidden, queries = shape.vision_hidden, shape.hidden, shape.queries
-    embedding = 2 * patches * 3 * Slicing.of(shape.config()).patch ** 2 * width
+    embedding = 2 * patches * 3 * Slicing.from_config(shape.config()).patch ** 2 * width
     layer = 2 * patches * (4 * width**2 + 2 * width * shape.vision_ffn) + 4 * patches**2 * width
     keys_and_values = 2 * patches * (width * hidden + 2 * hidden**2)
     resampler = keys_and_values + 4 * queries * patches * hidden + 2 * queries * 2 * hidden**2

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.engine.loading import choose_device
 
     if args.csv is not None:
         check_writable(args.csv, kept=True)

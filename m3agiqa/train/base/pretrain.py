@@ -271,7 +271,7 @@ class _Trainer:
     ) -> None:
         self.material, self.settings, self.device = material, settings, device
         shape = settings.shape.config()
-        self.slicing = Slicing.of(shape)
+        self.slicing = Slicing.from_config(shape)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.student = Student(shape, len(settings.labels)).to(device)
