@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from m3agiqa.contract import Aspect, AspectScore, Failure
 from m3agiqa.cutting import SlicedImage
 from m3agiqa.images import DecodedImage
+
+if TYPE_CHECKING:
+    from m3agiqa.engine.encoding import EncodedImage
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,8 @@ class Job:
     aspects: tuple[Aspect, ...] | None = None
     #: What stands in the scoring conversation of an aspect, in place of what the model would write.
     descriptions: Mapping[Aspect, str] = field(default_factory=dict)
-    #: What a scorer's `prepare` made of the image ahead of time, for that scorer alone.
-    prepared: object = None
+    #: The image as a scorer's `prepare` made it ahead of time, for that scorer alone.
+    prepared: EncodedImage | None = None
 
 
 @dataclass(frozen=True)

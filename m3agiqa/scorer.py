@@ -19,7 +19,7 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 
 if TYPE_CHECKING:
-    from m3agiqa.engine.pipeline import Pipeline
+    from m3agiqa.engine.scoring import Engine
 
 __all__ = ["FakeScorer", "Job", "Scorer", "Scores", "Scoring", "load_scorer"]
 
@@ -51,11 +51,11 @@ class Scoring(Protocol):
 class Scorer:
     """The model of one profile on one device, every weight loaded once."""
 
-    def __init__(self, pipeline: Pipeline, info: ModelInfo, *, max_batch: int = 8) -> None:
+    def __init__(self, engine: Engine, info: ModelInfo, *, max_batch: int = 8) -> None:
         self.info = info
-        self.aspects = pipeline.aspects
+        self.aspects = engine.aspects
         self.max_batch = max_batch
-        self._pipeline = pipeline
+        self._engine = engine
 
     @classmethod
     def load(
@@ -78,31 +78,31 @@ class Scorer:
             ConfigError: no such profile or device.
             CheckpointError: weights are missing or do not fit.
         """
-        from m3agiqa.engine.pipeline import Pipeline
+        from m3agiqa.engine.scoring import Engine
 
         if isinstance(profile, str):
             profile = ModelProfile.load(profile)
         resolved = hub.resolve(profile)
-        pipeline = Pipeline.load(profile, resolved, device, max_batch=max_batch, progress=progress)
+        engine = Engine.load(profile, resolved, device, max_batch=max_batch, progress=progress)
         info = ModelInfo(
             profile=profile.name,
             base=profile.base,
             adapters={aspect: part.adapter for aspect, part in profile.aspects.items()},
             heads={aspect: str(part.head) for aspect, part in profile.aspects.items()},
             revisions=resolved.revisions,
-            dtype=pipeline.dtype,
-            engine=pipeline.engine,
+            dtype=engine.dtype,
+            engine=engine.name,
             trained=profile.trained,
         )
-        return cls(pipeline, info, max_batch=max_batch)
+        return cls(engine, info, max_batch=max_batch)
 
     @property
     def cutter(self) -> Cutter:
-        return self._pipeline.cutter
+        return self._engine.cutter
 
     def prepare(self, job: Job) -> Job:
         """Cut the image, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
-        return self._pipeline.prepare(job)
+        return self._engine.prepare(job)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score images; the result has the length and order of `jobs`, and one bad image fails alone.
@@ -119,9 +119,9 @@ class Scorer:
         A batch that ran out of memory comes through in the same way.
         """
         try:
-            return list(self._pipeline.run(jobs))
+            return list(self._engine.run(jobs))
         except Exception as error:
-            typed = self._pipeline.typed(error)
+            typed = self._engine.typed(error)
             if isinstance(typed, DeviceLost):
                 raise typed from error
             if len(jobs) == 1:

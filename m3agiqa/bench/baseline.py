@@ -16,14 +16,15 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from m3agiqa.bench.random_weights import adapter_config
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.clock import Clock
+from m3agiqa.engine.loading import Network
 from m3agiqa.engine.lora import Groups
-from m3agiqa.engine.network import Network
 from m3agiqa.images import DecodedImage
 from m3agiqa.model.language import EMBEDDING
 from m3agiqa.model.plain import plain_llama
-from m3agiqa.model.random_weights import Shape, adapter_config
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import ModelProfile
 
 
@@ -95,7 +96,7 @@ class Baseline(nn.Module):
     def _embed(self, ids: list[int], bounds: list[tuple[int, int]], features: torch.Tensor) -> torch.Tensor:
         llama = self.network.language
         tokens = torch.tensor(ids, device=llama.device)
-        embedded = llama.embed(tokens, Groups.of([(0, len(ids))], len(llama.tables)))
+        embedded = llama.embed(tokens, Groups.from_counts([(0, len(ids))], len(llama.tables)))
         for (start, end), part in zip(bounds, features, strict=True):
             embedded[start:end] = part
         return embedded[None]

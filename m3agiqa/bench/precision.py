@@ -15,12 +15,12 @@ import torch
 
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect, AspectScore
-from m3agiqa.engine.network import Network
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.loading import Network
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
 #: Points between the lowest and the highest score that the heads of an aspect are scaled to; at least 0.5 is asked for.
@@ -78,24 +78,24 @@ def run(
     name = str(settings.dtype).removeprefix("torch.")
     progress(f"{name} weights")
     network = _network(settings.dtype, settings, device, shape)
-    pipeline = _pipeline(network, settings, device, settings.images)
+    engine = _engine(network, settings, device, settings.images)
     progress(f"{settings.images} images in {name}")
-    written = _score(pipeline, jobs, settings.images)
+    written = _score(engine, jobs, settings.images)
     given = [_with_descriptions(job, outcome) for job, outcome in zip(jobs, written, strict=True)]
-    scales = _rescale(network, _score(pipeline, given, settings.images))
-    together = _score(pipeline, given, settings.images)
+    scales = _rescale(network, _score(engine, given, settings.images))
+    together = _score(engine, given, settings.images)
     progress("each alone")
-    alone = _score(pipeline, given, 1)
-    del network, pipeline
+    alone = _score(engine, given, 1)
+    del network, engine
     _free()
     progress("float32 weights")
     network = _network(torch.float32, settings, device, shape)
     _apply(network, scales)
-    pipeline = _pipeline(network, settings, device, min(_FLOAT32_BATCH, settings.images))
+    engine = _engine(network, settings, device, min(_FLOAT32_BATCH, settings.images))
     progress(f"{settings.images} images in float32")
-    exact = _score(pipeline, given, _FLOAT32_BATCH)
-    own = _score(pipeline, jobs, _FLOAT32_BATCH)
-    del network, pipeline
+    exact = _score(engine, given, _FLOAT32_BATCH)
+    own = _score(engine, jobs, _FLOAT32_BATCH)
+    del network, engine
     _free()
     matches = [_matching(mine.description.split(), theirs.description.split()) for mine, theirs in _pairs(written, own)]
     return Precision(
@@ -119,18 +119,14 @@ def _network(dtype: torch.dtype, settings: Settings, device: torch.device, shape
     return network
 
 
-def _pipeline(network: Network, settings: Settings, device: torch.device, max_batch: int) -> Pipeline:
-    # For the process: a pipeline in half precision turns the first on, and torch has the second on by itself.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def _engine(network: Network, settings: Settings, device: torch.device, max_batch: int) -> Engine:
     describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
     profile = ModelProfile.load("published").model_copy(update={"describe": describe})
-    return Pipeline(network, profile, device, max_batch=max_batch)
+    return Engine(network, profile, device, max_batch=max_batch)
 
 
-def _score(pipeline: Pipeline, jobs: Sequence[Job], batch: int) -> list[_Outcome]:
-    outcomes = [
-        outcome for start in range(0, len(jobs), batch) for outcome in pipeline.run(jobs[start : start + batch])
-    ]
+def _score(engine: Engine, jobs: Sequence[Job], batch: int) -> list[_Outcome]:
+    outcomes = [outcome for start in range(0, len(jobs), batch) for outcome in engine.run(jobs[start : start + batch])]
     return [_whole(outcome) for outcome in outcomes]
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from m3agiqa.bench.workload import Work
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import Shape, head_ffn
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
@@ -58,7 +58,7 @@ def language_flops(shape: Shape, known: int, new: int) -> float:
     """Floating-point operations of reading `new` tokens behind `known` ones: the layers' products with their low-rank
     changes, and attention, in which each token meets itself and those before it.
     """
-    llama = LlamaShape.of(shape.config())
+    llama = LlamaShape.from_config(shape.config())
     weights = sum(math.prod(size) for name, size in llama.tensors().items() if ".layers." in name and len(size) == 2)
     kv = llama.kv_heads * llama.head_dim
     changes = shape.layers * shape.rank * (4 * shape.hidden + 2 * (shape.hidden + kv))
@@ -70,7 +70,7 @@ def vision_flops(shape: Shape, patches: int) -> float:
     resampler.
     """
     width, hidden, queries = shape.vision_hidden, shape.hidden, shape.queries
-    embedding = 2 * patches * 3 * Slicing.of(shape.config()).patch ** 2 * width
+    embedding = 2 * patches * 3 * Slicing.from_config(shape.config()).patch ** 2 * width
     layer = 2 * patches * (4 * width**2 + 2 * width * shape.vision_ffn) + 4 * patches**2 * width
     keys_and_values = 2 * patches * (width * hidden + 2 * hidden**2)
     resampler = keys_and_values + 4 * queries * patches * hidden + 2 * queries * 2 * hidden**2
@@ -81,7 +81,7 @@ def head_flops(shape: Shape, tokens: int) -> float:
     """Floating-point operations of one conversation: projection, three mLSTM blocks with attention-like products, one
     sLSTM block.
     """
-    width, inner, ffn = shape.head_width, 2 * shape.head_width, head_ffn(shape)
+    width, inner, ffn = shape.head_width, 2 * shape.head_width, shape.head_ffn
     mlstm = 2 * tokens * (width * 2 * inner + 3 * inner * 4 + 3 * inner * 8 + inner * width)
     mlstm += 4 * inner * _pairs(0, tokens)
     slstm = 2 * tokens * (2 * width**2 + 3 * width * ffn)  # gates and recurrence are block-diagonal in four heads

@@ -1,4 +1,4 @@
-"""Batch after batch through one pipeline: what stays behind, and what is captured that should have been."""
+"""Batch after batch through one engine: what stays behind, and what is captured that should have been."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
@@ -48,25 +48,25 @@ class Soak:
         return max(each[-1] - each[0] for each in values.values())
 
 
-def soak(pipeline: Pipeline, batches: int, images: Sequence[int], size: int) -> Soak:
+def soak(engine: Engine, batches: int, images: Sequence[int], size: int) -> Soak:
     """Score batches of `images` images in turn, each of images of its own, about `size` pixels on a side.
 
     Raises:
         ScoringError: an image cannot be scored.
     """
     for number, count in enumerate(images):
-        _score(pipeline, count, size, -1 - number)
+        _score(engine, count, size, -1 - number)
     with _counting_captures() as captures:
-        after = [_score(pipeline, count, size, number) for number, count in enumerate(islice(cycle(images), batches))]
+        after = [_score(engine, count, size, number) for number, count in enumerate(islice(cycle(images), batches))]
     return Soak(tuple(after), len(captures))
 
 
-def _score(pipeline: Pipeline, count: int, size: int, number: int) -> After:
+def _score(engine: Engine, count: int, size: int, number: int) -> After:
     jobs = [
-        pipeline.prepare(Job(noise_image(size, size + 14 * (seed % 3), 1000 * number + seed), f"number {number}"))
+        engine.prepare(Job(noise_image(size, size + 14 * (seed % 3), 1000 * number + seed), f"number {number}"))
         for seed in range(count)
     ]
-    for outcome in pipeline.run(jobs):
+    for outcome in engine.run(jobs):
         if outcome.failures:
             raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
     del jobs, outcome

@@ -16,13 +16,14 @@ from m3agiqa.bench.baseline import Baseline
 from m3agiqa.bench.roofline import applies_to, floors_ms
 from m3agiqa.bench.soak import Soak, soak
 from m3agiqa.bench.synthetic import random_network
+from m3agiqa.bench.workload import Work
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.network import Network
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.loading import Network
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import ConfigError, ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
 #: What the original took for an image's three aspects on one H100 80GB (512x512, 100 tokens a description), seconds.
@@ -108,13 +109,13 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
         report.rows.append(_baseline(network, shape, profile, settings))
     progress("capture")
     limit = None if settings.memory_limit_gib is None else int((settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB)
-    pipeline = Pipeline(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
+    engine = Engine(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
     for count in settings.images:
         progress(f"{count} images")
-        report.rows.append(_engine(pipeline, count, settings, shape if applies_to(report.machine) else None))
+        report.rows.append(_engine(engine, count, settings, shape if applies_to(report.machine) else None))
     if settings.soak:
         progress(f"{settings.soak} batches in a row")
-        report.soak = soak(pipeline, settings.soak, settings.images, settings.size)
+        report.soak = soak(engine, settings.soak, settings.images, settings.size)
     return report
 
 
@@ -139,28 +140,36 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(pipeline: Pipeline, count: int, settings: Settings, shape: Shape | None) -> Measured:
+def _engine(engine: Engine, count: int, settings: Settings, shape: Shape | None) -> Measured:
     jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
+    work = _work(engine, jobs)  # which compiles
     runs = []
-    for _ in range(settings.repeats + 1):  # the first one compiles
-        prepared = [pipeline.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
+    for _ in range(settings.repeats):
+        prepared = [engine.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
         torch.cuda.synchronize()
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
-        outcomes = pipeline.run(prepared)
+        outcomes = engine.run(prepared)
         ended.record()
         torch.cuda.synchronize()
         for outcome in outcomes:
             if outcome.failures:
                 raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
         runs.append((began.elapsed_time(ended) / 1000, outcomes[0].timings_ms))
-    counted = runs[1:]
-    seconds = median(seconds for seconds, _ in counted)
-    stages = {name: median(times[name] for _, times in counted) for name in counted[0][1]}
-    assert pipeline.work is not None
-    floors = {} if shape is None else floors_ms(pipeline.work, shape, settings.beams)
+    seconds = median(seconds for seconds, _ in runs)
+    stages = {name: median(times[name] for _, times in runs) for name in runs[0][1]}
+    floors = {} if shape is None else floors_ms(work, shape, settings.beams)
     memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
     return Measured("engine", count, seconds, count / seconds, stages, memory_gib, floors)
+
+
+def _work(engine: Engine, jobs: Sequence[Job]) -> Work:
+    """What a batch of these comes to; it is scored for that, step by step."""
+    rows = engine.encode([engine.prepare(job) for job in jobs])
+    session = engine.prefill(rows)
+    engine.describe(rows, session)
+    engine.rate(rows, engine.read(rows, session))
+    return Work.from_rows(rows, engine.network.towers)
 
 
 def _used_gib(device: torch.device) -> float:

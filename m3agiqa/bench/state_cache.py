@@ -15,16 +15,18 @@ from PIL import Image
 
 from m3agiqa import hub
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.pipeline import choose_device
+from m3agiqa.engine.loading import choose_device
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.images import open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.model.precision import products
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.head.cache import StateCache
 from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
 from m3agiqa.train.head.module import HeadModule
 from m3agiqa.train.head.settings import HeadTraining
-from m3agiqa.train.head.states import Reader, for_one_aspect
+from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 
 _SIDE = 512
 #: Share of the images to validate on.
@@ -73,13 +75,13 @@ def run(
     """
     profile = for_one_aspect(ModelProfile.load(settings.model), Aspect.QUALITY)
     resolved, device = hub.resolve(profile), choose_device(device_name)
-    reader = Reader.of(profile, resolved, str(device), batch_size)
-    assert resolved.base is not None, "the reader has loaded it"
+    engine = load_frozen(profile, resolved, str(device), batch_size)
+    assert resolved.base is not None, "the engine has loaded it"
     training = _Training(
         settings=settings,
         context=profile.aspects[Aspect.QUALITY].context,
         lm_head=TensorFiles.in_folder(resolved.base, "model").read("llm.lm_head.weight", device, torch.float32),
-        reader=reader,
+        engine=engine,
         jobs=[_noise(seed) for seed in range(images)],
         batch_size=batch_size,
     )
@@ -108,7 +110,7 @@ class _Training:
     settings: HeadTraining
     context: int
     lm_head: torch.Tensor
-    reader: Reader
+    engine: Engine
     jobs: Sequence[Job]
     batch_size: int
 
@@ -116,7 +118,7 @@ class _Training:
         """Have every image's states in the cache, whether they are there or not."""
         for start in range(0, len(self.jobs), self.batch_size):
             part = self.jobs[start : start + self.batch_size]
-            for number, states in enumerate(self.reader.read(part, [_DESCRIPTION] * len(part)), start=start):
+            for number, states in enumerate(read_states(self.engine, part, [_DESCRIPTION] * len(part)), start=start):
                 assert isinstance(states, torch.Tensor), states
                 cache.write(str(number), states)
 
@@ -132,16 +134,17 @@ class _Training:
             cache = StateCache(folder / "cache", {}, float("inf"))
             started = time.perf_counter()
             self.read(cache)
-            history = fit(
-                module,
-                settings,
-                examples[kept_back:],
-                examples[:kept_back],
-                cache,
-                RunFolder(folder),
-                None,
-                lambda epoch: self.read(cache) if anew and epoch["epoch"] != settings.epochs - 1 else None,
-            )
+            with products(exact=self.engine.dtype == "float32"):
+                history = fit(
+                    module,
+                    settings,
+                    examples[kept_back:],
+                    examples[:kept_back],
+                    cache,
+                    RunFolder(folder),
+                    None,
+                    lambda epoch: self.read(cache) if anew and epoch["epoch"] != settings.epochs - 1 else None,
+                )
             return time.perf_counter() - started, history
 
 

@@ -8,21 +8,16 @@ import torch
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from m3agiqa.bench.random_weights import adapter_config, adapter_tensors, base_tensors, head_tensors
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.network import Network, Progress, assemble
+from m3agiqa.engine.loading import Network, Progress, assemble
 from m3agiqa.model.adapters import SAVED_MODULES, Adapter
 from m3agiqa.model.checkpoints import Tensors
 from m3agiqa.model.head import Head
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import (
-    SPECIAL_TOKENS,
-    Shape,
-    adapter_config,
-    adapter_tensors,
-    base_tensors,
-    head_tensors,
-)
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.tokens import PAD, PAD_ID, ConversationTokenizer
+from m3agiqa.model.writing import SPECIAL_TOKENS
 
 
 def random_network(
@@ -46,7 +41,7 @@ def random_network(
     """
     base: Tensors = _rounded(base_tensors(shape, seed), stored)
     config = shape.config()
-    targets = frozenset(name for name in LlamaShape.of(config).linears() if ".self_attn." in name)
+    targets = frozenset(name for name in LlamaShape.from_config(config).linears() if ".self_attn." in name)
     prefixes = tuple(SAVED_MODULES[module] for module in shape.saved)
     adapters = {
         aspect: Adapter(
@@ -59,12 +54,16 @@ def random_network(
         for number, aspect in enumerate(Aspect, start=1)
     }
 
-    def head(aspect: Aspect, lm_head: torch.Tensor) -> Head:
-        tensors = head_tensors(shape, seed + 10 + list(Aspect).index(aspect))
-        state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}
-        return Head(state, lm_head)
+    def make_heads(lm_head: torch.Tensor) -> dict[Aspect, Head]:
+        made = {}
+        for number, aspect in enumerate(Aspect):
+            tensors = head_tensors(shape, seed + 10 + number)
+            state = {name.removeprefix("model."): tensors.read(name, device, torch.float32) for name in tensors.names()}
+            made[aspect] = Head(state, lm_head)
+        return made
 
-    return assemble(config, base, adapters, head, _tokenizer(shape), device=device, dtype=dtype, progress=progress)
+    tokenizer = _tokenizer(shape)
+    return assemble(config, base, adapters, make_heads, tokenizer, device=device, dtype=dtype, progress=progress)
 
 
 @dataclass(frozen=True)

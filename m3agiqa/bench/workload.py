@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.encoding import Encoded
-from m3agiqa.engine.rows import Row
+from m3agiqa.engine.encoding import EncodedImage
+from m3agiqa.engine.rows import Row, alive
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.vision import Tower
 
@@ -29,22 +29,22 @@ class Work:
     read: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], towers: Mapping[Aspect, Tower]) -> Self:
-        scored = [(row, row.reading) for row in rows if row.failure is None and row.reading is not None]
-        first = {_encoding(row, towers, row.grid) for row, _ in scored if row.grid is not None}
-        again = {_encoding(row, towers, reading.grid) for row, reading in scored if reading.known == 0} - first
+    def from_rows(cls, rows: Sequence[Row], towers: Mapping[Aspect, Tower]) -> Self:
+        scored = alive(rows)
+        first = {_encoding(row, towers, row.prompt.grid) for row in scored}
+        again = {_encoding(row, towers, row.conversation.grid) for row in scored if row.known == 0} - first
         return cls(
             encoded=tuple(_size(image, grid) for image, _, grid in first),
             encoded_again=tuple(_size(image, grid) for image, _, grid in again),
-            prompts=tuple(len(row.prompt.ids) for row, _ in scored if row.prompt is not None),
-            generated=tuple(row.generated for row, _ in scored),
-            read=tuple((reading.known, len(reading.ids) - reading.known) for _, reading in scored),
+            prompts=tuple(len(row.prompt.ids) for row in scored),
+            generated=tuple(row.generated for row in scored),
+            read=tuple((row.known, len(row.conversation.ids) - row.known) for row in scored),
         )
 
 
-def _encoding(row: Row, towers: Mapping[Aspect, Tower], grid: Grid) -> tuple[Encoded, int, Grid]:
+def _encoding(row: Row, towers: Mapping[Aspect, Tower], grid: Grid) -> tuple[EncodedImage, int, Grid]:
     return row.image, id(towers[row.aspect]), grid
 
 
-def _size(image: Encoded, grid: Grid) -> tuple[int, int]:
+def _size(image: EncodedImage, grid: Grid) -> tuple[int, int]:
     return 1 + grid.slices, image.cut(grid).longest

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.engine.loading import choose_device
 
     if args.csv is not None:
         check_writable(args.csv, kept=True)
@@ -154,7 +154,7 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     import torch
 
     from m3agiqa.bench import precision
-    from m3agiqa.model.random_weights import Shape
+    from m3agiqa.model.shape import Shape
 
     settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
     found = precision.run(settings, device, Shape(), _log)

@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.cli import datasets
     from m3agiqa.outputs import alone, check_writable
     from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.adapter.responses import Answerer, ResponseTask, respond
+    from m3agiqa.train.adapter.responses import ResponseTask, respond
     from m3agiqa.train.data.dataset import TABLE
-    from m3agiqa.train.head.states import for_one_aspect
+    from m3agiqa.train.head.states import for_one_aspect, load_frozen
     from m3agiqa.train.run import digest
 
     if args.aspect is None or args.conversations is None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         answered, failed = respond(
             ResponseTask(data, aspect, args.conversations, args.output, args.batch_size),
             weights,
-            lambda: Answerer.of(profile, resolved, args.device, args.batch_size),
+            lambda: load_frozen(profile, resolved, args.device, args.batch_size),
             lambda starts: track(starts, "answering", console=console),
         )
     for line in failed:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from m3agiqa import hub
-    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.engine.loading import choose_device
     from m3agiqa.model.checkpoints import read_json
     from m3agiqa.model.slicing import Slicing
     from m3agiqa.model.tokens import ConversationTokenizer
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
     data = load_data(args.folder, args.images)
     shape = read_json(base / "config.json")
-    tokenizer, slicing = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"]), Slicing.of(shape)
+    tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"])
+    slicing = Slicing.from_config(shape)
     train, val = (args.folder / f"{part}.json" for part in ("train", "val"))
     lessons = Lesson(data, read_conversations(train), tokenizer, slicing, settings)
     validation = Lesson(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None

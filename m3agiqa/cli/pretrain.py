@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.engine.pipeline import choose_device
+    from m3agiqa.engine.loading import choose_device
     from m3agiqa.train.base.pretrain import Pretraining, Progress, pretrain
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import load_data

@@ -9,16 +9,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from m3agiqa.engine import ops
-from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.layout import PAGE_STEPS, Layout
+from m3agiqa.engine.cache import PAGE_STEPS, KVCache, Layout
 
 
-class Reading:
+class PrefillAttention:
     """Attention of new tokens at the end of each sequence; earlier ones are in the cache.
 
     Args:
-        frequencies: of the rotary position embedding, [dim / 2] float32, on the model's device.
-        places: where in the cache each sequence's tokens belong, [length] int64 on the host, by position.
+        frequencies: those of the rotary position embedding, [dim / 2] float32, on the model's device.
+        slots: slots of each sequence's tokens in the cache, [length] int64 on the host, by position.
         known: tokens of each sequence that are in the cache.
         new: tokens of each sequence that come now.
     """
@@ -27,7 +26,7 @@ class Reading:
         self,
         cache: KVCache,
         frequencies: torch.Tensor,
-        places: Sequence[torch.Tensor],
+        slots: Sequence[torch.Tensor],
         known: Sequence[int],
         new: Sequence[int],
     ) -> None:
@@ -39,14 +38,14 @@ class Reading:
         positions = torch.tensor(known)[rows] + offsets
         self._positions = ops.moved(positions, device)
         self._rows, self._offsets = ops.moved(rows, device), ops.moved(offsets, device)
-        written = [of[count : count + more] for of, count, more in zip(places, known, new, strict=True)]
-        self._places = ops.moved(torch.cat(written), device)
+        written = [each[count : count + more] for each, count, more in zip(slots, known, new, strict=True)]
+        self._slots = ops.moved(torch.cat(written), device)
         self._shape = (len(new), max(new))
         self._causal = not any(known)
         if not self._causal:
-            read = [of[: count + more] for of, count, more in zip(places, known, new, strict=True)]
+            read = [each[: count + more] for each, count, more in zip(slots, known, new, strict=True)]
             seen = pad_sequence(read, batch_first=True, padding_value=-1)
-            # A row's padding is its own first place: another's may hold NaN, which no mask keeps out of a product.
+            # A row's padding is its own first slot: another's may hold NaN, which no mask keeps out of a product.
             self._seen = ops.moved(torch.where(seen < 0, seen[:, :1], seen), device)
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
             mask = torch.arange(self._seen.shape[1]) <= queries[..., None]
@@ -54,12 +53,12 @@ class Reading:
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        queries = ops.rotate_and_store(qkv, self._positions, self._frequencies, self._places, keys, values)
+        queries = ops.rotate_and_store(qkv, self._positions, self._frequencies, self._slots, keys, values)
         if self._causal:
             attended = scaled_dot_product_attention(
                 self._padded(queries),
-                self._padded(keys[self._places]),
-                self._padded(values[self._places]),
+                self._padded(keys[self._slots]),
+                self._padded(values[self._slots]),
                 is_causal=True,
                 enable_gqa=True,
             )
@@ -94,9 +93,9 @@ def decode_attention(
 
     Args:
         queries: [P * B, heads, dim].
-        keys, values: one layer of the cache, [places, kv heads, dim], the newest tokens written.
+        keys, values: one layer of the cache, [slots, kv heads, dim], the newest tokens written.
         layout: where the prompts lie.
-        ancestors: [P, T, B] int32: in which beam's slot of a step the past of a beam is.
+        ancestors: [P, T, B] int32: the beam that computed, at each step, the past of a beam.
         step: [1] int64: tokens generated so far, the newest included.
 
     Returns:
@@ -109,16 +108,16 @@ def decode_attention(
     prompts, beams = len(layout.starts), ancestors.shape[2]
     offsets = torch.arange(int(layout.lengths.max()))
     in_prompt = offsets < layout.lengths[:, None]
-    places = torch.where(in_prompt, layout.starts[:, None] + offsets, layout.starts[:, None])
-    steps, slots = torch.arange(int(step)), torch.arange(beams)
-    written = layout.pages[:, steps // PAGE_STEPS, None] + (steps % PAGE_STEPS * beams)[:, None] + slots
-    own = ancestors[:, : len(steps)].permute(0, 2, 1)[..., None] == slots
-    places = torch.cat([places, written.flatten(1)], dim=1).long()
+    slots = torch.where(in_prompt, layout.starts[:, None] + offsets, layout.starts[:, None])
+    steps, numbers = torch.arange(int(step)), torch.arange(beams)
+    written = layout.pages[:, steps // PAGE_STEPS, None] + (steps % PAGE_STEPS * beams)[:, None] + numbers
+    own = ancestors[:, : len(steps)].permute(0, 2, 1)[..., None] == numbers
+    slots = torch.cat([slots, written.flatten(1)], dim=1).long()
     mask = torch.cat([in_prompt[:, None].expand(-1, beams, -1), own.flatten(2)], dim=2)
     attended = scaled_dot_product_attention(
         queries.unflatten(0, (prompts, beams)).transpose(1, 2),
-        _per_query_head(keys[places], queries.shape[1]),
-        _per_query_head(values[places], queries.shape[1]),
+        _per_query_head(keys[slots], queries.shape[1]),
+        _per_query_head(values[slots], queries.shape[1]),
         attn_mask=mask[:, None],
     )
     return attended.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -1,9 +1,9 @@
-"""The steps that write descriptions: a token for every beam of every prompt, again and again."""
+"""The language model made ready for batches, and the steps that write: a token for every beam of every prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -11,209 +11,208 @@ import torch
 
 from m3agiqa.engine import ops
 from m3agiqa.engine.attention import decode_attention
-from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.layout import PAGE_STEPS, Layout
+from m3agiqa.engine.cache import PAGE_STEPS, KVCache, Layout
 from m3agiqa.engine.llama import Llama
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.search import BeamSearch, GreedySearch
+from m3agiqa.model.tokens import MAX_PROMPT_TOKENS
 from m3agiqa.profile import Describe
 
+#: Tokens a prompt is expected to take at most: nine slices and a text. Longer ones share what others leave.
+_PROMPT_TOKENS = 1152
+#: Generated tokens a prompt is expected to take at most, likewise.
+_GENERATED_TOKENS = 256
+#: Bytes left free on a GPU for activations between the layers.
+_WORKING_BYTES = 5 * 2**28
+#: Prompts of each adapter for which a GPU captures a step, beside the most that a batch has.
+_CAPTURED_PROMPTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
-def pages(describe: Describe) -> int:
-    """Pages of the cache that one prompt's generated tokens take at most."""
-    return -(-describe.max_new_tokens // PAGE_STEPS)
 
+class ModelRunner:
+    """Runs batches through one language model, one after the other.
 
-def page_places(describe: Describe) -> int:
-    """Places in a page: all beams' tokens of PAGE_STEPS steps."""
-    return PAGE_STEPS * describe.num_beams
+    On a GPU the cache is made once, as large as `most` images of all adapters need if memory allows, and the steps of
+    decoding are captured as graphs. Elsewhere the cache grows with the batches.
 
+    Args:
+        llama: the model.
+        describe: how descriptions are written.
+        eos_ids: end tokens.
+        most: prompts of each adapter in a batch at most.
+        memory_bytes: bytes of the device that may be in use at most; None is all of it.
+    """
 
-@dataclass(frozen=True)
-class Writer:
-    """Who writes: a model with its cache, and how it searches."""
+    def __init__(
+        self,
+        llama: Llama,
+        describe: Describe,
+        eos_ids: Sequence[int],
+        *,
+        most: int,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self.llama, self.describe = llama, describe
+        self.eos_ids = torch.tensor(list(eos_ids), device=llama.device)
+        on_gpu = llama.device.type == "cuda"
+        slots = self._affordable_slots(most, memory_bytes) if on_gpu else 0
+        self.cache = KVCache(llama.shape, slots, llama.device, llama.dtype, fixed=on_gpu)
+        #: Captured steps, the smallest first.
+        self.captured: list[CapturedStep] = []
+        #: First slot of the page that rows nobody uses read and write; only captured steps have such rows.
+        self.scratch = 0
+        self._idle = self.cache.taken
+        if on_gpu:
+            self.capture(most)
 
-    llama: Llama
-    cache: KVCache
-    describe: Describe
-    #: End tokens, [n] int64, on the model's device.
-    eos_ids: torch.Tensor
+    @property
+    def pages(self) -> int:
+        """Pages of the cache that one prompt's generated tokens take at most."""
+        return -(-self.describe.max_new_tokens // PAGE_STEPS)
+
+    @property
+    def page_slots(self) -> int:
+        """Slots in a page: all beams' tokens of PAGE_STEPS steps."""
+        return PAGE_STEPS * self.describe.num_beams
+
+    def capture(self, most: int) -> None:
+        """Capture steps for several numbers of prompts, up to `most` of each adapter."""
+        self.scratch = self.cache.take(self.page_slots)
+        sizes = sorted({*(size for size in _CAPTURED_PROMPTS if size < most), most}, reverse=True)
+        pool: Any = None
+        for size in sizes:  # the largest first: the others find room in its memory
+            step = CapturedStep(self, size, pool)
+            pool = pool or step.graph.pool()
+            self.captured.insert(0, step)
+        self._idle = self.cache.taken
+
+    def forget(self) -> None:
+        """Have the whole cache free for another batch."""
+        self.cache.give_back(self._idle)
 
     def search(self, prompts: int) -> BeamSearch:
         kind = GreedySearch if self.describe.num_beams == 1 else BeamSearch
         return kind.start(prompts, self.describe, self.llama.device)
 
-    def choose(self, search: BeamSearch, logits: torch.Tensor, step: torch.Tensor) -> None:
-        search.advance(logits, step, self.eos_ids, self.describe.repetition_penalty)
+    def step(self, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> tuple[DecodeStep, list[int]]:
+        """A step that continues these prompts, and the row that each has in it.
 
-    def write(self, search: BeamSearch, layout: Layout, groups: Groups, step: torch.Tensor) -> None:
-        """Compute every beam's newest token and choose the next; `step` ([1] int64) tokens are generated so far."""
-        llama, cache, beams = self.llama, self.cache, self.describe.num_beams
-        places = layout.current(step - 1, beams)
-        positions = (layout.lengths + step - 1).repeat_interleave(beams)
+        Args:
+            search, layout: of the prompts.
+            adapters: number of each prompt's adapter, sorted.
+        """
+        captured = self._smallest_captured(adapters)
+        if captured is None:
+            return DecodeStep(self, search, layout, adapters), list(range(len(adapters)))
+        return captured, captured.load(search, layout, adapters)
+
+    def narrow(self, step: DecodeStep, rows: Sequence[int], adapters: Sequence[int]) -> tuple[DecodeStep, list[int]]:
+        """Go on with the prompts in these rows of `step` alone, by a smaller step where there is one."""
+        if self._smallest_captured(adapters) is step:
+            return step, list(rows)
+        index = torch.tensor(list(rows), device=self.llama.device)
+        return self.step(step.search.select(index), step.layout.select(index), adapters)
+
+    def _smallest_captured(self, adapters: Sequence[int]) -> CapturedStep | None:
+        if not self.captured:
+            return None
+        most = max(len(list(same)) for _, same in groupby(adapters))
+        return next(step for step in self.captured if step.prompts >= most)
+
+    def _affordable_slots(self, most: int, memory_bytes: int | None) -> int:
+        """Slots that `most` images need and one image may need, or those there is memory for."""
+        llama = self.llama
+        adapters = len(llama.tables)
+        expected = most * adapters * (_PROMPT_TOKENS + _GENERATED_TOKENS * self.describe.num_beams)
+        longest = adapters * (MAX_PROMPT_TOKENS + self.pages * self.page_slots)
+        wanted = max(expected, longest) + self.page_slots  # one page is the scratch page
+        free, total = torch.cuda.mem_get_info(llama.device)
+        if memory_bytes is not None:
+            free = min(free, memory_bytes - (total - free))
+        room = (free - _WORKING_BYTES) // KVCache.slot_bytes(llama.shape, llama.dtype)
+        return max(int(min(wanted, room)), 1)
+
+
+class DecodeStep:
+    """One step of decoding, again and again: a row for every prompt, sorted by adapter, in tensors that stay."""
+
+    def __init__(self, runner: ModelRunner, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> None:
+        self.search, self.layout = search, layout
+        # Not the runner itself: it keeps captured steps, and would be freed late with all it has on a GPU.
+        self._llama, self._cache = runner.llama, runner.cache
+        self._describe, self._eos_ids = runner.describe, runner.eos_ids
+        beams = runner.describe.num_beams
+        counts = [(adapter, beams * len(list(same))) for adapter, same in groupby(adapters)]
+        self._groups = Groups.from_counts(counts, len(runner.llama.tables))
+        #: Tokens generated so far.
+        self._count = torch.ones(1, dtype=torch.int64, device=runner.llama.device)
+
+    def run(self, count: int) -> None:
+        """Write the token after the first `count`."""
+        self._count.fill_(count)
+        self._compute()
+
+    def _compute(self) -> None:
+        """Run every beam's newest token through the model, and choose the next."""
+        llama, cache, count = self._llama, self._cache, self._count
+        beams = self._describe.num_beams
+        slots = self.layout.current(count - 1, beams)
+        positions = (self.layout.lengths + count - 1).repeat_interleave(beams)
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             keys, values = cache.keys[layer], cache.values[layer]
-            queries = ops.rotate_and_store(qkv, positions, llama.frequencies, places, keys, values)
-            return decode_attention(queries, keys, values, layout, search.ancestors, step)
+            queries = ops.rotate_and_store(qkv, positions, llama.frequencies, slots, keys, values)
+            return decode_attention(queries, keys, values, self.layout, self.search.ancestors, count)
 
-        states = llama.forward(llama.embed(search.latest(step), groups), groups, attend)
-        self.choose(search, llama.logits(states), step)
-
-
-class Decoding:
-    """The prompts that are still being continued, `adapters` in order."""
-
-    def __init__(self, writer: Writer, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> None:
-        self._writer = writer
-        self._search, self._layout = search, layout
-        self._adapters = list(adapters)
-        self._step = torch.zeros(1, dtype=torch.int64, device=writer.llama.device)
-
-    def __len__(self) -> int:
-        return len(self._adapters)
-
-    def finished(self) -> list[bool]:
-        """Which prompts are finished; waits for the device."""
-        return self._search.finished()
-
-    def results(self, rows: Sequence[int]) -> list[list[int]]:
-        """The sequences of finished prompts; waits for the device."""
-        return self._search.select(self._index(rows)).results()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these prompts alone."""
-        self._adapters = [self._adapters[row] for row in rows]
-        index = self._index(rows)
-        self._search, self._layout = self._search.select(index), self._layout.select(index)
-
-    def turn_page(self, page: int) -> None:
-        """Take room in the cache for the next PAGE_STEPS tokens of every beam.
-
-        Raises:
-            ScoringOutOfMemory: there is none.
-        """
-        places = [self._writer.cache.take(page_places(self._writer.describe)) for _ in range(len(self))]
-        taken = torch.tensor(places, dtype=torch.int32, device=self._layout.pages.device)
-        self._layout.pages[self._index(range(len(self))), page] = taken
-
-    def advance(self, step: int) -> None:
-        """Write the token after the first `step`."""
-        self._step.fill_(step)
-        counts = [
-            (adapter, self._writer.describe.num_beams * len(list(rows))) for adapter, rows in groupby(self._adapters)
-        ]
-        groups = Groups.of(counts, len(self._writer.llama.tables))
-        self._writer.write(self._search, self._layout, groups, self._step)
-
-    def _index(self, rows: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(list(rows), device=self._step.device, dtype=torch.int64)
+        states = llama.forward(llama.embed(self.search.latest(count), self._groups), self._groups, attend)
+        self.search.advance(llama.logits(states), count, self._eos_ids, self._describe.repetition_penalty)
 
 
-class CapturedStep:
-    """One step as a CUDA graph, for `prompts` prompts of each adapter; its tensors stay where they are."""
+class CapturedStep(DecodeStep):
+    """A step as a CUDA graph, with as many rows as `prompts` prompts of every adapter need."""
 
-    def __init__(self, writer: Writer, prompts: int, scratch: int, pool: Any) -> None:
-        device, adapters = writer.llama.device, len(writer.llama.tables)
+    def __init__(self, runner: ModelRunner, prompts: int, pool: Any) -> None:
+        device, adapters = runner.llama.device, len(runner.llama.tables)
         rows = adapters * prompts
-        self.prompts = prompts
-        self.search, self._fresh = writer.search(rows), writer.search(rows)
-        # A row nobody uses needs a token to go on from, too.
-        self._fresh.tokens.zero_()
         #: Rows nobody uses read and write the scratch page.
         self._idle = Layout(
-            starts=torch.full((rows,), scratch, dtype=torch.int32, device=device),
+            starts=torch.full((rows,), runner.scratch, dtype=torch.int32, device=device),
             lengths=torch.ones(rows, dtype=torch.int32, device=device),
-            pages=torch.full((rows, pages(writer.describe)), scratch, dtype=torch.int32, device=device),
+            pages=torch.full((rows, runner.pages), runner.scratch, dtype=torch.int32, device=device),
         )
-        self.layout = self._idle.select(torch.arange(rows, device=device))
-        self.step = torch.ones(1, dtype=torch.int64, device=device)
-        groups = Groups.of([(adapter, prompts * writer.describe.num_beams) for adapter in range(adapters)], adapters)
-        side = torch.cuda.Stream(device)
-        self.search.tokens.zero_()
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                writer.write(self.search, self.layout, groups, self.step)
-        torch.cuda.current_stream(device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            writer.write(self.search, self.layout, groups, self.step)
-            self.step += 1
+        self._fresh = runner.search(rows)
+        # A row nobody uses needs a token to go on from, too.
+        self._fresh.tokens.zero_()
+        everyone = torch.arange(rows, device=device)
+        by_adapter = [adapter for adapter in range(adapters) for _ in range(prompts)]
+        super().__init__(runner, self._fresh.select(everyone), self._idle.select(everyone), by_adapter)
+        self.prompts = prompts
+        self.graph = capture(self._compute, device, pool)
 
-    def load(self, search: BeamSearch, layout: Layout, rows: torch.Tensor) -> None:
-        """Take over prompts, each into its row."""
+    def run(self, count: int) -> None:
+        self._count.fill_(count)
+        self.graph.replay()
+
+    def load(self, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> list[int]:
+        """Take over prompts, and say which row each has."""
+        rows = [adapter * self.prompts + at for adapter, same in groupby(adapters) for at, _ in enumerate(same)]
+        index = torch.tensor(rows, device=self._count.device)
         for mine, idle, theirs in ((self.layout, self._idle, layout), (self.search, self._fresh, search)):
             for field in fields(mine):
                 tensor = getattr(mine, field.name)
                 tensor.copy_(getattr(idle, field.name))
-                tensor[rows] = getattr(theirs, field.name)
+                tensor[index] = getattr(theirs, field.name)
+        return rows
 
 
-class Graphs:
-    """Captured steps for several numbers of prompts; captured once, before any image is scored."""
-
-    def __init__(self, writer: Writer, most: int) -> None:
-        #: First place of a page for what nobody wants.
-        self.scratch = writer.cache.take(page_places(writer.describe))
-        sizes = sorted({*(size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64) if size < most), most}, reverse=True)
-        self._steps: list[CapturedStep] = []
-        pool: Any = None
-        for size in sizes:  # the largest first: the others find room in its memory
-            step = CapturedStep(writer, size, self.scratch, pool)
-            pool = pool or step.graph.pool()
-            self._steps.insert(0, step)
-
-    def smallest(self, prompts: int) -> CapturedStep | None:
-        """The step for at least so many prompts of each adapter."""
-        return next((step for step in self._steps if step.prompts >= prompts), None)
-
-
-class CapturedDecoding(Decoding):
-    """Decoding by graphs; each prompt has its row in a step's tensors, and moves as smaller steps suffice."""
-
-    def __init__(
-        self, writer: Writer, graphs: Graphs, search: BeamSearch, layout: Layout, adapters: Sequence[int]
-    ) -> None:
-        super().__init__(writer, search, layout, adapters)
-        self._graphs = graphs
-        self._rows: list[int] = []
-        self._captured = self._fitting()
-        self._settle(search, layout)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        index = self._index(rows)
-        self._adapters = [self._adapters[row] for row in rows]
-        smaller = self._fitting()
-        if smaller is self._captured:
-            self._rows = [self._rows[row] for row in rows]
-            return
-        search, layout = self._captured.search.select(index), self._captured.layout.select(index)
-        self._captured = smaller
-        self._settle(search, layout)
-
-    def advance(self, step: int) -> None:
-        self._captured.step.fill_(step)
-        self._captured.graph.replay()
-
-    def finished(self) -> list[bool]:
-        finished = self._search.finished()
-        return [finished[row] for row in self._rows]
-
-    def _fitting(self) -> CapturedStep:
-        most = max(self._adapters.count(adapter) for adapter in set(self._adapters))
-        step = self._graphs.smallest(most)
-        assert step is not None
-        return step
-
-    def _settle(self, search: BeamSearch, layout: Layout) -> None:
-        seen: dict[int, int] = {}
-        self._rows = []
-        for adapter in self._adapters:
-            self._rows.append(adapter * self._captured.prompts + seen.get(adapter, 0))
-            seen[adapter] = seen.get(adapter, 0) + 1
-        self._captured.load(search, layout, super()._index(self._rows))
-        self._search, self._layout = self._captured.search, self._captured.layout
-
-    def _index(self, rows: Sequence[int]) -> torch.Tensor:
-        return super()._index([self._rows[row] for row in rows])
+def capture(work: Callable[[], None], device: torch.device, pool: Any) -> torch.cuda.CUDAGraph:
+    """`work` as a graph; it runs twice before, for what kernels and libraries set up at first."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        work()
+    return graph

@@ -16,7 +16,7 @@ from m3agiqa.model.vision import Tower
 _SLICES_AT_ONCE = 32
 
 
-class Encoded:
+class EncodedImage:
     """One image's slices and embeddings, each made once per grid and tower."""
 
     def __init__(self, image: SlicedImage, slicing: Slicing, device: torch.device) -> None:
@@ -58,10 +58,10 @@ class Encoded:
         return self._embeddings[id(tower), grid]
 
     @staticmethod
-    def encode_together(wanted: Iterable[tuple[Encoded, Tower, Grid]]) -> None:
+    def encode_together(wanted: Iterable[_Wanted]) -> None:
         """Encode many images ahead, those padded to the same length in one go."""
         missing = [(image, tower, grid) for image, tower, grid in wanted if (id(tower), grid) not in image._embeddings]
-        batches: dict[tuple[int, int], list[tuple[Encoded, Tower, Grid]]] = {}
+        batches: dict[tuple[int, int], list[_Wanted]] = {}
         for image, tower, grid in missing:
             batches.setdefault((id(tower), image.cut(grid).longest), []).append((image, tower, grid))
         for batch in batches.values():
@@ -72,9 +72,15 @@ class Encoded:
                     image._embeddings[id(tower), grid] = embeddings
 
 
-def _slice_batches(batch: Sequence[tuple[Encoded, Tower, Grid]]) -> Iterator[list[tuple[Encoded, Tower, Grid]]]:
+#: An image, and the tower and grid that it is to be encoded by.
+_Wanted = tuple[EncodedImage, Tower, Grid]
+
+
+def _slice_batches(
+    batch: Sequence[tuple[EncodedImage, Tower, Grid]],
+) -> Iterator[list[tuple[EncodedImage, Tower, Grid]]]:
     """Parts of about _SLICES_AT_ONCE slices, at least an image each."""
-    part: list[tuple[Encoded, Tower, Grid]] = []
+    part: list[_Wanted] = []
     slices = 0
     for image, tower, grid in batch:
         if part and slices + 1 + grid.slices > _SLICES_AT_ONCE:

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from m3agiqa.engine.layout import PAGE_STEPS, Layout
+from m3agiqa.engine.cache import PAGE_STEPS, Layout
 
 #: Keys that one pass of the decode attention reads.
 _BLOCK_KEYS = 64
@@ -57,7 +57,7 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     qkv,
     positions,
     frequencies,
-    places,
+    slots,
     queries,
     keys,
     values,
@@ -71,9 +71,9 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     source = qkv + (token * (heads + 2 * kv_heads) + head) * 2 * half
     low = tl.load(source + first)
     high = tl.load(source + half + first)
-    place = tl.load(places + token)
+    slot = tl.load(slots + token)
     if head >= heads + kv_heads:
-        target = values + (place * kv_heads + head - heads - kv_heads) * 2 * half
+        target = values + (slot * kv_heads + head - heads - kv_heads) * 2 * half
         tl.store(target + first, low)
         tl.store(target + half + first, high)
     else:
@@ -85,7 +85,7 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
         if head < heads:
             target = queries + (token * heads + head) * 2 * half
         else:
-            target = keys + (place * kv_heads + head - heads) * 2 * half
+            target = keys + (slot * kv_heads + head - heads) * 2 * half
         tl.store(target + first, rotated_low.to(low.dtype))
         tl.store(target + half + first, rotated_high.to(low.dtype))
 
@@ -94,7 +94,7 @@ def rotate_and_store(
     qkv: torch.Tensor,
     positions: torch.Tensor,
     frequencies: torch.Tensor,
-    places: torch.Tensor,
+    slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
@@ -106,7 +106,7 @@ def rotate_and_store(
         qkv,
         positions,
         frequencies,
-        places,
+        slots,
         queries,
         keys,
         values,
@@ -170,30 +170,30 @@ def _decode_attention(  # type: ignore[no-untyped-def]
     for first in range(0, length, block_keys):
         key = first + tl.arange(0, block_keys)
         inside = key < length
-        place = ((start + key) * kv_heads + head) * dim
-        k = tl.load(keys + place[:, None] + column[None, :], mask=inside[:, None], other=0.0)
-        v = tl.load(values + place[:, None] + column[None, :], mask=inside[:, None], other=0.0)
+        offset = ((start + key) * kv_heads + head) * dim
+        k = tl.load(keys + offset[:, None] + column[None, :], mask=inside[:, None], other=0.0)
+        v = tl.load(values + offset[:, None] + column[None, :], mask=inside[:, None], other=0.0)
         scores = tl.dot(query, tl.trans(k), input_precision=precision) * scale
         scores = tl.where(inside[None, :], scores, -1e30)
         highest, total, mixed = _attend(scores, v, highest, total, mixed, precision)
 
     written = tl.load(step).to(tl.int32) * beams
     for first in range(0, written, block_keys):
-        slot = first + tl.arange(0, block_keys)
-        inside = slot < written
-        when = slot // beams
+        number = first + tl.arange(0, block_keys)
+        inside = number < written
+        when = number // beams
         page = tl.load(pages + prompt * row_pages + when // page_steps, mask=inside, other=0)
-        place = page.to(tl.int64) + when % page_steps * beams + slot % beams
-        place = (place * kv_heads + head) * dim
-        k = tl.load(keys + place[:, None] + column[None, :], mask=inside[:, None], other=0.0)
-        v = tl.load(values + place[:, None] + column[None, :], mask=inside[:, None], other=0.0)
+        offset = page.to(tl.int64) + when % page_steps * beams + number % beams
+        offset = (offset * kv_heads + head) * dim
+        k = tl.load(keys + offset[:, None] + column[None, :], mask=inside[:, None], other=0.0)
+        v = tl.load(values + offset[:, None] + column[None, :], mask=inside[:, None], other=0.0)
         whose = tl.load(
             ancestors + (prompt * row_steps + when[None, :]) * beams + beam[:, None],
             mask=inside[None, :] & real[:, None],
             other=-1,
         )
         scores = tl.dot(query, tl.trans(k), input_precision=precision) * scale
-        scores = tl.where(whose == (slot % beams)[None, :], scores, -1e30)
+        scores = tl.where(whose == (number % beams)[None, :], scores, -1e30)
         highest, total, mixed = _attend(scores, v, highest, total, mixed, precision)
 
     mixed = mixed / total[:, None]

@@ -19,7 +19,7 @@ class Groups:
     uniform: bool
 
     @classmethod
-    def of(cls, counts: Sequence[tuple[int, int]], adapters: int) -> Groups:
+    def from_counts(cls, counts: Sequence[tuple[int, int]], adapters: int) -> Groups:
         """The groups of `counts`: (adapter, number of rows) in order."""
         parts, start = [], 0
         for adapter, rows in counts:
@@ -29,10 +29,11 @@ class Groups:
         return cls(tuple(parts), uniform)
 
     @classmethod
-    def of_sequences(cls, numbers: Iterable[int], lengths: Iterable[int], adapters: int) -> Groups:
+    def from_sequences(cls, numbers: Iterable[int], lengths: Iterable[int], adapters: int) -> Groups:
         """The tokens of sequences laid end to end, sorted by the number of their adapter."""
         by_adapter = groupby(zip(numbers, lengths, strict=True), lambda pair: pair[0])
-        return cls.of([(adapter, sum(length for _, length in of)) for adapter, of in by_adapter], adapters)
+        counts = [(adapter, sum(length for _, length in pairs)) for adapter, pairs in by_adapter]
+        return cls.from_counts(counts, adapters)
 
 
 @dataclass(frozen=True)

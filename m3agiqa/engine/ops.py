@@ -39,7 +39,7 @@ def rotate_and_store(
     qkv: torch.Tensor,
     positions: torch.Tensor,
     frequencies: torch.Tensor,
-    places: torch.Tensor,
+    slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
@@ -49,8 +49,8 @@ def rotate_and_store(
         qkv: queries, keys, values side by side, [tokens, (heads + 2 * kv heads) * dim].
         positions: [tokens] int64, of each token in its own sequence.
         frequencies: [dim / 2] float32.
-        places: [tokens] int64, where in the cache each token belongs.
-        keys, values: one layer of the cache, [places, kv heads, dim].
+        slots: [tokens] int64, the slot of each token in the cache.
+        keys, values: one layer of the cache, [slots, kv heads, dim].
 
     Returns:
         Queries [tokens, heads, dim].
@@ -58,15 +58,15 @@ def rotate_and_store(
     if qkv.is_cuda:
         from m3agiqa.engine.kernels import rotate_and_store as on_gpu
 
-        return on_gpu(qkv, positions, frequencies, places, keys, values)
+        return on_gpu(qkv, positions, frequencies, slots, keys, values)
     kv_heads, dim = keys.shape[1:]
     heads = qkv.shape[1] // dim - 2 * kv_heads
     queries, new_keys, new_values = qkv.unflatten(-1, (-1, dim)).split([heads, kv_heads, kv_heads], dim=1)
     angles = torch.outer(positions.float(), frequencies)
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     cos, sin = angles.cos().to(qkv.dtype), angles.sin().to(qkv.dtype)
-    keys.index_copy_(0, places, _rotated(new_keys, cos, sin))
-    values.index_copy_(0, places, new_values)
+    keys.index_copy_(0, slots, _rotated(new_keys, cos, sin))
+    values.index_copy_(0, slots, new_values)
     return _rotated(queries, cos, sin)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
-from m3agiqa.engine.encoding import Encoded
-from m3agiqa.errors import M3AGIQAError, ScoreNotFinite
-from m3agiqa.model.slicing import Grid
-from m3agiqa.model.tokens import Conversation
+from m3agiqa.engine.encoding import EncodedImage
+from m3agiqa.errors import M3AGIQAError, PromptTooLong, ScoreNotFinite
+from m3agiqa.model.tokens import MAX_PROMPT_TOKENS, ConversationTokenizer, TokenizedConversation
 from m3agiqa.profile import AspectProfile
 
 
@@ -19,59 +18,90 @@ from m3agiqa.profile import AspectProfile
 class Row:
     """One image's way through one aspect."""
 
+    #: Number of the image in its batch.
     job: int
     aspect: Aspect
-    image: Encoded
+    image: EncodedImage
     profile: AspectProfile
+    #: The request to describe the image, its prompt filled in.
     analysis: str
     #: The description, if the model is not to write one.
     given: str | None = None
-    #: What was read before the description, and how the image was cut for it.
-    prompt: Conversation | None = None
-    grid: Grid | None = None
+    #: What the model is asked before it describes; `ask` makes it.
+    prompt: TokenizedConversation = field(init=False, repr=False)
     description: str = ""
     #: Tokens the description was written in.
     generated: int = 0
-    reading: Reading | None = None
+    #: What the head scores: the conversation as far as its context holds it; `converse` makes it.
+    conversation: TokenizedConversation = field(init=False, repr=False)
+    #: Tokens of `conversation` that the model has read as those of `prompt`.
+    known: int = 0
     score: AspectScore | None = None
     failure: Failure | None = None
 
+    def ask(self, tokenizer: ConversationTokenizer, max_slices: int) -> None:
+        """Make the prompt.
 
-@dataclass(frozen=True)
-class Reading:
-    """What of a scoring conversation is read: the ids the context holds, of which `known` were read before."""
+        Raises:
+            PromptTooLong: it has more tokens than the original reads.
+        """
+        prompt = tokenizer.generation_prompt(self.image.grid(max_slices), self.analysis)
+        if len(prompt.ids) > MAX_PROMPT_TOKENS:
+            raise PromptTooLong(
+                f"{self.aspect}: image and prompt take {len(prompt.ids)} tokens of {MAX_PROMPT_TOKENS}; "
+                "shorten the prompt"
+            )
+        self.prompt = prompt
 
-    grid: Grid
-    conversation: Conversation
-    ids: list[int]
-    known: int
+    def converse(self, tokenizer: ConversationTokenizer) -> None:
+        """Make the conversation that is scored, and find what of it was read as the prompt.
 
-    @property
-    def cut_tokens(self) -> int:
-        return len(self.conversation.ids) - len(self.ids)
+        Raises:
+            PromptTooLong: not even the overview and the analysis fit the head's context.
+        """
+        self.conversation = self._fitted(tokenizer).within(self.profile.context)
+        common = self.conversation.common_tokens(self.prompt)
+        self.known = min(common, len(self.conversation.ids) - 1)  # something is to be read
 
+    def _fitted(self, tokenizer: ConversationTokenizer) -> TokenizedConversation:
+        """The conversation in the finest grid with which image, analysis and description fit the head's context.
 
-def aspect_score(row: Row, raw: float) -> AspectScore:
-    """The score of a row whose conversation was read.
+        Where the original would cut off the description, or the image's own tokens, the image is sliced again into
+        fewer slices. If the overview alone leaves no room for all of the description, its end is cut.
+        """
+        context = self.profile.context
+        for max_slices in range(self.profile.max_slices, 0, -1):
+            grid = self.image.grid(max_slices)
+            conversation = tokenizer.scoring_conversation(grid, self.analysis, self.description, self.profile.question)
+            if conversation.described <= context:
+                return conversation
+        asked = len(tokenizer.generation_prompt(grid, self.analysis).ids)
+        if asked >= context:
+            raise PromptTooLong(
+                f"{self.aspect}: image and prompt take {asked} tokens of the head's {context}; shorten the prompt"
+            )
+        return conversation
 
-    Raises:
-        ScoreNotFinite: it is no number.
-    """
-    reading = row.reading
-    assert reading is not None
-    if not math.isfinite(raw):
-        raise ScoreNotFinite(f"{row.aspect}: the head returned {raw}; check the checkpoint and the dtype")
-    score = min(max(raw, 0.0), 5.0)
-    return AspectScore(
-        score=score,
-        rating=Rating.of(score),
-        description=row.description,
-        slices=reading.grid.slices,
-        cut_tokens=reading.cut_tokens,
-    )
+    def rate(self, raw: float) -> None:
+        """Take the head's score of the conversation.
+
+        Raises:
+            ScoreNotFinite: it is no number.
+        """
+        if not math.isfinite(raw):
+            raise ScoreNotFinite(f"{self.aspect}: the head returned {raw}; check the checkpoint and the dtype")
+        score = min(max(raw, 0.0), 5.0)
+        self.score = AspectScore(
+            score=score,
+            rating=Rating.of(score),
+            description=self.description,
+            slices=self.conversation.grid.slices,
+            cut_tokens=self.conversation.cut_tokens,
+        )
 
 
 def alive(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have not failed."""
     return [row for row in rows if row.failure is None]
 
 

@@ -1,4 +1,4 @@
-"""One batch's way through the language model: read prompts, write descriptions, read on."""
+"""One batch's way through the language model: it reads prompts, writes descriptions, reads on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from m3agiqa.engine.attention import Reading
-from m3agiqa.engine.decoding import CapturedDecoding, Decoding, Graphs, Writer, pages
-from m3agiqa.engine.layout import PAGE_STEPS, Layout
+from m3agiqa.engine.attention import PrefillAttention
+from m3agiqa.engine.cache import PAGE_STEPS, Layout
+from m3agiqa.engine.decoding import DecodeStep, ModelRunner
 from m3agiqa.engine.lora import Groups
 
 #: Tokens read at once: bounds what the layers between need.
@@ -18,111 +18,125 @@ _LOOK_STEPS = 8
 
 
 class Session:
-    """Sequences that were read together, and may be continued.
+    """Sequences that are read together, and may be continued; `runner` forgets those of the session before.
 
     Args:
-        writer: the model and its cache.
-        graphs: captured steps, if there are.
+        runner: the model, its cache, and its steps of decoding.
         embeddings: [tokens, hidden] of each sequence, sorted by adapter.
-        adapters: number of each sequence's adapter.
+        adapters: number of each sequence's adapter; no more of any than the runner was made for.
+
+    Raises:
+        ScoringOutOfMemory: the cache has no room for so much.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        embeddings: Sequence[torch.Tensor],
-        adapters: Sequence[int],
-        graphs: Graphs | None = None,
-    ) -> None:
-        self._writer = writer
-        self._llama, self._cache = writer.llama, writer.cache
-        self._graphs = graphs
+    def __init__(self, runner: ModelRunner, embeddings: Sequence[torch.Tensor], adapters: Sequence[int]) -> None:
+        runner.forget()
+        self._runner = runner
         self._adapters = list(adapters)
         self._lengths = [len(each) for each in embeddings]
-        #: Place of every token in the cache, by position.
-        self._places = [torch.empty(0, dtype=torch.int64) for _ in embeddings]
+        #: Slot of every token in the cache, by its position in each sequence.
+        self._slots = [torch.empty(0, dtype=torch.int64) for _ in embeddings]
         #: States [tokens, hidden] of each sequence, after the final norm.
         self.states = self.read(range(len(embeddings)), [0] * len(embeddings), embeddings)
 
-    def read(self, rows: Sequence[int], known: Sequence[int], embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Read sequences on from their `known` first tokens; what came behind those is forgotten.
+    def read(
+        self, sequences: Sequence[int], known: Sequence[int], embeddings: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Read sequences on from their `known` first tokens; the tokens behind those are forgotten.
 
         Returns:
             States [tokens, hidden] of the new tokens of each.
         """
+        llama = self._runner.llama
         states: list[torch.Tensor] = []
         for part in _portions([len(each) for each in embeddings]):
-            of = rows[part]
+            numbers = sequences[part]
             new = [len(each) for each in embeddings[part]]
-            for row, count, more in zip(of, known[part], new, strict=True):
-                self._reach(row, count + more)
-            reading = Reading(self._cache, self._llama.frequencies, [self._places[row] for row in of], known[part], new)
-            groups = Groups.of_sequences((self._adapters[row] for row in of), new, len(self._llama.tables))
-            read = self._llama.forward(torch.cat(list(embeddings[part])), groups, reading)
-            states += read.split(new)
+            for number, count, more in zip(numbers, known[part], new, strict=True):
+                self._reach(number, count + more)
+            slots = [self._slots[number] for number in numbers]
+            attend = PrefillAttention(self._runner.cache, llama.frequencies, slots, known[part], new)
+            groups = Groups.from_sequences((self._adapters[number] for number in numbers), new, len(llama.tables))
+            states += llama.forward(torch.cat(list(embeddings[part])), groups, attend).split(new)
         return states
 
-    def _reach(self, row: int, length: int) -> None:
-        """Have places for a sequence of `length` tokens."""
-        if (missing := length - len(self._places[row])) > 0:
-            start = self._cache.take(missing)
-            self._places[row] = torch.cat([self._places[row], torch.arange(start, start + missing)])
+    def _reach(self, sequence: int, length: int) -> None:
+        """Have slots for a sequence of `length` tokens."""
+        if (missing := length - len(self._slots[sequence])) > 0:
+            start = self._runner.cache.take(missing)
+            self._slots[sequence] = torch.cat([self._slots[sequence], torch.arange(start, start + missing)])
 
     def generate(self) -> list[list[int]]:
         """Continue every sequence as it was first read; gives the generated ids of each, the end token with them.
 
-        What was generated is not kept in the cache: it is tokenised anew before it is read on.
+        The cache does not keep what was generated: it is tokenised anew before it is read on.
         """
-        taken = self._cache.taken
+        if not self.states:
+            return []
+        taken = self._runner.cache.taken
         try:
             return self._generate()
         finally:
-            self._cache.give_back(taken)
+            self._runner.cache.give_back(taken)
 
     def _generate(self) -> list[list[int]]:
-        decoding = self._begin()
         alive = list(range(len(self.states)))
+        step, rows = self._begin()
         results: dict[int, list[int]] = {}
-        limit = self._writer.describe.max_new_tokens
-        for step in range(1, limit + 1):
-            if step % _LOOK_STEPS == 1 or step == limit:
-                finished = decoding.finished()
-                done = [row for row, ended in enumerate(finished) if ended]
-                results |= zip([alive[row] for row in done], decoding.results(done), strict=True)
-                if len(done) == len(alive):
-                    break
-                if done:
-                    going = [row for row, ended in enumerate(finished) if not ended]
-                    alive = [alive[row] for row in going]
-                    decoding.keep(going)
-            if (step - 1) % PAGE_STEPS == 0:
-                decoding.turn_page((step - 1) // PAGE_STEPS)
-            decoding.advance(step)
-        return [results[row] for row in range(len(self.states))]
+        limit = self._runner.describe.max_new_tokens
+        for count in range(1, limit + 1):
+            if count % _LOOK_STEPS == 1 or count == limit:
+                finished = step.search.finished()
+                going = [at for at, row in enumerate(rows) if not finished[row]]
+                if len(going) < len(alive):
+                    done = [at for at, row in enumerate(rows) if finished[row]]
+                    found = step.search.select(self._index([rows[at] for at in done])).results()
+                    results |= zip([alive[at] for at in done], found, strict=True)
+                    if not going:
+                        break
+                    alive = [alive[at] for at in going]
+                    adapters = [self._adapters[number] for number in alive]
+                    step, rows = self._runner.narrow(step, [rows[at] for at in going], adapters)
+            if (count - 1) % PAGE_STEPS == 0:
+                self._turn_page(step, rows, (count - 1) // PAGE_STEPS)
+            step.run(count)
+        return [results[number] for number in range(len(self.states))]
 
-    def _begin(self) -> Decoding:
-        """Choose the first token of every sequence from what was read."""
-        writer, device = self._writer, self._llama.device
-        search = writer.search(len(self.states))
-        first = self._llama.logits(torch.stack([states[-1] for states in self.states]))
-        writer.choose(search, first, torch.zeros(1, dtype=torch.int64, device=device))
+    def _begin(self) -> tuple[DecodeStep, list[int]]:
+        """Choose the first token of every sequence from its last state; gives the step that goes on, and their rows."""
+        runner, device = self._runner, self._runner.llama.device
+        search = runner.search(len(self.states))
+        first = runner.llama.logits(torch.stack([states[-1] for states in self.states]))
+        none = torch.zeros(1, dtype=torch.int64, device=device)
+        search.advance(first, none, runner.eos_ids, runner.describe.repetition_penalty)
         layout = Layout(
-            starts=torch.tensor([int(places[0]) for places in self._places], dtype=torch.int32, device=device),
+            starts=torch.tensor([int(slots[0]) for slots in self._slots], dtype=torch.int32, device=device),
             lengths=torch.tensor(self._lengths, dtype=torch.int32, device=device),
-            pages=torch.zeros(len(self._lengths), pages(writer.describe), dtype=torch.int32, device=device),
+            pages=torch.full((len(self._lengths), runner.pages), runner.scratch, dtype=torch.int32, device=device),
         )
-        if self._graphs is None:
-            return Decoding(writer, search, layout, self._adapters)
-        layout.pages.fill_(self._graphs.scratch)
-        return CapturedDecoding(writer, self._graphs, search, layout, self._adapters)
+        return runner.step(search, layout, self._adapters)
+
+    def _turn_page(self, step: DecodeStep, rows: Sequence[int], page: int) -> None:
+        """Take slots in the cache for the next PAGE_STEPS tokens of every beam.
+
+        Raises:
+            ScoringOutOfMemory: there are none.
+        """
+        pages = step.layout.pages
+        starts = [self._runner.cache.take(self._runner.page_slots) for _ in rows]
+        pages[self._index(rows), page] = torch.tensor(starts, dtype=torch.int32, device=pages.device)
+
+    def _index(self, rows: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(list(rows), device=self._runner.llama.device, dtype=torch.int64)
 
 
 def _portions(lengths: Sequence[int]) -> Iterator[slice]:
-    """Slices of rows with about _READ_TOKENS tokens, at least one row each."""
+    """Slices of sequences with about _READ_TOKENS tokens, at least one sequence each."""
     start, tokens = 0, 0
-    for row, length in enumerate(lengths):
+    for number, length in enumerate(lengths):
         if tokens and tokens + length > _READ_TOKENS:
-            yield slice(start, row)
-            start, tokens = row, 0
+            yield slice(start, number)
+            start, tokens = number, 0
         tokens += length
-    yield slice(start, len(lengths))
+    if start < len(lengths):
+        yield slice(start, len(lengths))

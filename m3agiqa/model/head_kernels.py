@@ -113,8 +113,8 @@ def _mlstm(  # type: ignore[no-untyped-def]
     for first in range(0, tl.minimum((tl.program_id(1) + 1) * block_queries, time), block_keys):
         other = first + tl.arange(0, block_keys)
         known = other < time
-        place = (start_of_row + other)[:, None]
-        key = tl.load(queries_keys + place * stride_qk + inner + column[None, :], mask=known[:, None], other=0.0)
+        offset = (start_of_row + other)[:, None]
+        key = tl.load(queries_keys + offset * stride_qk + inner + column[None, :], mask=known[:, None], other=0.0)
         strength = tl.load(gate + sequence * time + other, mask=known, other=0.0)
         log_weights = row_decay[:, None] + (strength - tl.load(decay + sequence * time + other, mask=known, other=0.0))
         log_weights = tl.where(row[:, None] >= other[None, :], log_weights, float("-inf"))
@@ -123,18 +123,18 @@ def _mlstm(  # type: ignore[no-untyped-def]
         products = tl.dot(query, tl.trans(key), input_precision="ieee") * dim**-0.5
         weights = products * tl.exp(log_weights - larger[:, None])
         total = total * kept + tl.sum(weights, axis=1)
-        value = tl.load(values + place * stride_v + column[None, :], mask=known[:, None], other=0.0)
+        value = tl.load(values + offset * stride_v + column[None, :], mask=known[:, None], other=0.0)
         mixed = mixed * kept[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         stabiliser = larger
     mixed /= (tl.maximum(tl.abs(total), tl.exp(-stabiliser)) + normaliser_eps)[:, None]
     mixed -= tl.sum(mixed, axis=1)[:, None] / dim
     mixed *= tl.rsqrt(tl.sum(mixed * mixed, axis=1) / dim + norm_eps)[:, None]
     mixed *= tl.load(norm + column)[None, :]
-    place = (start_of_row + row)[:, None]
-    own = tl.load(convolved + place * inner + column[None, :], mask=real[:, None], other=0.0)
-    opened = tl.load(up + place * 2 * inner + inner + column[None, :], mask=real[:, None], other=0.0)
+    offset = (start_of_row + row)[:, None]
+    own = tl.load(convolved + offset * inner + column[None, :], mask=real[:, None], other=0.0)
+    opened = tl.load(up + offset * 2 * inner + inner + column[None, :], mask=real[:, None], other=0.0)
     mixed = (mixed + tl.load(skip + column)[None, :] * own) * opened * tl.sigmoid(opened)
-    tl.store(outputs + place * inner + column[None, :], mixed, mask=real[:, None])
+    tl.store(outputs + offset * inner + column[None, :], mixed, mask=real[:, None])
 
 
 def mlstm(

@@ -23,7 +23,7 @@ class LlamaShape:
     rope_theta: float
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The shape that a MiniCPM-V `config.json` tells."""
         return cls(
             vocab=config["vocab_size"],

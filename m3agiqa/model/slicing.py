@@ -55,7 +55,7 @@ class Slicing:
     scale: int = 448
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The slicing that a MiniCPM-V `config.json` tells."""
         scale = config.get("slice_config", {}).get("scale_resolution", cls.scale)
         return cls(patch=config["vision_config"]["patch_size"], scale=scale)

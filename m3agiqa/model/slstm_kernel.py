@@ -72,17 +72,17 @@ def _slstm(  # type: ignore[no-untyped-def]
         tl.store(outputs + target[:, None] + column[None, :], hidden, mask=mask)
 
 
-def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, *, exact: bool) -> torch.Tensor:
     """`m3agiqa.model.slstm.slstm` as a kernel.
 
-    Where torch allows TF32 and the card has room for the weights, products are of float16: as exact for numbers far
-    within its range, in half the bytes.
+    Unless `exact`, and where the card has room for the weights, it multiplies in float16: as exact as TF32 for numbers
+    far within its range, in half the bytes.
     """
     rows, time, _, heads, dim = inputs.shape
     outputs = inputs.new_empty(rows, time, heads, dim)
     card = torch.cuda.get_device_properties(inputs.device)
     room: int = card.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    exact = not torch.backends.cuda.matmul.allow_tf32 or room < 2 * kernel[0].numel() + _BESIDE_WEIGHTS
+    exact = exact or room < 2 * kernel[0].numel() + _BESIDE_WEIGHTS
     weights = kernel.transpose(2, 3).contiguous()
     _slstm[(heads, triton.cdiv(rows, _BLOCK_ROWS))](
         (inputs + bias).contiguous(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -31,14 +31,29 @@ _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"
 
 
 @dataclass(frozen=True)
-class Conversation:
+class TokenizedConversation:
     """Token ids with what the passes need to know of them."""
 
+    #: How the image is cut.
+    grid: Grid
     ids: list[int]
     #: [start, end) of the `<unk>` run of each image, overview first.
     image_bounds: list[tuple[int, int]]
-    #: Ids up to and with the description's last; all of them where there is no description.
+    #: Number of ids up to and with the description's last; all of them where there is no description.
     described: int
+    #: Tokens that were cut off at the end.
+    cut_tokens: int = 0
+
+    def within(self, context: int) -> Self:
+        """The conversation's first `context` tokens."""
+        return replace(self, ids=self.ids[:context], cut_tokens=max(0, len(self.ids) - context))
+
+    def common_tokens(self, other: TokenizedConversation) -> int:
+        """Tokens at the beginning that are the same in both, the image's being so only where it is cut the same way."""
+        if self.grid != other.grid:
+            return 0
+        agree = [mine == theirs for mine, theirs in zip(self.ids, other.ids, strict=False)]
+        return agree.index(False) if False in agree else len(agree)
 
 
 class ConversationTokenizer:
@@ -77,24 +92,21 @@ class ConversationTokenizer:
             raise CheckpointError(f"{path}: {error}") from error
         return cls(tokenizer, query_num)
 
-    def generation_prompt(self, grid: Grid, analysis: str) -> Conversation:
+    def generation_prompt(self, grid: Grid, analysis: str) -> TokenizedConversation:
         """`<|begin_of_text|>`, the user's turn with the image and `analysis`, and the head of the assistant's."""
         builder = self._opened(grid, analysis)
         builder.header("assistant")
         return builder.build()
 
-    def scoring_conversation(self, grid: Grid, analysis: str, description: str, question: str) -> Conversation:
+    def scoring_conversation(self, grid: Grid, analysis: str, description: str, question: str) -> TokenizedConversation:
         """The whole conversation, up to the question's end. The description is tokenised anew: decoding loses some."""
-        builder = self._opened(grid, analysis)
+        return self._questioned(grid, analysis, description, question).build()
+
+    def rating_prompt(self, grid: Grid, analysis: str, description: str, question: str) -> TokenizedConversation:
+        """The whole conversation, and the head of the assistant's turn that answers the question."""
+        builder = self._questioned(grid, analysis, description, question)
         builder.header("assistant")
-        builder.text(description.strip(), self._in_descriptions)
-        builder.flush()
-        described = len(builder.ids)
-        builder.special(_EOT)
-        builder.header("user")
-        builder.text(question.strip(), self._in_prompts)
-        builder.special(_EOT)
-        return builder.build(described)
+        return builder.build()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Generated ids to text as the original decodes them: every pad, a leading bos and one trailing end dropped."""
@@ -108,8 +120,19 @@ class ConversationTokenizer:
             text = text.replace(spaced, spaced.strip())
         return text.strip()
 
+    def _questioned(self, grid: Grid, analysis: str, description: str, question: str) -> _Builder:
+        builder = self._opened(grid, analysis)
+        builder.header("assistant")
+        builder.text(description.strip(), self._in_descriptions)
+        builder.end_description()
+        builder.special(_EOT)
+        builder.header("user")
+        builder.text(question.strip(), self._in_prompts)
+        builder.special(_EOT)
+        return builder
+
     def _opened(self, grid: Grid, analysis: str) -> _Builder:
-        builder = _Builder(self._tokenizer, self._special)
+        builder = _Builder(self._tokenizer, self._special, grid)
         builder.special(_BOS)
         builder.header("user")
         builder.image(self._query_num)
@@ -129,13 +152,15 @@ class ConversationTokenizer:
 class _Builder:
     """Collects ids. Text that follows text is encoded as one piece, for the tokenizer merges across the seam."""
 
-    def __init__(self, tokenizer: Tokenizer, special: dict[str, int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, special: dict[str, int], grid: Grid) -> None:
         self._tokenizer = tokenizer
         self._special = special
+        self._grid = grid
         self._pending = ""
         self._splitter = re.compile("$^")
         self.ids: list[int] = []
         self._bounds: list[tuple[int, int]] = []
+        self._described: int | None = None
 
     def special(self, name: str) -> None:
         self.flush()
@@ -166,9 +191,14 @@ class _Builder:
                 self.ids += self._tokenizer.encode(piece, add_special_tokens=False).ids
         self._pending = ""
 
-    def build(self, described: int | None = None) -> Conversation:
+    def end_description(self) -> None:
         self.flush()
-        return Conversation(self.ids, self._bounds, len(self.ids) if described is None else described)
+        self._described = len(self.ids)
+
+    def build(self) -> TokenizedConversation:
+        self.flush()
+        described = len(self.ids) if self._described is None else self._described
+        return TokenizedConversation(self._grid, self.ids, self._bounds, described)
 
 
 def _splitter(names: Sequence[str] | Iterator[str]) -> re.Pattern[str]:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from m3agiqa.contract import Aspect
 from m3agiqa.cutting import Cutter
-from m3agiqa.engine.encoding import Encoded
+from m3agiqa.engine.encoding import EncodedImage
+from m3agiqa.engine.loading import Network, load_network
 from m3agiqa.engine.lora import Groups
-from m3agiqa.engine.network import Network, load_network
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.profile import AspectProfile, Describe, ModelProfile
 
@@ -88,8 +88,8 @@ class Case:
     def embedded(self, ids: Sequence[int], bounds: Sequence[Sequence[int]], max_slices: int) -> torch.Tensor:
         """Embeddings [tokens, hidden] of a conversation, the image's in their places."""
         network = self.network
-        image = Encoded(Cutter(network.slicing, (9,)).cut(self.image), network.slicing, network.language.device)
-        embedded = network.language.embed(torch.tensor(ids), Groups.of([(0, len(ids))], 1))
+        image = EncodedImage(Cutter(network.slicing, (9,)).cut(self.image), network.slicing, network.language.device)
+        embedded = network.language.embed(torch.tensor(ids), Groups.from_counts([(0, len(ids))], 1))
         slices = image.embeddings(network.towers[self.aspect], image.grid(max_slices))
         for (start, end), part in zip(bounds, slices, strict=True):
             embedded[start:end] = part
@@ -116,8 +116,8 @@ class Case:
         return ModelProfile(name="golden", base="golden", describe=self.describe(), aspects={self.aspect: part})
 
     @property
-    def pipeline(self) -> Pipeline:
-        return Pipeline(self.network, self.profile, CPU)
+    def engine(self) -> Engine:
+        return Engine(self.network, self.profile, CPU)
 
 
 @cache

@@ -64,11 +64,11 @@ def test_no_such_profile_or_device_says_what_there_is() -> None:
         load_scorer("mini", "cuda:99")
 
 
-class Pipeline:
+class StubEngine:
     """Fails whenever a batch holds an image of a failing colour, as a model that breaks on it would."""
 
     aspects = tuple(Aspect)
-    dtype = engine = "none"
+    dtype = name = "none"
 
     def __init__(self, failing: dict[str, Exception]) -> None:
         self.failing = {image(color).info.sha256: error for color, error in failing.items()}
@@ -86,9 +86,9 @@ class Pipeline:
         return ScoringOutOfMemory("no room") if isinstance(error, MemoryError) else error
 
 
-def test_a_image_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Scorer) -> None:
-    pipeline = Pipeline({"red": MemoryError(), "blue": RuntimeError("secret prompt")})
-    scorer = Scorer(pipeline, mini.info, max_batch=16)  # type: ignore[arg-type]
+def test_an_image_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Scorer) -> None:
+    engine = StubEngine({"red": MemoryError(), "blue": RuntimeError("secret prompt")})
+    scorer = Scorer(engine, mini.info, max_batch=16)  # type: ignore[arg-type]
     colors = ["teal"] * 16
     colors[3], colors[12] = "red", "blue"
 
@@ -104,23 +104,23 @@ def test_a_image_the_model_breaks_on_fails_alone_and_order_is_kept(mini: Scorer)
 
 
 def test_a_lost_device_is_not_any_images_fault(mini: Scorer) -> None:
-    pipeline = Pipeline({"red": DeviceLost("cuda:0 failed")})
-    scorer = Scorer(pipeline, mini.info, max_batch=4)  # type: ignore[arg-type]
+    engine = StubEngine({"red": DeviceLost("cuda:0 failed")})
+    scorer = Scorer(engine, mini.info, max_batch=4)  # type: ignore[arg-type]
 
     with pytest.raises(DeviceLost, match="cuda:0"):
         scorer.score([Job(image(color), "x") for color in ("teal", "red", "teal")])
 
-    assert pipeline.sizes == [3]
+    assert engine.sizes == [3]
 
 
 def test_batches_are_no_larger_than_asked(mini: Scorer) -> None:
-    pipeline = Pipeline({})
+    engine = StubEngine({})
 
-    outcomes = Scorer(pipeline, mini.info, max_batch=3).score([Job(image("teal"), "x")] * 8)  # type: ignore[arg-type]
+    outcomes = Scorer(engine, mini.info, max_batch=3).score([Job(image("teal"), "x")] * 8)  # type: ignore[arg-type]
 
-    assert pipeline.sizes == [3, 3, 2]
+    assert engine.sizes == [3, 3, 2]
     assert len(outcomes) == 8
-    assert Scorer(pipeline, mini.info).score([]) == []  # type: ignore[arg-type]
+    assert Scorer(engine, mini.info).score([]) == []  # type: ignore[arg-type]
 
 
 def test_the_fake_scorer_gives_the_same_pair_the_same_scores() -> None:

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from m3agiqa.contract import Aspect, Failure
-from m3agiqa.engine.rows import Reading, Row
-from m3agiqa.engine.session import Session
+from m3agiqa.engine.rows import alive
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import M3AGIQAError, RequestInvalid
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import DataSet
-from m3agiqa.train.head.states import Headless
 from m3agiqa.train.run import digest
 
 
-class Answerer(Headless):
-    """Writes descriptions as scoring does, then goes on with the rating question instead of the head."""
+@torch.inference_mode()
+def answer(engine: Engine, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
+    """Description and rating word of each image, in order; each job is for the one aspect of the engine.
 
-    def answer(self, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
-        """Description and rating word of each image, in order; each job for the one aspect of the profile."""
-        [aspect] = self.aspects
-        self._answers: dict[int, tuple[str, str]] = {}
-        outcomes = self.run(jobs)
-        return [
-            self._answers[number] if number in self._answers else scores.failures[aspect]
-            for number, scores in enumerate(outcomes)
-        ]
-
-    def _rate(self, rows: Sequence[Row], session: Session) -> None:
-        tokenizer = self._network.tokenizer
-        readings = []
-        for row in rows:
-            assert row.grid is not None
-            assert row.prompt is not None
-            asked = tokenizer.scoring_conversation(row.grid, row.analysis, row.description, row.profile.question)
-            # The head of the assistant's turn, as it ends the first question.
-            turn = row.prompt.ids[
-                max(at for at, token in enumerate(row.prompt.ids) if token in tokenizer.eos_ids) + 1 :
-            ]
-            ids = [*asked.ids, *turn]
-            readings.append(Reading(row.grid, replace(asked, ids=ids), ids, known=0))
-        second = self._engine.session(self._embed(rows, readings), [self._network.adapters[row.aspect] for row in rows])
-        for row, generated in zip(rows, second.generate(), strict=True):
-            self._answers[row.job] = (row.description, tokenizer.decode(generated))
+    The model describes as in scoring, and then answers the rating question itself, where a head would score.
+    """
+    tokenizer = engine.network.tokenizer
+    rows = engine.encode(jobs)
+    engine.describe(rows, engine.prefill(rows))
+    for row in alive(rows):
+        row.prompt = tokenizer.rating_prompt(row.prompt.grid, row.analysis, row.description, row.profile.question)
+    words = (tokenizer.decode(ids) for ids in engine.prefill(rows).generate())
+    return [(row.description, next(words)) if row.failure is None else row.failure for row in rows]
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class ResponseTask:
 def respond(
     task: ResponseTask,
     weights: str,
-    load: Callable[[], Answerer],
+    load: Callable[[], Engine],
     progress: Callable[[Sequence[int]], Iterable[int]],
 ) -> tuple[int, list[str]]:
     """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
@@ -88,21 +73,21 @@ def respond(
     items |= _left(task, items, weights)
     failed: list[str] = []
     unanswered = [image for image, item in items.items() if item.response_1 is None]
-    answerer = load() if unanswered else None
+    engine = load() if unanswered else None
     for start in progress(range(0, len(unanswered), task.batch_size)):
-        assert answerer is not None
+        assert engine is not None
         jobs: dict[str, Job] = {}
         for image in unanswered[start : start + task.batch_size]:
             try:
                 jobs[image] = read_job(task.data.image(image), prompts[image], (task.aspect,))
             except M3AGIQAError as error:
                 failed.append(f"{image}: {error}")
-        for image, answer in zip(jobs, answerer.answer(list(jobs.values())), strict=True):
-            if isinstance(answer, Failure):
-                failed.append(f"{image}: {answer.message}")
+        for image, found in zip(jobs, answer(engine, list(jobs.values())), strict=True):
+            if isinstance(found, Failure):
+                failed.append(f"{image}: {found.message}")
             else:
                 by = _answered(task, items[image], weights)
-                added = {"response_0": answer[0], "response_1": answer[1], "answered": by}
+                added = {"response_0": found[0], "response_1": found[1], "answered": by}
                 items[image] = items[image].model_copy(update=added)
         write_conversations(task.output, list(items.values()))
     return sum(item.response_1 is not None for item in items.values()), failed

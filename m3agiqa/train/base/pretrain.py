@@ -22,10 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from m3agiqa import config
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.files import image_digest
-from m3agiqa.model.random_weights import Shape, train_tokenizer, write_description
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import PAD_ID, ConversationTokenizer
 from m3agiqa.model.vision import normalise
+from m3agiqa.model.writing import train_tokenizer, write_description
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.train.base.backbone import MAP_CHANNELS, MAP_STRIDE, Backbone
 from m3agiqa.train.base.smoothing import out_of_fold
@@ -270,7 +271,7 @@ class _Trainer:
     ) -> None:
         self.material, self.settings, self.device = material, settings, device
         shape = settings.shape.config()
-        self.slicing = Slicing.of(shape)
+        self.slicing = Slicing.from_config(shape)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.student = Student(shape, len(settings.labels)).to(device)

@@ -20,6 +20,7 @@ from xlstm import (
 from xlstm.blocks.slstm.cell import sLSTMCell
 
 from m3agiqa.model.head import POOLERS, pool
+from m3agiqa.model.slstm import empty_memory, slstm_step
 from m3agiqa.outputs import write
 from m3agiqa.train.head.settings import HeadShape
 from m3agiqa.train.run import saved
@@ -131,16 +132,9 @@ def unrolled(cell: sLSTMCell, training: bool, inputs: torch.Tensor, state: torch
     )
     recurrent = cell._recurrent_kernel.transpose(1, 2)
     hidden = inputs.new_zeros(heads, batch, dim)
-    memory, normaliser = torch.zeros_like(hidden), torch.zeros_like(hidden)
-    stabiliser = torch.full_like(hidden, -torch.inf)
+    memory = empty_memory(hidden)
     outputs = [hidden]
     for step in steps.unbind():
-        raw_input, raw_forget, raw_cell, raw_output = torch.baddbmm(step, hidden, recurrent).split(dim, dim=-1)
-        decayed = stabiliser + nn.functional.logsigmoid(raw_forget)
-        stabiliser = torch.maximum(raw_input, decayed)
-        input_gate, forget_gate = torch.exp(raw_input - stabiliser), torch.exp(decayed - stabiliser)
-        memory = torch.addcmul(forget_gate * memory, input_gate, torch.tanh(raw_cell))
-        normaliser = torch.addcmul(input_gate, forget_gate, normaliser)
-        hidden = torch.sigmoid(raw_output) * memory / normaliser
+        hidden, memory = slstm_step(torch.baddbmm(step, hidden, recurrent), memory)
         outputs.append(hidden)
     return torch.stack(outputs).transpose(1, 2).reshape(1, time + 1, batch, heads * dim)

@@ -11,11 +11,13 @@ import torch
 
 from m3agiqa import hub
 from m3agiqa.contract import Aspect, Failure
-from m3agiqa.engine.pipeline import choose_device
+from m3agiqa.engine.loading import choose_device
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
+from m3agiqa.model.precision import products
 from m3agiqa.pools import threads
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.data.dataset import DataSet, Entry
@@ -23,7 +25,7 @@ from m3agiqa.train.head.cache import StateCache
 from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
 from m3agiqa.train.head.module import HeadModule
 from m3agiqa.train.head.settings import HeadTraining
-from m3agiqa.train.head.states import Reader, for_one_aspect
+from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 from m3agiqa.train.run import digest
 
 #: What may change in a run that goes on: how long it is, and what it takes of the disk.
@@ -82,9 +84,9 @@ class Frozen:
             "descriptions": "given" if self._described else "own",
         }
 
-    def reader(self) -> Reader:
+    def load(self) -> Engine:
         """The loaded model."""
-        return Reader.of(self.profile, self._resolved, str(self.device), self._batch_size)
+        return load_frozen(self.profile, self._resolved, str(self.device), self._batch_size)
 
 
 def train_head(
@@ -154,7 +156,9 @@ def _train(
     share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
     note(f"{len(examples['train'])} images to train on, {len(examples['val'])} to validate on{share}")
     folder.begin({**identity, "model": settings.model})
-    return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
+    # States of half precision do not ask for products that are more exact.
+    with products(exact=frozen.key()["dtype"] == "float32"):
+        return fit(module, settings, examples["train"], examples["val"], cache, folder, state, report)
 
 
 def _drawn(names: Sequence[str], settings: HeadTraining) -> list[str]:
@@ -198,15 +202,15 @@ def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCa
     """Have every image's states in the cache; those that failed are taken out of `states` and told."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in states}
     missing = [name for name, state in states.items() if state not in cache]
-    reader = frozen.reader() if missing else None
+    engine = frozen.load() if missing else None
     failed: list[str] = []
     with threads(_THREADS) as pool:
         for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
-            assert reader is not None
+            assert engine is not None
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
             jobs = list(pool.map(lambda name: _job(task, entries[name]), names))
-            for name, found in zip(names, reader.read(jobs, given), strict=True):
+            for name, found in zip(names, read_states(engine, jobs, given), strict=True):
                 if isinstance(found, Failure):
                     failed.append(f"{name}: {found.message}")
                     del states[name]

@@ -7,7 +7,7 @@ import torch
 
 from m3agiqa.bench.heads import run
 from m3agiqa.cli import main
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 
 
 def test_both_loops_compute_the_same_of_the_same_gates() -> None:

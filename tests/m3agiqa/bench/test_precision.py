@@ -6,7 +6,7 @@ import torch
 from m3agiqa.bench.precision import SPREAD, Precision, Settings, _matching, run
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 
 CPU = torch.device("cpu")
 SHAPE = Shape(

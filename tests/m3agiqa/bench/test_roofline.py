@@ -17,7 +17,7 @@ from m3agiqa.bench.roofline import (
 from m3agiqa.bench.stages import Measured, Report, Settings
 from m3agiqa.bench.workload import Work
 from m3agiqa.cli.bench import _table
-from m3agiqa.model.random_weights import Shape
+from m3agiqa.model.shape import Shape
 
 SMALL = Shape(
     vocab=10,

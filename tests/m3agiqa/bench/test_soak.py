@@ -5,12 +5,12 @@ import torch
 
 from m3agiqa.bench.soak import After, Soak, soak
 from m3agiqa.bench.synthetic import random_network
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.profile import Describe, ModelProfile
 from tests.m3agiqa.bench.test_precision import CPU, SHAPE
 
 
-class Hoarder(Pipeline):
+class Hoarder(Engine):
     """Keeps what it was asked about, as a cache without a bound does."""
 
     def run(self, jobs):  # type: ignore[no-untyped-def]
@@ -18,7 +18,7 @@ class Hoarder(Pipeline):
         return super().run(jobs)
 
 
-def made(kind: type[Pipeline]) -> Pipeline:
+def made(kind: type[Engine]) -> Engine:
     profile = ModelProfile.load("published").model_copy(update={"describe": Describe(max_new_tokens=3)})
     return kind(random_network(SHAPE, device=CPU, dtype=torch.float32), profile, CPU, max_batch=3)
 
@@ -26,7 +26,7 @@ def made(kind: type[Pipeline]) -> Pipeline:
 @pytest.mark.slow
 def test_nothing_of_a_batch_stays_behind() -> None:
     # given batches of several sizes, the largest first, so that the cache has room for all
-    soaked = soak(made(Pipeline), 6, (3, 1, 2), 64)
+    soaked = soak(made(Engine), 6, (3, 1, 2), 64)
     # then as many tensors live after the last as after the first of its size
     assert [after.images for after in soaked.batches] == [3, 1, 2, 3, 1, 2]
     assert soaked.growth("tensors") == 0

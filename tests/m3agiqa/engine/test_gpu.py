@@ -12,18 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+from m3agiqa.bench.random_weights import head_tensors
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
 from m3agiqa.engine import attention, ops
-from m3agiqa.engine.engine import Engine
-from m3agiqa.engine.layout import PAGE_STEPS, Layout
-from m3agiqa.engine.network import Network, load_network
-from m3agiqa.engine.pipeline import Pipeline
+from m3agiqa.engine.cache import PAGE_STEPS, Layout
+from m3agiqa.engine.decoding import ModelRunner
+from m3agiqa.engine.loading import Network, load_network
+from m3agiqa.engine.scoring import Engine
+from m3agiqa.engine.session import Session
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model import slstm as recurrence
 from m3agiqa.model.head import Head
-from m3agiqa.model.random_weights import Shape, head_tensors
+from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import BUNDLED, Case, every_case
 
@@ -80,12 +82,12 @@ def test_elementwise_kernels_are_the_plain_operations() -> None:
     gate_up, table = torch.randn(5, 600), torch.randn(50, 300)
     ids = torch.tensor([3, 49, 0, 3])
     qkv, frequencies = torch.randn(7, 12 * 32), 1 / 10000 ** (torch.arange(0, 32, 2) / 32)
-    positions, places = torch.randint(0, 900, (7,)), torch.randperm(20)[:7]
+    positions, slots = torch.randint(0, 900, (7,)), torch.randperm(20)[:7]
     plain = [torch.zeros(20, 2, 32) for _ in range(2)]
     on_gpu = [tensor.cuda() for tensor in plain]
 
-    queries = ops.rotate_and_store(qkv, positions, frequencies, places, *plain)
-    rotated = ops.rotate_and_store(qkv.cuda(), positions.cuda(), frequencies.cuda(), places.cuda(), *on_gpu)
+    queries = ops.rotate_and_store(qkv, positions, frequencies, slots, *plain)
+    rotated = ops.rotate_and_store(qkv.cuda(), positions.cuda(), frequencies.cuda(), slots.cuda(), *on_gpu)
 
     assert difference(ops.swiglu(gate_up.cuda()), ops.swiglu(gate_up)) < 1e-5
     assert difference(ops.lookup(ids.cuda(), table.pin_memory()), ops.lookup(ids, table)) == 0
@@ -124,11 +126,10 @@ def test_recurrence_kernel_is_the_plain_loop() -> None:
     )
 
 
-def test_recurrence_kernel_is_near_the_plain_loop_where_tf32_is_allowed() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = True
+def test_recurrence_kernel_is_near_the_plain_loop_where_it_need_not_be_exact() -> None:
     inputs, kernel, bias = torch.randn(19, 30, 4, 2, 128), torch.randn(2, 4, 128, 128) / 11, torch.randn(4, 2, 128)
 
-    kerneled = recurrence.slstm(inputs.cuda(), kernel.cuda(), bias.cuda())
+    kerneled = recurrence.slstm(inputs.cuda(), kernel.cuda(), bias.cuda(), exact=False)
 
     assert difference(kerneled, recurrence.slstm(inputs, kernel, bias)) < 2e-3
 
@@ -155,15 +156,17 @@ def test_a_head_by_kernels_is_the_plain_one(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [64, 512])
-def test_a_heads_scores_by_kernels_are_near_the_plain_ones_where_tf32_is_allowed(width: int) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = True
+def test_a_heads_scores_by_kernels_are_near_the_plain_ones_where_they_need_not_be_exact(width: int) -> None:
     hidden, lengths = torch.randn(16, 150, 96), torch.randint(1, 151, (16,))
 
     plain, kerneled = twin_heads(width)
 
     scores = plain(hidden, lengths)
     assert scores.max() - scores.min() > 0.5
-    assert difference(kerneled(hidden.cuda(), lengths.cuda()), scores) < 0.02
+    near = kerneled(hidden.cuda(), lengths.cuda(), exact=False)
+    assert 1e-4 < difference(near, scores) < 0.02
+    # And what is exact stays so after what was not.
+    assert difference(kerneled(hidden.cuda(), lengths.cuda()), scores) < 1e-4
 
 
 @every_case
@@ -176,7 +179,7 @@ def test_golden_cases_in_float32(case: Case) -> None:
         dtype=torch.float32,
     )
 
-    score = Pipeline(network, case.profile, DEVICE, max_batch=2).run([Job(case.image, case.prompt)])[0]
+    score = Engine(network, case.profile, DEVICE, max_batch=2).run([Job(case.image, case.prompt)])[0]
 
     assert score.aspects[case.aspect].score == pytest.approx(case.facts["raw_score"], abs=1e-3)
     assert score.aspects[case.aspect].description == case.facts["result"]["description"]
@@ -196,12 +199,12 @@ def test_captured_steps_write_what_plain_steps_do(network: Network, beams: int) 
     adapters = [0] * 11 + [1] * 3 + [2] * 7
     prompts = [torch.randn(5 + 7 * row, SHAPE.hidden, generator=generator).cuda() for row in range(len(adapters))]
     describe = Describe(num_beams=beams, max_new_tokens=150)
-    engine = Engine(llama, describe, range(0, SHAPE.vocab, 60), most=12)
+    runner = ModelRunner(llama, describe, range(0, SHAPE.vocab, 60), most=12)
     # When batches run by graphs, a second one after the first, and without
-    captured = [engine.session(prompts, adapters).generate() for _ in range(2)]
-    fewer = engine.session(prompts[9:13], adapters[9:13]).generate()
-    engine._graphs = None
-    plain = engine.session(prompts, adapters).generate()
+    captured = [Session(runner, prompts, adapters).generate() for _ in range(2)]
+    fewer = Session(runner, prompts[9:13], adapters[9:13]).generate()
+    runner.captured.clear()
+    plain = Session(runner, prompts, adapters).generate()
     # Then they write the same, though prompts finished at different times
     assert captured[0] == captured[1]
     assert elsewhere(captured[0], plain) <= 1
@@ -214,16 +217,16 @@ def test_float16_alone_and_in_a_batch_of_mixed_sizes() -> None:
     profile = Case(BUNDLED / "mini_q_512x512").profile
     parts = dict.fromkeys(Aspect, profile.aspects[Aspect.QUALITY])
     profile = profile.model_copy(update={"aspects": parts, "describe": Describe(max_new_tokens=20)})
-    pipeline = Pipeline(network, profile, DEVICE, max_batch=32)
+    engine = Engine(network, profile, DEVICE, max_batch=32)
     sizes = [(512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024)]
     jobs = [Job(image(*sizes[seed % len(sizes)], seed), "a prompt " * (seed % 5)) for seed in range(32)]
 
-    together = pipeline.run(jobs)
+    together = engine.run(jobs)
 
     same = [
         (alone.aspects[aspect], outcome.aspects[aspect])
         for job, outcome in zip(jobs[:12], together, strict=False)
-        for alone in pipeline.run([job])
+        for alone in engine.run([job])
         for aspect in Aspect
     ]
     # Another description is another input: scores are compared where it is the same.

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 
+from m3agiqa.bench.random_weights import write_adapter, write_base, write_head
 from m3agiqa.cutting import Cutter
+from m3agiqa.engine import decoding
 from m3agiqa.engine import session as session_module
-from m3agiqa.engine.attention import Reading
+from m3agiqa.engine.attention import PrefillAttention
 from m3agiqa.engine.cache import KVCache
-from m3agiqa.engine.decoding import Writer
-from m3agiqa.engine.encoding import Encoded
-from m3agiqa.engine.engine import Engine
-from m3agiqa.engine.network import Network, load_network
+from m3agiqa.engine.decoding import ModelRunner
+from m3agiqa.engine.encoding import EncodedImage
+from m3agiqa.engine.loading import Network, load_network
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, Case, close, every_case
 from tests.m3agiqa.oracle import Oracle
@@ -83,8 +85,7 @@ def begin(
     describe: Describe,
     eos_ids: Sequence[int] = (7,),
 ) -> Session:
-    engine = Engine(network.language, describe, eos_ids, most=8)
-    return engine.session(prompts, adapters)
+    return Session(ModelRunner(network.language, describe, eos_ids, most=8), prompts, adapters)
 
 
 def writes(oracle: Oracle, ids: list[int], prompt: torch.Tensor, describe: Describe, eos_ids: list[int]) -> bool:
@@ -145,6 +146,66 @@ def test_a_mixed_batch_generates_what_transformers_does_for_each_alone(
     assert len({len(ids) for ids in generated}) > 1
 
 
+class StubGraph:
+    """Runs the work again that a GPU would replay."""
+
+    def __init__(self, work: Callable[[], None], prompts: list[int]) -> None:
+        self.work = work
+        self.prompts = prompts
+
+    def replay(self) -> None:
+        self.prompts.append(len(self.work.__self__.search.tokens) // len(ASPECTS))  # type: ignore[attr-defined]
+        self.work()
+
+    def pool(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.inference_mode()
+def test_captured_steps_write_what_plain_ones_do(
+    network: Network, oracles: list[Oracle], monkeypatch: pytest.MonkeyPatch, beams: int
+) -> None:
+    # given prompts of several adapters, end tokens that come often, and steps captured for up to 5 of an adapter
+    prompts, adapters = sequences([5, 40, 17, 3, 28, 9, 61, 12]), [0, 0, 0, 0, 0, 1, 1, 2]
+    describe, eos_ids = Describe(num_beams=beams, max_new_tokens=90), list(range(0, SHAPE.vocab, 23))
+    runner = ModelRunner(network.language, describe, eos_ids, most=5)
+    plain = Session(runner, prompts, adapters).generate()
+    replayed: list[int] = []
+    monkeypatch.setattr(decoding, "capture", lambda work, device, pool: StubGraph(work, replayed))
+    runner.capture(5)
+    # when batches run by them, one after the other
+    captured = [Session(runner, prompts, adapters).generate() for _ in range(2)]
+    fewer = Session(runner, prompts[3:7], adapters[3:7]).generate()
+    # then they write the same, by smaller steps as prompts are finished
+    assert captured[0] == captured[1]
+    for found, expected, prompt, adapter in zip(
+        captured[0] + fewer, plain + plain[3:7], prompts + prompts[3:7], adapters + adapters[3:7], strict=True
+    ):
+        assert found == expected or writes(oracles[adapter], found, prompt, describe, eos_ids)
+    assert [step.prompts for step in runner.captured] == [1, 2, 4, 5]
+    assert replayed[0] == 5
+    assert len(set(replayed)) > 1
+
+
+@torch.inference_mode()
+def test_a_session_ends_the_one_before(network: Network) -> None:
+    # given a cache that has slots for one batch
+    runner = ModelRunner(network.language, Describe(max_new_tokens=5), [7], most=2)
+    runner.cache = KVCache(network.language.shape, 300, CPU, torch.float32, fixed=True)
+    # when several batches need nearly all of them
+    first, second = (Session(runner, sequences([40, 30]), [0, 1]).generate() for _ in range(2))
+    # then each has them
+    assert first == second
+
+
+@torch.inference_mode()
+def test_a_batch_of_nothing_writes_nothing(network: Network) -> None:
+    session = begin(network, [], [], Describe())
+
+    assert session.states == session.generate() == session.read([], [], []) == []
+
+
 @pytest.mark.parametrize("limit", [1, 2, 8, 9, 65])
 @torch.inference_mode()
 def test_a_search_stops_at_the_limit(network: Network, oracles: list[Oracle], limit: int) -> None:
@@ -191,11 +252,11 @@ def test_some_rows_may_be_read_anew_in_any_portions(
 
 @torch.inference_mode()
 def test_a_batch_too_large_for_the_cache_is_a_typed_failure(network: Network) -> None:
-    cache = KVCache(network.language.shape, 40, CPU, torch.float32, fixed=True)
-    writer = Writer(network.language, cache, Describe(), torch.tensor([7]))
+    runner = ModelRunner(network.language, Describe(), [7], most=2)
+    runner.cache = KVCache(network.language.shape, 40, CPU, torch.float32, fixed=True)
 
     with pytest.raises(ScoringOutOfMemory):
-        Session(writer, sequences([30, 30]), [0, 0])
+        Session(runner, sequences([30, 30]), [0, 0])
 
 
 def test_the_golden_images_take_the_grid_their_case_says() -> None:
@@ -203,19 +264,19 @@ def test_the_golden_images_take_the_grid_their_case_says() -> None:
 
     assert Slicing().grid(*case.image.rgb.size, 9).slices == case.facts["slices"]["generation_max9"]["n"] - 1
     image = Cutter(Slicing(), (9,)).cut(case.image)
-    assert Encoded(image, Slicing(), torch.device("cpu")).grid(9).slices == 6
+    assert EncodedImage(image, Slicing(), torch.device("cpu")).grid(9).slices == 6
 
 
 def test_what_no_row_owns_does_not_reach_any() -> None:
-    # given places that hold NaN, among them the first, and two rows of different lengths that own others
-    cache = KVCache(LlamaShape.of(SHAPE.config()), 16, CPU, torch.float32, fixed=True)
+    # given slots that hold NaN, among them the first, and two rows of different lengths that own others
+    cache = KVCache(LlamaShape.from_config(SHAPE.config()), 16, CPU, torch.float32, fixed=True)
     for part in (*cache.keys, *cache.values):
         part.fill_(float("nan"))
         part[4:12] = torch.randn(8, *part.shape[1:], generator=torch.Generator().manual_seed(1))
     heads = SHAPE.heads + 2 * SHAPE.kv_heads
     qkv = torch.randn(2, heads * (SHAPE.hidden // SHAPE.heads), generator=torch.Generator().manual_seed(2))
-    places = [torch.arange(4, 7), torch.arange(7, 12)]
+    slots = [torch.arange(4, 7), torch.arange(7, 12)]
     # when each reads one more token
-    reading = Reading(cache, torch.ones(SHAPE.hidden // SHAPE.heads // 2), places, known=[2, 4], new=[1, 1])
+    attend = PrefillAttention(cache, torch.ones(SHAPE.hidden // SHAPE.heads // 2), slots, known=[2, 4], new=[1, 1])
     # then
-    assert bool(reading(0, qkv).isfinite().all())
+    assert bool(attend(0, qkv).isfinite().all())

@@ -5,10 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from m3agiqa.engine.engine import Engine
-from m3agiqa.engine.network import load_network
+from m3agiqa.bench.random_weights import TINY, write_adapter, write_base, write_head
+from m3agiqa.engine.decoding import ModelRunner
+from m3agiqa.engine.loading import load_network
+from m3agiqa.engine.session import Session
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_adapter, write_base, write_head
+from m3agiqa.model.shape import Shape
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import Describe
 from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle
@@ -37,8 +40,8 @@ def load(checkpoint: Path, *aspects: str):
 
 
 def states(network, rows: list[torch.Tensor], adapters: list[int]) -> list[torch.Tensor]:
-    engine = Engine(network.language, Describe(), [7], most=len(rows))
-    return engine.session(rows, adapters).states
+    runner = ModelRunner(network.language, Describe(), [7], most=len(rows))
+    return Session(runner, rows, adapters).states
 
 
 def change_config(folder: Path, **changes: object) -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from m3agiqa.engine.network import load_network
+from m3agiqa.bench import random_weights
+from m3agiqa.bench.random_weights import TINY, write_base
+from m3agiqa.engine.loading import load_network
 from m3agiqa.errors import CheckpointError
-from m3agiqa.model import random_weights
 from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, read_head, read_json
 from m3agiqa.model.language import LlamaShape
-from m3agiqa.model.random_weights import TINY, train_tokenizer, write_base
 from m3agiqa.model.vision import Tower
+from m3agiqa.model.writing import train_tokenizer
 from tests.m3agiqa.golden import BUNDLED, CPU, SHARED, published
 
 GOLDEN = BUNDLED / "models/mini_s0"
@@ -26,7 +27,10 @@ def test_every_published_key_maps_onto_the_modules() -> None:
     with torch.device("meta"):
         tower = Tower(config["vision_config"], config["hidden_size"], config["query_num"])
 
-    shapes = {**LlamaShape.of(config).tensors(), **{key: tensor.shape for key, tensor in tower.state_dict().items()}}
+    shapes = {
+        **LlamaShape.from_config(config).tensors(),
+        **{key: tensor.shape for key, tensor in tower.state_dict().items()},
+    }
     assert len(index["weight_map"]) == 741
     assert set(shapes) == set(index["weight_map"])
     assert sum(math.prod(shape) for shape in shapes.values()) * 4 == index["metadata"]["total_size"]

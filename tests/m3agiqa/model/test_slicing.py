@@ -57,7 +57,7 @@ def test_every_slice_is_whole_patches(size: tuple[int, int]) -> None:
 
 def test_a_base_may_have_another_patch_and_slice_size() -> None:
     config = {"vision_config": {"patch_size": 16}, "slice_config": {"scale_resolution": 256}}
-    slicing = Slicing.of(config)
+    slicing = Slicing.from_config(config)
 
     slices = slicing.cut(Image.new("RGB", (512, 512)), slicing.grid(512, 512, 9))
 
@@ -67,4 +67,6 @@ def test_a_base_may_have_another_patch_and_slice_size() -> None:
 
 
 def test_without_a_word_the_slices_are_the_published_ones() -> None:
-    assert Slicing.of({"vision_config": {"patch_size": 14}, "slice_config": {"max_slice_nums": 9}}) == Slicing()
+    assert (
+        Slicing.from_config({"vision_config": {"patch_size": 14}, "slice_config": {"max_slice_nums": 9}}) == Slicing()
+    )

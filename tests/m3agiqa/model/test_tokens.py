@@ -91,3 +91,26 @@ def test_published_tokenizer_gives_the_known_ids() -> None:
     start, end = conversation.image_bounds[2]
     assert ids[start - 2 : start] == [198, 128010]
     assert end - start == 96
+
+
+def test_the_rating_prompt_goes_on_where_the_scoring_conversation_ends(tokenizer: ConversationTokenizer) -> None:
+    grid = Grid(1, 2)
+    asked = tokenizer.generation_prompt(grid, "a").ids
+    turn = asked[max(at for at, token in enumerate(asked) if token in tokenizer.eos_ids) + 1 :]
+
+    scored = tokenizer.scoring_conversation(grid, "a", "fine", "how fine?")
+    prompt = tokenizer.rating_prompt(grid, "a", "fine", "how fine?")
+
+    assert prompt.ids == [*scored.ids, *turn]
+    assert (prompt.image_bounds, prompt.described) == (scored.image_bounds, scored.described)
+
+
+def test_what_two_conversations_have_in_common_ends_where_they_differ(tokenizer: ConversationTokenizer) -> None:
+    prompt = tokenizer.generation_prompt(Grid(1, 2), "a")
+    same, other = (tokenizer.scoring_conversation(grid, "a", "fine", "b") for grid in (Grid(1, 2), Grid(2, 1)))
+
+    assert len(prompt.ids) - 2 <= same.common_tokens(prompt) <= len(prompt.ids)
+    assert other.common_tokens(prompt) == 0
+    assert same.within(5).common_tokens(prompt) == 5
+    assert (len(same.within(5).ids), same.within(5).cut_tokens) == (5, len(same.ids) - 5)
+    assert same.within(1000) == same

@@ -14,19 +14,21 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from m3agiqa import hub
+from m3agiqa.bench.random_weights import TINY, write_base, write_head
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.network import load_network
+from m3agiqa.engine.loading import load_network
 from m3agiqa.files import read_job
-from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_base, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
+from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.adapter.finetune import FineTuning, Lesson
 from m3agiqa.train.adapter.trainee import Trainee
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import load_data
-from m3agiqa.train.head.states import Reader, for_one_aspect
+from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 from tests.m3agiqa.golden import CPU, close
 from tests.m3agiqa.oracle import Oracle
 from tests.m3agiqa.train.conftest import MakeData
@@ -131,9 +133,9 @@ def test_what_is_trained_is_what_scores(lab: Lab) -> None:
     lesson = lab.lessons()[0]
     name = lab.lessons().conversations[0].image
     # when
-    reader = Reader.of(profile, hub.resolve(profile), "cpu")
+    engine = load_frozen(profile, hub.resolve(profile), "cpu")
     prompt = load_data(lab.data).entries[0].prompt
-    [ours] = reader.read([read_job(lab.data / "images" / name, prompt, (Aspect.QUALITY,))], ["It is dull."])
+    [ours] = read_states(engine, [read_job(lab.data / "images" / name, prompt, (Aspect.QUALITY,))], ["It is dull."])
     trainee = Trainee.load(lab.base, CPU, torch.float32)
     model = PeftModel.from_pretrained(trainee, lab.home / "run" / "adapter").eval().base_model.model  # type: ignore[arg-type]
     with torch.inference_mode():

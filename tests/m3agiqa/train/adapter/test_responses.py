@@ -10,11 +10,13 @@ import pytest
 
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect, Failure
+from m3agiqa.engine.scoring import Engine
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import Scorer, Scores
-from m3agiqa.train.adapter.responses import Answerer
+from m3agiqa.train.adapter import responses
+from m3agiqa.train.adapter.responses import answer
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.data.descriptions import read_descriptions
@@ -65,13 +67,12 @@ def test_a_killed_run_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
         del item["response_0"], item["response_1"]
     (data / "own.json").write_text(json.dumps(whole))
     asked: list[int] = []
-    answer = Answerer.answer
 
-    def counted(self: Answerer, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
+    def counted(engine: Engine, jobs: Sequence[Job]) -> list[tuple[str, str] | Failure]:
         asked.append(len(jobs))
-        return answer(self, jobs)
+        return answer(engine, jobs)
 
-    monkeypatch.setattr(Answerer, "answer", counted)
+    monkeypatch.setattr(responses, "answer", counted)
     # when
     assert main(command(data)) == 0
     # then

@@ -11,11 +11,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from m3agiqa.bench.random_weights import write_adapter, write_head
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.model.random_weights import Shape, write_adapter, write_head
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import Scorer

@@ -103,7 +103,7 @@ def test_the_model_reads_each_image_once(lab: Lab, monkeypatch: pytest.MonkeyPat
     assert len(states) == 12
 
     # Whatever needs the model again fails.
-    monkeypatch.setattr(Frozen, "reader", None)
+    monkeypatch.setattr(Frozen, "load", None)
 
     assert lab.train("second", loss={"mae": 1.0, "fidelity": 0.5}) == 0
     assert {path: path.stat().st_mtime_ns for path in (lab.home / "cache").rglob("*.safetensors")} == states

@@ -1,7 +1,9 @@
-"""All parts of a profile, loaded: every weight once."""
+"""Loading: the device that is asked for, and all parts of a profile on it, every weight once."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +14,7 @@ import torch
 
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.llama import Llama
-from m3agiqa.errors import CheckpointError
+from m3agiqa.errors import CheckpointError, ConfigError, M3AGIQAError
 from m3agiqa.model.adapters import Adapter, read_adapter
 from m3agiqa.model.checkpoints import SharedTensors, TensorFiles, Tensors, Watched, assign, expect, read_head, read_json
 from m3agiqa.model.head import Head
@@ -20,9 +22,42 @@ from m3agiqa.model.language import EMBEDDING, LlamaShape
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
+from m3agiqa.outputs import make_folder
 
 #: Called with the share of the weights that are loaded, 0 to 1.
 Progress = Callable[[float], None]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"no device {name!r}; use cpu, cuda, cuda:N or auto") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
+    if device.type == "cpu":
+        return device
+    give_kernels_a_folder()
+    return torch.device("cuda", device.index or 0)
+
+
+def give_kernels_a_folder() -> None:
+    """Have Triton keep what it compiles in a folder of this process where there is no home that can be written to."""
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
+    try:
+        make_folder(Path.home() / ".triton")
+    except (RuntimeError, M3AGIQAError):
+        os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="m3agiqa-triton-")
 
 
 @dataclass(frozen=True)
@@ -33,21 +68,22 @@ class Network:
     tokenizer: ConversationTokenizer
     language: Llama
     towers: Mapping[Aspect, Tower]
+    #: Empty where nothing is to be scored, as for training a head.
     heads: Mapping[Aspect, Head]
-    #: Number of an aspect's adapter in the language model.
+    #: Number of each aspect's adapter in the language model.
     adapters: Mapping[Aspect, int]
 
 
 def load_network(
     base: Path,
     adapters: Mapping[Aspect, Path],
-    heads: Mapping[Aspect, Path],
+    heads: Mapping[Aspect, Path] | None,
     *,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress = lambda share: None,
 ) -> Network:
-    """Load the base in `base`, an adapter folder and a head's file per aspect.
+    """Load the base in `base`, an adapter's folder and a head's file per aspect; without heads if they are None.
 
     Base tensors that every adapter brings itself are never loaded; those equal among adapters are kept once.
 
@@ -61,27 +97,24 @@ def load_network(
     tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", config["query_num"])
     read = {aspect: read_adapter(adapters[aspect], aspect, shape.linears(), files.names()) for aspect in adapters}
 
-    def head(aspect: Aspect, lm_head: torch.Tensor) -> Head:
-        try:
-            return Head(read_head(heads[aspect]), lm_head)
-        except (KeyError, RuntimeError, IndexError) as error:
-            raise CheckpointError(f"{heads[aspect]} does not fit the base: {error}") from error
+    def make_heads(lm_head: torch.Tensor) -> dict[Aspect, Head]:
+        return {} if heads is None else {aspect: _load_head(heads[aspect], lm_head) for aspect in adapters}
 
-    return assemble(config, files, read, head, tokenizer, device=device, dtype=dtype, progress=progress)
+    return assemble(config, files, read, make_heads, tokenizer, device=device, dtype=dtype, progress=progress)
 
 
 def assemble(
     config: dict[str, Any],
     files: Tensors,
     adapters: Mapping[Aspect, Adapter],
-    head: Callable[[Aspect, torch.Tensor], Head],
+    make_heads: Callable[[torch.Tensor], dict[Aspect, Head]],
     tokenizer: ConversationTokenizer,
     *,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress = lambda share: None,
 ) -> Network:
-    """Build a network of its parts; `head` makes an aspect's head, given the language model's output layer."""
+    """Build a network of its parts; `make_heads` makes the heads, given the language model's output layer."""
     meter = _Meter(files, adapters.values(), progress)
     files = meter.watch(files)
     adapters = {aspect: replace(adapter, files=meter.watch(adapter.files)) for aspect, adapter in adapters.items()}
@@ -91,27 +124,31 @@ def assemble(
         tables = _in_host_memory(tables)
         loader.forget(EMBEDDING)
     read = partial(files.read, device=device, dtype=dtype)
-    language = Llama.load(LlamaShape.of(config), read, tables, list(adapters.values()))
-    towers: dict[Aspect, Tower] = {}
-    fused: dict[Aspect, Head] = {}
-    for aspect, adapter in adapters.items():
-        towers[aspect] = loader.tower(adapter, config)
-        fused[aspect] = head(aspect, language.lm_head)
+    language = Llama.load(LlamaShape.from_config(config), read, tables, list(adapters.values()))
+    towers = {aspect: loader.tower(adapter, config) for aspect, adapter in adapters.items()}
+    heads = make_heads(language.lm_head)
     progress(1.0)
     return Network(
-        slicing=Slicing.of(config),
+        slicing=Slicing.from_config(config),
         tokenizer=tokenizer,
         language=language,
         towers=towers,
-        heads=fused,
+        heads=heads,
         adapters={aspect: number for number, aspect in enumerate(adapters)},
     )
+
+
+def _load_head(path: Path, lm_head: torch.Tensor) -> Head:
+    try:
+        return Head(read_head(path), lm_head)
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise CheckpointError(f"{path} does not fit the base: {error}") from error
 
 
 def _architecture(config: dict[str, Any]) -> tuple[LlamaShape, Tower]:
     """The language model's sizes, and a tower without weights."""
     try:
-        return LlamaShape.of(config), _tower_on_meta(config)
+        return LlamaShape.from_config(config), _tower_on_meta(config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json is not MiniCPM-Llama3-V-2.5's: {type(error).__name__}: {error}") from error
 
@@ -128,8 +165,8 @@ def _in_host_memory(tables: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class _Meter:
-    """Counts the numbers that are read, of all that will be: each adapter, and the base but for what all of those bring
-    themselves. Heads, a hundredth of it, are not counted.
+    """Tells the share of all weights that is read: those of each adapter, and those of the base that not every adapter
+    brings itself. It does not count heads, a hundredth of the rest.
     """
 
     def __init__(self, base: Tensors, adapters: Iterable[Adapter], progress: Progress) -> None:

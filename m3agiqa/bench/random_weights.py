@@ -6,92 +6,23 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from m3agiqa.model.language import LlamaShape
+from m3agiqa.model.shape import Shape
 from m3agiqa.model.vision import Tower
+from m3agiqa.model.writing import write_description
 from m3agiqa.outputs import write
 
 #: Bytes of one shard of the base.
 _SHARD_BYTES = 4 * 2**30
 
-#: Special tokens of MiniCPM-Llama3-V-2.5, in the order of their ids, behind the vocabulary.
-SPECIAL_TOKENS = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<unk>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<image>",
-    "</image>",
-    "<slice>",
-    "</slice>",
-)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a network; the defaults are the published ones."""
-
-    vocab: int = 128_256
-    hidden: int = 4096
-    layers: int = 32
-    heads: int = 32
-    kv_heads: int = 8
-    ffn: int = 14_336
-    vision_hidden: int = 1152
-    vision_layers: int = 27
-    vision_heads: int = 16
-    vision_ffn: int = 4304
-    #: Side of a patch and of a square slice, pixels.
-    patch: int = 14
-    scale: int = 448
-    #: Entries of the tower's position table along one side.
-    positions: int = 70
-    queries: int = 96
-    rank: int = 64
-    head_width: int = 512
-    #: Modules each adapter brings whole.
-    saved: tuple[str, ...] = ("embed_tokens", "resampler", "vpm")
-
-    def config(self) -> dict[str, Any]:
-        """The base's `config.json`."""
-        return {
-            "model_type": "minicpmv",
-            "version": "2.5",
-            "vocab_size": self.vocab,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.ffn,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "hidden_act": "silu",
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-05,
-            "rope_theta": 500000.0,
-            "tie_word_embeddings": False,
-            "query_num": self.queries,
-            "vision_config": {
-                "model_type": "idefics2",
-                "hidden_size": self.vision_hidden,
-                "intermediate_size": self.vision_ffn,
-                "num_hidden_layers": self.vision_layers,
-                "num_attention_heads": self.vision_heads,
-                "image_size": self.positions * self.patch,
-                "patch_size": self.patch,
-            },
-            "slice_config": {"patch_size": self.patch, "scale_resolution": self.scale},
-        }
-
-
-#: What tests take.
+#: The network that tests use.
 TINY = Shape(
     vocab=512,
     hidden=128,
@@ -149,7 +80,7 @@ def base_tensors(shape: Shape, seed: int) -> RandomTensors:
     config = shape.config()
     with torch.device("meta"):
         tower = Tower(config["vision_config"], shape.hidden, shape.queries)
-    language = LlamaShape.of(config).tensors()
+    language = LlamaShape.from_config(config).tensors()
     return RandomTensors({**language, **{key: tensor.shape for key, tensor in tower.state_dict().items()}}, seed)
 
 
@@ -180,13 +111,6 @@ def adapter_config(shape: Shape) -> dict[str, Any]:
 def head_tensors(shape: Shape, seed: int) -> RandomTensors:
     """A head under the published names, sLSTM in the CUDA backend's layout."""
     return RandomTensors(_head_shapes(shape), seed)
-
-
-def write_description(folder: Path, shape: Shape, tokenizer: Tokenizer) -> None:
-    """Write what stands beside a base's weights: config.json and tokenizer.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.json", json.dumps(shape.config(), indent=1) + "\n")
-    write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def write_base(
@@ -236,29 +160,9 @@ def _save(tensors: RandomTensors, path: Path, dtype: torch.dtype) -> None:
     write(path, save({key: tensors.read(key, torch.device("cpu"), dtype) for key in tensors.names()}))
 
 
-def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of `vocab` entries, SPECIAL_TOKENS included, whose id 0 is `!`, the pad token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return tokenizer
-
-
-def head_ffn(shape: Shape) -> int:
-    """Width of the feed-forward layer behind a head's sLSTM, as xlstm rounds its projection factor."""
-    return 64 * math.ceil(1.3 * shape.head_width / 64)
-
-
 def _head_shapes(shape: Shape) -> dict[str, Sequence[int]]:
     width, inner, heads = shape.head_width, 2 * shape.head_width, 4
-    ffn = head_ffn(shape)
+    ffn = shape.head_ffn
     shapes: dict[str, Sequence[int]] = {
         "W.weight": (width, shape.vocab),
         "W.bias": (width,),
