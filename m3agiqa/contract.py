@@ -76,7 +76,7 @@ class Rating(StrEnum):
     EXCELLENT = "excellent"
 
     @classmethod
-    def of(cls, score: float) -> Self:
+    def from_score(cls, score: float) -> Self:
         """The word for a score in [0, 5]: below 1 bad, 2 poor, 3 fair, 4 good, else excellent."""
         return list(cls)[min(int(score), 4)]
 
@@ -273,7 +273,7 @@ class Failure(_Wire):
     retryable: bool
 
     @classmethod
-    def of(cls, error: BaseException) -> Self:
+    def from_error(cls, error: BaseException) -> Self:
         """Anything unforeseen becomes an `internal_error` showing only its type: its text may hold secrets.
 
         The message can be written as JSON, whatever bytes the name of a file has that it holds.

@@ -64,7 +64,7 @@ def aspect_score(row: Row, raw: float) -> AspectScore:
     score = min(max(raw, 0.0), 5.0)
     return AspectScore(
         score=score,
-        rating=Rating.of(score),
+        rating=Rating.from_score(score),
         description=row.description,
         slices=reading.grid.slices,
         cut_tokens=reading.cut_tokens,
@@ -81,4 +81,4 @@ def failing_alone(row: Row) -> Iterator[None]:
     try:
         yield
     except M3AGIQAError as error:
-        row.failure = Failure.of(error)
+        row.failure = Failure.from_error(error)

@@ -30,7 +30,7 @@ POLICY = Policy(
 
 def scored(**scores: float) -> dict[Aspect, AspectScore]:
     return {
-        Aspect(name): AspectScore(score=score, rating=Rating.of(score), description="", slices=0, cut_tokens=0)
+        Aspect(name): AspectScore(score=score, rating=Rating.from_score(score), description="", slices=0, cut_tokens=0)
         for name, score in scores.items()
     }
 

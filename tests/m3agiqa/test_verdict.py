@@ -38,7 +38,7 @@ def model(*, trained: bool = True) -> ModelInfo:
 
 
 def score(value: float) -> AspectScore:
-    return AspectScore(score=value, rating=Rating.of(value), description="why", slices=2, cut_tokens=0)
+    return AspectScore(score=value, rating=Rating.from_score(value), description="why", slices=2, cut_tokens=0)
 
 
 def test_a_scored_verdict_repeats_its_request(policy: Policy) -> None:
