@@ -44,7 +44,7 @@ def pixels(data: bytes) -> list[tuple[int, int, int]]:
     return [(raw[start], raw[start + 1], raw[start + 2]) for start in range(0, len(raw), 3)]
 
 
-def test_what_is_known_of_a_image() -> None:
+def test_what_is_known_of_an_image() -> None:
     data = encode(Image.new("RGB", (30, 20), "red"))
     image = open_image(data)
     assert image.rgb.size == (30, 20)
@@ -213,7 +213,7 @@ def sample(format_: str) -> bytes:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_damaged_bytes_give_a_image_or_a_typed_failure(data: st.DataObject) -> None:
+def test_damaged_bytes_give_an_image_or_a_typed_failure(data: st.DataObject) -> None:
     damaged = bytearray(sample(data.draw(st.sampled_from(FORMATS))))
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(damaged) - 1))
@@ -236,7 +236,7 @@ def test_damaged_bytes_give_a_image_or_a_typed_failure(data: st.DataObject) -> N
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF"]))
-def test_any_bytes_give_a_image_or_a_typed_failure(data: bytes, start: bytes) -> None:
+def test_any_bytes_give_an_image_or_a_typed_failure(data: bytes, start: bytes) -> None:
     try:
         image = open_image(start + data, max_pixels=1_000_000)
     except ImageError:
