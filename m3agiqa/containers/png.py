@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from m3agiqa.colour import Colour
+from m3agiqa.colour import MAX_PROFILE_BYTES, Colour
 from m3agiqa.containers import exif
 from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: Bytes of an ICC profile once inflated; print profiles have up to 3 MB. A larger one is passed over.
-MAX_PROFILE_BYTES = 4 * 2**20
 
 #: Channels by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

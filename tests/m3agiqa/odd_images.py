@@ -15,7 +15,7 @@ from itertools import product
 
 from PIL import Image
 
-from m3agiqa import colour
+from m3agiqa import icc
 
 WIDTH, HEIGHT = 64, 32
 
@@ -52,7 +52,7 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-# ICC profiles. All but the tables come from the module's own builder.
+# ICC profiles. `m3agiqa.icc` writes all but the tables.
 
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 D65 = (0.3127, 0.3290)
@@ -65,13 +65,13 @@ def power(gamma: float) -> tuple[float, ...]:
     return (gamma, 1.0, 0.0, 0.0, 0.0)
 
 
-ICC_SRGB = colour.matrix_profile(SRGB, SRGB_CURVE, version=2)
-ICC_P3 = colour.matrix_profile(P3, SRGB_CURVE)
-ICC_ADOBE = colour.matrix_profile(ADOBE, power(2.19921875))
-ICC_LINEAR = colour.matrix_profile(SRGB, power(1))
+ICC_SRGB = icc.matrix_profile(SRGB, SRGB_CURVE, version=2)
+ICC_P3 = icc.matrix_profile(P3, SRGB_CURVE)
+ICC_ADOBE = icc.matrix_profile(ADOBE, power(2.19921875))
+ICC_LINEAR = icc.matrix_profile(SRGB, power(1))
 #: Red is green, green is blue, blue is red: nobody can overlook that it was applied.
-ICC_SWAPPED = colour.matrix_profile((*D65, 0.30, 0.60, 0.15, 0.06, 0.64, 0.33), SRGB_CURVE)
-ICC_GREY = colour.make_profile(b"GRAY", {b"kTRC": colour.curve(*power(1))})
+ICC_SWAPPED = icc.matrix_profile((*D65, 0.30, 0.60, 0.15, 0.06, 0.64, 0.33), SRGB_CURVE)
+ICC_GREY = icc.make_profile(b"GRAY", {b"kTRC": icc.curve(*power(1))})
 ICC_GARBAGE = b"garbage" * 50
 
 
@@ -85,8 +85,8 @@ def _tinting() -> bytes:
         b"gXYZ": (0.2851, 0.6169, 0.0971),
         b"bXYZ": (0.0431, 0.0206, 0.2141),
     }
-    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), colour.curve(*SRGB_CURVE))
-    return colour.make_profile(b"RGB ", {name: xyz(*value) for name, value in colorants.items()} | curves)
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), icc.curve(*SRGB_CURVE))
+    return icc.make_profile(b"RGB ", {name: xyz(*value) for name, value in colorants.items()} | curves)
 
 
 ICC_TINTING = _tinting()
@@ -104,11 +104,11 @@ def table(inks: int, lab: Callable[..., tuple[float, float, float]], grid: int =
 
 _RGB_TABLE = table(3, lambda r, g, b: (100 * (r + g + b) / 3, 60 * (g - r), 60 * (r - b)))
 _OTHER_TABLE = table(3, lambda r, g, b: (100 * g, 90 * (r - b), 0))
-ICC_TABLE = colour.make_profile(b"RGB ", {b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
-ICC_TABLE_1 = colour.make_profile(b"RGB ", {b"A2B1": _RGB_TABLE}, pcs=b"Lab ", version=2)
-ICC_TABLES = colour.make_profile(b"RGB ", {b"A2B1": _OTHER_TABLE, b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
+ICC_TABLE = icc.make_profile(b"RGB ", {b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
+ICC_TABLE_1 = icc.make_profile(b"RGB ", {b"A2B1": _RGB_TABLE}, pcs=b"Lab ", version=2)
+ICC_TABLES = icc.make_profile(b"RGB ", {b"A2B1": _OTHER_TABLE, b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
 #: Its darkest is not black, which a black point compensation would stretch.
-ICC_CMYK = colour.make_profile(
+ICC_CMYK = icc.make_profile(
     b"CMYK",
     {b"A2B0": table(4, lambda c, m, y, k: (15 + 85 * (1 - k) * (1 - c / 3) * (1 - m / 2), 60 * (m - c), 50 * (y - c)))},
     pcs=b"Lab ",
