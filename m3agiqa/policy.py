@@ -29,7 +29,7 @@ _SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 class Thresholds(BaseModel):
     """An aspect's thresholds on the MOS scale 0..5. A score that equals a threshold passes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     reject_below: float = Field(default=0.0, ge=0, le=5)
     review_below: float = Field(default=0.0, ge=0, le=5)
@@ -44,7 +44,7 @@ class Thresholds(BaseModel):
 class Policy(BaseModel):
     """One file of `cfg/policies/`. An aspect that it does not name has no influence on the decision."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: int = Field(ge=1)

@@ -26,7 +26,7 @@ from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, NewerVersion, Requ
 from m3agiqa.policy import Policy
 from m3agiqa.verdict import assemble
 
-#: Some cannot be expressed in UTC, and some nobody means.
+#: Times that UTC cannot express, and times that are mistakes.
 NO_TIMES = (
     "9999-12-31T23:59:59-12:00",
     "9999-12-31T23:59:59Z",
@@ -292,8 +292,8 @@ def test_a_score_is_a_number_from_0_to_5(score: float) -> None:
         AspectScore(score=score, rating=Rating.BAD, description="", slices=0, cut_tokens=0)
 
 
-def failures(of: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
-    return [of, *(below for kind in of.__subclasses__() for below in failures(kind))]
+def failures(root: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
+    return [root, *(below for kind in root.__subclasses__() for below in failures(kind))]
 
 
 def test_every_failure_has_a_code_of_its_own_and_stands_in_the_tree() -> None:
@@ -347,7 +347,7 @@ def test_a_verdict_is_read_whatever_a_later_version_added_to_it() -> None:
     for part in ("error", "policy"):
         later[part] = {**written[part], "colour": "red"}
     assert Verdict.model_validate(later) == Verdict.model_validate({**written, "version": "1.9"})
-    # what the caller put there is its own
+    # Metadata is the caller's own, unknown keys and all.
     later["metadata"] = {"k": 1, "colour": "red"}
     assert Verdict.model_validate(later).metadata == {"k": 1, "colour": "red"}
 
@@ -361,7 +361,7 @@ def test_what_a_later_minor_version_added_to_a_request_is_left_out(version: str)
     request = ScoreRequest.parse(payload)
     assert (request.prompt, request.version) == ("a cat", version)
     assert "colour" not in request.model_dump()
-    # what both know must be right all the same
+    # Fields that both versions know must still be right.
     with pytest.raises(RequestInvalid, match=r"^prompt: "):
         ScoreRequest.parse({**payload, "prompt": 1})
 

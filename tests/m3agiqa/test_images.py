@@ -58,7 +58,7 @@ def test_every_format(format_: str) -> None:
     image = open_image(encode(Image.new("RGB", (32, 32), (0, 128, 0)), format_))
     assert image.info.format == format_
     red, green, blue = image.rgb.getpixel((16, 16))  # type: ignore[misc]
-    # The lossy ones may be off a little.
+    # Lossy formats may be off a little.
     assert red <= 4
     assert blue <= 4
     assert abs(green - 128) <= 4
@@ -142,7 +142,7 @@ def test_metadata_that_is_none_does_not_cost_the_image() -> None:
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "AVIF"])
-def test_of_an_animation_the_first_frame_is_taken(format_: str) -> None:
+def test_the_first_frame_of_an_animation_is_taken(format_: str) -> None:
     frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "lime", "blue")]
     data = encode(frames[0], format_, save_all=True, append_images=frames[1:], duration=100)
     image = open_image(data)
@@ -207,7 +207,7 @@ def test_what_is_no_image(data: bytes) -> None:
 
 @cache
 def sample(format_: str) -> bytes:
-    # Noise, so that a cut goes through the pixels and not through padding behind them.
+    # Noise hardly compresses, so a cut goes through pixels and not through padding behind them.
     return encode(Image.effect_noise((48, 40), 90).convert("RGB"), format_)
 
 
