@@ -22,7 +22,7 @@ from m3agiqa.contract import (
     ScoreRequest,
     Verdict,
 )
-from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
+from m3agiqa.errors import DataError, DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
 from m3agiqa.policy import Policy
 from m3agiqa.verdict import assemble
 
@@ -312,7 +312,7 @@ def test_a_failure_travels_as_a_value(kind: type[M3AGIQAError]) -> None:
 
 
 def test_a_failure_can_be_written_whatever_the_name_of_a_file() -> None:
-    failure = Failure.from_error(RequestInvalid("no file \udcd6"))
+    failure = Failure.from_error(DataError("no file \udcd6"))
     assert Failure.model_validate_json(failure.model_dump_json()).message == r"no file \udcd6"
 
 

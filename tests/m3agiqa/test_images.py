@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m3agiqa.errors import ImageError, ImageTooLarge, ImageUnreadable
-from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, open_image
+from m3agiqa import images
+from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
+from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, decode, noise_image, open_image, read_header
 
 
 def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
@@ -174,6 +176,37 @@ def test_the_limit_can_be_set() -> None:
     assert open_image(data, max_pixels=400)
     with pytest.raises(ImageTooLarge, match="20x20 is more than 399 pixels"):
         open_image(data, max_pixels=399)
+
+
+@pytest.mark.parametrize(
+    ("format_", "bytes_a_pixel"), [("JPEG", 16), ("PNG", 12), ("WEBP", 20), ("GIF", 12), ("AVIF", 24)]
+)
+def test_memory_is_foreseen_by_the_header_alone(format_: str, bytes_a_pixel: int) -> None:
+    header = read_header(encode(Image.new("RGB", (30, 20)), format_))
+    assert (header.pixels, header.working_bytes) == (600, 600 * bytes_a_pixel)
+
+
+def test_scans_cost_as_many_pixels_as_they_go_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", progressive=True)
+    scans = read_header(data).still.passes
+    assert scans > 1
+    monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", scans * 600)
+    assert read_header(data)
+    monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", scans * 600 - 1)
+    with pytest.raises(ImageTooCostly, match=f"{scans} scans of 30x20 pixels"):
+        read_header(data)
+
+
+def test_a_decoder_that_finds_another_size_is_not_trusted() -> None:
+    header = read_header(encode(Image.new("RGB", (30, 20))))
+    with pytest.raises(ImageUnreadable, match="two sizes"):
+        decode(replace(header, still=replace(header.still, size=(20, 30))))
+
+
+def test_noise_follows_its_seed() -> None:
+    one, same, other = (noise_image(40, 30, seed) for seed in (1, 1, 2))
+    assert one.rgb.size == (40, 30)
+    assert one.rgb.tobytes() == same.rgb.tobytes() != other.rgb.tobytes()
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -65,6 +65,7 @@ def test_a_missing_aspect_is_reviewed() -> None:
     assert POLICY.decide(scored(quality=4), [QUALITY, AUTHENTICITY]) == (ACCEPT, ())
     lenient = POLICY.model_copy(update={"on_missing": ACCEPT})
     assert lenient.decide(scored(quality=4), [QUALITY, CORRESPONDENCE])[0] == ACCEPT
+    assert lenient.decide(scored(correspondence=1), [QUALITY, CORRESPONDENCE])[0] == REVIEW
 
 
 def test_a_low_score_rejects_although_another_aspect_is_missing() -> None:
