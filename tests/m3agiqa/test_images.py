@@ -207,6 +207,16 @@ def test_noise_follows_its_seed() -> None:
     one, same, other = (noise_image(40, 30, seed) for seed in (1, 1, 2))
     assert one.rgb.size == (40, 30)
     assert one.rgb.tobytes() == same.rgb.tobytes() != other.rgb.tobytes()
+    # Unresized it is the bytes themselves, on which kept start-up checks rest.
+    assert noise_image(32, 32, 1).rgb.tobytes() == hashlib.shake_256(b"1").digest(3 * 32 * 32)
+
+
+def test_what_pillow_refuses_by_its_size_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGB", (32, 32)), "AVIF")
+    for limit in (1_000, 500):  # Pillow warns above its limit, and refuses above twice that
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageTooLarge, match="more pixels than the decoder takes"):
+            read_header(data)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
