@@ -1,7 +1,7 @@
-# Every target sets itself up in .venv; `make demo` and `make test` are all a fresh machine with Python 3.11+ needs.
+# Every target sets up .venv by itself: on a fresh machine with Python 3.11+, `make demo` or `make test` is enough.
 
 PYTHON ?= python3
-# Elsewhere than here PyPI's torch for Linux brings CUDA along; this keeps it small:
+# PyPI's torch for Linux brings CUDA along; PyTorch's own index has one without:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 KEEP ?=
@@ -13,11 +13,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
 
-# Most of the time is spent waiting for real servers, so several processes share the tests.
+# Tests mostly wait for real servers, so several processes share them.
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Two thousand requests, and Redis frozen for 20 s at a time; CHAOS_SEED=2 for another day.
+# Sends two thousand requests while Redis freezes for 20 s at a time; CHAOS_SEED=2 draws other failures.
 chaos: .venv/dev.stamp
 	CHAOS_TASKS=2000 CHAOS_FREEZE_S=20 $(BIN)/python -m pytest tests/chaos -k nothing_is_lost
 
@@ -26,7 +26,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Known weaknesses of what is installed; not part of `check`, as a new advisory must not stop work.
+# Lists known weaknesses of installed packages. Not part of `check`, because a new advisory must not stop work.
 audit: .venv/dev.stamp
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
@@ -42,7 +42,7 @@ clean:
 		|| { echo "Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# torch by itself first: named outright, pip takes the pinned build and no newer one for some other package.
+# torch first and alone: pip then takes the pinned build, and no newer one for another package's sake.
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[demo]'

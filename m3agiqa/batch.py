@@ -105,7 +105,7 @@ class Batch:
                 raise RequestInvalid(f"line {row.line}: {row.error}")
             return read_job(find_image(row.values[IMAGE_PATH], self.folder), row.values[PROMPT], self.aspects)
         except M3AGIQAError as error:
-            return Failure.of(error)
+            return Failure.from_error(error)
 
     def _records(self, row: Row, job: Job | Failure, outcome: Scores | Failure) -> list[Record]:
         scores: Mapping[Aspect, AspectScore] = {}

@@ -1,8 +1,7 @@
 """Colours as a browser shows them: what a file says of its samples, turned into sRGB.
 
 The rules are those of Chromium 156, found by experiment (tests/m3agiqa/test_images_as_shown.py asks it anew).
-littleCMS, by way of Pillow, does all conversions: what a PNG or an AVIF says in numbers is first written as an ICC
-profile.
+littleCMS, by way of Pillow, does all conversions; for what a PNG or an AVIF says in numbers, `icc` writes a profile.
 """
 
 from __future__ import annotations
@@ -16,19 +15,21 @@ from itertools import product
 
 from PIL import Image, ImageCms
 
-#: Bytes. A larger profile is ignored; those of printing presses, the largest in use, have 0.5 to 3 MB.
-MAX_PROFILE = 4 << 20
-#: Greatest difference, of 255, that counts as none. A profile that moves no colour by more says "sRGB" in other words.
+from m3agiqa.icc import matrix_profile
+
+#: Bytes of an ICC profile. A larger one is ignored; printing presses have the largest in use, 0.5 to 3 MB.
+MAX_PROFILE_BYTES = 4 << 20
+#: Steps of 255 that a profile may move a colour by and still count as sRGB in other words.
 _ROUNDING = 2
-#: Rows that are worked on at a time.
+#: Rows of an image that are converted at a time.
 _STRIP = 256
 
 # Transfer characteristics (ITU-T H.273, table 3) as parameters g, a, b, c, d of the curve that ICC.1:2010, 10.16, calls
-# function type 3: linear = (a * sample + b) ** g from d on, c * sample below. Not here and so ignored: 9, 10 and 12, as
-# by Chromium, and the two of HDR, 16 (PQ) and 18 (HLG), which Chromium maps to the screen's range by the brightest
-# channel of each pixel, as no matrix and curves can.
+# function type 3: linear = (a * sample + b) ** g from d on, c * sample below. Numbers that are not here are ignored:
+# 9, 10 and 12, as Chromium ignores them, and the two of HDR, 16 (PQ) and 18 (HLG), which Chromium maps to the screen's
+# range by the brightest channel of each pixel. No matrix and curves can do that.
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-# The curve of video: the table gives the camera's; Chromium takes the screen's (ITU-R BT.1886).
+# The table gives a video camera's curve; Chromium takes the screen's (ITU-R BT.1886).
 _VIDEO_CURVE = (2.4, 1.0, 0.0, 0.0, 0.0)
 _TRANSFERS = {
     1: _VIDEO_CURVE,
@@ -62,19 +63,11 @@ _PRIMARIES: dict[int, tuple[float, ...]] = {
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
 
-_Vector = tuple[float, float, float]
-_Matrix = tuple[_Vector, _Vector, _Vector]
-
-#: X, Y, Z of the white that profiles are made for (ICC.1:2010, 7.2.16).
-_D50: _Vector = (0.9642, 1.0, 0.8249)
-# Matrix from X, Y, Z to what Bradford takes for the eye's three cones (ICC.1:2010, annex E).
-_BRADFORD: _Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
-
 
 @dataclass(frozen=True)
 class Colour:
-    """How a file says its samples are to be understood. Where it says several things, the first of `cicp`, `icc`,
-    `srgb`, `gamma` that can be understood holds.
+    """What a file says its samples mean. If it says several things, the first of `cicp`, `icc`, `srgb` and `gamma` that
+    can be understood counts.
     """
 
     #: An ICC profile, as it stood in the file.
@@ -83,15 +76,15 @@ class Colour:
     srgb: bool = False
     #: PNG's gAMA: 100,000 times the encoding exponent.
     gamma: int | None = None
-    #: PNG's cHRM: white x y, red x y, green x y, blue x y, times 100,000. Says nothing without `gamma`.
+    #: PNG's cHRM: white x y, red x y, green x y, blue x y, times 100,000. Ignored without `gamma`.
     chromaticities: tuple[int, ...] | None = None
     #: PNG's cICP, full range: colour primaries and transfer characteristics, numbers of ITU-T H.273.
     cicp: tuple[int, int] | None = None
 
     @classmethod
     def from_nclx(cls, primaries: int, transfer: int) -> Colour:
-        """What an AVIF's `nclx` box says. Chromium takes unknown numbers for sRGB's there, and the curve of video (1,
-        6, 14, 15) too, where in a PNG it ignores the former and obeys the latter.
+        """What an AVIF's `nclx` box says. In an AVIF Chromium takes unknown numbers and the curve of video (1, 6, 14,
+        15) for sRGB's; in a PNG it ignores the former and obeys the latter.
         """
         return cls(
             cicp=(
@@ -105,8 +98,8 @@ def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
     """`image` (mode L, LA, RGB, RGBA or CMYK) as a browser shows it, alpha untouched.
 
     Returns:
-        The same object, changed in place, of mode L, LA, RGB or RGBA; a new one of mode RGB where CMYK came, and of
-        mode RGB or RGBA where a profile gives grey a tint. What cannot be understood, or does not fit the image's
+        The same object, changed in place, of mode L, LA, RGB or RGBA. CMYK becomes a new image of mode RGB, and grey
+        that a profile tints a new one of mode RGB or RGBA. What cannot be understood, or does not fit the image's
         channels, is ignored; HDR (PQ and HLG) stays as it is.
     """
     profile = _profile(colour)
@@ -122,7 +115,7 @@ def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
 
 
 def _profile(colour: Colour) -> bytes | None:
-    """The ICC profile that says what `colour` says; None for sRGB."""
+    """`colour` as an ICC profile; None for sRGB."""
     if colour.cicp is not None and (written := _numbered_profile(*colour.cicp)):
         return written
     if colour.icc is not None and _opens(colour.icc):
@@ -133,13 +126,13 @@ def _profile(colour: Colour) -> bytes | None:
 
 
 def _opens(icc: bytes) -> bool:
-    # What Chromium refuses, though littleCMS does not: a profile that is cut off, and those of ICC.2 (version 5).
-    if not 132 <= len(icc) <= MAX_PROFILE or int.from_bytes(icc[:4]) > len(icc) or icc[8] > 4:
+    # Chromium refuses a profile that is cut off, and one of ICC.2 (version 5); littleCMS would take both.
+    if not 132 <= len(icc) <= MAX_PROFILE_BYTES or int.from_bytes(icc[:4]) > len(icc) or icc[8] > 4:
         return False
     try:
         ImageCms.ImageCmsProfile(io.BytesIO(icc))
     except Exception:
-        # A stranger's bytes: whatever littleCMS says of them, the image is shown as if they were not there.
+        # A stranger's bytes: whatever error littleCMS raises, the image is shown without its profile.
         return False
     return True
 
@@ -156,25 +149,27 @@ def _gamma_profile(gamma: int, chromaticities: tuple[int, ...] | None) -> bytes 
         return None
     srgb = all(abs(a - b) <= 0.001 for a, b in zip(primaries, _SRGB_PRIMARIES, strict=True))
     # 45455 (1/2.2), alone or with sRGB's primaries, is how a PNG says sRGB to those who do not know its sRGB chunk
-    # (PNG specification, 11.3.2.5). Alone, Chromium forgives five per cent. With the primaries it takes the number by
-    # its word, which darkens the shadows by up to 9 of 255; here such images stay what the reference model reads.
+    # (PNG specification, 11.3.2.5). Chromium takes 45455 alone, give or take five per cent, for sRGB. Beside sRGB's
+    # primaries it obeys the number, which darkens shadows by up to 9 of 255; such images stay here as the reference
+    # model reads them.
     if 0.95 <= gamma * 2.2 / 100_000 <= 1.05 and (chromaticities is None or (srgb and 45_000 <= gamma <= 46_000)):
         return None
     try:
         return matrix_profile(primaries, (min(100_000 / gamma, 1000.0), 1.0, 0.0, 0.0, 0.0))
     except (ArithmeticError, ValueError, struct.error):
-        return None  # no light at all, or primaries that span no colours
+        return None  # a gamma of 0, or primaries that span no colours
 
 
-@lru_cache(maxsize=8)  # at most 8 profiles of MAX_PROFILE bytes; a stream of images has one or two
+@lru_cache(maxsize=8)  # at most 8 profiles of MAX_PROFILE_BYTES; a stream of images has one or two
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Pillow's transform from `profile` to sRGB, for images of `mode`; None where it would change nothing, or where
-    littleCMS refuses.
+    """Pillow's transform from `profile` to sRGB for images of `mode`; None if it would change nothing, or littleCMS
+    refuses the profile.
     """
     output = "RGBA" if mode == "RGBA" else "RGB"
     end = min(132 + 12 * int.from_bytes(profile[128:132]), len(profile))
     tags = [profile[at : at + 4] for at in range(132, end, 12)]
-    # Chromium takes A2B0, else A2B1, else matrix and curves. littleCMS skips what is not of the intent it is asked for.
+    # Chromium takes A2B0, else A2B1, else matrix and curves. littleCMS skips the tables of other intents than the one
+    # asked for.
     by_table = b"A2B1" in tags and b"A2B0" not in tags
     try:
         transform = ImageCms.ImageCmsTransform(
@@ -183,12 +178,12 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             mode,
             output,
             ImageCms.Intent.RELATIVE_COLORIMETRIC if by_table else ImageCms.Intent.PERCEPTUAL,
-            # Grey is converted 256 samples at a time, so exactness costs nothing.
+            # Grey is converted as 256 samples alone, so exactness costs nothing.
             flags=ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
         )
         return None if output == mode and _moves_nothing(transform, mode) else transform
     except Exception:
-        # As in _opens: littleCMS looks at most of a profile only now.
+        # As in _opens: littleCMS reads most of a profile only now.
         return None
 
 
@@ -202,17 +197,17 @@ def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def _cmyk_to_srgb(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:
-    """Chromium mixes black into the other three inks first. A profile sees what comes of that: three inks, no black."""
+    """Chromium first mixes black into the other three inks, so that a profile converts three inks without black."""
     rgb = Image.new("RGB", image.size)
     for box in _strips(image):
         strip = image.crop(box).convert("RGB")
-        # From RGB Pillow makes the inks' complements, and no black.
+        # Pillow turns RGB into its complement in three inks, without black.
         rgb.paste(transform.apply(strip.convert("CMYK")) if transform else strip, box)
     return rgb
 
 
 def _grey_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Grey has 256 colours: a table of them does, made from a ramp."""
+    """Grey has 256 values, so a table converts it; a ramp through the profile makes the table."""
     ramp = Image.frombytes("L", (256, 1), bytes(range(256)))
     if profile[16:20] == b"RGB ":
         ramp = ramp.convert("RGB")
@@ -234,108 +229,18 @@ def _grey_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover `image`, so that no second copy of a large one is needed to work on it."""
+    """Boxes that cover `image` strip by strip: converting one at a time needs no second copy of a large image."""
     for top in range(0, image.height, _STRIP):
         yield 0, top, image.width, min(top + _STRIP, image.height)
 
 
 def _writable(image: Image.Image) -> Image.Image:
     image.load()
-    # Images over a buffer of somebody else's must not be written to, and littleCMS would.
+    # littleCMS would write to an image over somebody else's buffer.
     return image.copy() if image.readonly else image
 
 
 @lru_cache(maxsize=1)
 def _srgb_profile() -> bytes:
-    # Version 2: into a profile of version 4 littleCMS also scales the black point, which Chromium does not.
+    # Version 2, as littleCMS also scales the black point into a profile of version 4, and Chromium does not.
     return matrix_profile(_SRGB_PRIMARIES, _SRGB_CURVE, version=2)
-
-
-def matrix_profile(chromaticities: tuple[float, ...], parameters: tuple[float, ...], *, version: int = 4) -> bytes:
-    """An ICC profile of a display (ICC.1:2010: header 7.2, tags 7.3, three-component matrix-based 8.4.3).
-
-    Args:
-        chromaticities: x and y of white, red, green and blue (CIE 1931).
-        parameters: g, a, b, c, d of the three channels' curve.
-        version: of the ICC's specification, 2 or 4.
-
-    Raises:
-        ValueError: the primaries span no colours.
-        ArithmeticError, struct.error: numbers that the profile cannot hold.
-    """
-    red, green, blue = _colorants(chromaticities)
-    tags = {
-        b"desc": _text("as the image says"),
-        b"cprt": _text("none"),
-        b"wtpt": _xyz(_D50),
-        b"rXYZ": _xyz(red),
-        b"gXYZ": _xyz(green),
-        b"bXYZ": _xyz(blue),
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(*parameters)),
-    }
-    return make_profile(b"RGB ", tags, version=version)
-
-
-def make_profile(space: bytes, tags: dict[bytes, bytes], *, pcs: bytes = b"XYZ ", version: int = 4) -> bytes:
-    """A profile of `tags` for samples of `space`, with a header around it (ICC.1:2010, 7.2 and 7.3)."""
-    table, data = struct.pack(">I", len(tags)), b""
-    start = 128 + 4 + 12 * len(tags)
-    for name, content in tags.items():
-        table += name + struct.pack(">II", start + len(data), len(content))
-        data += content + bytes(-len(content) % 4)
-    header = struct.pack(">I4xI4s4s4s12x4s28x", start + len(data), version << 24, b"mntr", space, pcs, b"acsp")
-    header += _fixed(_D50)
-    return header.ljust(128, b"\0") + table + data
-
-
-def curve(*parameters: float) -> bytes:
-    """A curve tag: g, a, b, c and d of a parametric curve of type 3 (ICC.1:2010, 10.16)."""
-    return b"para\0\0\0\0\0\3\0\0" + _fixed(parameters)
-
-
-def _text(text: str) -> bytes:
-    data = text.encode("utf-16-be")
-    return b"mluc" + struct.pack(">4xII4sII", 1, 12, b"enUS", len(data), 28) + data
-
-
-def _xyz(vector: _Vector) -> bytes:
-    return b"XYZ \0\0\0\0" + _fixed(vector)
-
-
-def _fixed(numbers: tuple[float, ...]) -> bytes:
-    return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
-
-
-def _colorants(chromaticities: tuple[float, ...]) -> list[_Vector]:
-    """X, Y, Z of full red, green and blue, adapted to D50 as ICC.1:2010, annex E, says."""
-    (white_x, white_y), *primaries = zip(chromaticities[::2], chromaticities[1::2], strict=True)
-    white = (white_x / white_y, 1.0, (1 - white_x - white_y) / white_y)
-    red, green, blue = ((x, y, 1 - x - y) for x, y in primaries)
-    to_light = _inverse(tuple(zip(red, green, blue, strict=True)))  # type: ignore[arg-type]  # three of three
-    from_cones = _inverse(_BRADFORD)
-    here, there = _times(_BRADFORD, white), _times(_BRADFORD, _D50)
-    colorants = []
-    for column, light in zip((red, green, blue), _times(to_light, white), strict=True):
-        cones = _times(_BRADFORD, (column[0] * light, column[1] * light, column[2] * light))
-        x, y, z = (cone * b / a for cone, a, b in zip(cones, here, there, strict=True))
-        colorants.append(_times(from_cones, (x, y, z)))
-    return colorants
-
-
-def _times(matrix: _Matrix, vector: _Vector) -> _Vector:
-    x, y, z = (sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix)
-    return x, y, z
-
-
-def _inverse(matrix: _Matrix) -> _Matrix:
-    (a, b, c), (d, e, f), (g, h, i) = matrix
-    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    if abs(determinant) < 1e-9:
-        raise ValueError("primaries that span no colours")
-    rows = (
-        (e * i - f * h, c * h - b * i, b * f - c * e),
-        (f * g - d * i, a * i - c * g, c * d - a * f),
-        (d * h - e * g, b * g - a * h, a * e - b * d),
-    )
-    x, y, z = ((row[0] / determinant, row[1] / determinant, row[2] / determinant) for row in rows)
-    return x, y, z

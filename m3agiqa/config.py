@@ -1,4 +1,4 @@
-"""Where configuration files lie and how they are read: YAML, validated, unknown keys forbidden."""
+"""Finds and reads configuration files: YAML that is validated and holds no unknown keys."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.errors import ConfigError, M3AGIQAError
 from m3agiqa.inputs import read_bytes
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
 
-#: Environment variable with the operator's own folder, with `models/`, `policies/` or `train/` in it.
+#: The environment variable that names the operator's folder, with `models/`, `policies/` or `train/` in it.
 OWN_DIR = "M3AGIQA_CONFIG_DIR"
 
 _PACKAGE = Path(__file__).resolve().parent
-#: The folder that ships: inside an installed package, beside it in a checkout.
+#: The shipped folder: inside the package once installed, beside it in a checkout.
 SHIPPED_DIR = _PACKAGE / "cfg" if (_PACKAGE / "cfg").is_dir() else _PACKAGE.parent / "cfg"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -29,10 +29,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def find(kind: str, name: str) -> Path:
-    """The file for `name`: a path to a YAML file, or a name as `named` takes it.
+    """The file that `name` means: a path that ends in .yaml, or a name as `named` takes it.
 
     Raises:
-        ConfigError: nothing there; lists the names there are.
+        ConfigError: there is no such file; the message lists the names that exist.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else named(kind, name)
     if path is None or not is_file(path):
@@ -42,7 +42,7 @@ def find(kind: str, name: str) -> Path:
 
 
 def named(kind: str, name: str) -> Path | None:
-    """The file `<kind>/<name>.yaml` in the operator's folder or else in the one that ships; None if it is in neither.
+    """The file `<kind>/<name>.yaml` in the operator's folder or else in the shipped one; None if neither has it.
 
     Raises:
         ConfigError: M3AGIQA_CONFIG_DIR names no folder.
@@ -74,13 +74,14 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
     """Read and validate one YAML file.
 
     Raises:
-        ConfigError: unreadable, no YAML, an unknown key or a wrong value, with file and field.
+        ConfigError: the file cannot be read, is no YAML, or has an unknown key or a wrong value; the message names file
+            and field.
     """
     try:
         return model.model_validate(yaml.safe_load(read_bytes(path)))
-    except RequestInvalid as error:
+    except M3AGIQAError as error:
         raise ConfigError(str(error)) from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe_validation(error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar is a ValueError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

@@ -1,6 +1,7 @@
 """What crosses the wire: a `ScoreRequest` goes in, a `Verdict` comes out.
 
-Everything here is frozen; a change is a copy. Nothing here needs torch.
+Everything here is frozen; a change is a copy. Nothing here needs torch. `fields` has the types of fields, with their
+checks.
 """
 
 from __future__ import annotations
@@ -11,55 +12,63 @@ import re
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
-from m3agiqa.quoting import quoted
+from m3agiqa.fields import (
+    KEY_LEADS_ELSEWHERE,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    MAX_URL_CHARS,
+    YEARS,
+    ImageUrl,
+    Instant,
+    Metadata,
+    Priority,
+    RequestId,
+    S3Uri,
+    WebUrl,
+    describe_validation,
+    is_request_id,
+)
 
-#: Characters. Longer than any generator accepts; the model's context is the tighter bound.
+__all__ = [
+    "KEY_LEADS_ELSEWHERE",
+    "MAX_METADATA_BYTES",
+    "MAX_METADATA_DEPTH",
+    "MAX_PIXELS",
+    "MAX_PROMPT_CHARS",
+    "MAX_URL_CHARS",
+    "VERSION",
+    "YEARS",
+    "Aspect",
+    "AspectScore",
+    "Decision",
+    "Failure",
+    "ImageInfo",
+    "Instant",
+    "ModelInfo",
+    "PolicyRef",
+    "Priority",
+    "Rating",
+    "ScoreRequest",
+    "Verdict",
+    "describe_validation",
+    "is_request_id",
+]
+
+#: Characters of a prompt. No generator takes a longer one, and the model's context bounds it more tightly.
 MAX_PROMPT_CHARS = 8_000
-#: Characters, all of the URL with its query (pre-signed URLs run to about 2,000).
-MAX_URL_CHARS = 4_096
-#: Pixels of an image. 8192 x 8192 and a little: above what generators put out, 270 MB once decoded.
+#: Pixels of an image: a little over 8192 x 8192, above what generators put out, and 270 MB once decoded.
 MAX_PIXELS = 68_000_000
-#: Bytes of the caller's metadata as compact JSON; it comes back in the verdict untouched.
-MAX_METADATA_BYTES = 16_384
-#: Objects and lists inside one another, the metadata itself counted. JSON's readers have limits of their own, each
-#: another one, beyond which a verdict could be written and not be read.
-MAX_METADATA_DEPTH = 32
-#: Years, in UTC, that a request may name. Others are mistakes, and arithmetic with times ends at the years 1 and 9999.
-YEARS = range(2000, 3000)
 
-#: Version of what is written here. A reader of the same major version ignores the fields that a later minor one added;
-#: another major version is for other readers.
+#: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
+#: leaves a message of another major version to other readers.
 VERSION = "1.0"
 
-#: Queue priorities, most urgent first.
-Priority = Literal[0, 3, 6, 9]
-
-#: A key is a part of a path, which servers and proxies may resolve: `../other/key` is in another bucket then.
-KEY_LEADS_ELSEWHERE = re.compile(r"(\A|/)\.\.?(/|\Z)|[\x00-\x1f\x7f-\x9f\\]")
-#: A bucket, or the ARN of an access point.
-_BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
-
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-#: Errors of an invalid request that are told, and characters of where one is and of what is wrong.
-_TOLD = 8
-_WHERE_CHARS, _WHAT_CHARS = 160, 240
 
 
 class Aspect(StrEnum):
@@ -76,7 +85,7 @@ class Rating(StrEnum):
     EXCELLENT = "excellent"
 
     @classmethod
-    def of(cls, score: float) -> Self:
+    def from_score(cls, score: float) -> Self:
         """The word for a score in [0, 5]: below 1 bad, 2 poor, 3 fair, 4 good, else excellent."""
         return list(cls)[min(int(score), 4)]
 
@@ -92,111 +101,47 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-def _url_with_scheme(*schemes: str) -> AfterValidator:
-    def check(url: str) -> str:
-        if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]", url):
-            raise ValueError("must not hold control characters, line breaks or backslashes")
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            # Python's words for it quote the host, and what stands in front of it.
-            raise ValueError("is malformed") from None
-        # A bucket's key is whatever follows its name; any other space is written %20.
-        if re.search(r"\s", parts.netloc if parts.scheme == "s3" else url):
-            raise ValueError("must not hold spaces; only the key of s3://bucket/key may")
-        if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)) or not parts.netloc:
-            raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in schemes)} and name a host")
-        _check_bucket(url) if parts.scheme == "s3" else _check_host(parts)
-        return url
-
-    return AfterValidator(check)
-
-
-def _check_host(parts: SplitResult) -> None:
-    if "@" in parts.netloc:
-        raise ValueError("must not hold a user name or a password")
-    if not parts.hostname:
-        raise ValueError("must name a host")
-    try:
-        known = parts.port != 0
-    except ValueError:
-        known = False
-    if not known:
-        raise ValueError("must name a port from 1 to 65535, or none")
-
-
-def _check_bucket(url: str) -> None:
-    bucket, _, key = url.partition("://")[2].partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise ValueError("must name a bucket, of letters, digits, dots, hyphens and underscores")
-    if KEY_LEADS_ELSEWHERE.search(key):
-        raise ValueError("must not hold '.' or '..' between slashes")
-
-
-def _in_our_age(time: datetime) -> datetime:
-    try:
-        year = time.astimezone(UTC).year
-    except OverflowError:
-        year = 0
-    if year not in YEARS:
-        raise ValueError(f"must lie in the years {YEARS[0]} to {YEARS[-1]} (UTC)")
-    return time
-
-
-#: A time that a stranger gave: it has a zone, and can be computed with.
-Instant = Annotated[AwareDatetime, AfterValidator(_in_our_age)]
-
-_Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
-
-
 class ScoreRequest(_Wire):
     """One image to score, as a generator backend enqueues it."""
 
-    # A field that is not known is a misspelt one, unless a later version may have it.
+    # An unknown field is a misspelt one; `parse` takes out those that a later version added.
     model_config = ConfigDict(extra="forbid")
 
-    #: Web address, or `s3://bucket/key`, whose key is taken literally: a space is a space, and %20 is no space.
-    image_url: Annotated[_Url, _url_with_scheme("https", "http", "s3")]
+    #: Web address, or `s3://bucket/key`. A key is taken literally: a space is a space, and %20 is none.
+    image_url: ImageUrl
     prompt: str = Field(max_length=MAX_PROMPT_CHARS)
     #: Receives the signed verdict by POST.
-    callback_url: Annotated[_Url, _url_with_scheme("https", "http")] | None = None
-    #: Bucket with an optional prefix, `s3://bucket/prefix`, taken literally; the verdict is written below it.
-    s3_uri: Annotated[_Url, _url_with_scheme("s3")] | None = None
+    callback_url: WebUrl | None = None
+    #: Bucket with an optional prefix, `s3://bucket/prefix`, taken literally. The verdict is written below it.
+    s3_uri: S3Uri | None = None
     #: None asks for every aspect of the worker's profile.
     aspects: tuple[Aspect, ...] | None = None
     #: Name of a policy; None takes the worker's default.
     policy: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     priority: Priority = 3
-    request_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    #: The caller's own keys, returned in the verdict untouched: 16 KiB as JSON and 32 levels deep at most.
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    request_id: RequestId = Field(default_factory=lambda: uuid.uuid4().hex)
+    #: The caller's own keys, at most 16 KiB as JSON and 32 levels deep. The verdict returns them untouched.
+    metadata: Metadata = Field(default_factory=dict)
     submitted_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
-    #: Time from which on nobody waits for the verdict: what is not scored yet is answered unscored.
+    #: When the caller stops waiting. A request that is unscored by then gets a verdict `failed` with code `expired`.
     expires_at: Instant | None = None
-    #: Version of this contract that the request follows; None is the reader's own.
+    #: Version of the contract that the request follows; None means the reader's own.
     version: str | None = Field(default=None, pattern=_VERSION_FORM)
 
     @property
     def deliveries(self) -> tuple[str, ...]:
         """Where the verdict goes: "callback", "s3"."""
-        places = {"callback": self.callback_url, "s3": self.s3_uri}
-        return tuple(kind for kind, place in places.items() if place is not None)
+        targets = {"callback": self.callback_url, "s3": self.s3_uri}
+        return tuple(kind for kind, target in targets.items() if target is not None)
 
     @property
     def fingerprint(self) -> str:
-        """What is asked for, in 32 hexadecimal digits: equal for a request and its repetition, at whatever time."""
+        """32 hexadecimal digits of what is asked for, equal for a request and its repetition at any later time."""
         asked = self.model_dump(mode="json", exclude={"submitted_at", "expires_at", "priority", "version"})
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
         return self.model_dump_json(exclude_none=True)
-
-    @field_validator("request_id")
-    @classmethod
-    def _names_an_object(cls, value: str) -> str:
-        if not is_request_id(value):
-            raise ValueError("must be 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit")
-        return value
 
     @field_validator("aspects")
     @classmethod
@@ -205,40 +150,22 @@ class ScoreRequest(_Wire):
             raise ValueError("must name at least one aspect, or be left out for all")
         return None if value is None else tuple(dict.fromkeys(value))
 
-    @field_validator("metadata", mode="before")
-    @classmethod
-    def _shallow(cls, value: object) -> object:
-        if _deeper_than(MAX_METADATA_DEPTH, value):
-            raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _bounded(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        try:
-            size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which UTF-8 has no way to write") from None
-        if size > MAX_METADATA_BYTES:
-            raise ValueError(f"is {size} bytes as JSON, more than {MAX_METADATA_BYTES}")
-        return value
-
     @classmethod
     def parse(cls, payload: object) -> Self:
         """Validate `payload` (a dict of JSON values).
 
         Raises:
             RequestInvalid: naming each wrong field, without the values, which may be private.
-            NewerVersion: it is of a later major version.
+            NewerVersion: it follows a later major version.
         """
         try:
-            return cls.model_validate(_as_of_now(payload))
+            return cls.model_validate(_without_later_fields(payload))
         except ValidationError as error:
             raise RequestInvalid(describe_validation(error)) from None
 
 
-def _as_of_now(payload: object) -> object:
-    """`payload` without what a later minor version added."""
+def _without_later_fields(payload: object) -> object:
+    """`payload` without the fields that a later minor version added."""
     version = payload.get("version") if isinstance(payload, dict) else None
     if not isinstance(version, str) or not re.fullmatch(_VERSION_FORM, version):
         return payload
@@ -266,17 +193,18 @@ class AspectScore(_Wire):
 
 
 class Failure(_Wire):
-    """A failure as a value: what `errors` raises, once it must travel."""
+    """A failure as a value, so that an error of `errors` can travel."""
 
     code: str
     message: str
     retryable: bool
 
     @classmethod
-    def of(cls, error: BaseException) -> Self:
-        """Anything unforeseen becomes an `internal_error` showing only its type: its text may hold secrets.
+    def from_error(cls, error: BaseException) -> Self:
+        """`error` as a value. An unforeseen one becomes an `internal_error` that shows its type alone, as its text may
+        hold secrets.
 
-        The message can be written as JSON, whatever bytes the name of a file has that it holds.
+        The message can be written as JSON, also where it holds the name of a file that is not UTF-8.
         """
         if isinstance(error, MemoryError):
             error = OutOfMemory("this machine had no room for it; give the worker more memory, or fewer threads")
@@ -294,7 +222,7 @@ class PolicyRef(_Wire):
 
     name: str
     version: int
-    #: Beginning of the SHA-256 of its content: two files that decide alike have the same.
+    #: The first digits of the SHA-256 of the policy's content. Two files that decide alike have the same.
     digest: str | None = None
 
 
@@ -309,7 +237,7 @@ class ModelInfo(_Wire):
     revisions: dict[str, str]
     dtype: str
     engine: str
-    #: False for random weights: such scores mean nothing.
+    #: False for random weights, whose scores mean nothing.
     trained: bool
 
 
@@ -330,49 +258,20 @@ class Verdict(_Wire):
     #: Version of this contract that the verdict follows.
     version: str = VERSION
     request_id: str
-    #: "scored" if every wanted aspect has a score.
+    #: "scored" if every aspect asked for has a score.
     status: Literal["scored", "failed"]
     decision: Decision
     reasons: tuple[str, ...]
-    #: Scores of the aspects that succeeded, also in a failed verdict.
+    #: Scores of the aspects that succeeded; a failed verdict may have some too.
     aspects: dict[Aspect, AspectScore]
     policy: PolicyRef | None
     model: ModelInfo | None
     image: ImageInfo | None
     timings_ms: dict[str, float]
-    #: Images that were scored together with this one, itself counted; None if none was gathered.
+    #: Images in the batch that this one was scored in; None if there was no batch.
     batch: int | None = None
     attempt: int = Field(ge=1)
     submitted_at: AwareDatetime
     scored_at: AwareDatetime
     metadata: dict[str, JsonValue]
     error: Failure | None
-
-
-def is_request_id(value: object) -> bool:
-    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
-
-
-def describe_validation(error: ValidationError) -> str:
-    """One line naming the wrong fields and why, the first eight of them, without the values."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [
-        f"{quoted('.'.join(map(quoted, item['loc'])) or 'value', _WHERE_CHARS)}: {quoted(item['msg'], _WHAT_CHARS)}"
-        for item in found[:_TOLD]
-    ]
-    return "; ".join(told) + (f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else "")
-
-
-def _deeper_than(limit: int, value: object) -> bool:
-    """Whether objects and lists stand in one another more than `limit` deep; without recursion, which ends sooner."""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return any(isinstance(inner, dict | list) for inner in level)

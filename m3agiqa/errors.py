@@ -1,16 +1,16 @@
-"""Every way a request can fail, as a tree.
+"""Every way a request or a command can fail, as a tree.
 
-Each class carries its wire `code` and says whether trying again may help (`retryable`). A failure never turns into a
-score: at the edges it becomes a `contract.Failure`.
+Each class carries its wire `code`, and `retryable` says whether another try may help. A failure never turns into a
+score: where it leaves the process it becomes a `contract.Failure`.
 
     M3AGIQAError
-    ├── RequestInvalid            the message or an argument is not a valid request
+    ├── RequestInvalid            a request to be scored is not valid
     │   ├── PromptTooLong         image and prompt leave no room in the aspect's context
-    │   └── RequestExpired        nobody waits for it any more
+    │   └── RequestExpired        its caller no longer waits
     ├── ImageError                the bytes were fetched but are no usable image
     │   ├── ImageUnreadable       not an image, truncated, or a format that is not accepted
     │   ├── ImageTooLarge         too many pixels or bytes, or sides too unequal
-    │   └── ImageTooCostly        decoding it takes more parts, scans or seconds than a sound image does
+    │   └── ImageTooCostly        decoding takes more parts, scans or seconds than a sound image does
     ├── FetchError                the bytes could not be fetched
     │   ├── FetchForbidden        the address, port or scheme is not allowed
     │   ├── FetchRefused          the server answered that it will not serve it (4xx)
@@ -24,24 +24,24 @@ score: at the edges it becomes a `contract.Failure`.
     │   └── HubUnavailable        the hub cannot be reached, or a download broke off    (retryable)
     ├── ScoringError              the model failed on this image
     │   ├── ScoreNotFinite        the head returned NaN or infinity
-    │   ├── GoldenMismatch        a model does not give what it gave before
+    │   ├── GoldenMismatch        a model does not give the scores or descriptions that it gave before
     │   ├── ScoringOutOfMemory    the device had no room for this batch                 (retryable)
     │   ├── DeviceLost            the GPU failed, and its process must be started again (retryable)
     │   └── ScoringTimeout        no score within the deadline                          (retryable)
     ├── DeliveryError             the verdict was not taken
     │   ├── DeliveryForbidden     the destination is not allowed, or not configured
     │   ├── DeliveryGone          the receiver answered 410: it wants no more
-    │   ├── DeliveryMisconfigured credentials, quota or clock of the worker are wrong    (retryable)
-    │   └── DeliveryUnavailable   timeout, connection failure or any other status        (retryable)
-    ├── Busy                      what it needs is taken; it is put off and nobody is told (retryable)
-    ├── OutOfMemory               this machine had no room for the image now          (retryable)
-    ├── DecoderLost               the process that decoded the image ended            (retryable)
+    │   ├── DeliveryMisconfigured credentials, quota or clock of the worker are wrong   (retryable)
+    │   └── DeliveryUnavailable   timeout, connection failure or any other status       (retryable)
+    ├── Busy                      a task is put off until something it needs is free    (retryable)
+    ├── OutOfMemory               this machine had no room for the image now            (retryable)
+    ├── DecoderLost               the process that decoded the image ended              (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
-    ├── PoisonTask                it took too many workers along
-    ├── TaskRevoked               an operator took it back
-    ├── NotOwed                   a task that nobody has to do now: a repeated or late message
-    ├── NewerVersion              written by a later version, for workers of that one
+    ├── PoisonTask                too many workers ended while they ran the task
+    ├── TaskRevoked               an operator took the task back
+    ├── NotOwed                   the ledger owes no such task now: the message was repeated or late
+    ├── NewerVersion              a later version wrote this, for workers of that version
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
     └── InternalError             a defect of ours                                      (retryable)
 """
@@ -53,16 +53,16 @@ from typing import ClassVar
 
 
 class M3AGIQAError(Exception):
-    """Base of every failure this product raises on purpose.
+    """Base of every failure that this product raises on purpose.
 
-    Messages are shown to callers and stand in verdicts: they never hold a prompt, a URL's query or a secret.
+    Callers see its message, in verdicts too: it never holds a prompt, a URL's query or a secret.
     """
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        # A file's name need not be UTF-8; what is said of it must be, wherever that goes.
+        # A file's name need not be UTF-8, but a message that holds it must be.
         return super().__str__().encode("utf-8", "backslashreplace").decode()
 
 
@@ -107,7 +107,7 @@ class FetchRefused(FetchError):
 
 
 class FetchUnavailable(FetchError):
-    """The image is not there now; `retry_after_s` is what its server asked for, if it did."""
+    """The image is not there now. `retry_after_s` is the wait that its server asked for, if it did."""
 
     code = "fetch_unavailable"
     retryable = True
@@ -164,7 +164,7 @@ class ScoringOutOfMemory(ScoringError):
 
 
 class DeviceLost(ScoringError):
-    """The GPU does nothing more for this process, which must be started again."""
+    """The GPU no longer works for this process, which must be started again."""
 
     code = "device_lost"
     retryable = True
@@ -188,14 +188,14 @@ class DeliveryGone(DeliveryError):
 
 
 class DeliveryMisconfigured(DeliveryError):
-    """Only an operator can change it: it is tried a few times, and no more."""
+    """Only an operator can mend this: the delivery is tried a few more times, then given up."""
 
     code = "delivery_misconfigured"
     retryable = True
 
 
 class DeliveryUnavailable(DeliveryError):
-    """The receiver did not take the verdict; `retry_after_s` is what it asked for, if it did."""
+    """The receiver did not take the verdict. `retry_after_s` is the wait that it asked for, if it did."""
 
     code = "delivery_unavailable"
     retryable = True
@@ -206,7 +206,7 @@ class DeliveryUnavailable(DeliveryError):
 
 
 class Busy(M3AGIQAError):
-    """What a task needs is taken: it comes again in `delay_s` seconds, and nothing is said to its caller."""
+    """Others use what a task needs: the task runs again in `delay_s` seconds, and its caller is told nothing."""
 
     code = "busy"
     retryable = True
@@ -232,7 +232,7 @@ class QueueUnavailable(M3AGIQAError):
 
 
 class QueueFull(M3AGIQAError):
-    """Come back after `retry_after_s` seconds; `submitted` are the ids of those before that are queued."""
+    """Submit again after `retry_after_s` seconds; the requests before, whose ids are `submitted`, are queued."""
 
     code = "queue_full"
     retryable = True
@@ -255,8 +255,6 @@ class TaskRevoked(M3AGIQAError):
 
 
 class NotOwed(M3AGIQAError):
-    """Nothing has to be done."""
-
     code = "not_owed"
 
 

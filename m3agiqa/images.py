@@ -1,6 +1,6 @@
-"""Bytes to a safe RGB image, as a viewer shows it.
+"""Turns a file's bytes into a safe RGB image, as a viewer shows it.
 
-`containers` finds the still image in a file, Pillow decodes it, `colour` brings it to sRGB. Sizes are checked from
+`containers` finds the still image in a file, Pillow decodes it, and `colour` brings it to sRGB. The size is checked in
 the header, before any pixel is decoded.
 """
 
@@ -20,17 +20,17 @@ from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnrea
 
 __all__ = ["FORMATS", "MAX_SIDE_RATIO", "Image", "decode", "open_image", "open_picture", "read_header"]
 
-#: Long side over short side. Beyond it a slice holds too few pixels across to say anything.
+#: Greatest ratio of the long side to the short one. A narrower image has too few pixels across to be judged.
 MAX_SIDE_RATIO = 100
-#: Pixels times scans of a progressive JPEG. Encoders write about 10 scans; an empty one still costs 0.1 ns a pixel.
+#: Pixels times scans of a progressive JPEG. Encoders write about 10 scans, and even an empty one costs 0.1 ns a pixel.
 MAX_SCANNED_PIXELS = 7_000_000_000
 
-#: Bytes that decoding takes for each pixel at the most, the finished image (4 bytes) and its copy in RGB with it.
+#: Most bytes of memory that decoding takes for each pixel, including the finished image (4 bytes) and its copy in RGB.
 _BYTES_A_PIXEL = {"JPEG": 16, "PNG": 12, "WEBP": 20, "GIF": 12, "AVIF": 24}
-#: Rows that are laid on white at a time, so that no copy of the whole is needed.
+#: Rows that are laid on white at a time: a strip needs no second copy of the whole image.
 _STRIP = 256
 
-#: EXIF orientation to what brings the image upright; 1 is upright.
+#: What turns an image of this EXIF orientation upright; 1 is upright already.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,12 +52,12 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class Undecoded:
-    """An image whose header was read, and which is small enough to be decoded."""
+    """An image that is small enough to be decoded, as its header says."""
 
     still: Still
     #: SHA-256 of the file as it came.
     sha256: str
-    #: Pixels, before the orientation is applied.
+    #: Pixels of the canvas, before the orientation is applied.
     width: int
     height: int
 
@@ -67,7 +67,7 @@ class Undecoded:
 
     @property
     def working_bytes(self) -> int:
-        """Memory that decoding takes at the most."""
+        """Most bytes of memory that decoding takes."""
         return self.pixels * _BYTES_A_PIXEL[self.still.format]
 
 
@@ -76,15 +76,15 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     scaled by 1/257, first frame of an animation.
 
     Raises:
-        ImageUnreadable: no image, a format that is not accepted, or truncated.
-        ImageTooLarge: more than `max_pixels` pixels, or one side over MAX_SIDE_RATIO times the other.
-        ImageTooCostly: parts or scans without number.
+        ImageUnreadable: `data` is no image, has a format that is not accepted, or is truncated.
+        ImageTooLarge: it has more than `max_pixels` pixels, or one side is over MAX_SIDE_RATIO times the other.
+        ImageTooCostly: it has more parts or scans than a sound image.
     """
     return decode(read_header(data, max_pixels=max_pixels))
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Undecoded:
-    """Find the image in a file and check its size; no pixel is decoded.
+    """Find the image in a file and check its size, without decoding a pixel.
 
     Raises:
         ImageUnreadable, ImageTooLarge, ImageTooCostly: as `open_image`.
@@ -102,7 +102,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Undecoded:
     return Undecoded(still, hashlib.sha256(data).hexdigest(), width, height)
 
 
-#: The name of `open_image` in scripts that were written for 0.1.
+#: Scripts written for 0.1 call `open_image` so.
 open_picture = open_image
 
 
@@ -110,8 +110,8 @@ def decode(undecoded: Undecoded) -> DecodedImage:
     """Decode what `read_header` found.
 
     Raises:
-        ImageUnreadable: broken or truncated.
-        MemoryError: there is no room for it now; nothing is said about the image.
+        ImageUnreadable: it is broken or truncated.
+        MemoryError: there is no room for it now, which says nothing about the image.
     """
     still = undecoded.still
     try:
@@ -155,9 +155,9 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.Image:
-    """The canvas in RGB: the image in its colours, transparent parts and what it leaves free white."""
+    """The canvas in RGB: the image in its colours, and white where it is transparent or leaves the canvas free."""
     colour = still.colour
-    if icc := image.info.get("icc_profile"):  # AVIF's, which its walk leaves in the file
+    if icc := image.info.get("icc_profile"):  # an AVIF's, which the walk over its boxes does not read
         colour = Colour(icc=icc)
     if still.transparent is not None:
         image = _with_exact_alpha(still)
@@ -173,11 +173,10 @@ def _shown(still: Still, image: Image.Image, canvas: tuple[int, int]) -> Image.I
 
 
 def _check_rows(still: Still, image: Image.Image) -> None:
-    """Pillow leaves rows black that the image data does not have. To count them costs time, so it is done where the
-    last one is black.
+    """Find missing rows, which Pillow leaves black. Counting rows costs time, so only a black last row is a reason to.
 
     Raises:
-        ImageUnreadable: there are too few.
+        ImageUnreadable: the image data lacks rows.
     """
     last = image.crop((0, image.height - 1, image.width, image.height))
     if last.getbbox(alpha_only=False) is None and not png.is_complete(still.data):
@@ -185,7 +184,7 @@ def _check_rows(still: Still, image: Image.Image) -> None:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """L, LA, RGB, RGBA or CMYK with the same samples; 16-bit grey is scaled, where Pillow would clip it."""
+    """`image` in mode L, LA, RGB, RGBA or CMYK with the same samples. 16-bit grey is scaled; Pillow would clip it."""
     if image.mode.startswith("I"):
         return image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
     if image.mode in ("1", "L") and image.has_transparency_data:
@@ -198,7 +197,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _with_exact_alpha(still: Still) -> Image.Image:
-    """A 16-bit PNG one of whose colours is transparent, which only all 16 bits tell from its neighbours."""
+    """A 16-bit PNG with one transparent colour, whose neighbours may differ from it in the low bits alone."""
     assert still.transparent is not None
     halves = [_opened(replace(still, data=half)) for half in png.halves(still.data)]
     differs: Image.Image | None = None
@@ -226,15 +225,15 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _orientation(still: Still, image: Image.Image) -> int:
-    """Orientation as the container says; of AVIF Pillow gives its turns in place of EXIF's."""
+    """Orientation as the container says. For an AVIF, Pillow reports the turns of its boxes in place of EXIF's."""
     if still.orientation is not None:
         return still.orientation
-    image.info.pop("xmp", None)  # which Pillow would ask as well, and no viewer does
+    image.info.pop("xmp", None)  # Pillow would obey it, and no viewer does
     return int(image.getexif().get(ExifTags.Base.Orientation) or 1)
 
 
 def noise_image(width: int, height: int, seed: int) -> DecodedImage:
-    """An image of coloured blotches, the same from the same seed: to measure and check with."""
+    """An image of coloured blotches to measure and check with; equal seeds give equal images."""
     coarse = Image.frombytes("RGB", (32, 32), hashlib.shake_256(str(seed).encode()).digest(32 * 32 * 3))
     out = io.BytesIO()
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(out, "PNG")

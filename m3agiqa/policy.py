@@ -1,4 +1,4 @@
-"""Scores and a policy in, a decision with its reasons out."""
+"""Decides by a policy: scores go in, a decision with its reasons comes out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m3agiqa.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-#: A failure of ours never rejects an image, so "reject" cannot be configured here.
+#: Decisions about an image without a score. A failure of ours never rejects an image, so "reject" is none of them.
 WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
 
 #: Hexadecimal digits of a policy's digest.
@@ -27,9 +27,9 @@ _SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 
 
 class Thresholds(BaseModel):
-    """Thresholds of an aspect on the MOS scale 0..5; a score exactly on one passes it."""
+    """An aspect's thresholds on the MOS scale 0..5. A score that equals a threshold passes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     reject_below: float = Field(default=0.0, ge=0, le=5)
     review_below: float = Field(default=0.0, ge=0, le=5)
@@ -42,16 +42,16 @@ class Thresholds(BaseModel):
 
 
 class Policy(BaseModel):
-    """One file of `cfg/policies/`. Aspects it does not name do not influence the decision."""
+    """One file of `cfg/policies/`. An aspect that it does not name has no influence on the decision."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: int = Field(ge=1)
     aspects: dict[Aspect, Thresholds] = Field(min_length=1)
-    #: Decision where an aspect was asked for and this policy judges it, but it has no score.
+    #: Decision if an aspect that was asked for, and that this policy judges, has no score.
     on_missing: WithoutScore = Decision.REVIEW
-    #: Decision where the image as a whole could not be scored.
+    #: Decision if the image as a whole could not be scored.
     on_failure: WithoutScore = Decision.REVIEW
 
     @classmethod
@@ -59,16 +59,16 @@ class Policy(BaseModel):
         """Load a policy by name or path.
 
         Raises:
-            ConfigError: no such policy, or the file is wrong.
+            ConfigError: there is no such policy, or its file is wrong.
         """
         return cls.read(config.find("policies", name))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file of a policy.
+        """Read a policy's file.
 
         Raises:
-            ConfigError: it cannot be read, is wrong, or is a copy that still has the other's name.
+            ConfigError: the file cannot be read, is wrong, or is a copy that still has the original's name in it.
         """
         policy = config.load(path, cls)
         if policy.name != path.stem:
@@ -86,9 +86,9 @@ class Policy(BaseModel):
         wanted: Sequence[Aspect],
         failure: Failure | None = None,
     ) -> tuple[Decision, tuple[str, ...]]:
-        """The most severe decision any aspect calls for, and every reason against "accept".
+        """The most severe decision that any aspect calls for, and every reason against "accept".
 
-        A rejection needs a score below its threshold: a failure alone leads to `on_failure` at most.
+        Only a score below its threshold rejects; a failure alone leads to `on_failure` at most.
         """
         findings: list[tuple[Decision, str]] = []
         if failure is not None:
@@ -107,17 +107,17 @@ class Policy(BaseModel):
         return decision, tuple(reason for _, reason in findings)
 
 
-#: What changes with a file's content: nanoseconds of its last change, bytes, inode. None of a file that is gone.
+#: Changes when a file's content does: nanoseconds of its last change, bytes, inode. None if the file is gone.
 _Stamp = tuple[int, int, int] | None
 
 
 class Policies:
-    """The policies that a worker decides by, each read again when its file has changed. Safe to share between threads.
+    """The policies that a worker decides by. Each is read again when its file has changed. Threads may share it.
 
-    A file that becomes wrong leaves in force what it was before, and an error in the log.
+    If a file becomes wrong, its last content stays in force, and the log says why.
 
     Raises:
-        ConfigError: `default`, a name or a path, is no policy.
+        ConfigError: `default` is neither the name nor the path of a policy.
     """
 
     def __init__(self, default: str) -> None:
@@ -130,10 +130,10 @@ class Policies:
         return self._current(self._default)
 
     def named(self, name: str) -> Policy:
-        """The policy that a request names. The message of an error may be shown to whoever sent the request.
+        """The policy that a request names.
 
         Raises:
-            ConfigError: there is none of that name, or its file is wrong.
+            ConfigError: there is no such policy, or its file is wrong. The message may be shown to the caller.
         """
         path = config.named("policies", name)
         if path is None:
@@ -174,6 +174,6 @@ def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[D
 
 
 def _short_of(score: float, threshold: float, name: str) -> str:
-    """`1.32 < reject_below 1.50`, with the decimals it takes for the two to look different."""
+    """`1.32 < reject_below 1.50`, with as many decimals as make the two numbers look different."""
     decimals = next(decimals for decimals in range(2, 18) if round(score, decimals) < threshold)
     return f"{score:.{decimals}f} < {name} {threshold:.2f}"

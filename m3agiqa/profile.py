@@ -1,7 +1,7 @@
-"""`cfg/models/*.yaml`: which weights, prompts and limits make up a model.
+"""Model profiles, `cfg/models/*.yaml`: which weights, prompts and limits make up a model.
 
-Prompts belong to the profile, not to the code: the published adapters were trained on slightly other words than the
-original's inference script uses.
+Prompts belong to the profile and not to the code, because the published adapters were trained on slightly other words
+than the original's inference script uses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.errors import ConfigError
 from m3agiqa.paths import exists
 
-#: Name of the base that has random weights at the published shapes.
+#: Stands for a base, an adapter or a head with random weights at the published shapes.
 RANDOM = "random"
 
 _BUNDLED = "bundled:"
@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 @dataclass(frozen=True)
 class HubRef:
-    """A repository on the hub; `revision` None means its main branch until a lock pins it."""
+    """A repository on the hub. `revision` None means the main branch, until a lock pins a commit."""
 
     repo: str
     revision: str | None = None
@@ -43,21 +43,21 @@ class _Section(BaseModel):
 
 
 class Describe(_Section):
-    """How descriptions are generated."""
+    """How the model writes descriptions."""
 
     #: 1 is greedy search.
     num_beams: int = Field(default=3, ge=1, le=16)
     repetition_penalty: float = Field(default=1.2, gt=0)
     max_new_tokens: int = Field(default=1024, ge=1, le=4096)
-    #: Slices an image is cut into at most, the overview not counted.
+    #: Most slices that an image is cut into, the overview not counted.
     max_slices: int = Field(default=9, ge=1, le=9)
 
 
 class HubHead(_Section):
-    """A head's checkpoint inside a hub repository."""
+    """A head's checkpoint in a repository on the hub."""
 
     repo: str
-    #: Path in the repository; one with a `*` must match exactly one file there.
+    #: Path in the repository. A pattern with `*` must match exactly one file.
     file: str
 
     @field_validator("repo")
@@ -74,9 +74,9 @@ class HubHead(_Section):
 class AspectProfile(_Section):
     adapter: str
     head: HubHead | str
-    #: Slices at most in the scoring pass.
+    #: Most slices in the scoring pass, the overview not counted.
     max_slices: int = Field(ge=1, le=9)
-    #: Tokens of the scoring conversation the head was trained with.
+    #: Tokens of the scoring conversation that the head was trained on.
     context: int = Field(ge=16, le=4096)
     analysis: str
     question: str
@@ -94,9 +94,9 @@ class ModelProfile(_Section):
 
     name: str
     base: str
-    #: What a GPU computes in; a CPU always computes in float32.
+    #: Precision of a GPU; a CPU always computes in float32.
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    #: False for random weights; stands in every verdict.
+    #: False for random weights; every verdict says so.
     trained: bool = True
     describe: Describe = Describe()
     aspects: dict[Aspect, AspectProfile] = Field(min_length=1)
@@ -105,17 +105,17 @@ class ModelProfile(_Section):
 
     @model_validator(mode="after")
     def _random_throughout(self) -> Self:
-        parts = [self.base, *(part for of in self.aspects.values() for part in (of.adapter, of.head))]
+        parts = [self.base, *(part for aspect in self.aspects.values() for part in (aspect.adapter, aspect.head))]
         if RANDOM in parts and (self.trained or any(part != RANDOM for part in parts)):
             raise ValueError("random weights go with `trained: false`, and base, adapters and heads are all `random`")
         return self
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """Load a profile by name or path; relative folders in it are relative to the file.
+        """Load a profile by name or path. Relative folders in it are relative to its file.
 
         Raises:
-            ConfigError: no such profile, or the file is wrong.
+            ConfigError: there is no such profile, or its file is wrong.
         """
         path = config.find("models", name)
         profile = config.load(path, cls)
@@ -124,16 +124,16 @@ class ModelProfile(_Section):
 
     @property
     def golden(self) -> Path:
-        """The file of its golden values, which need not be there."""
+        """The file of the start-up check's golden values, which need not exist."""
         return self._folder / "golden" / f"{self.name}.yaml"
 
     def source(self, reference: str) -> HubRef | Path:
-        """What `base`, an adapter or a head's path or repository points to: a place on the hub or on this disk.
+        """Where `reference` (a base, an adapter, or a head's path or repository) points: to the hub or to this disk.
 
         `bundled:PATH` lies in this package.
 
         Raises:
-            ConfigError: no such folder or file, and no hub id either.
+            ConfigError: there is no such folder or file, and it is no hub id either.
         """
         bundled = reference.removeprefix(_BUNDLED)
         try:

@@ -1,39 +1,39 @@
-"""Makes a stranger's prompt safe to stand inside the model's question.
+"""Takes out of a stranger's prompt what the model would read and a person would not see.
 
-What a prompt *says* cannot be neutralised: it stands in quotes, and scores of prompts that ask for a good mark are for
-measuring. What it may not do is hide from whoever reads it what the model reads.
+Nothing can neutralise what a prompt *says*: the model's question quotes it, and how far a prompt that asks for a good
+mark moves the score must be measured.
 
-Some characters without a shape of their own change the shape of their neighbours, and people write with them: joiners
-in Persian or Sinhala, variation selectors in emoji. Such a sign stays where it has that effect, one in a place; a row
-of them, which could spell a sentence, has none and goes.
+Some characters have no shape of their own, change the shape of their neighbours, and are part of ordinary writing:
+joiners in Persian or Sinhala, variation selectors in emoji. Such a sign stays where it has that effect, one at a time.
+A row of them, which could spell a sentence, has no effect and goes.
 """
 
 from __future__ import annotations
 
 import regex
 
-#: What nobody sees. Unicode's marks in front of numbers (Prepended_Concatenation_Mark) are of the category of format
-#: characters, and can be seen.
+#: Characters that nobody sees. Unicode counts marks in front of numbers (Prepended_Concatenation_Mark) among the format
+#: characters, but they can be seen.
 _UNSEEN = (
     r"[[\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Cs}\p{Noncharacter_Code_Point}]"
     r"--[\t\n\r]--\p{Prepended_Concatenation_Mark}]"
 )
-#: Typed twice, a joiner or a selector means what it means once.
+#: A joiner or a selector that is typed twice means the same as typed once.
 _REPEATED = regex.compile(r"([\u200c\u200d\ufe0e\ufe0f\u180b-\u180f])\1+")
 
 _MARKS = rf"[\p{{M}}--{_UNSEEN}]*"
 _CURSIVE = rf"[\p{{jt=D}}\p{{jt=L}}\p{{jt=R}}\p{{jt=C}}--{_UNSEEN}]"
-#: Letters, and their marks, whose shape depends on the neighbours: cursive ones, and those of Indic syllables.
+#: Letters and marks whose shape depends on their neighbours: cursive ones, and those of Indic syllables.
 _SHAPED = rf"[{_CURSIVE}[[\p{{L}}\p{{M}}]--\p{{InSC=Other}}--{_UNSEEN}]]"
 _MONGOLIAN = r"[\p{Script=Mongolian}&&\p{L}]"
 _PICTOGRAPH = r"\p{Extended_Pictographic}"
-#: England, Scotland, Wales: the flags of regions that Unicode recommends for interchange.
+#: The tags of England, Scotland and Wales, the only regions whose flags Unicode recommends for interchange.
 _REGIONS = "|".join(
     "".join(chr(0xE0000 + ord(letter)) for letter in region) + "\U000e007f" for region in ("gbeng", "gbsct", "gbwls")
 )
 
-#: A row of unseen characters, `kept` where all of it is a sign with an effect. That takes neighbours that can be seen,
-#: and such never go: hence a neutralised prompt stays as it is.
+#: A row of unseen characters. It is `kept` if it is, as a whole, a sign with an effect on neighbours that can be seen.
+#: Those never go, so neutralising a prompt a second time changes nothing.
 _ROW = regex.compile(
     rf"""(?V1)
     (?P<kept>
@@ -53,5 +53,5 @@ _ROW = regex.compile(
 
 
 def neutralised(prompt: str) -> str:
-    """`prompt` without the characters that nobody sees but the tokenizer; any other prompt comes back as it was."""
+    """`prompt` without the characters that only the tokenizer sees. A prompt without any comes back as it was."""
     return str(_ROW.sub(r"\g<kept>", _REPEATED.sub(r"\1", prompt)))

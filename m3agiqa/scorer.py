@@ -125,7 +125,7 @@ class Scorer:
             if isinstance(typed, DeviceLost):
                 raise typed from error
             if len(jobs) == 1:
-                return [Failure.of(typed)]
+                return [Failure.from_error(typed)]
         middle = len(jobs) // 2
         return self._score_isolated(jobs[:middle]) + self._score_isolated(jobs[middle:])
 
@@ -164,7 +164,7 @@ class FakeScorer:
             score = 5 * int.from_bytes(digest[:4]) / 2**32
             return AspectScore(
                 score=score,
-                rating=Rating.of(score),
+                rating=Rating.from_score(score),
                 description=f"No model looked at this image; {aspect} is a number drawn from its hash.",
                 slices=0,
                 cut_tokens=0,

@@ -1,4 +1,4 @@
-"""Puts a verdict together from what scoring gave."""
+"""Puts a verdict together from the outcome of scoring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m3agiqa.policy import Policy
 
 
 class Request(Protocol):
-    """What a verdict repeats of its request; a `ScoreRequest` has it."""
+    """The part of a request that its verdict repeats; a `ScoreRequest` has it."""
 
     @property
     def request_id(self) -> str: ...
@@ -28,7 +28,7 @@ class Request(Protocol):
 
 @dataclass(frozen=True)
 class LocalRequest:
-    """A request that came by no queue, for an image on this disk."""
+    """A request for an image on this disk, which came through no queue."""
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -46,10 +46,10 @@ def assemble(
     timings_ms: Mapping[str, float] | None = None,
     attempt: int = 1,
 ) -> Verdict:
-    """Decide by `policy` and write down everything the caller gets.
+    """Decide by `policy` and put everything together that the caller receives.
 
-    `outcome` is a Failure when the image as a whole could not be scored (it was not fetched, say), `model` None when
-    it failed before a model was loaded. `timings_ms` are the caller's own stages, in front of the scorer's.
+    `outcome` is a Failure if the image as a whole could not be scored (because it was not fetched, say). `model` is
+    None if that happened before a model was loaded. `timings_ms` holds the caller's own stages, before the scorer's.
     """
     error: Failure | None
     if isinstance(outcome, Failure):

@@ -124,7 +124,7 @@ def test_an_entry_becomes_a_task_or_a_dead_letter(changes: dict[str, Any], ledge
         # and who can be told is told
         if found.request_id is not None:
             verdict = Verdict.model_validate_json(str(redis.get(keys.result(found.request_id))))
-            assert verdict.error == Failure.of(request)
+            assert verdict.error == Failure.from_error(request)
 
 
 @many

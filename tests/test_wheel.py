@@ -34,7 +34,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, *arguments: object) -> str:
+def run(installed: Path, *arguments: object, status: int = 0) -> str:
     """Run Python outside the tree, with the installed packages in front of the tree's; its stdout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3AGIQA_")}
     ended = subprocess.run(
@@ -46,7 +46,7 @@ def run(installed: Path, *arguments: object) -> str:
         timeout=TIMEOUT_S,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == status, ended.stdout + ended.stderr
     return ended.stdout
 
 
@@ -81,3 +81,29 @@ def test_commands_and_licence_are_installed(installed: Path) -> None:
     assert {file.name for file in (installed / "bin").iterdir()} >= {"m3agiqa", "m3agiqa-submit"}
     [licence] = installed.glob("m3agiqa-*.dist-info/licenses/LICENSE")
     assert licence.read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+@pytest.mark.parametrize("package", ["m3agiqa", "producers", "worker"])
+def test_each_installed_package_says_that_it_has_types(installed: Path, package: str) -> None:
+    assert (installed / package / "py.typed").is_file()
+
+
+#: A backend's code, right up to the last line.
+BACKEND = """
+from producers import Client, Verdict
+
+client = Client("redis://localhost:6379/0")
+request_id: str = client.submit(image_url="https://example.com/a.png", prompt="a cat", priority=0)
+verdict: Verdict = client.result(request_id, timeout=60)
+verdict.decision.missing
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_types_of_the_installed_client(installed: Path) -> None:
+    (installed.parent / "backend.py").write_text(BACKEND)
+    told = run(installed, "-m", "mypy", "--strict", "--cache-dir", installed.parent / "cache", "backend.py", status=1)
+    assert told.splitlines() == [
+        'backend.py:7: error: "Decision" has no attribute "missing"  [attr-defined]',
+        "Found 1 error in 1 file (checked 1 source file)",
+    ]

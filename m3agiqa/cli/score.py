@@ -74,7 +74,7 @@ def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
     except ConfigError:
         raise
     except M3AGIQAError as error:
-        outcome = Failure.of(error)
+        outcome = Failure.from_error(error)
     return assemble(request, outcome, wanted, policy=policy, model=model, image=image)
 
 

@@ -1,9 +1,9 @@
 """An image file to the one still image that a viewer shows of it, and nothing else.
 
-Decoders do much with what nobody sees: texts, thumbnails, empty chunks, thousands of scans, frames behind the first. It
-costs seconds or gigabytes, and one odd byte there makes them refuse a sound image. So each format has a walk over its
-parts (chunks, segments, blocks) that keeps those which make the image, and builds a file of them for the decoder.
-Every walk is bounded; none decodes a sample.
+Decoders also read what nobody sees: texts, thumbnails, empty chunks, thousands of scans, later frames. That costs
+seconds or gigabytes, and one odd byte in it makes them refuse a sound image. So each format has a walk over its parts
+(chunks, segments, blocks) that keeps those which make the image, and writes a file of them for the decoder. Every walk
+is bounded, and none decodes a sample.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def first_still(data: bytes) -> Still:
     """The first image that a viewer shows of the file `data`.
 
     Raises:
-        ImageUnreadable: not a file of one of FORMATS, or broken beyond what a viewer forgives.
-        ImageTooCostly: more parts than a sound file has.
+        ImageUnreadable: the file has none of FORMATS, or is broken beyond what a viewer forgives.
+        ImageTooCostly: the file has more parts than a sound one.
     """
     for known in _FORMATS.values():
         if known.recognises(data):

@@ -1,7 +1,7 @@
 """AVIF: boxes (ISO/IEC 14496-12) around AV1.
 
-libavif reads only what it needs of them, so the file stays as it is; its boxes are counted before, and the colour space
-is read from them, which Pillow does not show.
+libavif reads only the boxes that it needs, so the file stays as it is. The walk counts its boxes, and reads from them
+the colour space, which Pillow does not tell.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from m3agiqa.colour import Colour
 from m3agiqa.containers.still import Parts, Still
 
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
-#: Boxes that lead to an image's properties, and the bytes before the first box in them.
+#: The boxes that lead to an image's properties; each has this many bytes before the first box inside it.
 _PATH = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 
@@ -22,7 +22,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The whole file, whose decoder takes the first image by itself and turns it as its boxes say."""
+    """The whole file: its decoder takes the first image by itself, and turns it as the boxes say."""
     parts = Parts()
     colour = Colour()
     for kind, start, end in _boxes(data, 0, len(data), parts):
@@ -32,7 +32,7 @@ def still(data: bytes) -> Still:
 
 
 def _boxes(data: bytes, at: int, end: int, parts: Parts) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and where the content begins and ends, of all boxes along _PATH."""
+    """Kind, begin and end of content of each box along _PATH."""
     while at + 8 <= end:
         parts.one()
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -1,4 +1,4 @@
-"""The one thing that viewers read of EXIF: which way is up."""
+"""EXIF's orientation, the one field that viewers obey."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _SHORT = 3
 
 
 def orientation(tiff: bytes) -> int:
-    """1 to 8 as EXIF 2.3 numbers them, from the TIFF structure in an EXIF segment; 1 where there is none.
+    """Orientation 1 to 8, as EXIF 2.3 numbers them, from the TIFF structure `tiff`; 1 if it holds none.
 
-    Browsers take the first entry of the first directory, and it must be one SHORT; so does this.
+    Like a browser, this takes the first such entry of the first directory, which must be a single SHORT.
     """
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     try:
@@ -23,6 +23,6 @@ def orientation(tiff: bytes) -> int:
             tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == _ORIENTATION:
                 return value if kind == _SHORT and count == 1 and 1 <= value <= 8 else 1
-    except struct.error:  # broken metadata is no broken image
+    except struct.error:  # broken metadata does not break the image
         pass
     return 1

@@ -17,7 +17,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The first frame, on a canvas as large as the screen; a frame that is larger makes the canvas larger."""
+    """The first frame on a canvas of the screen's size, or larger where the frame reaches beyond the screen."""
     parts = Parts()
     control = b""
     first: Still | None = None
@@ -50,7 +50,7 @@ def still(data: bytes) -> Still:
                 break
             at = end
     except (IndexError, struct.error):
-        # What is cut off behind the first frame is not missed.
+        # A file that is cut off behind its first frame still has all that is shown.
         if first is None:
             raise ImageUnreadable("broken or truncated GIF") from None
     if first is None or not all(first.size or ()):
@@ -64,7 +64,7 @@ def _table_bytes(flags: int) -> int:
 
 
 def _behind_blocks(data: bytes, at: int, parts: Parts) -> int:
-    """Where a chain of blocks, each with its length in front, ends."""
+    """Where a chain of blocks ends. Each begins with its length, and an empty one closes the chain."""
     while length := data[at]:
         parts.one()
         at += 1 + length

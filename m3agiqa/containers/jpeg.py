@@ -11,7 +11,7 @@ from m3agiqa.containers import exif
 from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
-#: A marker that is not stuffed data, a restart or padding in front of another marker.
+#: A marker, but no stuffed data, restart or padding in front of another marker.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PADDING = re.compile(rb"\xff{2,}")
 
@@ -32,7 +32,7 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The image without texts, thumbnails, padding and what stands behind its end."""
+    """The image without texts, thumbnails, padding and bytes behind its end."""
     kept = [b"\xff\xd8"]
     seen: set[bytes] = set()
     tiff: bytes | None = None
@@ -55,11 +55,11 @@ def still(data: bytes) -> Still:
                 seen.add(content[:5])
                 kept.append(_segment(marker, content))
         elif scans:
-            continue  # what describes the image stands before it
+            continue  # metadata counts in front of the first scan alone
         elif marker == _APP1 and content.startswith(_EXIF) and len(content) > 6 and tiff is None:
             tiff = content[6:]
         elif marker == _APP2 and content.startswith(_ICC) and len(content) > 14 and not _whole(profile, totals):
-            # Each part once and all of the same total, or there is no profile.
+            # A profile counts if each of its parts comes once and all name the same total; a repeated part adds 0.
             totals.add(content[13] if content[12] not in profile else 0)
             profile[content[12]] = content[14:]
     if size is None or not scans:
@@ -94,7 +94,7 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Marker, content, and the samples behind a start of scan."""
+    """Marker and content of each segment, with the samples that follow a start of scan."""
     parts, at = Parts(), 2
     while (found := _MARKER.search(data, at)) is not None:
         parts.one()

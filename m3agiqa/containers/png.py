@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from m3agiqa.colour import Colour
+from m3agiqa.colour import MAX_PROFILE_BYTES, Colour
 from m3agiqa.containers import exif
+from m3agiqa.containers.apng import FirstFrame, frame_count
 from m3agiqa.containers.still import Parts, Still
 from m3agiqa.errors import ImageUnreadable
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: Bytes of an ICC profile once inflated; print profiles have up to 3 MB. A larger one is passed over.
-MAX_PROFILE_BYTES = 4 * 2**20
 
 #: Channels by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -46,16 +45,6 @@ class _Header:
         return chunk(b"IHDR", struct.pack(">IIBBBBB", *fields))
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What an fcTL chunk says of the frame behind it."""
-
-    width: int
-    height: int
-    left: int
-    top: int
-
-
 def recognises(data: bytes) -> bool:
     return data.startswith(SIGNATURE)
 
@@ -65,81 +54,81 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def still(data: bytes) -> Still:
-    """The image, or the first frame of an animation that does not begin with it.
+    """The image, or the first frame of an animation that does not begin with it."""
+    header, pixels, chunks, first = _walk(data)
+    canvas, offset = (header.width, header.height), (0, 0)
+    frames = frame_count(chunks.get(b"acTL", b""))
+    if frames:
+        frame = first.on(*canvas)
+        if not first.in_image_data:
+            pixels, offset = first.pixels, (frame.left, frame.top)
+            header = replace(header, width=frame.width, height=frame.height)
+    key = _key(header, chunks.get(b"tRNS", b""))
+    return Still(
+        format="PNG",
+        data=_file(header, _palette_and_transparency(header, chunks, key), pixels),
+        size=(header.width, header.height),
+        canvas=canvas,
+        offset=offset,
+        frames=max(1, frames),
+        colour=_colour(chunks),
+        orientation=exif.orientation(chunks.get(b"eXIf", b"")),
+        transparent=key if header.depth == 16 else None,
+    )
+
+
+def _walk(data: bytes) -> tuple[_Header, list[bytes], dict[bytes, bytes], FirstFrame]:
+    """Header, image data, the chunks in front of it by kind, and the first frame of an animation.
 
     As viewers do, this passes over an ancillary chunk with a wrong checksum, and over what stands behind the image
     data; a critical chunk that is wrong or unknown, or one amid the image data, breaks the image.
     """
     header: _Header | None = None
-    found: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
-    frame: _Frame | None = None
-    frame_first = False
-    frame_pixels: list[bytes] = []
-    controls = sequence = 0
+    chunks: dict[bytes, bytes] = {}
+    first = FirstFrame()
     ended = pixels_sound = True
     for kind, content, sound in _chunks(data):
         if header is None:
             if kind != b"IHDR" or not sound:
                 raise ImageUnreadable("broken header (no IHDR)")
             header = _Header.parse(content)
-        elif kind == b"IDAT":
+            continue
+        if kind == b"IDAT":
             if (pixels and ended) or not pixels_sound:
                 raise ImageUnreadable("broken PNG (image data)")
             pixels.append(content)
             ended, pixels_sound = False, sound
-        else:
-            ended = True
-            if kind == b"IEND":
-                break
-            if kind in (b"fcTL", b"fdAT") and controls < 2:
-                in_order = len(content) >= 4 and content[:4] == struct.pack(">I", sequence)
-                sequence += 1
-                if kind == b"fcTL" and sound and in_order and len(content) == 26:
-                    controls += 1
-                    if controls == 1:
-                        frame, frame_first = _Frame(*struct.unpack_from(">IIII", content, 4)), not pixels
-                elif kind == b"fdAT" and in_order and controls == 1:
-                    frame_pixels.append(content[4:])
-            elif kind[:1].isupper() and (not sound or kind != b"PLTE"):
-                raise ImageUnreadable("broken PNG (a critical chunk)")
-            elif sound and not pixels:
-                if kind == b"PLTE":
-                    found.pop(b"tRNS", None)  # which counts behind the palette alone
-                found.setdefault(kind, content)
+            continue
+        ended = True
+        if kind == b"IEND":
+            break
+        if kind in (b"fcTL", b"fdAT"):
+            first.add(kind, content, sound=sound, before_image_data=not pixels)
+        elif kind[:1].isupper() and (not sound or kind != b"PLTE"):
+            raise ImageUnreadable("broken PNG (a critical chunk)")
+        elif sound and not pixels:
+            if kind == b"PLTE":
+                chunks.pop(b"tRNS", None)  # a tRNS chunk counts behind the palette alone
+            chunks.setdefault(kind, content)
     if header is None or not pixels:
         raise ImageUnreadable("broken or truncated PNG (no image data)")
+    return header, pixels, chunks, first
 
-    frames = _frames(found)
-    canvas, offset = (header.width, header.height), (0, 0)
-    if frames:
-        whole = _Frame(header.width, header.height, 0, 0)
-        if frame is None or not (frame == whole if frame_first else frame_pixels and _fits(frame, header)):
-            raise ImageUnreadable("broken PNG (an animation without its first frame)")
-        if not frame_first:  # the image itself is not in the animation
-            pixels, offset = frame_pixels, (frame.left, frame.top)
-            header = replace(header, width=frame.width, height=frame.height)
-    transparency = found.pop(b"tRNS", b"")
-    key = _key(header, transparency)
-    chunks = [chunk(b"PLTE", found[b"PLTE"])] if b"PLTE" in found else []
-    if header.colour_type == 3 and transparency:
-        chunks.append(chunk(b"tRNS", transparency))
+
+def _palette_and_transparency(
+    header: _Header, chunks: dict[bytes, bytes], key: tuple[int, ...] | None
+) -> Iterator[bytes]:
+    """The chunks that the decoder needs beside the header and the image data."""
+    if b"PLTE" in chunks:
+        yield chunk(b"PLTE", chunks[b"PLTE"])
+    if header.colour_type == 3 and chunks.get(b"tRNS"):
+        yield chunk(b"tRNS", chunks[b"tRNS"])
     elif key is not None and header.depth < 16 and (comparable := _comparable(header, key)):
-        chunks.append(chunk(b"tRNS", comparable))
-    return Still(
-        format="PNG",
-        data=_file(header, chunks, pixels),
-        size=(header.width, header.height),
-        canvas=canvas,
-        offset=offset,
-        frames=max(1, frames),
-        colour=_colour(found),
-        orientation=exif.orientation(found.get(b"eXIf", b"")),
-        transparent=key if header.depth == 16 else None,
-    )
+        yield chunk(b"tRNS", comparable)
 
 
-def _file(header: _Header, chunks: Sequence[bytes], pixels: Sequence[bytes]) -> bytes:
+def _file(header: _Header, chunks: Iterable[bytes], pixels: Sequence[bytes]) -> bytes:
     return b"".join([SIGNATURE, header.chunk(), *chunks, chunk(b"IDAT", b"".join(pixels)), chunk(b"IEND", b"")])
 
 
@@ -156,18 +145,6 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         at = end + 4
 
 
-def _frames(found: dict[bytes, bytes]) -> int:
-    control = found.get(b"acTL", b"")
-    return int(struct.unpack_from(">I", control)[0]) if len(control) == 8 else 0
-
-
-def _fits(frame: _Frame, header: _Header) -> bool:
-    return (
-        0 < frame.width <= header.width - frame.left
-        and 0 < frame.height <= header.height - frame.top
-    )  # fmt: skip
-
-
 def _key(header: _Header, content: bytes) -> tuple[int, ...] | None:
     """The samples of the one colour that is transparent."""
     channels = {0: 1, 2: 3}.get(header.colour_type)
@@ -177,9 +154,9 @@ def _key(header: _Header, content: bytes) -> tuple[int, ...] | None:
 
 
 def _comparable(header: _Header, key: tuple[int, ...]) -> bytes:
-    """Content of a tRNS chunk with which Pillow finds the pixels that a viewer does; empty if it finds none.
+    """Content of a tRNS chunk by which Pillow finds the pixels that a viewer finds; empty if a viewer finds none.
 
-    The low byte is compared; Pillow compares samples of 2 and 4 bits after it has scaled them to 8.
+    Viewers compare the low byte alone; Pillow compares samples of 2 and 4 bits once it has scaled them to 8.
     """
     most = (1 << header.depth) - 1
     samples = [sample & 0xFF for sample in key]
@@ -189,11 +166,11 @@ def _comparable(header: _Header, key: tuple[int, ...]) -> bytes:
     return struct.pack(f">{len(samples)}H", *(sample * scale for sample in samples))
 
 
-def _colour(found: dict[bytes, bytes]) -> Colour:
-    gamma, chromaticities, coding = (found.get(kind, b"") for kind in (b"gAMA", b"cHRM", b"cICP"))
+def _colour(chunks: dict[bytes, bytes]) -> Colour:
+    gamma, chromaticities, coding = (chunks.get(kind, b"") for kind in (b"gAMA", b"cHRM", b"cICP"))
     return Colour(
-        icc=_profile(found.get(b"iCCP", b"")),
-        srgb=len(found.get(b"sRGB", b"")) == 1 and found[b"sRGB"][0] <= 3,
+        icc=_profile(chunks.get(b"iCCP", b"")),
+        srgb=len(chunks.get(b"sRGB", b"")) == 1 and chunks[b"sRGB"][0] <= 3,
         gamma=struct.unpack(">I", gamma)[0] if len(gamma) == 4 else None,
         chromaticities=struct.unpack(">8I", chromaticities) if len(chromaticities) == 32 else None,
         cicp=(coding[0], coding[1]) if len(coding) == 4 and coding[2:] == b"\0\1" else None,  # RGB, full range
@@ -211,7 +188,7 @@ def _profile(content: bytes) -> bytes | None:
 
 
 def is_complete(data: bytes) -> bool:
-    """Whether a PNG as `still` gives it has all its rows."""
+    """Whether a PNG that `still` wrote has all its rows."""
     header, pixels = _parts(data)
     inflate, left = zlib.decompressobj(), _raw_bytes(header)
     try:
@@ -223,10 +200,10 @@ def is_complete(data: bytes) -> bool:
 
 
 def halves(data: bytes) -> tuple[bytes, bytes]:
-    """PNGs of 8 bits with the high and the low bytes of one of 16 bits, as `still` gives it.
+    """Two PNGs of 8 bits: the high and the low bytes of one of 16 bits that `still` wrote.
 
-    Every filter of PNG predicts a byte from bytes at the same place within other pixels, so filtered rows can be taken
-    apart as they are.
+    Every filter of PNG predicts a byte from the bytes at the same position in other pixels, so filtered rows come apart
+    as they are.
 
     Raises:
         ImageUnreadable: the image data is broken or truncated.
@@ -256,7 +233,7 @@ def halves(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _parts(data: bytes) -> tuple[_Header, bytes]:
-    """Header and image data of a file that `still` made."""
+    """Header and image data of a file that `still` wrote."""
     contents = {kind: content for kind, content, _ in _chunks(data)}
     return _Header.parse(contents[b"IHDR"]), contents[b"IDAT"]
 
@@ -267,12 +244,12 @@ def _raw_bytes(header: _Header) -> int:
 
 
 def _pass_bytes(header: _Header, width: int, height: int) -> int:
-    """Rows of samples, a byte for the filter in front of each."""
+    """Bytes of a pass: rows of samples, each behind a byte that names its filter."""
     return (1 + (_CHANNELS[header.colour_type] * header.depth * width + 7) // 8) * height
 
 
 def _passes(header: _Header) -> Iterator[tuple[int, int]]:
-    """Width and height of what each pass holds, those without a pixel left out."""
+    """Width and height of each pass that has pixels."""
     if not header.interlaced:
         yield header.width, header.height
         return

@@ -1,4 +1,4 @@
-"""What the walks over files have in common."""
+"""What a walk over a file gives, and the bound that all walks share."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass, field
 from m3agiqa.colour import Colour
 from m3agiqa.errors import ImageTooCostly
 
-#: Parts of a file that are looked at: chunks, segments, blocks, frames. A sound file of 32 MB has some thousand, a GIF
-#: of that size 130,000 blocks; walking so many takes a tenth of a second.
+#: Parts of a file (chunks, segments, blocks, frames) that a walk passes over. A sound file of 32 MB has some thousand
+#: parts, a GIF of that size 130,000; walking over so many takes a tenth of a second.
 MAX_PARTS = 200_000
 
 
 @dataclass(frozen=True)
 class Still:
-    """One still image, as a file for the decoder, and what the decoder is not to be asked."""
+    """One still image: a file for the decoder, and what this file's own container said about it."""
 
     format: str
-    #: A file with this image alone.
+    #: A file that holds this image alone.
     data: bytes = field(repr=False)
-    #: Width and height of the image in `data`, pixels; None where only the decoder can tell.
+    #: Width and height of the image in `data`, pixels; None if only the decoder can tell.
     size: tuple[int, int] | None
-    #: Width and height of the whole image as shown; None if the one in `data` is all of it.
+    #: Width and height of the canvas as shown, pixels; None if the image in `data` fills it.
     canvas: tuple[int, int] | None = None
-    #: Where on the canvas the image in `data` lies, pixels from the left and the top.
+    #: Position on the canvas of the image in `data`, pixels from the left and from the top.
     offset: tuple[int, int] = (0, 0)
-    #: Frames of the animation that this is the first of; 1 for a still file.
+    #: Frames of the animation whose first this is; 1 for a file without animation.
     frames: int = 1
     colour: Colour = field(default_factory=Colour, repr=False)
-    #: Orientation as EXIF numbers it; None where the decoder is to be asked.
+    #: Orientation as EXIF numbers it; None if only the decoder can tell.
     orientation: int | None = 1
-    #: PNG's transparent colour where samples have 16 bits: red, green, blue, or grey alone.
+    #: The transparent colour of a PNG with samples of 16 bits: red, green and blue, or grey alone.
     transparent: tuple[int, ...] | None = None
-    #: Times that the decoder goes over the whole image: scans of a progressive JPEG.
+    #: Times that the decoder goes over the whole image: the scans of a progressive JPEG.
     passes: int = 1
 
 

@@ -19,8 +19,8 @@ def recognises(data: bytes) -> bool:
 
 
 def still(data: bytes) -> Still:
-    """The image, or the first frame of an animation on its canvas. Viewers take no orientation from WebP, no colour
-    profile for an animation, and none that the header does not announce.
+    """The image, or the first frame of an animation on its canvas. Viewers obey no orientation in a WebP, and a colour
+    profile only where the header announces it and nothing moves.
     """
     parts = Parts()
     extended = b""
@@ -83,7 +83,7 @@ def _uint24(content: bytes, at: int) -> int:
 
 
 def _file(image: dict[bytes, bytes]) -> bytes:
-    """A file with one image; alpha beside VP8 asks for the extended form, which names the size."""
+    """A file with one image. VP8 with alpha needs the extended form, which names the size."""
     if b"VP8L" in image:
         chunks = [_chunk(b"VP8L", image[b"VP8L"])]
     elif b"ALPH" in image:

@@ -93,7 +93,7 @@ class Row:
         score = min(max(raw, 0.0), 5.0)
         self.score = AspectScore(
             score=score,
-            rating=Rating.of(score),
+            rating=Rating.from_score(score),
             description=self.description,
             slices=self.conversation.grid.slices,
             cut_tokens=self.conversation.cut_tokens,
@@ -111,4 +111,4 @@ def failing_alone(row: Row) -> Iterator[None]:
     try:
         yield
     except M3AGIQAError as error:
-        row.failure = Failure.of(error)
+        row.failure = Failure.from_error(error)

@@ -235,7 +235,7 @@ class Engine:
 
     def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:
         unknown = RequestInvalid(f"model {self._profile.name} scores {', '.join(self.aspects)} only")
-        failures = {aspect: Failure.of(unknown) for aspect in job.aspects or () if aspect not in self.aspects}
+        failures = {aspect: Failure.from_error(unknown) for aspect in job.aspects or () if aspect not in self.aspects}
         return Scores(
             aspects={row.aspect: row.score for row in rows if row.score is not None},
             failures=failures | {row.aspect: row.failure for row in rows if row.failure is not None},

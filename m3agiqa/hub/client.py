@@ -1,4 +1,4 @@
-"""The hub, through `huggingface_hub`: list a repository, look into the cache, fetch a file. Every failure is typed."""
+"""Asks the hub through `huggingface_hub`: lists a repository, looks into the cache, fetches a file; types failures."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from m3agiqa.errors import CheckpointError, HubError, HubUnavailable
 from m3agiqa.hub.lock import LockedPart, RemoteFile
 from m3agiqa.profile import HubRef
 
-#: Seconds until a hub that could not be reached is tried again. Within each try a cut download resumes by itself.
+#: Seconds before each further try of a hub that could not be reached. Within a try, a cut download resumes by itself.
 RETRY_DELAYS_S = (1.0, 4.0)
 LISTING_TIMEOUT_S = 30.0
 
-#: The original's documentation and its code spell this adapter differently; whichever exists is taken.
+#: The original's documentation and its code spell one adapter differently; the repository that exists is used.
 _OTHER_SPELLING = {
     "strawhat/minicpm2.5-AIGIQA-20k-ft": "strawhat/minicpm2.5-aigciqa-20k-ft",
     "strawhat/minicpm2.5-aigciqa-20k-ft": "strawhat/minicpm2.5-AIGIQA-20k-ft",
 }
 
-#: What the system says of a cache that cannot be written to.
-_OF_THE_DISK = (
+#: Error numbers of a cache that cannot be written to.
+_DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EISDIR),
     *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 )
@@ -47,7 +47,7 @@ ResultT = TypeVar("ResultT")
 
 
 class _RepoMissing(HubError):
-    """No such repository, as far as this token can see."""
+    """The hub shows no such repository to this token."""
 
 
 def offline_by_environment() -> bool:
@@ -55,7 +55,7 @@ def offline_by_environment() -> bool:
 
 
 def cache_folder() -> Path:
-    """Raises: CheckpointError: nobody knows where it is."""
+    """Raises: CheckpointError: there is no home folder, and no variable names another."""
     try:
         return Path(constants.HF_HUB_CACHE).expanduser()
     except RuntimeError:
@@ -63,10 +63,10 @@ def cache_folder() -> Path:
 
 
 def list_files(ref: HubRef) -> LockedPart:
-    """Resolve `ref` to its commit, with all files there.
+    """Resolve `ref` to its commit, with all files of that commit.
 
     Raises:
-        HubError: no such repository or revision, or no access to it.
+        HubError: there is no such repository or revision, or no access to it.
         HubUnavailable: the hub cannot be reached.
     """
     try:
@@ -96,18 +96,18 @@ def _list_files(ref: HubRef) -> LockedPart:
 
 
 def cached(part: LockedPart, name: str) -> Path | None:
-    """Where the cache holds this file at this commit, if it does. Asks no network."""
+    """The cached file at this commit, None if the cache lacks it. No network is asked."""
     found = try_to_load_from_cache(part.repo, name, revision=part.commit)
     return Path(found) if isinstance(found, str) else None
 
 
 def fetch(part: LockedPart, name: str, *, anew: bool = False, bar: Any = None) -> Path:
-    """Bring one file into the cache; `anew` replaces what is there. `bar` stands in for tqdm's class.
+    """Bring one file into the cache. `anew` replaces a cached one; `bar` stands in for tqdm's class.
 
     Raises:
-        HubError: the file is not there, or no access to it.
+        HubError: the hub has no such file, or gives no access to it.
         HubUnavailable: the hub cannot be reached, or the download broke off for good.
-        CheckpointError: no room on the disk, or no cache.
+        CheckpointError: the disk has no room, or there is no cache.
     """
     cache_folder()
     return Path(
@@ -131,7 +131,7 @@ def _attempt(what: str, call: Callable[[], ResultT]) -> ResultT:
 
 
 def _typed(error: BaseException, what: str) -> CheckpointError:
-    """`error` of `huggingface_hub` as one of ours. Its own text is dropped: it may hold signed URLs."""
+    """One of our errors for `error` of `huggingface_hub`, whose own text may hold signed URLs and is dropped."""
     repo = what.partition("@")[0].partition(" ")[0]
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, OfflineModeIsEnabled):
@@ -150,7 +150,7 @@ def _typed(error: BaseException, what: str) -> CheckpointError:
         return _typed_status(error, what, page)
     if isinstance(error, FileMetadataError):
         return HubError(f"{what}: {constants.ENDPOINT} does not answer like the hub; check HF_ENDPOINT and your proxy")
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return CheckpointError(f"{what}: {error.strerror} in {cache_folder()}; HF_HOME moves the cache")
     if isinstance(error, ValueError):
         return HubError(f"{what}: {constants.ENDPOINT} does not answer like the hub ({type(error).__name__})")
@@ -167,7 +167,7 @@ def _typed_status(error: HfHubHTTPError, what: str, page: str) -> CheckpointErro
     if isinstance(error, RepositoryNotFoundError) and status == 404:
         return _RepoMissing(f"{what}: the hub has no such repository")
     if status in (401, 403):
-        # To strangers the hub says 401 for private, gated and missing repositories alike.
+        # The hub answers strangers with 401 for private, gated and missing repositories alike.
         kind = _RepoMissing if isinstance(error, RepositoryNotFoundError) else HubError
         return kind(
             f"{what}: the hub answered {status}: it does not exist, is private or gated, or the token is wrong. "
@@ -178,9 +178,9 @@ def _typed_status(error: HfHubHTTPError, what: str, page: str) -> CheckpointErro
 
 @contextmanager
 def progress(total: int, *, show: bool) -> Iterator[Callable[[str, int], Any]]:
-    """One bar on stderr over several files fetched in turn, `total` bytes in all.
+    """One bar on stderr over several files that are fetched in turn, `total` bytes in all.
 
-    Yields a function to call with each file's name and size; what it returns is `fetch`'s `bar`.
+    Yields a function that takes the next file's name and size, and returns the `bar` that `fetch` takes.
     """
     columns = (
         BarColumn(),
@@ -194,7 +194,7 @@ def progress(total: int, *, show: bool) -> Iterator[Callable[[str, int], Any]]:
         task = display.add_task("", total=total)
 
         class Bar:
-            """What `huggingface_hub` uses of tqdm. A download that starts over makes a new one."""
+            """The part of tqdm that `huggingface_hub` uses. A download that starts over makes a new bar."""
 
             def __init__(self, *_: Any, initial: int = 0, **__: Any) -> None:
                 display.update(task, completed=before + initial)

@@ -1,4 +1,4 @@
-"""Which files a part of a model consists of. The same rules hold for a folder on the hub and on this disk."""
+"""Knows which files a part of a model consists of, by the same rules on the hub and on this disk."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from m3agiqa.errors import CheckpointError
 
 _INDEX = "model.safetensors.index.json"
-#: Bytes a sample; a large file gives `_SAMPLES` of them to its fingerprint.
+#: Bytes of a sample; the fingerprint of a large file takes `_SAMPLES` of them.
 _SAMPLE = 2**16
 _SAMPLES = 64
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of checkpoint files, wherever it lies."""
+    """A folder of checkpoint files, on the hub or on this disk."""
 
-    #: The folder as errors name it.
+    #: How error messages name the folder.
     where: str
     names: Collection[str]
     #: Brings one of `names` to this disk.
     open: Callable[[str], Path]
-    #: What a missing file raises.
+    #: Error for a file that is missing.
     error: type[CheckpointError] = CheckpointError
 
     @classmethod
@@ -34,7 +34,7 @@ class Folder:
         """A folder on this disk.
 
         Raises:
-            CheckpointError: a file, or not readable.
+            CheckpointError: `path` is no folder, or cannot be read.
         """
         try:
             return cls(str(path), {file.name for file in path.iterdir()}, lambda name: path / name)
@@ -42,7 +42,7 @@ class Folder:
             raise CheckpointError(f"{path}: {error.strerror}") from error
 
     def require(self, *alternatives: str) -> str:
-        """The first of `alternatives` that is here; raises `error` where none is."""
+        """The first of `alternatives` in this folder; raises `error` if it has none of them."""
         for name in alternatives:
             if name in self.names:
                 return name
@@ -53,7 +53,7 @@ class Folder:
 
 
 def base_files(folder: Folder) -> list[str]:
-    """Configuration, tokenizer and weights of a base model; of a sharded one exactly the shards its index names."""
+    """Configuration, tokenizer and weights of a base model. A sharded model has exactly the shards of its index."""
     names = [
         folder.require("config.json"),
         folder.require("tokenizer.json"),
@@ -78,7 +78,7 @@ def adapter_files(folder: Folder) -> list[str]:
 
 
 def head_file(folder: Folder, wanted: str) -> list[str]:
-    """The checkpoint called `wanted`; with a `*` in it, the only one that matches."""
+    """The checkpoint called `wanted`, or the only one that matches a `wanted` with `*` in it."""
     matching = [
         name for name in sorted(folder.names) if name == wanted or ("*" in wanted and fnmatchcase(name, wanted))
     ]
@@ -90,10 +90,10 @@ def head_file(folder: Folder, wanted: str) -> list[str]:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """`local:` and 16 hex digits over names, sizes and evenly spread samples of content.
+    """`local:` and 16 hex digits of a hash over names, sizes and evenly spread samples of content.
 
-    Tells checkpoints apart in verdicts without reading 17 GB at every start. It is no checksum: one changed byte in a
-    large file can go unseen.
+    It tells checkpoints apart in verdicts without reading 17 GB at every start. It is no checksum: it can miss a
+    changed byte in a large file.
 
     Raises:
         CheckpointError: a file cannot be read.

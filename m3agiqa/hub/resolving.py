@@ -1,4 +1,4 @@
-"""A profile's parts on this disk: local ones as they are, those on the hub locked and fetched."""
+"""Finds a profile's parts on this disk; those on the hub are locked and fetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError, ConfigError, HubError
 from m3agiqa.hub import files
-from m3agiqa.hub.lock import Lock, LockedPart, check_place, lock_path
+from m3agiqa.hub.lock import Lock, LockedPart, lock_path, make_room_for
 from m3agiqa.profile import RANDOM, HubHead, HubRef, ModelProfile
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ class Part:
 
     #: "base", "adapter.quality", "head.quality", ...
     name: str
-    #: Where the part comes from, as the profile names it; for a head also its file.
+    #: Where the part comes from, as the profile names it; a head's source ends with its file.
     source: str
-    #: A folder; of a head its file.
+    #: The part's folder; a head's file.
     path: Path
     #: Commit on the hub, or the fingerprint of local files.
     revision: str
@@ -36,13 +36,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where everything of a profile lies."""
+    """Where all parts of a profile lie."""
 
     #: None for random weights.
     base: Path | None
     adapters: Mapping[Aspect, Path]
     heads: Mapping[Aspect, Path]
-    #: Part to commit or fingerprint, as verdicts show them.
+    #: Commit or fingerprint of each part, as verdicts show it.
     revisions: dict[str, str]
     parts: tuple[Part, ...] = ()
     #: None if nothing of the profile is on the hub.
@@ -51,7 +51,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A part before it is located; `file` is a head's path inside `source`."""
+    """A part to be found; `file` is a head's path inside `source`."""
 
     name: str
     source: HubRef | Path
@@ -74,30 +74,30 @@ def resolve(
     update: bool = False,
     verify: bool = False,
 ) -> Resolved:
-    """Locate every part of `profile`, fetching what is missing.
+    """Find every part of `profile`, and fetch what is missing.
 
-    The first time, the hub's references are resolved to commits and written to a lock; from then on exactly those
-    commits are used, and the network only for files that are not in the cache.
+    The first call resolves the hub's references to commits and writes them to a lock. Later calls use exactly those
+    commits, and ask the network only for files that the cache lacks.
 
     Args:
-        profile: What to locate.
+        profile: Whose parts to find.
         offline: Never use the network; None obeys HF_HUB_OFFLINE.
-        progress: Show a bar on stderr; None does if it is a terminal.
+        progress: Show a bar on stderr; None does if stderr is a terminal.
         update: Resolve the references anew instead of obeying the lock.
-        verify: Read every cached file and compare its digest; otherwise only sizes and what was just fetched.
+        verify: Compare the digest of every cached file; without it, their sizes, and the digests of fetched files.
 
     Raises:
         ConfigError: a reference is neither on this disk nor a hub id.
         CheckpointError: a local part lacks a file, or there is no room for a download.
-        HubError: the hub refused, something is not there, or a file is missing or damaged and we are offline.
+        HubError: the hub refused, lacks a file, or a file is missing or damaged on this disk while offline.
         HubUnavailable: the hub cannot be reached.
     """
     wanted = _wanted(profile)
     remote = [part for part in wanted if isinstance(part.source, HubRef)]
-    parts = {part.name: _take(part, part.source) for part in wanted if isinstance(part.source, Path)}
+    parts = {part.name: _local_part(part, part.source) for part in wanted if isinstance(part.source, Path)}
     path = None
     if remote:
-        # Not at the top: a profile of local parts needs no huggingface_hub.
+        # Imported here, because a profile of local parts needs no huggingface_hub.
         from m3agiqa.hub import client
 
         offline = client.offline_by_environment() if offline is None else offline
@@ -107,12 +107,12 @@ def resolve(
             raise HubError(f"profile {profile.name} is not downloaded; run `m3agiqa download --model {profile.name}`")
         lock = known or _make_lock(profile.name, remote)
         if known is None:
-            check_place(path)
+            make_room_for(path)
         show = sys.stderr.isatty() if progress is None else progress
-        placed = _place(lock, offline=offline, show=show, verify=verify)
+        cached = _fetch(lock, offline=offline, show=show, verify=verify)
         if known is None:
             lock.write(path)
-        parts |= {part.name: _located(part, lock.parts[part.name], placed) for part in remote}
+        parts |= {part.name: _remote_part(part, lock.parts[part.name], cached) for part in remote}
     return Resolved(
         base=parts["base"].path if "base" in parts else None,
         adapters={
@@ -127,11 +127,11 @@ def resolve(
 
 def _wanted(profile: ModelProfile) -> list[_Wanted]:
     wanted = [] if profile.base == RANDOM else [_Wanted("base", profile.source(profile.base))]
-    for aspect, of in profile.aspects.items():
-        if of.adapter != RANDOM:
-            wanted.append(_Wanted(f"adapter.{aspect}", profile.source(of.adapter)))
-        if of.head != RANDOM:
-            wanted.append(_wanted_head(profile, aspect, of.head))
+    for aspect, parts in profile.aspects.items():
+        if parts.adapter != RANDOM:
+            wanted.append(_Wanted(f"adapter.{aspect}", profile.source(parts.adapter)))
+        if parts.head != RANDOM:
+            wanted.append(_wanted_head(profile, aspect, parts.head))
     return wanted
 
 
@@ -147,7 +147,7 @@ def _wanted_head(profile: ModelProfile, aspect: Aspect, head: HubHead | str) -> 
     return _Wanted(f"head.{aspect}", source, head.file)
 
 
-def _take(part: _Wanted, folder: Path) -> Part:
+def _local_part(part: _Wanted, folder: Path) -> Part:
     names = part.select(files.Folder.local(folder))
     paths = [folder / name for name in names]
     return Part(
@@ -184,22 +184,22 @@ def _make_lock(profile: str, wanted: list[_Wanted]) -> Lock:
 _Key = tuple[str, str, str]
 
 
-def _place(lock: Lock, *, offline: bool, show: bool, verify: bool) -> dict[_Key, Path]:
-    """Every locked file's path in the cache, fetching those that are missing or damaged; each once."""
+def _fetch(lock: Lock, *, offline: bool, show: bool, verify: bool) -> dict[_Key, Path]:
+    """Every locked file's path in the cache. Fetches each missing or damaged one, once."""
     from m3agiqa.hub import client
 
-    placed: dict[_Key, Path] = {}
+    cached: dict[_Key, Path] = {}
     missing: dict[_Key, tuple[LockedPart, Path | None]] = {}
     for part in lock.parts.values():
         for name, file in part.files.items():
             key = (part.repo, part.commit, name)
             path = client.cached(part, name)
             if path is not None and path.stat().st_size == file.size and (not verify or file.matches(path)):
-                placed[key] = path
+                cached[key] = path
             else:
                 missing[key] = (part, path)
     if not missing:
-        return placed
+        return cached
     if offline:
         (_, _, name), (part, path) = next(iter(missing.items()))
         what = f"{part.repo} {name} is not on this disk" if path is None else f"{path} is cut or damaged"
@@ -211,12 +211,12 @@ def _place(lock: Lock, *, offline: bool, show: bool, verify: bool) -> dict[_Key,
         for key, (part, path) in missing.items():
             name = key[2]
             file = part.files[name]
-            placed[key] = client.fetch(part, name, anew=path is not None, bar=start(name, file.size))
-            if not file.matches(placed[key]):
+            cached[key] = client.fetch(part, name, anew=path is not None, bar=start(name, file.size))
+            if not file.matches(cached[key]):
                 raise HubError(
-                    f"{placed[key]} is not what the hub lists for {part.repo} {name}; run the download again"
+                    f"{cached[key]} is not what the hub lists for {part.repo} {name}; run the download again"
                 )
-    return placed
+    return cached
 
 
 def _check_room(total: int, cache: Path) -> None:
@@ -232,9 +232,9 @@ def _check_room(total: int, cache: Path) -> None:
         )
 
 
-def _located(wanted: _Wanted, part: LockedPart, placed: Mapping[_Key, Path]) -> Part:
+def _remote_part(wanted: _Wanted, part: LockedPart, cached: Mapping[_Key, Path]) -> Part:
     name = next(iter(part.files))
-    file = placed[part.repo, part.commit, name]
+    file = cached[part.repo, part.commit, name]
     folder = file.parents[len(Path(name).parts) - 1]
     return Part(
         name=wanted.name,

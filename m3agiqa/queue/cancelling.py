@@ -65,5 +65,5 @@ class Cancelling:
             request = ScoreRequest.parse(json.loads(text))
         except (ValueError, RecursionError, RequestInvalid, NewerVersion):
             raise RequestInvalid(f"request {quoted(request_id)} cannot be read by this version") from None
-        verdict = refusal(request, Failure.of(TaskRevoked())).model_dump_json()
+        verdict = refusal(request, Failure.from_error(TaskRevoked())).model_dump_json()
         return bool(self._connection.run("cancel", [request_id, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))

@@ -151,17 +151,17 @@ class Admission:
         except NewerVersion:
             return (entry.size_bytes, entry.text, "newer", *[""] * 7)
         except RequestInvalid as invalid:
-            return self._dead(entry, priority, Failure.of(invalid), _known(fields))
+            return self._dead(entry, priority, Failure.from_error(invalid), _known(fields))
         except Exception as error:
             # Or it would end every worker that looks at it. What the error says may be the entry's own words.
             logger.error("nobody foresaw an entry of %s: %s", keys.inbox(priority), type(error).__name__)
-            return self._dead(entry, priority, Failure.of(error))
+            return self._dead(entry, priority, Failure.from_error(error))
         return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
         known = parse(entry.text, priority).request_id
         invalid = RequestInvalid(f"request_id: {known} stands for another request, which came first and stays")
-        return self._dead(entry, priority, Failure.of(invalid))
+        return self._dead(entry, priority, Failure.from_error(invalid))
 
     def _dead(
         self, entry: _Entry, priority: int, failure: Failure, request: ScoreRequest | None = None

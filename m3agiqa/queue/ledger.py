@@ -136,7 +136,7 @@ class Claim:
         self.ledger.bury(self, self.dead_letter(error))
 
     def dead_letter(self, error: Exception) -> DeadLetter:
-        failure = Failure.of(error)
+        failure = Failure.from_error(error)
         return DeadLetter(
             queue=keys.SCORE_QUEUE if self.kind == "score" else keys.DELIVER_QUEUE,
             request_id=self.request.request_id,

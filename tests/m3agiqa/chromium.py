@@ -80,10 +80,10 @@ def show(images: Mapping[str, bytes], *, timeout_s: float = 120) -> dict[str, Sh
     program = find()
     if program is None:
         raise RuntimeError("no chromium on PATH")
-    images = "".join(f'<img src="data:;base64,{base64.b64encode(data).decode()}">' for data in images.values())
+    tags = "".join(f'<img src="data:;base64,{base64.b64encode(data).decode()}">' for data in images.values())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = Path(folder, "page.html")
-        page.write_text(_PAGE % images)
+        page.write_text(_PAGE % tags)
         command = [program, *_FLAGS, f"--user-data-dir={folder}/profile", page.as_uri()]
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
     found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout.decode())

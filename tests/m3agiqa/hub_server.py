@@ -31,7 +31,7 @@ class Hub:
     endpoint: str = ""
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     branches: dict[str, dict[str, str]] = field(default_factory=dict)
-    #: Repository to the status it is refused with, and the hub's error code.
+    #: Status and error code with which the hub refuses a repository.
     refused: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     #: File to how many more of its downloads break off half-way.
     cuts: dict[str, int] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def test_a_file_is_read_and_validated(tmp_path: Path) -> None:
         (b"name: " + b"[" * 100_000, "not valid YAML"),
     ],
 )
-def test_a_wrong_file_is_told_where(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_wrong_file_and_field_are_named(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "room.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=said) as caught:
@@ -82,7 +82,7 @@ def test_names_are_sorted() -> None:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The operator's folder, with a policy of its own and one that is called as a shipped one."""
+    """The operator's folder, with a new policy and one named like a shipped one."""
     folder = tmp_path / "policies"
     folder.mkdir()
     for name in ("default", "gallery"):
@@ -104,7 +104,7 @@ def test_a_name_leads_nowhere_else(own: Path, name: str) -> None:
     assert config.named("policies", name) is None
 
 
-def test_an_operators_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_operators_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (tmp_path / "none", tmp_path / ("x" * 300)):
         monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(wrong))
         with pytest.raises(ConfigError, match=r"M3AGIQA_CONFIG_DIR=.* is no folder"):

@@ -22,11 +22,11 @@ from m3agiqa.contract import (
     ScoreRequest,
     Verdict,
 )
-from m3agiqa.errors import DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
+from m3agiqa.errors import DataError, DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
 from m3agiqa.policy import Policy
 from m3agiqa.verdict import assemble
 
-#: Some cannot be expressed in UTC, and some nobody means.
+#: Times that UTC cannot express, and times that are mistakes.
 NO_TIMES = (
     "9999-12-31T23:59:59-12:00",
     "9999-12-31T23:59:59Z",
@@ -208,7 +208,7 @@ def nested(levels: int, inner: object = 1) -> dict[str, object]:
 def test_metadata_may_be_nested_to_a_limit_and_its_verdict_can_be_read() -> None:
     payload = {"image_url": "https://x/y.png", "prompt": "", "metadata": nested(MAX_METADATA_DEPTH)}
     request = ScoreRequest.parse(payload)
-    verdict = assemble(request, Failure.of(RequestInvalid()), (), policy=Policy.load("default"), model=None)
+    verdict = assemble(request, Failure.from_error(RequestInvalid()), (), policy=Policy.load("default"), model=None)
     assert Verdict.model_validate_json(verdict.model_dump_json()).metadata == payload["metadata"]
 
 
@@ -283,7 +283,7 @@ def test_what_is_no_request_at_all(payload: object) -> None:
     ],
 )
 def test_rating_words(score: float, word: str) -> None:
-    assert Rating.of(score) == word
+    assert Rating.from_score(score) == word
 
 
 @pytest.mark.parametrize("score", [-0.1, 5.1, float("nan"), float("inf")])
@@ -292,8 +292,8 @@ def test_a_score_is_a_number_from_0_to_5(score: float) -> None:
         AspectScore(score=score, rating=Rating.BAD, description="", slices=0, cut_tokens=0)
 
 
-def failures(of: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
-    return [of, *(below for kind in of.__subclasses__() for below in failures(kind))]
+def failures(root: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
+    return [root, *(below for kind in root.__subclasses__() for below in failures(kind))]
 
 
 def test_every_failure_has_a_code_of_its_own_and_stands_in_the_tree() -> None:
@@ -307,17 +307,17 @@ def test_every_failure_has_a_code_of_its_own_and_stands_in_the_tree() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in failures() if kind.__module__ == errors.__name__])
 def test_a_failure_travels_as_a_value(kind: type[M3AGIQAError]) -> None:
-    failure = Failure.of(kind("what happened"))
+    failure = Failure.from_error(kind("what happened"))
     assert failure == Failure(code=kind.code, message="what happened", retryable=kind.retryable)
 
 
 def test_a_failure_can_be_written_whatever_the_name_of_a_file() -> None:
-    failure = Failure.of(RequestInvalid("no file \udcd6"))
+    failure = Failure.from_error(DataError("no file \udcd6"))
     assert Failure.model_validate_json(failure.model_dump_json()).message == r"no file \udcd6"
 
 
 def test_what_was_not_foreseen_shows_only_its_type() -> None:
-    failure = Failure.of(ValueError("secret"))
+    failure = Failure.from_error(ValueError("secret"))
     assert failure == Failure(code="internal_error", message="unexpected ValueError", retryable=True)
 
 
@@ -334,7 +334,7 @@ def test_messages_are_frozen() -> None:
 
 def verdict() -> Verdict:
     request = ScoreRequest(image_url="https://x/y.png", prompt="", metadata={"k": 1})
-    return assemble(request, Failure.of(RequestInvalid("why")), (), policy=Policy.load("default"), model=None)
+    return assemble(request, Failure.from_error(RequestInvalid("why")), (), policy=Policy.load("default"), model=None)
 
 
 def test_a_verdict_names_its_version() -> None:
@@ -347,7 +347,7 @@ def test_a_verdict_is_read_whatever_a_later_version_added_to_it() -> None:
     for part in ("error", "policy"):
         later[part] = {**written[part], "colour": "red"}
     assert Verdict.model_validate(later) == Verdict.model_validate({**written, "version": "1.9"})
-    # what the caller put there is its own
+    # Metadata is the caller's own, unknown keys and all.
     later["metadata"] = {"k": 1, "colour": "red"}
     assert Verdict.model_validate(later).metadata == {"k": 1, "colour": "red"}
 
@@ -361,7 +361,7 @@ def test_what_a_later_minor_version_added_to_a_request_is_left_out(version: str)
     request = ScoreRequest.parse(payload)
     assert (request.prompt, request.version) == ("a cat", version)
     assert "colour" not in request.model_dump()
-    # what both know must be right all the same
+    # Fields that both versions know must still be right.
     with pytest.raises(RequestInvalid, match=r"^prompt: "):
         ScoreRequest.parse({**payload, "prompt": 1})
 

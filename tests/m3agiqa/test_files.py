@@ -48,7 +48,7 @@ def test_a_path_that_leads_to_no_image_is_a_failure_that_can_be_sent(tmp_path: P
     with pytest.raises(FetchError) as caught:
         read_image(make(tmp_path))
 
-    failure = Failure.of(caught.value)
+    failure = Failure.from_error(caught.value)
     assert words.lower() in failure.message.lower()
     assert "secret" not in failure.message
     assert len(failure.message) < 400

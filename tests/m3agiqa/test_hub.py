@@ -15,6 +15,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from m3agiqa import inputs
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError, ConfigError, HubError, HubUnavailable
 from m3agiqa.hub import Resolved, resolve
@@ -338,6 +339,16 @@ def test_a_damaged_lock_is_named(full: Hub, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{lock} is damaged"):
         resolve(make_profile(tmp_path))
     assert resolve(make_profile(tmp_path), update=True).lock == lock
+
+
+def test_a_pipe_in_place_of_a_lock_is_named(full: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = make_profile(tmp_path)
+    lock = lock_of(resolve(profile))
+    lock.unlink()
+    os.mkfifo(lock)
+    monkeypatch.setattr(inputs, "WRITER_S", 0.01)
+    with pytest.raises(CheckpointError, match=f"lock {lock}: a pipe that nobody writes to; set XDG_CACHE_HOME"):
+        resolve(profile, offline=True)
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m3agiqa.errors import ImageError, ImageTooLarge, ImageUnreadable
-from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, open_image
+from m3agiqa import images
+from m3agiqa.errors import ImageError, ImageTooCostly, ImageTooLarge, ImageUnreadable
+from m3agiqa.images import FORMATS, MAX_SIDE_RATIO, decode, noise_image, open_image, read_header
 
 
 def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
@@ -44,7 +46,7 @@ def pixels(data: bytes) -> list[tuple[int, int, int]]:
     return [(raw[start], raw[start + 1], raw[start + 2]) for start in range(0, len(raw), 3)]
 
 
-def test_what_is_known_of_a_image() -> None:
+def test_what_is_known_of_an_image() -> None:
     data = encode(Image.new("RGB", (30, 20), "red"))
     image = open_image(data)
     assert image.rgb.size == (30, 20)
@@ -58,7 +60,7 @@ def test_every_format(format_: str) -> None:
     image = open_image(encode(Image.new("RGB", (32, 32), (0, 128, 0)), format_))
     assert image.info.format == format_
     red, green, blue = image.rgb.getpixel((16, 16))  # type: ignore[misc]
-    # The lossy ones may be off a little.
+    # Lossy formats may be off a little.
     assert red <= 4
     assert blue <= 4
     assert abs(green - 128) <= 4
@@ -142,7 +144,7 @@ def test_metadata_that_is_none_does_not_cost_the_image() -> None:
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "AVIF"])
-def test_of_an_animation_the_first_frame_is_taken(format_: str) -> None:
+def test_the_first_frame_of_an_animation_is_taken(format_: str) -> None:
     frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "lime", "blue")]
     data = encode(frames[0], format_, save_all=True, append_images=frames[1:], duration=100)
     image = open_image(data)
@@ -176,6 +178,47 @@ def test_the_limit_can_be_set() -> None:
         open_image(data, max_pixels=399)
 
 
+@pytest.mark.parametrize(
+    ("format_", "bytes_a_pixel"), [("JPEG", 16), ("PNG", 12), ("WEBP", 20), ("GIF", 12), ("AVIF", 24)]
+)
+def test_memory_is_foreseen_by_the_header_alone(format_: str, bytes_a_pixel: int) -> None:
+    header = read_header(encode(Image.new("RGB", (30, 20)), format_))
+    assert (header.pixels, header.working_bytes) == (600, 600 * bytes_a_pixel)
+
+
+def test_scans_cost_as_many_pixels_as_they_go_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", progressive=True)
+    scans = read_header(data).still.passes
+    assert scans > 1
+    monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", scans * 600)
+    assert read_header(data)
+    monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", scans * 600 - 1)
+    with pytest.raises(ImageTooCostly, match=f"{scans} scans of 30x20 pixels"):
+        read_header(data)
+
+
+def test_a_decoder_that_finds_another_size_is_not_trusted() -> None:
+    header = read_header(encode(Image.new("RGB", (30, 20))))
+    with pytest.raises(ImageUnreadable, match="two sizes"):
+        decode(replace(header, still=replace(header.still, size=(20, 30))))
+
+
+def test_noise_follows_its_seed() -> None:
+    one, same, other = (noise_image(40, 30, seed) for seed in (1, 1, 2))
+    assert one.rgb.size == (40, 30)
+    assert one.rgb.tobytes() == same.rgb.tobytes() != other.rgb.tobytes()
+    # Unresized it is the bytes themselves, on which kept start-up checks rest.
+    assert noise_image(32, 32, 1).rgb.tobytes() == hashlib.shake_256(b"1").digest(3 * 32 * 32)
+
+
+def test_what_pillow_refuses_by_its_size_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGB", (32, 32)), "AVIF")
+    for limit in (1_000, 500):  # Pillow warns above its limit, and refuses above twice that
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageTooLarge, match="more pixels than the decoder takes"):
+            read_header(data)
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_a_truncated_image_is_no_image(format_: str, kept: float) -> None:
@@ -207,13 +250,13 @@ def test_what_is_no_image(data: bytes) -> None:
 
 @cache
 def sample(format_: str) -> bytes:
-    # Noise, so that a cut goes through the pixels and not through padding behind them.
+    # Noise hardly compresses, so a cut goes through pixels and not through padding behind them.
     return encode(Image.effect_noise((48, 40), 90).convert("RGB"), format_)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_damaged_bytes_give_a_image_or_a_typed_failure(data: st.DataObject) -> None:
+def test_damaged_bytes_give_an_image_or_a_typed_failure(data: st.DataObject) -> None:
     damaged = bytearray(sample(data.draw(st.sampled_from(FORMATS))))
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(damaged) - 1))
@@ -236,7 +279,7 @@ def test_damaged_bytes_give_a_image_or_a_typed_failure(data: st.DataObject) -> N
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF"]))
-def test_any_bytes_give_a_image_or_a_typed_failure(data: bytes, start: bytes) -> None:
+def test_any_bytes_give_an_image_or_a_typed_failure(data: bytes, start: bytes) -> None:
     try:
         image = open_image(start + data, max_pixels=1_000_000)
     except ImageError:

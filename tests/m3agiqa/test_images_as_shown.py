@@ -89,7 +89,7 @@ from tests.m3agiqa.odd_images import (
 
 @dataclass(frozen=True)
 class Case:
-    """A file and what Chromium shows of it; only where `open_image` differs on purpose, what it gives and why."""
+    """A file and what Chromium shows of it. If `open_image` differs on purpose, also what it gives and why."""
 
     build: Callable[[], bytes]
     shown: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ POLICY = Policy(
 
 def scored(**scores: float) -> dict[Aspect, AspectScore]:
     return {
-        Aspect(name): AspectScore(score=score, rating=Rating.of(score), description="", slices=0, cut_tokens=0)
+        Aspect(name): AspectScore(score=score, rating=Rating.from_score(score), description="", slices=0, cut_tokens=0)
         for name, score in scores.items()
     }
 
@@ -64,6 +65,7 @@ def test_a_missing_aspect_is_reviewed() -> None:
     assert POLICY.decide(scored(quality=4), [QUALITY, AUTHENTICITY]) == (ACCEPT, ())
     lenient = POLICY.model_copy(update={"on_missing": ACCEPT})
     assert lenient.decide(scored(quality=4), [QUALITY, CORRESPONDENCE])[0] == ACCEPT
+    assert lenient.decide(scored(correspondence=1), [QUALITY, CORRESPONDENCE])[0] == REVIEW
 
 
 def test_a_low_score_rejects_although_another_aspect_is_missing() -> None:
@@ -92,11 +94,34 @@ def test_a_failure_cannot_be_configured_to_reject(field: str) -> None:
 
 @pytest.mark.parametrize(
     "thresholds",
-    [{"reject_below": 3, "review_below": 2}, {"reject_below": 1}, {"review_below": 5.1}, {"accept_above": 1}],
+    [
+        {"reject_below": 3, "review_below": 2},
+        {"reject_below": 1},
+        {"review_below": 5.1},
+        {"reject_below": -0.1},
+        {"review_below": float("nan")},
+        {"accept_above": 1},
+    ],
 )
 def test_wrong_thresholds(thresholds: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Thresholds.model_validate(thresholds)
+
+
+def test_thresholds_may_lie_at_the_ends_of_the_scale() -> None:
+    assert Thresholds(reject_below=5, review_below=5).reject_below == 5
+    assert (Thresholds().reject_below, Thresholds().review_below) == (0, 0)
+
+
+def test_a_policy_in_force_cannot_be_changed() -> None:
+    for part, name in ((POLICY, "version"), (POLICY.aspects[QUALITY], "reject_below")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, 4)
+
+
+def test_a_policy_that_judges_no_aspect_at_all_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        Policy(name="empty", version=1, aspects={})
 
 
 @given(st.dictionaries(st.sampled_from(Aspect), st.floats(0, 5)), st.lists(st.sampled_from(Aspect)), st.booleans())
@@ -123,7 +148,7 @@ def test_observe_accepts_everything() -> None:
     assert policy.decide({}, list(Aspect), FAILURE)[0] == ACCEPT
 
 
-def test_a_wrong_file_is_told_its_field(tmp_path: Path) -> None:
+def test_a_wrong_field_of_a_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("name: p\nversion: 0\naspects: {quality: {}}\n")
     with pytest.raises(ConfigError, match=r"p\.yaml: version: .*greater than or equal to 1"):
@@ -141,6 +166,7 @@ def test_the_digest_follows_what_a_policy_decides_by(tmp_path: Path) -> None:
     shipped = Policy.load("default")
     again = Policy.model_validate_json(shipped.model_dump_json())
     assert again.ref == shipped.ref
+    assert re.fullmatch("[0-9a-f]{12}", shipped.ref.digest or "")
     stricter = shipped.model_copy(update={"on_failure": ACCEPT})
     assert stricter.ref.digest != shipped.ref.digest
 
@@ -186,7 +212,7 @@ def test_a_file_that_becomes_wrong_leaves_in_force_what_it_was(
     assert [record.message.endswith("its last content stays in force") for record in caplog.records] == [True]
 
 
-def test_a_policy_nobody_has_is_told_without_a_path(gallery: Path) -> None:
+def test_a_missing_or_broken_policy_is_named_without_a_path(gallery: Path) -> None:
     policies = Policies("default")
     with pytest.raises(ConfigError, match=r"^there is no policy none-such$"):
         policies.named("none-such")

@@ -1,4 +1,4 @@
-"""Profiles: the published ones word for word, and what a wrong file is told."""
+"""Profiles: the published ones word for word, and the messages for wrong files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRAINING = {
     "aligns with the original prompt: '{prompt}'.",
     AUTHENTICITY: INFERENCE[AUTHENTICITY] + "\n",
 }
-#: Adapter, head's file, tokens kept, slices at most.
+#: Adapter, head's file, tokens of context, most slices.
 PARTS = {
     QUALITY: (
         "strawhat/minicpm2.5-AIGIQA-20k-ft",
@@ -78,16 +78,20 @@ def test_the_published_profiles_are_the_original_word_for_word(name: str, analys
         3, 1.2, 1024, 9,
     )  # fmt: skip
     assert list(profile.aspects) == list(Aspect)
-    for aspect, of in profile.aspects.items():
+    for aspect, section in profile.aspects.items():
         head = HubHead(repo="strawhat/m3-agiqa-predictor-checkpoints", file=PARTS[aspect][1])
-        assert (of.adapter, of.head, of.context, of.max_slices) == (PARTS[aspect][0], head, *PARTS[aspect][2:])
-        assert of.analysis == analysis[aspect]
-        assert of.question == QUESTION[aspect]
+        assert (section.adapter, section.head, section.context, section.max_slices) == (
+            PARTS[aspect][0],
+            head,
+            *PARTS[aspect][2:],
+        )
+        assert section.analysis == analysis[aspect]
+        assert section.question == QUESTION[aspect]
 
 
 def test_every_published_adapter_is_reachable() -> None:
     adapters = {
-        of.adapter for name in config.names("models") for of in ModelProfile.load(name).aspects.values()
+        section.adapter for name in config.names("models") for section in ModelProfile.load(name).aspects.values()
     }  # fmt: skip
     assert adapters >= {
         "strawhat/minicpm2.5-AIGIQA-20k-ft",
@@ -103,8 +107,8 @@ def test_every_published_adapter_is_reachable() -> None:
 def test_every_profile_that_ships_loads_and_finds_its_parts(name: str) -> None:
     profile = ModelProfile.load(name)
     assert profile.name == name
-    for of in profile.aspects.values():
-        for part in (of.adapter, of.head if isinstance(of.head, str) else of.head.repo):
+    for section in profile.aspects.values():
+        for part in (section.adapter, section.head if isinstance(section.head, str) else section.head.repo):
             assert part == RANDOM or profile.source(part)
 
 
@@ -160,7 +164,7 @@ def test_what_is_neither_is_a_wrong_profile(tmp_path: Path, reference: str) -> N
         ({"dtype": "int4"}, "dtype"),
     ],
 )
-def test_a_wrong_file_is_told_its_field(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"lab\.yaml: .*{said}"):
         ModelProfile.load(write_profile(tmp_path, **changes))
 

@@ -34,7 +34,7 @@ def test_bundled_model_scores_every_aspect_and_says_that_it_is_trained(mini: Sco
     assert set(outcome.aspects) == set(Aspect)
     for score in outcome.aspects.values():
         assert 0 <= score.score <= 5
-        assert score.rating == Rating.of(score.score)
+        assert score.rating == Rating.from_score(score.score)
         assert score.description
     assert mini.info.trained
     assert mini.info.dtype == "float32"

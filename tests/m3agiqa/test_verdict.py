@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 
 import pytest
@@ -38,12 +39,12 @@ def model(*, trained: bool = True) -> ModelInfo:
 
 
 def score(value: float) -> AspectScore:
-    return AspectScore(score=value, rating=Rating.of(value), description="why", slices=2, cut_tokens=0)
+    return AspectScore(score=value, rating=Rating.from_score(value), description="why", slices=2, cut_tokens=0)
 
 
 def test_a_scored_verdict_repeats_its_request(policy: Policy) -> None:
     request = ScoreRequest(image_url="https://x/y.png", prompt="secret words", request_id="r-1", metadata={"k": [1]})
-    outcome = Scores({QUALITY: score(4)}, timings_ms={"describe": 1.23456})
+    outcome = Scores({QUALITY: score(4)}, timings_ms={"describe": 1.23456}, batch=7)
 
     verdict = assemble(
         request, outcome, [QUALITY], policy=policy, model=model(), image=IMAGE, timings_ms={"fetch": 2}, attempt=3
@@ -53,7 +54,8 @@ def test_a_scored_verdict_repeats_its_request(policy: Policy) -> None:
     assert verdict.metadata == {"k": [1]}
     assert (verdict.status, verdict.decision, verdict.reasons) == ("scored", Decision.ACCEPT, ())
     assert verdict.timings_ms == {"fetch": 2, "describe": 1.235}
-    assert (verdict.attempt, verdict.error, verdict.image) == (3, None, IMAGE)
+    assert (verdict.batch, verdict.attempt, verdict.error) == (7, 3, None)
+    assert (verdict.image, verdict.model, verdict.policy) == (IMAGE, model(), policy.ref)
     assert request.submitted_at <= verdict.scored_at <= datetime.now(UTC)
     assert "secret words" not in verdict.model_dump_json()
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
@@ -64,6 +66,7 @@ def test_a_failure_of_the_whole_has_no_scores_and_is_reviewed(policy: Policy) ->
     assert (verdict.status, verdict.decision) == ("failed", Decision.REVIEW)
     assert verdict.reasons == ("not scored: score_not_finite",)
     assert (verdict.aspects, verdict.error, verdict.model) == ({}, FAILURE, None)
+    assert (verdict.batch, verdict.attempt, verdict.timings_ms) == (None, 1, {})
 
 
 def test_a_failed_aspect_fails_the_verdict_and_keeps_the_others(policy: Policy) -> None:
@@ -74,11 +77,20 @@ def test_a_failed_aspect_fails_the_verdict_and_keeps_the_others(policy: Policy) 
     assert (verdict.decision, verdict.reasons) == (Decision.REVIEW, ("correspondence has no score",))
 
 
-def test_an_untrained_model_is_said_to_be_one(policy: Policy) -> None:
+def test_an_untrained_model_is_named_as_one(policy: Policy) -> None:
     untrained = "the model is untrained: its scores mean nothing"
     verdict = assemble(
         LocalRequest(), Scores({QUALITY: score(5)}), [QUALITY], policy=policy, model=model(trained=False)
     )
     assert verdict.reasons == (untrained,)
+    low = assemble(LocalRequest(), Scores({QUALITY: score(2)}), [QUALITY], policy=policy, model=model(trained=False))
+    assert low.reasons == ("quality 2.00 < review_below 2.50", untrained)
     failed = assemble(LocalRequest(), FAILURE, [QUALITY], policy=policy, model=model(trained=False))
     assert untrained not in failed.reasons
+
+
+def test_local_requests_are_told_apart_and_stay_as_they_are() -> None:
+    one, two = LocalRequest(), LocalRequest()
+    assert one.request_id != two.request_id
+    with pytest.raises(FrozenInstanceError):
+        one.request_id = two.request_id  # type: ignore[misc]

@@ -15,8 +15,8 @@ from functools import partial
 
 from PIL import Image
 
-from m3agiqa.colour import make_profile
 from m3agiqa.containers.png import SIGNATURE, chunk
+from m3agiqa.icc import make_profile
 
 #: Pixels a side. 8192 x 8192 are almost as many as are let through.
 _LARGE = 8192

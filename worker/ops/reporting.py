@@ -44,7 +44,7 @@ def failure_of(error: Exception, request_id: str) -> Failure:
     """What becomes of an error; one that nobody foresaw is reported."""
     if not isinstance(error, errors.M3AGIQAError):
         logger.error("unexpected failure of request %s", request_id, exc_info=error)
-    return Failure.of(error)
+    return Failure.from_error(error)
 
 
 def setup_sentry(settings: Settings) -> None:

@@ -212,7 +212,7 @@ class Batcher:
         except Exception as error:
             logger.exception("a batch of %d failed", len(batch))
             self._lost = self._lost or isinstance(error, DeviceLost)
-            results = [Failure.of(error)] * len(batch)
+            results = [Failure.from_error(error)] * len(batch)
         finally:
             self._began = None
         ended = time.monotonic()

@@ -78,7 +78,7 @@ class ScoreHandler:
     def revoke(self, task: str) -> None:
         """Answer a request that an operator took back. Raises as `run`."""
         with self.ledger.claim(task) as claim:
-            revoked = Failure.of(TaskRevoked())
+            revoked = Failure.from_error(TaskRevoked())
             _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:

@@ -25,7 +25,7 @@ IMAGE = "<image>\n"
 
 def rating_word(mos: float) -> Rating:
     """The word for a score on the scale 0 to 5, its ends where it lies outside."""
-    return Rating.of(min(max(mos, 0.0), 5.0))
+    return Rating.from_score(min(max(mos, 0.0), 5.0))
 
 
 class Turn(BaseModel):

@@ -110,7 +110,7 @@ def _job(data: DataSet, entry: Entry, aspect: Aspect) -> Job | Failure:
     try:
         return read_job(data.image(entry.name), entry.prompt, (aspect,))
     except M3AGIQAError as error:
-        return Failure.of(error)
+        return Failure.from_error(error)
 
 
 def _of(outcome: Scores | Failure, aspect: Aspect) -> AspectScore | Failure:

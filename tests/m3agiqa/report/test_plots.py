@@ -29,7 +29,7 @@ def rows(noise: float, aspect: Aspect = Aspect.QUALITY, count: int = 40) -> list
             label=float(labels[index]),
             description="",
             score=float(scores[index]),
-            rating=Rating.of(float(scores[index])),
+            rating=Rating.from_score(float(scores[index])),
             error=None,
             model="m",
         )

@@ -49,7 +49,7 @@ def request(**places: str) -> ScoreRequest:
 
 
 def verdict(asked: ScoreRequest) -> Verdict:
-    return assemble(asked, Failure.of(FetchRefused("404")), (), policy=Policy.load("default"), model=None)
+    return assemble(asked, Failure.from_error(FetchRefused("404")), (), policy=Policy.load("default"), model=None)
 
 
 @pytest.fixture

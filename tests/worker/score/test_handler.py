@@ -144,7 +144,7 @@ def test_what_was_scored_before_costs_no_model(outside: Outside, ledger: Ledger,
 def test_what_the_model_failed_on_is_not_remembered(
     outside: Outside, ledger: Ledger, redis: Redis, client: Client, partly: bool
 ) -> None:
-    failure = Failure.of(DeviceLost("the GPU fell off"))
+    failure = Failure.from_error(DeviceLost("the GPU fell off"))
     outside.outcome = Scores({}, failures={"quality": failure}) if partly else failure  # type: ignore[dict-item]
     outside.handler(ledger).run(owed(ledger, redis, REQUEST))
     assert client.result("r", timeout=0).status == "failed"
@@ -224,7 +224,7 @@ def test_each_attempt_waits_for_its_own_delay_and_the_last_one_is_answered(
 
 
 def test_a_failure_of_one_aspect_that_may_pass_is_tried_again(outside: Outside, ledger: Ledger, redis: Redis) -> None:
-    outside.outcome = Scores({}, failures={"quality": Failure.of(DeviceLost("gone"))})  # type: ignore[dict-item]
+    outside.outcome = Scores({}, failures={"quality": Failure.from_error(DeviceLost("gone"))})  # type: ignore[dict-item]
     assert outside.handler(ledger, 0.5).run(owed(ledger, redis, REQUEST)) == "device_lost, again in 0.5 s"
 
 

@@ -101,7 +101,7 @@ def _answer(order: Order, memory: int) -> dict[str, Any]:
 
 
 def _failed(error: Exception) -> dict[str, Any]:
-    return {"failure": Failure.of(error).model_dump()}
+    return {"failure": Failure.from_error(error).model_dump()}
 
 
 def _has_room(size_bytes: int) -> bool:

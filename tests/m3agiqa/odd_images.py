@@ -1,7 +1,7 @@
-"""Makers of images as nobody should write them, byte by byte where Pillow would refuse.
+"""Makes images as nobody should write them, byte by byte where Pillow would refuse.
 
-All show the same 64 x 32 pixels, PATCHES, unless a maker says otherwise: each corner has a colour of its own, so that
-turns and cuts can be seen.
+All show the same 64 x 32 pixels, PATCHES, unless a function says otherwise. Each corner has a colour of its own, so
+that turns and cuts show.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import product
 
 from PIL import Image
 
-from m3agiqa import colour
+from m3agiqa import icc
 
 WIDTH, HEIGHT = 64, 32
 
@@ -52,7 +52,7 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-# ICC profiles. All but the tables come from the module's own builder.
+# ICC profiles. `m3agiqa.icc` writes all but the tables.
 
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 D65 = (0.3127, 0.3290)
@@ -65,13 +65,13 @@ def power(gamma: float) -> tuple[float, ...]:
     return (gamma, 1.0, 0.0, 0.0, 0.0)
 
 
-ICC_SRGB = colour.matrix_profile(SRGB, SRGB_CURVE, version=2)
-ICC_P3 = colour.matrix_profile(P3, SRGB_CURVE)
-ICC_ADOBE = colour.matrix_profile(ADOBE, power(2.19921875))
-ICC_LINEAR = colour.matrix_profile(SRGB, power(1))
-#: Red is green, green is blue, blue is red: nobody can overlook that it was applied.
-ICC_SWAPPED = colour.matrix_profile((*D65, 0.30, 0.60, 0.15, 0.06, 0.64, 0.33), SRGB_CURVE)
-ICC_GREY = colour.make_profile(b"GRAY", {b"kTRC": colour.curve(*power(1))})
+ICC_SRGB = icc.matrix_profile(SRGB, SRGB_CURVE, version=2)
+ICC_P3 = icc.matrix_profile(P3, SRGB_CURVE)
+ICC_ADOBE = icc.matrix_profile(ADOBE, power(2.19921875))
+ICC_LINEAR = icc.matrix_profile(SRGB, power(1))
+#: Turns red into green, green into blue and blue into red, which nobody can overlook.
+ICC_SWAPPED = icc.matrix_profile((*D65, 0.30, 0.60, 0.15, 0.06, 0.64, 0.33), SRGB_CURVE)
+ICC_GREY = icc.make_profile(b"GRAY", {b"kTRC": icc.curve(*power(1))})
 ICC_GARBAGE = b"garbage" * 50
 
 
@@ -85,15 +85,15 @@ def _tinting() -> bytes:
         b"gXYZ": (0.2851, 0.6169, 0.0971),
         b"bXYZ": (0.0431, 0.0206, 0.2141),
     }
-    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), colour.curve(*SRGB_CURVE))
-    return colour.make_profile(b"RGB ", {name: xyz(*value) for name, value in colorants.items()} | curves)
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), icc.curve(*SRGB_CURVE))
+    return icc.make_profile(b"RGB ", {name: xyz(*value) for name, value in colorants.items()} | curves)
 
 
 ICC_TINTING = _tinting()
 
 
 def table(inks: int, lab: Callable[..., tuple[float, float, float]], grid: int = 3) -> bytes:
-    """A tag of type lut8 (ICC.1:2010, 10.9): `lab` gives L*, a*, b* for `inks` samples of 0 to 1."""
+    """A tag of type lut8 (ICC.1:2010, 10.9). `lab` maps `inks` samples from 0 to 1 to L*, a*, b*."""
     tag = b"mft1\0\0\0\0" + bytes([inks, 3, grid, 0]) + struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
     tag += bytes(range(256)) * inks
     for point in product(range(grid), repeat=inks):
@@ -104,11 +104,11 @@ def table(inks: int, lab: Callable[..., tuple[float, float, float]], grid: int =
 
 _RGB_TABLE = table(3, lambda r, g, b: (100 * (r + g + b) / 3, 60 * (g - r), 60 * (r - b)))
 _OTHER_TABLE = table(3, lambda r, g, b: (100 * g, 90 * (r - b), 0))
-ICC_TABLE = colour.make_profile(b"RGB ", {b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
-ICC_TABLE_1 = colour.make_profile(b"RGB ", {b"A2B1": _RGB_TABLE}, pcs=b"Lab ", version=2)
-ICC_TABLES = colour.make_profile(b"RGB ", {b"A2B1": _OTHER_TABLE, b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
-#: Its darkest is not black, which a black point compensation would stretch.
-ICC_CMYK = colour.make_profile(
+ICC_TABLE = icc.make_profile(b"RGB ", {b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
+ICC_TABLE_1 = icc.make_profile(b"RGB ", {b"A2B1": _RGB_TABLE}, pcs=b"Lab ", version=2)
+ICC_TABLES = icc.make_profile(b"RGB ", {b"A2B1": _OTHER_TABLE, b"A2B0": _RGB_TABLE}, pcs=b"Lab ", version=2)
+#: Has a darkest colour that is not black, and that a black point compensation would stretch.
+ICC_CMYK = icc.make_profile(
     b"CMYK",
     {b"A2B0": table(4, lambda c, m, y, k: (15 + 85 * (1 - k) * (1 - c / 3) * (1 - m / 2), 60 * (m - c), 50 * (y - c)))},
     pcs=b"Lab ",
@@ -119,7 +119,7 @@ ICC_CMYK = colour.make_profile(
 
 
 def tiff(orientation: int, *, kind: int = 3, count: int = 1, magic: int = 42) -> bytes:
-    """What stands in an EXIF: one field, the orientation, of type `kind` (3 is SHORT, 4 LONG)."""
+    """The TIFF structure of an EXIF: one field, the orientation, of type `kind` (3 is SHORT, 4 LONG)."""
     value = struct.pack(">L", orientation) if kind == 4 else struct.pack(">HH", orientation, orientation * (count > 1))
     return struct.pack(">2sHLHHHL", b"MM", magic, 8, 1, 0x0112, kind, count) + value + bytes(4)
 
@@ -244,7 +244,7 @@ def fdat(number: int, image: Image.Image) -> bytes:
 
 
 def hidden(*frames: bytes, before: bytes = b"", count: int = 2, image: Image.Image = PATCHES) -> bytes:
-    """An APNG whose IDAT is no frame, only what those show who know no APNG."""
+    """An APNG whose image data is no frame; only viewers that know no APNG show it."""
     return png(before + actl(count), image=image, after=b"".join(frames))
 
 
@@ -260,7 +260,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def with_segments(*segments: bytes, data: bytes | None = None) -> bytes:
-    """A JPEG with these segments behind its first, JFIF's, or at the very start where there is none."""
+    """A JPEG with these segments behind JFIF's, or at its start if it has no JFIF segment."""
     data = jpeg() if data is None else data
     at = 4 + int.from_bytes(data[4:6]) if data[2:4] == b"\xff\xe0" else 2
     return data[:at] + b"".join(segments) + data[at:]
@@ -271,7 +271,7 @@ def app1(orientation: int, *, start: bytes = b"Exif\0\0", **options: int) -> byt
 
 
 def icc_segments(profile: bytes, order: Iterable[int] = (1,), *, parts: int = 1, total: int | None = None) -> bytes:
-    """The parts of a profile numbered in `order`, of `parts` that there are; each says that there are `total`."""
+    """A profile cut into `parts`, of which those numbered in `order` are here; each claims that there are `total`."""
     size = -(-len(profile) // parts)
     return b"".join(
         segment(0xE2, b"ICC_PROFILE\0" + bytes([n, total or parts]) + profile[size * (n - 1) : size * n]) for n in order
@@ -339,7 +339,7 @@ def gif(*parts: bytes, size: tuple[int, int] = (WIDTH, HEIGHT), background: int 
 
 
 def gif_frame(image: Image.Image = PALETTED, at: tuple[int, int] = (0, 0), *, interlace: bool = False) -> bytes:
-    """A frame of uncompressed codes: of nine bits each, starting over before ten would be needed."""
+    """A frame of uncompressed codes of nine bits; the table starts over before a code would need ten."""
     raw = image.tobytes()
     numbers = [code for start in range(0, len(raw), 250) for code in (256, *raw[start : start + 250])]
     bits = sum(code << 9 * n for n, code in enumerate([*numbers, 257]))
