@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 from standardwebhooks import Webhook
 
-from m3agiqa.contract import VERSION, ScoreRequest
+from m3agiqa.contract import VERSION, Decision, ScoreRequest
 from m3agiqa.errors import DeliveryUnavailable
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger
@@ -186,7 +186,7 @@ def test_a_backend_does_what_a_verdict_says(
         request = eventually(lambda: redis.lindex(keys.inbox(3), 0), "the image is submitted")
         # when its verdict is there
         request_id = inbox.parse(request, 3).request_id
-        answer = verdict(request_id).model_copy(update={"decision": decision})
+        answer = verdict(request_id).model_copy(update={"decision": Decision(decision)})
         redis.set(keys.result(request_id), answer.model_dump_json())
         # then it does that
         assert process.communicate(timeout=60)[0].strip() == printed
