@@ -1,116 +1,65 @@
-"""The README and the pages under docs/ show nothing that is not there."""
+"""The README and the other pages show nothing that is not there."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import re
-import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
-from m3agiqa import cli as library_cli
 from m3agiqa import config
-from m3agiqa.contract import Verdict
+from m3agiqa.contract import ScoreRequest, Verdict
 from m3agiqa.errors import M3AGIQAError
 from m3agiqa.policy import Policy
-from producers import cli as producers_cli
+from m3agiqa.queue.ledger import State
+from producers import Client
+from tests.pages import (
+    CONTRIBUTING,
+    DOCS,
+    LINKED,
+    PAGES,
+    README,
+    SPANS,
+    TEXT,
+    blocks,
+    prose,
+    read,
+    shell_lines,
+    table,
+)
 from tests.support import ROOT
 from worker import settings
 
-README = ROOT / "README.md"
-CHANGELOG = ROOT / "docs" / "changelog.md"
-LINKED = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-# The changelog names what is no more, so only its links are looked at.
-PAGES = [page for page in LINKED if page != CHANGELOG]
 README_LINES = 200
+EXAMPLES = ROOT / "producers" / "examples"
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 
 
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
+@cache
+def files() -> list[str]:
+    """Every file of the project that people write, as a path from its root."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    found = chain(ROOT.glob("*"), *(folder.rglob("*") for folder in folders))
+    return [path.relative_to(ROOT).as_posix() for path in found if path.is_file() and path.suffix != ".pyc"]
 
 
-def prose(page: Path) -> str:
-    """Without blocks of code."""
-    return re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
-
-
-TEXT = "\n".join(map(read, PAGES))
-BLOCKS = [
-    found for page in PAGES for found in re.findall(r"^```(\w*)\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
-]
-SPANS = [span for page in PAGES for span in re.findall(r"`([^`\n]+)`", prose(page))]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PROGRAMS = {"m3agiqa": library_cli.main, "m3agiqa-submit": producers_cli.main}
-
-
-def blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
-
-
-def shell_lines() -> list[str]:
-    """Every command, whether in a block or in running text."""
-    joined = "".join(blocks("sh")).replace("\\\n", " ")
-    return [*joined.splitlines(), *SPANS]
-
-
-def commands() -> Iterator[tuple[str, list[str], list[str]]]:
-    """Program, subcommands and options of every use of our command lines."""
-    for line in shell_lines():
-        for found in re.finditer(r"(?:^|[\s/;|])(m3agiqa(?:-submit)?)((?: [a-z][a-z-]*)+)(.*)", line):
-            program, words, rest = found.groups()
-            depth = 2 if words.split()[0] in ("data", "dead") else 1
-            yield program, words.split()[:depth], re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)
-
-
-def subclasses(root: type[M3AGIQAError]) -> Iterator[type[M3AGIQAError]]:
-    for child in root.__subclasses__():
-        yield child
-        yield from subclasses(child)
-
-
-def test_the_settings_are_those_of_the_worker() -> None:
-    assert TEXT.count(settings.table()) == 1, "put what `python -m worker.settings` prints into docs/settings.md"
+# --- names -------------------------------------------------------------------------------------------------------
 
 
 def test_every_variable_is_a_setting() -> None:
     known = {settings.PREFIX + name.upper() for name in settings.Settings.model_fields}
     assert set(re.findall(r"M3AGIQA_[A-Z0-9_]+", TEXT)) <= known
-
-
-def test_every_make_target_and_variable_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    used = [re.match(r"make ([a-z]+)(?: ([A-Z_]+)=)?", line) for line in shell_lines()]
-    assert {match[1] for match in used if match} <= targets
-    assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)$", read(README), re.MULTILINE))
-    for match in used:
-        assert match is None or match[2] is None or f"\n{match[2]} ?=" in MAKEFILE
-
-
-@pytest.mark.parametrize(("program", "words", "options"), list(commands()))
-def test_every_command_and_option_exists(
-    program: str, words: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        PROGRAMS[program]([*words, "--help"])
-    assert ended.value.code == 0
-    known = re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)
-    assert set(options) <= set(known)
-
-
-def test_commands_were_found() -> None:
-    found = {(program, words[0]) for program, words, _ in commands()}
-    assert {("m3agiqa", "score"), ("m3agiqa", "batch"), ("m3agiqa-submit", "csv"), ("m3agiqa-submit", "dead")} <= found
-
-
-def test_every_module_that_is_run_exists() -> None:
-    modules = set(re.findall(r"python -m ([\w.]+)", TEXT))
-    assert {"worker.settings", "worker.ops.health"} <= modules
-    assert all(importlib.util.find_spec(module) for module in modules)
-    assert all("-A worker.app" in line for line in shell_lines() if "bin/celery " in line)
 
 
 def test_every_path_exists() -> None:
@@ -122,13 +71,48 @@ def test_every_path_exists() -> None:
     assert [path for path in ours if not (ROOT / path).exists()] == []
 
 
+def test_every_file_in_a_diagram_exists() -> None:
+    named = set(re.findall(r"[\w/-]+\.(?:py|lua|md|yaml|yml)\b", "\n".join(blocks(""))))
+    assert {"m3agiqa/client.py", "lua/admit.lua"} <= named
+    known = [f"/{file}" for file in files()]
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in known)] == []
+
+
+def test_every_name_that_is_to_be_searched_for_is_there() -> None:
+    named = set(re.findall(r"`([\w.]+)` in\s`([\w./-]+)`", prose(CONTRIBUTING)))
+    assert ("LOSSES", "m3agiqa/train/head/") in named
+    for name, place in named - {("NAME", "folder/")}:
+        sources = [file for file in files() if file.startswith(place) and file.endswith(".py")]
+        assert any(re.search(rf"\b{re.escape(name)}\b", read(ROOT / file)) for file in sources), (name, place)
+
+
+def test_every_dotted_name_exists() -> None:
+    named = {span for span in SPANS if re.fullmatch(r"(m3agiqa|producers|worker)(\.[A-Za-z_]\w*)+", span)}
+    named |= {f"producers.{span}" for span in SPANS if re.fullmatch(r"Client\.\w+", span)}
+    assert {"m3agiqa.profile.Describe", "producers.Client.result", "worker.load"} <= named
+    for name in named - {"m3agiqa.score", "m3agiqa.deliver"}:
+        resolve(name)
+
+
+def resolve(name: str) -> object:
+    """What a dotted name stands for, after importing what must be."""
+    top, *rest = name.split(".")
+    found, path = importlib.import_module(top), top
+    for part in rest:
+        path = f"{path}.{part}"
+        if not hasattr(found, part):
+            importlib.import_module(path)
+        found = getattr(found, part)
+    return found
+
+
 def anchors(page: Path) -> set[str]:
     """Those that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]*)\)", read(page)):
         if target.startswith("https://"):
@@ -140,32 +124,74 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not has_anchor or anchor in anchors(file), target
 
 
+def test_every_page_that_a_file_names_exists() -> None:
+    named = set()
+    for file in files():
+        if Path(file).suffix in (".py", ".yaml", ".yml", ".service", ".md", ".example", ".toml", ".mjs", ".sh"):
+            named |= set(re.findall(r"\bdocs/\w+\.md", read(ROOT / file))) if file != "docs/changelog.md" else set()
+    assert "docs/settings.md" in named
+    assert [page for page in named if not (ROOT / page).is_file()] == []
+
+
+# --- what a page must hold ---------------------------------------------------------------------------------------
+
+
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     assert len(read(README).splitlines()) < README_LINES
     targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\): ", read(README), re.MULTILINE)
-    assert set(targets) == {page.relative_to(ROOT).as_posix() for page in LINKED if page != README}
+    assert set(targets) == {"CONTRIBUTING.md", "SECURITY.md", *(f"docs/{page.name}" for page in DOCS.glob("*.md"))}
 
 
 def test_the_tree_is_the_projects() -> None:
     [tree] = [text for text in blocks("") if text.startswith("m3agiqa/ ")]
-    folders = re.findall(r"^(\w+)/ ", tree, re.MULTILINE)
-    assert len(folders) > 4
-    assert all((ROOT / folder).is_dir() for folder in folders)
+    folders = set(re.findall(r"^(\w+)/ ", tree, re.MULTILINE))
+    assert folders == {path.partition("/")[0] for path in files() if "/" in path}
+
+
+def test_the_settings_are_those_of_the_worker() -> None:
+    assert TEXT.count(settings.table()) == 1, "put what `python -m worker.settings` prints into docs/settings.md"
+
+
+def subclasses(root: type[M3AGIQAError]) -> Iterator[type[M3AGIQAError]]:
+    for child in root.__subclasses__():
+        yield child
+        yield from subclasses(child)
 
 
 def test_the_failures_are_those_of_the_tree() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*?\| (yes|no) \|", TEXT, re.MULTILINE)
-    shown = {code: retryable == "yes" for code, retryable in rows}
+    rows = table("| Code | Means | Retryable | Where it shows |")
+    shown = {code.strip("`"): retryable == "yes" for code, _, retryable, _ in rows}
     assert len(rows) == len(shown)
-    known = {error.code: error.retryable for error in subclasses(M3AGIQAError)}
-    leaves = {error.code for error in subclasses(M3AGIQAError) if not error.__subclasses__()}
+    ours = [error for error in subclasses(M3AGIQAError) if error.__module__ == "m3agiqa.errors"]
+    known = {error.code: error.retryable for error in ours}
+    leaves = {error.code for error in ours if not error.__subclasses__()}
     assert shown.items() <= known.items()
     assert leaves <= shown.keys()
 
 
+def test_the_fields_are_those_of_requests_and_verdicts() -> None:
+    shown = [field.strip("`") for field, _ in table("| Field | Meaning |")]
+    assert shown == [*ScoreRequest.model_fields, *Verdict.model_fields]
+
+
+def test_the_states_are_those_of_a_request() -> None:
+    [diagram] = [text for text in blocks("") if text.startswith(" submitted ")]
+    first = diagram.splitlines()[0]
+    assert [*re.findall(r"[a-z]+", first), "dead"] == [str(state) for state in State]
+    assert "dead (" in diagram
+
+
 def test_the_profiles_are_those_there_are() -> None:
-    table = TEXT.partition("| Profile | What |")[2].partition("\n\n")[0]
-    assert sorted(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == config.names("models")
+    assert sorted(name.strip("`") for name, _ in table("| Profile | What |")) == config.names("models")
+
+
+def test_every_promise_of_safety_names_its_test() -> None:
+    rows = table("| What holds | Where | Shown by |")
+    assert len(rows) > 20
+    for _, where, test in rows:
+        assert (ROOT / where.strip("`")).exists(), where
+        assert re.fullmatch(r"`tests/[\w/]+/test_\w+\.py`|`tests/test_\w+\.py`", test), test
+        assert (ROOT / test.strip("`")).is_file(), test
 
 
 def test_the_verdict_is_one() -> None:
@@ -173,10 +199,11 @@ def test_the_verdict_is_one() -> None:
     parsed = Verdict.model_validate_json(verdict)
     assert parsed.model is not None
     assert parsed.model.trained
+    assert list(yaml.safe_load(verdict)) == list(Verdict.model_fields)
 
 
 def measurements() -> str:
-    """`m3agiqa/bench/bench.csv` as docs/models.md shows it."""
+    """`m3agiqa/bench/bench.csv` as docs/performance.md shows it."""
     lines = [
         "| what | side | beams | images in a batch | of at most | seconds | images a second | device memory |",
         "|---" * 8 + "|",
@@ -192,7 +219,7 @@ def measurements() -> str:
 
 
 def test_the_measurements_are_those_that_were_kept() -> None:
-    assert TEXT.count(measurements()) == 1, f"put this into docs/models.md:\n{measurements()}"
+    assert TEXT.count(measurements()) == 1, f"put this into docs/performance.md:\n{measurements()}"
 
 
 def test_the_policy_is_the_default_one() -> None:
@@ -200,11 +227,49 @@ def test_the_policy_is_the_default_one() -> None:
     assert Policy.model_validate(yaml.safe_load(policy)) == Policy.load("default")
 
 
+# --- programs ----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("program", blocks("python"))
 def test_python_is_python(program: str) -> None:
     assert compile(program, "a page", "exec")
 
 
-@pytest.mark.parametrize("program", blocks("sh"))
-def test_shell_quotes_are_closed(program: str) -> None:
-    assert shlex.split(program.replace("\\\n", " "), comments=True)
+@pytest.mark.parametrize("name", ["receive.py", "receive.mjs", "backend.py"])
+def test_an_example_that_is_shown_is_the_file(name: str) -> None:
+    # Those files run in tests/producers/test_examples.py.
+    assert [*blocks("python"), *blocks("js")].count(read(EXAMPLES / name)) == 1
+
+
+@pytest.mark.slow
+def test_the_program_that_scores_without_a_queue_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    [program] = [program for program in blocks("python") if "Scorer.load" in program]
+    exec(compile(program, "a page", "exec"), {})  # noqa: S102
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["quality", "correspondence", "authenticity"]
+
+
+@needs_node
+def test_the_program_that_makes_a_request_in_node_runs() -> None:
+    [program] = [program for program in blocks("js") if "scoreRequest" in program]
+    command = ["node", "--input-type=module", "--eval", program]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert printed.split()[1] == "m3agiqa:inbox:3"
+
+
+@pytest.mark.slow
+def test_the_picture_of_two_verdicts_is_what_its_program_draws(tmp_path: Path) -> None:
+    # Its pixels depend on the fonts' version and the model's floats.
+    drawn = tmp_path / "verdict.png"
+    subprocess.run([sys.executable, "docs/verdict.py", str(drawn)], cwd=ROOT, check=True, timeout=240)
+    with Image.open(drawn) as made, Image.open(DOCS / "verdict.png") as shown:
+        assert (made.size, made.mode) == (shown.size, shown.mode)
+    assert (DOCS / "verdict.png").stat().st_size < 100_000
+
+
+def test_pages_of_code_were_found() -> None:
+    assert {README, CONTRIBUTING, DOCS / "integration.md"} <= set(PAGES)
+    assert Client.__name__ in TEXT

@@ -1,5 +1,5 @@
-// What lies in the inbox for a picture to be scored; needs no package. As a program it prints the request:
-//   node score-request.mjs https://host/picture.png "its prompt" | redis-cli -x LPUSH m3agiqa:inbox:3
+// The request that goes into the inbox for an image to be scored; needs no package. As a program it prints it:
+//   node score-request.mjs https://host/image.png "its prompt" | redis-cli -x LPUSH m3agiqa:inbox:3
 import { randomUUID } from "node:crypto";
 import { pathToFileURL } from "node:url";
 
