@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import M3AGIQAError, OutputError, RequestInvalid
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.records import LIST_SEPARATOR, versioned
@@ -84,10 +84,10 @@ class Batch:
         ]
 
     def check_continues(self, known: Sequence[Record], path: Path) -> None:
-        """Raises: RequestInvalid: an earlier run asked for something else; says what differs."""
+        """Raises: OutputError: an earlier run asked for something else; says what differs."""
         for name, value in self._identity.items():
             if other := next((then for record in known if (then := getattr(record, name)) != value), None):
-                raise RequestInvalid(f"{path} has the {name} {_shown(other)}, not {_shown(value)}; {_OTHER}")
+                raise OutputError(f"{path} has the {name} {_shown(other)}, not {_shown(value)}; {_OTHER}")
 
     @property
     def _identity(self) -> dict[str, str | tuple[Aspect, ...]]:
@@ -154,7 +154,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
         rows: the rows of a table in `folder`.
 
     Raises:
-        RequestInvalid: it was about other images or prompts.
+        OutputError: it was about other images or prompts.
     """
     from m3agiqa.files import find_image, image_digest
 
@@ -166,7 +166,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
     if others := waiting.keys() - set(wanted):
         image_path = min(others)[0]
         differs = "another prompt" if image_path in {name for name, _ in wanted} else "no row"
-        raise RequestInvalid(f"{path} has a score of {quoted(image_path, PATH_CHARS)}, with {differs} now; {_OTHER}")
+        raise OutputError(f"{path} has a score of {quoted(image_path, PATH_CHARS)}, with {differs} now; {_OTHER}")
     known: dict[int, list[Record]] = {}
     for number, key in enumerate(wanted):
         found = waiting.get(key, {})
@@ -174,7 +174,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
             known[number] = [found[aspect].pop() for aspect in left[0].aspects]
     for first, *_ in known.values():
         if image_digest(find_image(first.image_path, folder)) not in (first.image_sha256, None):
-            raise RequestInvalid(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
+            raise OutputError(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
     return known
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.errors import ConfigError, DataError
 from m3agiqa.inputs import read_bytes
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
@@ -78,7 +78,7 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
     """
     try:
         return model.model_validate(yaml.safe_load(read_bytes(path)))
-    except RequestInvalid as error:
+    except DataError as error:
         raise ConfigError(str(error)) from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe_validation(error)}") from error

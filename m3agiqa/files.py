@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect
-from m3agiqa.errors import FetchError, RequestInvalid
+from m3agiqa.errors import DataError, FetchError, RequestInvalid
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.inputs import read_bytes
 from m3agiqa.jobs import Job
@@ -48,7 +48,7 @@ def image_digest(path: Path) -> str | None:
     """SHA-256 of an image's file, None where it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
-    except RequestInvalid:
+    except DataError:
         return None
 
 

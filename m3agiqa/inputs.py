@@ -8,7 +8,7 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.quoting import PATH_CHARS, quoted
 
 #: Seconds that a pipe may take until somebody writes to it.
@@ -19,7 +19,7 @@ def opened(path: Path) -> BufferedReader:
     """A file or a pipe, opened for reading.
 
     Raises:
-        RequestInvalid: missing, not readable, a folder or a device, or a pipe that nobody writes to.
+        DataError: missing, not readable, a folder or a device, or a pipe that nobody writes to.
     """
     try:
         # Without waiting: a pipe is opened whether somebody writes to it or not.
@@ -35,14 +35,14 @@ def opened(path: Path) -> BufferedReader:
     file.close()
     # A device may have no end.
     kind = "a pipe that nobody writes to" if stat.S_ISFIFO(mode) else "a device, and not a file"
-    raise RequestInvalid(f"{quoted(path, PATH_CHARS)}: {kind}")
+    raise DataError(f"{quoted(path, PATH_CHARS)}: {kind}")
 
 
 def read_bytes(path: Path) -> bytes:
     """What a file or a pipe holds.
 
     Raises:
-        RequestInvalid: as `opened`.
+        DataError: as `opened`.
     """
     with opened(path) as file:
         try:
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
     """What a file or a pipe of UTF-8 holds, without a byte order mark.
 
     Raises:
-        RequestInvalid: as `read_bytes`, or it is no UTF-8; says where.
+        DataError: as `read_bytes`, or it is no UTF-8; says where.
     """
     return decoded(path, read_bytes(path)).removeprefix("\ufeff")
 
@@ -64,13 +64,13 @@ def decoded(path: Path, data: bytes) -> str:
     """The text of a file's UTF-8.
 
     Raises:
-        RequestInvalid: it is none; says where.
+        DataError: it is none; says where.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RequestInvalid(f"{path}, line {line}: not UTF-8") from None
+        raise DataError(f"{path}, line {line}: not UTF-8") from None
 
 
 def _is_written_to(pipe: BufferedReader) -> bool:
@@ -79,5 +79,5 @@ def _is_written_to(pipe: BufferedReader) -> bool:
     return bool(waiting.poll(WRITER_S * 1000))
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> RequestInvalid:
-    return RequestInvalid(f"{quoted(path, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}")
+def _unreadable(path: Path, error: OSError | ValueError) -> DataError:
+    return DataError(f"{quoted(path, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}")

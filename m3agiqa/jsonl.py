@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.inputs import decoded, read_bytes, read_text
 
 #: What may be half of a character: two of them are a whole one.
@@ -30,11 +30,11 @@ def read(path: Path) -> list[Placed]:
     """All objects of a file.
 
     Raises:
-        RequestInvalid: unreadable, empty, or something in it is no JSON object; says what.
+        DataError: unreadable, empty, or something in it is no JSON object; says what.
     """
     text = read_text(path)
     if not text.strip():
-        raise RequestInvalid(f"{path} is empty")
+        raise DataError(f"{path} is empty")
     if text.lstrip().startswith("["):
         return [_object(f"{path}, item {number}", item) for number, item in enumerate(_loads(f"{path}", text), 1)]
     return _lines(path, text)
@@ -47,14 +47,14 @@ def read_grown(path: Path) -> tuple[str, list[Placed]]:
         The whole lines as they stand, and their objects; a last line that was cut off is in neither.
 
     Raises:
-        RequestInvalid: as `read`.
+        DataError: as `read`.
     """
     data = read_bytes(path)
     end = data.rfind(b"\n") + 1
     whole, rest = decoded(path, data[:end]), data[end:].lstrip()
     lines = _lines(path, whole)
     if rest and not rest.startswith(b"{"):
-        raise RequestInvalid(f"{path}: its last line is no JSON object, nor the beginning of one")
+        raise DataError(f"{path}: its last line is no JSON object, nor the beginning of one")
     return whole, lines
 
 
@@ -71,7 +71,7 @@ def _lines(path: Path, text: str) -> list[Placed]:
 
 def _object(where: str, item: Any) -> Placed:
     if not isinstance(item, dict):
-        raise RequestInvalid(f"{where}: not a JSON object")
+        raise DataError(f"{where}: not a JSON object")
     return where, item
 
 
@@ -81,9 +81,9 @@ def _loads(where: str, text: str) -> Any:
         if _SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise RequestInvalid(f"{where}: it holds half of a character") from None
+        raise DataError(f"{where}: it holds half of a character") from None
     except (ValueError, RecursionError) as error:
-        raise RequestInvalid(f"{where}: not JSON: {error}") from None
+        raise DataError(f"{where}: not JSON: {error}") from None
     return content
 
 

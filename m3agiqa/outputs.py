@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError
 
 #: Seconds that a pipe may take until somebody reads from it.
 READER_S = 5.0
@@ -31,22 +31,22 @@ def check_writable(path: Path, *inputs: Path, kept: bool = False) -> None:
         kept: what is written is read again, to continue it: devices and pipes will not do.
 
     Raises:
-        RequestInvalid: `path` is a folder, lies in none that can be written to, or is one of `inputs`.
+        OutputError: `path` is a folder, lies in none that can be written to, or is one of `inputs`.
     """
     try:
         there = _stat(path)
         if there is None or stat.S_ISREG(there.st_mode):
             for taken in inputs:
                 if there is not None and taken.exists() and taken.samefile(path):
-                    raise RequestInvalid(f"cannot write {path}: it is read as {taken}; name another file")
+                    raise OutputError(f"cannot write {path}: it is read as {taken}; name another file")
             with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):  # noqa: PTH120
                 return
         if stat.S_ISDIR(there.st_mode):
-            raise RequestInvalid(f"cannot write {path}: it is a folder")
+            raise OutputError(f"cannot write {path}: it is a folder")
         if kept:
-            raise RequestInvalid(f"cannot write {path}: it is a device or a pipe, and must be a file")
+            raise OutputError(f"cannot write {path}: it is a device or a pipe, and must be a file")
         if not os.access(path, os.W_OK):
-            raise RequestInvalid(f"cannot write {path}: Permission denied")
+            raise OutputError(f"cannot write {path}: Permission denied")
     except (OSError, ValueError) as error:
         raise _refused(path, error) from error
 
@@ -55,7 +55,7 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it, where they are missing, and see that files can be made in it.
 
     Raises:
-        RequestInvalid: it cannot be, or is a file.
+        OutputError: it cannot be, or is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write(path: Path, content: str | bytes) -> None:
     to, and not replaced.
 
     Raises:
-        RequestInvalid: it cannot be written.
+        OutputError: it cannot be written.
     """
     try:
         data = content.encode() if isinstance(content, str) else content
@@ -89,7 +89,7 @@ def append(path: Path, text: str) -> None:
     """Add to a file that grows while a command works.
 
     Raises:
-        RequestInvalid: it cannot be written; what was added may end in the middle.
+        OutputError: it cannot be written; what was added may end in the middle.
     """
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
@@ -103,7 +103,7 @@ def told_full_disk(folder: Path) -> Iterator[None]:
     """Let a library write into a folder; what it raises where that fails becomes one of our errors.
 
     Raises:
-        RequestInvalid: a file cannot be written, most often because the disk is full.
+        OutputError: a file cannot be written, most often because the disk is full.
     """
     try:
         yield
@@ -116,7 +116,7 @@ def told_full_disk(folder: Path) -> Iterator[None]:
             str(error),
         ):
             raise
-        raise RequestInvalid(f"cannot write {folder}: {' '.join(str(error).split())}{_GOES_ON}") from error
+        raise OutputError(f"cannot write {folder}: {' '.join(str(error).split())}{_GOES_ON}") from error
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def alone(path: Path) -> Iterator[None]:
     """See to it that no other process that asks writes the file `path`, or into the folder, while the block runs.
 
     Raises:
-        RequestInvalid: another one does.
+        OutputError: another one does.
     """
     target = Path(os.path.realpath(path))
     folder, name = (target, "") if target.is_dir() else (target.parent, target.name)
@@ -132,7 +132,7 @@ def alone(path: Path) -> Iterator[None]:
     try:
         handle = _locked(lock)
     except BlockingIOError:
-        raise RequestInvalid(f"another run writes to {path}: wait for its end, or name another place") from None
+        raise OutputError(f"another run writes to {path}: wait for its end, or name another place") from None
     except (OSError, ValueError) as error:
         raise _refused(path, error) from error
     try:
@@ -210,5 +210,5 @@ def _umask() -> int:
     return umask
 
 
-def _refused(path: Path, error: OSError | ValueError, kept: str = "") -> RequestInvalid:
-    return RequestInvalid(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}")
+def _refused(path: Path, error: OSError | ValueError, kept: str = "") -> OutputError:
+    return OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}")

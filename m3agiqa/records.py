@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, OutputError
 from m3agiqa.outputs import write
 from m3agiqa.paths import exists, is_file
 from m3agiqa.tables import open_table
@@ -38,7 +38,7 @@ class RecordFile(Generic[RecordT]):
         """All records.
 
         Raises:
-            RequestInvalid: unreadable, or another file; says which line.
+            DataError: unreadable, or another file; says which line.
         """
         return list(self._read(whole=True))
 
@@ -46,19 +46,19 @@ class RecordFile(Generic[RecordT]):
         """What an earlier run left, without a row that was cut off; nothing where there is no file.
 
         Raises:
-            RequestInvalid: as `read`, or it is a device or a pipe, which nothing can be read again from.
+            OutputError: as `read`, or it is a device or a pipe, which nothing can be read again from.
         """
         if not exists(self.path):
             return []
         if not is_file(self.path):
-            raise RequestInvalid(f"{self.path} grows and is continued: it must be a file")
+            raise OutputError(f"{self.path} grows and is continued: it must be a file")
         return list(self._read(whole=False)) if self.path.stat().st_size else []
 
     def write(self, records: Iterable[RecordT]) -> None:
         """Have these records and no others in the file.
 
         Raises:
-            RequestInvalid: it cannot be written.
+            OutputError: it cannot be written.
         """
         write(self.path, self._header() + self._as_csv(records))
 
@@ -67,7 +67,7 @@ class RecordFile(Generic[RecordT]):
         """Write `kept`, and hand out what appends more: what was appended is in the file, whatever ends the run.
 
         Raises:
-            RequestInvalid: it cannot be written.
+            OutputError: it cannot be written.
         """
         self.write(kept)
         with self._told():
@@ -89,7 +89,7 @@ class RecordFile(Generic[RecordT]):
         needed = tuple(name for name, field in self._kind.model_fields.items() if field.is_required())
         with open_table(self.path, ()) as table:
             if table.columns not in (columns, needed):
-                raise RequestInvalid(
+                raise DataError(
                     f"{table} was not written by `{self._command}`: its first line is not {','.join(columns)}"
                 )
             rows = list(table)
@@ -100,11 +100,11 @@ class RecordFile(Generic[RecordT]):
         for row in rows:
             where = f"{table}, line {row.line}"
             if row.error is not None:
-                raise RequestInvalid(f"{where}: {row.error}")
+                raise DataError(f"{where}: {row.error}")
             try:
                 yield self._kind.model_validate(row.values)
             except ValidationError as error:
-                raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+                raise DataError(f"{where}: {describe_validation(error)}") from None
 
     def _as_csv(self, records: Iterable[RecordT]) -> str:
         text = io.StringIO(newline="")
@@ -119,7 +119,7 @@ class RecordFile(Generic[RecordT]):
         try:
             yield
         except OSError as error:
-            raise RequestInvalid(f"cannot write {self.path}: {error.strerror}{then}") from error
+            raise OutputError(f"cannot write {self.path}: {error.strerror}{then}") from error
 
 
 def versioned(name: str, content: BaseModel) -> str:

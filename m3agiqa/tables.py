@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.inputs import opened
 from m3agiqa.quoting import PATH_CHARS, quoted
 
@@ -56,7 +56,7 @@ class Table:
     """An open table; iterating reads it once."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
-        """Raises: RequestInvalid: the first line names no columns."""
+        """Raises: DataError: the first line names no columns."""
         self.path = path
         self._lines = _Lines(file)
         first = self._lines.first()
@@ -67,12 +67,12 @@ class Table:
         try:
             self._header = [name.strip().lower() for name in next(self._reader, ())]
         except csv.Error as error:
-            raise RequestInvalid(f"{self} is no CSV file: quotes in its first line do not match") from error
+            raise DataError(f"{self} is no CSV file: quotes in its first line do not match") from error
         self.columns = tuple(name for name in self._header if name)
         if _is_no_text(self.columns) or len(first) >= _HEADER_CHARS:
-            raise RequestInvalid(f"{self} is no CSV file in UTF-8 or UTF-16")
+            raise DataError(f"{self} is no CSV file in UTF-8 or UTF-16")
         if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
-            raise RequestInvalid(f"{self} names a column twice: {quoted(', '.join(twice), _SHOWN_CHARS)}")
+            raise DataError(f"{self} names a column twice: {quoted(', '.join(twice), _SHOWN_CHARS)}")
 
     def __str__(self) -> str:
         return quoted(self.path, PATH_CHARS)
@@ -90,7 +90,7 @@ class Table:
         A row of several lines that goes wrong may have swallowed others: reading goes on with its second line.
 
         Raises:
-            RequestInvalid: the file can be read no further.
+            DataError: the file can be read no further.
         """
         while True:
             line = self._lines.begin_row()
@@ -100,7 +100,7 @@ class Table:
                 yield Row(line, error=self._unmatched(error))
                 continue
             except OSError as error:
-                raise RequestInvalid(f"{self}: {error.strerror}") from error
+                raise DataError(f"{self}: {error.strerror}") from error
             if cells is None:
                 return
             if len(cells) == len(self._header):
@@ -142,19 +142,19 @@ def open_table(path: Path, needed: Collection[str], elsewhere: Mapping[str, str]
         elsewhere: columns that another command reads, and the sentence that names it.
 
     Raises:
-        RequestInvalid: it cannot be read, is no table, or lacks a column; says what was read.
+        DataError: it cannot be read, is no table, or lacks a column; says what was read.
     """
     with opened(path) as file:
         try:
             start = file.peek(2)[:2]
         except OSError as error:
-            raise RequestInvalid(f"{quoted(path, PATH_CHARS)}: {error.strerror}") from error
+            raise DataError(f"{quoted(path, PATH_CHARS)}: {error.strerror}") from error
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         with io.TextIOWrapper(file, encoding, _NO_TEXT_ERRORS, newline="") as text:
             table = Table(path, text)
             if not set(needed) <= set(table.columns):
                 hints = [f"; {hint}" for column, hint in (elsewhere or {}).items() if column in table.columns]
-                raise RequestInvalid(
+                raise DataError(
                     f"{table} must have the columns {' and '.join(needed)} in its first line; "
                     f"{table.read_as()}{''.join(hints)}"
                 )

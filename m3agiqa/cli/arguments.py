@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and exit codes."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import re
 
 from m3agiqa.console import number, whole
 from m3agiqa.contract import Aspect
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 #: What seeds may be, for torch, numpy and Python alike.
 SEED = whole(0, 2**32 - 1)

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED, USAGE, add_batch_argument, add_scoring_arguments, wanted_aspects
+from m3agiqa.cli.arguments import add_batch_argument, add_scoring_arguments, wanted_aspects
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError, UsageError
 from m3agiqa.paths import exists, is_file
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.records import RecordFile
     from m3agiqa.tables import open_table
 
-    if wrong := _wrong_output(args.output, args.csv):
-        print(f"error: {wrong}", file=sys.stderr)
-        return USAGE
+    _check_output(args.output, args.csv)
     with open_table(args.csv, COLUMNS, {"image_url": "`m3agiqa-submit csv` takes URLs"}) as table:
         rows = list(table)
     policy = Policy.load(args.policy)
@@ -84,27 +83,27 @@ def _run(args: argparse.Namespace, rows: Sequence[Row], policy: Policy, file: Re
         _score(batch, rows, scored, file, args.batch_size)
     except BaseException:
         # Whatever ended the run, its scores are in the CSV file, and in the other one if there is room.
-        with suppress(RequestInvalid):
+        with suppress(OutputError):
             _write_json(args.output, scored)
         raise
     try:
         _write_json(args.output, scored)
-    except RequestInvalid as error:
-        raise RequestInvalid(f"{error}; {file.path} is whole, and the same command goes on from there") from error
+    except OutputError as error:
+        raise OutputError(f"{error}; {file.path} is whole, and the same command goes on from there") from error
     records = _in_order(scored)
     _show_averages(records, batch.aspects)
     return DONE if any(record.error is None for record in records) or not rows else FAILED
 
 
-def _wrong_output(output: Path, source: Path) -> str | None:
+def _check_output(output: Path, source: Path) -> None:
+    """Raises: UsageError: no CSV file can stand beside `output`, or it would replace the table `source`."""
     if not output.name or (exists(output) and not is_file(output)):
-        return f"--output must name a file, beside which another one can be written, not {output}"
+        raise UsageError(f"--output must name a file, beside which another one can be written, not {output}")
     table = output.with_suffix(".csv")
     if output == table:
-        return f"--output must not end in .csv: {table} is written beside it"
+        raise UsageError(f"--output must not end in .csv: {table} is written beside it")
     if os.path.realpath(table) == os.path.realpath(source):
-        return f"{table} would be written beside {output}, over the images' table; name another --output"
-    return None
+        raise UsageError(f"{table} would be written beside {output}, over the images' table; name another --output")
 
 
 def _tell(rows: Sequence[Row], known: int, path: Path) -> None:

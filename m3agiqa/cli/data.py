@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, SEED, scale
+from m3agiqa.cli.arguments import ASPECTS, SEED, scale
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
@@ -107,7 +108,7 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
     aspect = Aspect(args.aspect)
     profile = ModelProfile.load(args.model)
     if aspect not in profile.aspects:
-        raise RequestInvalid(f"model {profile.name} has no {aspect}")
+        raise UsageError(f"model {profile.name} has no {aspect}")
     column = data.label_column(aspect, args.label)
     data.check_numbers(column)
     descriptions = read_descriptions(args.descriptions, aspect)
@@ -163,7 +164,7 @@ def _split(args: argparse.Namespace) -> Split:
     try:
         return Split(by=args.by, ratio=tuple(args.ratio.split(":")), seed=args.seed)
     except ValidationError:
-        raise RequestInvalid(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
+        raise UsageError(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
 
 
 _ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "stand-in": _stand_in}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
@@ -19,13 +19,13 @@ def load(folder: Path, images: Path | None) -> DataSet:
     """Read a data set; rows that cannot be read are told of on stderr, and left out.
 
     Raises:
-        RequestInvalid: as `load_data`, or no row is left.
+        DataError: as `load_data`, or no row is left.
     """
     from m3agiqa.train.data.dataset import load_data
 
     data = load_data(folder, images, with_wrong_rows=True)
     if data.wrong and not data.entries:
-        raise RequestInvalid(f"{data.wrong[0]}; no row of {folder} can be read")
+        raise DataError(f"{data.wrong[0]}; no row of {folder} can be read")
     for sentence in data.wrong[:_SHOWN]:
         print(f"left out: {sentence}", file=sys.stderr)
     if len(data.wrong) > _SHOWN:

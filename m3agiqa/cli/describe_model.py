@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_device_argument
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_device_argument
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.run import digest
 
     if args.aspect is None or args.conversations is None:
-        raise RequestInvalid("--model needs --aspect and --conversations")
+        raise UsageError("--model needs --aspect and --conversations")
     check_writable(args.output, args.conversations, args.folder / TABLE, kept=True)
     aspect = Aspect(args.aspect)
     profile = for_one_aspect(ModelProfile.load(args.model), aspect)

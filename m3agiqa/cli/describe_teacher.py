@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import DONE, FAILED, scale
-from m3agiqa.console import number, whole
+from m3agiqa.cli.arguments import scale
+from m3agiqa.console import DONE, FAILED, number, whole
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.teacher.questions import Template
 
     if args.teacher_model is None:
-        raise RequestInvalid("--teacher needs --teacher-model")
+        raise UsageError("--teacher needs --teacher-model")
     template = Template.load(args.template)
     data = datasets.load(args.folder, args.images)
     check_writable(args.output, args.folder / TABLE, kept=True)
@@ -97,7 +97,7 @@ def _questions(data: DataSet, template: Template, scale: float) -> list[Question
         scores = {aspect: entry.label(column, scale) for aspect, column in columns.items()}
         known = {aspect: score for aspect, score in scores.items() if score is not None}
         if outside := [score for score in known.values() if not low <= score <= high]:
-            raise RequestInvalid(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
+            raise DataError(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
         if len(known) == len(columns):
             questions[entry.name] = Question(entry.name, data.image(entry.name), entry.prompt, known)
     return list(questions.values())
@@ -147,6 +147,6 @@ def _agreed(args: argparse.Namespace, estimate: str) -> bool:
     if args.yes:
         return True
     if not sys.stdin.isatty():
-        raise RequestInvalid("nobody is there to agree to the cost: add --yes")
+        raise UsageError("nobody is there to agree to the cost: add --yes")
     print("start? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

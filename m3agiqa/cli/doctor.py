@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.errors import M3AGIQAError
 
 HELP = "Say what is installed, downloaded and reachable, and what to do next. Exit 0 if the default model can score."

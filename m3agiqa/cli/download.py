@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE
+from m3agiqa.console import DONE
 
 HELP = "Fetch a model's weights ahead of time, check them, and lock what was fetched."
 

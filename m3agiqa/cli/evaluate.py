@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED, SEED
+from m3agiqa.cli.arguments import SEED
 from m3agiqa.cli.predict import add_rating_arguments, predictions
+from m3agiqa.console import DONE, FAILED
 
 HELP = "Hold a model's scores of one aspect against human ones: SRCC, PLCC, KRCC with confidence intervals."
 

@@ -6,9 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from m3agiqa.cli.arguments import DONE, add_device_argument
-from m3agiqa.console import number, whole
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.cli.arguments import add_device_argument
+from m3agiqa.console import DONE, number, whole
+from m3agiqa.errors import ConfigError
 
 HELP = "Adapt a base to a data set's conversations: LoRA, and the modules saved whole. A killed run continues."
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     resolved = hub.resolve(profile.model_copy(update={"aspects": bare}))
     base = resolved.base
     if base is None:
-        raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
+        raise ConfigError(f"model {profile.name} has random weights: there is nothing to adapt")
     data = load_data(args.folder, args.images)
     shape = read_json(base / "config.json")
     tokenizer, slicing = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"]), Slicing.of(shape)

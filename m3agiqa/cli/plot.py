@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3agiqa.cli.arguments import DONE
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.console import DONE
+from m3agiqa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.evaluation.predictions import Prediction
@@ -54,11 +54,11 @@ def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Predic
     for name, path in named:
         rows = read_predictions(path)
         if not rows:
-            raise RequestInvalid(f"{path} has no rows")
+            raise DataError(f"{path} has no rows")
         model = name or rows[0].model.partition("@")[0]
         aspect = rows[0].aspect.value
         if aspect in results[model]:
-            raise RequestInvalid(f"{path} is a second result of {model} for {aspect}; tell them apart with NAME={path}")
+            raise UsageError(f"{path} is a second result of {model} for {aspect}; tell them apart with NAME={path}")
         results[model][aspect] = rows
     return results
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_model_arguments
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_model_arguments
 from m3agiqa.cli.data import add_data_arguments
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:

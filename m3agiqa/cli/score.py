@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, FAILED, add_scoring_arguments, wanted_aspects
-from m3agiqa.console import text
+from m3agiqa.cli.arguments import add_scoring_arguments, wanted_aspects
+from m3agiqa.console import DONE, FAILED, text
 from m3agiqa.contract import Aspect, Decision, Failure, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError
 

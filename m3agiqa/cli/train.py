@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, add_batch_argument, add_device_argument, scale
-from m3agiqa.console import whole
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_device_argument, scale
+from m3agiqa.console import DONE, whole
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, DataError
 from m3agiqa.outputs import make_folder, write
 
 _MOVED = "set XDG_CACHE_HOME to a folder that can be written to"
@@ -78,7 +78,7 @@ class Lock(_Record):
         check_place(path)
         try:
             write(path, self.model_dump_json(indent=2) + "\n")
-        except RequestInvalid as error:
+        except DataError as error:
             raise CheckpointError(f"{error}; {_MOVED}") from error
 
 
@@ -90,7 +90,7 @@ def check_place(path: Path) -> None:
     """
     try:
         make_folder(path.parent)
-    except RequestInvalid as error:
+    except DataError as error:
         raise CheckpointError(f"{error}; {_MOVED}") from error
 
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, UsageError
 from m3agiqa.outputs import check_writable, write
 from m3agiqa.train.evaluation.evaluate import evaluate, rated
 from m3agiqa.train.evaluation.metrics import fit_logistic
@@ -88,7 +88,7 @@ def radar(results: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> Figure:
     """Models (outer keys) over aspects and metrics; a model is drawn where it has a number, negative ones at 0.
 
     Raises:
-        RequestInvalid: fewer than three axes have a number.
+        DataError: fewer than three axes have a number.
     """
     values: dict[str, dict[tuple[str, str], float]] = {
         model: {
@@ -102,7 +102,7 @@ def radar(results: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> Figure:
     }
     axes = list(dict.fromkeys(axis for of in values.values() for axis in of))
     if len(axes) < 3:
-        raise RequestInvalid("a radar plot needs at least three numbers; give more results")
+        raise DataError("a radar plot needs at least three numbers; give more results")
     angles = [2 * math.pi * number / len(axes) for number in range(len(axes))]
     figure = _figure(1.6 * PANEL, 1.45 * PANEL)
     panel: Any = figure.add_subplot(projection="polar")
@@ -154,10 +154,10 @@ def curves(columns: Mapping[str, Sequence[float | None]], best: int | None = Non
 
 
 def check(path: Path, *inputs: Path) -> None:
-    """Raises: RequestInvalid: `path` names no format that can be drawn, or cannot be written to, or is in `inputs`."""
+    """Raises: UsageError: `path` names no format that can be drawn, or cannot be written to, or is in `inputs`."""
     known = Figure().canvas.get_supported_filetypes()
     if _format(path) not in known:
-        raise RequestInvalid(f"cannot draw {path}: .{_format(path)} is none of {', '.join(sorted(known))}")
+        raise UsageError(f"cannot draw {path}: .{_format(path)} is none of {', '.join(sorted(known))}")
     check_writable(path, *inputs)
 
 
@@ -165,13 +165,13 @@ def save(figure: Figure, path: Path) -> None:
     """Write as what the file's ending says: png, which is also what no ending means, pdf, svg.
 
     Raises:
-        RequestInvalid: no such format, or the place cannot be written to.
+        UsageError: no such format, or the place cannot be written to.
     """
     file = io.BytesIO()
     try:
         figure.savefig(file, dpi=DPI, format=_format(path))
     except ValueError as error:
-        raise RequestInvalid(f"cannot draw {path}: {error}") from error
+        raise UsageError(f"cannot draw {path}: {error}") from error
     write(path, file.getvalue())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, DataError, OutputError
 from m3agiqa.inputs import read_bytes, read_text
 from m3agiqa.outputs import alone, make_folder, write
 
@@ -34,7 +34,7 @@ class Run:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Raises: RequestInvalid: another run works in this folder, or it cannot be written to."""
+        """Raises: OutputError: another run works in this folder, or it cannot be written to."""
         make_folder(self.path)
         with alone(self.path):
             yield
@@ -48,7 +48,7 @@ class Run:
             changeable: keys that may differ.
 
         Raises:
-            RequestInvalid: what stands here was started with something else, or nobody knows with what.
+            OutputError: what stands here was started with something else, or nobody knows with what.
         """
         if not has_begun:
             return
@@ -56,15 +56,15 @@ class Run:
         if self._settings.exists():
             try:
                 known = yaml.safe_load(read_text(self._settings))
-            except (yaml.YAMLError, ValueError, RecursionError):
+            except (DataError, yaml.YAMLError, ValueError, RecursionError):
                 known = None
         if not isinstance(known, dict):
-            raise RequestInvalid(
+            raise OutputError(
                 f"{self.path} holds a run, but {self._settings.name} does not say of what: delete the folder to begin "
                 "anew, or name another"
             )
         if other := [key for key in identity if key not in changeable and known.get(key) != identity[key]]:
-            raise RequestInvalid(f"{self.path} holds a run with another {', '.join(other)}; name another folder")
+            raise OutputError(f"{self.path} holds a run with another {', '.join(other)}; name another folder")
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Say what is done here, now that it is done."""
@@ -74,7 +74,7 @@ class Run:
         """The state that was kept last, None if nothing was done here yet.
 
         Raises:
-            RequestInvalid: as `check`.
+            OutputError: as `check`.
             CheckpointError: it is damaged.
         """
         self.check(identity, has_begun=self._last.exists(), changeable=changeable)

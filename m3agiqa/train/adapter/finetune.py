@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from m3agiqa import config
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, ConfigError, DataError
 from m3agiqa.files import image_digest
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
@@ -86,7 +86,7 @@ class Lesson(Dataset[dict[str, Any]]):
         grid = self.slicing.grid(rgb.width, rgb.height, self.settings.max_slices)
         learned = tokens(self.tokenizer, item, grid)
         if learned.image_bounds[-1][1] >= self.settings.context:
-            raise RequestInvalid(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
+            raise ConfigError(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
         return {
             "input_ids": torch.tensor([learned.ids[: self.settings.context]]),
             "labels": torch.tensor([learned.labels[: self.settings.context]]),
@@ -103,7 +103,7 @@ def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[s
             images = pool.map(lambda item: image_digest(lesson.data.image(item.image)), lesson.conversations)
             known = dict(zip(lesson.conversations, images, strict=True))
         if unreadable := [item.image for item, image in known.items() if image is None]:
-            raise RequestInvalid(
+            raise DataError(
                 f"{unreadable[0]} cannot be read, nor {len(unreadable) - 1} others; `m3agiqa data check` lists them"
             )
         return digest(*(f"{item.model_dump_json()} {image}" for item, image in known.items()))
@@ -148,7 +148,7 @@ class AdapterRun:
         return last is not None and int(last.name.rpartition("-")[2]) >= steps and self.adapter.is_dir()
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Raises: RequestInvalid: another run stands here, or nobody knows which."""
+        """Raises: OutputError: another run stands here, or nobody knows which."""
         has_begun = self.adapter.is_dir() or any(self.run.path.glob("checkpoint-*"))
         self.run.check(identity, has_begun=has_begun, changeable=("steps",))
 
@@ -164,7 +164,7 @@ def finetune(
     """Train into the folder of `run`, going on from the last checkpoint there.
 
     Raises:
-        RequestInvalid: an image cannot be read, or the disk has no room.
+        DataError: an image cannot be read, or the disk has no room.
     """
     on_gpu = device.type == "cuda"
     arguments = TrainingArguments(

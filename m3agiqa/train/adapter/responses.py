@@ -9,7 +9,7 @@ from pathlib import Path
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.rows import Reading, Row
 from m3agiqa.engine.session import Session
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
@@ -79,12 +79,12 @@ def respond(
         How many are answered, and what failed, each with its image's name.
 
     Raises:
-        RequestInvalid: a conversation's image is in no table, or `output` holds other conversations or other answers.
+        DataError: a conversation's image is in no table, or `output` holds other conversations or other answers.
     """
     items = {item.image: item for item in read_conversations(task.conversations)}
     prompts = {entry.name: entry.prompt for entry in task.data.entries}
     if unknown := [image for image in items if image not in prompts]:
-        raise RequestInvalid(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
+        raise DataError(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
     items |= _left(task, items, weights)
     failed: list[str] = []
     unanswered = [image for image, item in items.items() if item.response_1 is None]
@@ -115,11 +115,11 @@ def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -
         return left
     for item in read_conversations(task.output):
         if item.image not in items:
-            raise RequestInvalid(f"{task.output} holds other conversations: {item.image} is not among them")
+            raise OutputError(f"{task.output} holds other conversations: {item.image} is not among them")
         if item.conversations != items[item.image].conversations:
-            raise RequestInvalid(f"{task.output} holds another conversation about {item.image}; name another file")
+            raise OutputError(f"{task.output} holds another conversation about {item.image}; name another file")
         if item.answered not in (None, _answered(task, item, weights)):
-            raise RequestInvalid(
+            raise OutputError(
                 f"{task.output} holds an answer of other weights, or about another image, for "
                 f"{item.image}; name another file"
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from m3agiqa.contract import Aspect, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.train.data.conversations import Conversation, rating_word, read_conversations
@@ -113,7 +113,7 @@ def _check_numbers(entries: Sequence[Entry], column: str) -> list[str]:
     for entry in entries:
         try:
             entry.label(column)
-        except RequestInvalid as error:
+        except DataError as error:
             wrong.append(str(error))
     more = [f"{len(wrong) - _SHOWN} more cells of {column} hold no number"] if len(wrong) > _SHOWN else []
     return wrong[:_SHOWN] + more
@@ -125,7 +125,7 @@ def _labels(data: DataSet, column: str, scale: float) -> dict[str, float | None]
     for entry in data.entries:
         try:
             labels[entry.name] = entry.label(column, scale)
-        except RequestInvalid:
+        except DataError:
             labels[entry.name] = None
     return labels
 
@@ -139,7 +139,7 @@ def _check_conversations(data: DataSet, aspect: Aspect | None, label: str | None
             continue
         try:
             items = read_conversations(path)
-        except RequestInvalid as error:
+        except DataError as error:
             found.append(str(error))
             continue
         seen.update({item.image for item in items})

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Rating, describe_validation
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.profile import AspectProfile
 
@@ -79,22 +79,22 @@ def read_conversations(path: Path) -> list[Conversation]:
     """Read a conversation file; a folder in front of an image's name is dropped.
 
     Raises:
-        RequestInvalid: unreadable, no JSON, or an item that is no conversation; says which.
+        DataError: unreadable, no JSON, or an item that is no conversation; says which.
     """
     return [as_conversation(where, item) for where, item in jsonl.read(path)]
 
 
 def as_conversation(where: str, item: dict[str, Any]) -> Conversation:
-    """Raises: RequestInvalid: `item` is none; says where it stands."""
+    """Raises: DataError: `item` is none; says where it stands."""
     try:
         conversation = Conversation.model_validate(item)
     except ValidationError as error:
-        raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+        raise DataError(f"{where}: {describe_validation(error)}") from None
     return conversation.model_copy(update={"image": Path(conversation.image).name})
 
 
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
-    """Raises: RequestInvalid: the file cannot be written."""
+    """Raises: OutputError: the file cannot be written."""
     items = [item.model_dump(exclude_none=True) for item in conversations]
     make_folder(path.parent)
     write(path, json.dumps(items, indent=1, ensure_ascii=False) + "\n")

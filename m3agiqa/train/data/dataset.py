@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
 from m3agiqa.images import DecodedImage
 from m3agiqa.quoting import PATH_CHARS, quoted
@@ -52,7 +52,7 @@ class Entry:
         """The number in `column` times `scale`, None where the cell is empty.
 
         Raises:
-            RequestInvalid: it is something else, or not finite.
+            DataError: it is something else, or not finite.
         """
         text = self.values.get(column, "")
         if not text:
@@ -63,7 +63,7 @@ class Entry:
             number = math.nan
         if not math.isfinite(number):
             comma = "; decimals follow a point" if "," in text else ""
-            raise RequestInvalid(
+            raise DataError(
                 f"{self.place}: {column} is {quoted(text)!r}, which is no number{comma}; leave it empty for no score"
             )
         return number
@@ -88,47 +88,47 @@ class DataSet:
         return self.images / name
 
     def open(self, name: str) -> DecodedImage:
-        """Raises: RequestInvalid: the image cannot be read; says which."""
+        """Raises: DataError: the image cannot be read; says which."""
         try:
             return read_image(self.image(name))
         except M3AGIQAError as error:
-            raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
+            raise DataError(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
 
     def only(self, names: Collection[str]) -> DataSet:
         """Its images of these names; names that it does not have are passed over.
 
         Raises:
-            RequestInvalid: it has none of them.
+            DataError: it has none of them.
         """
         kept = tuple(entry for entry in self.entries if entry.name in names)
         if not kept:
-            raise RequestInvalid(f"{self.folder} has none of the {len(names)} images that are wanted")
+            raise DataError(f"{self.folder} has none of the {len(names)} images that are wanted")
         return replace(self, entries=kept)
 
     def label_column(self, aspect: Aspect, wanted: str | None = None) -> str:
         """The column with an aspect's scores: `wanted`, or the one that the data sets use.
 
         Raises:
-            RequestInvalid: there is none; names the columns there are.
+            DataError: there is none; names the columns there are.
         """
         candidates = LABELS[aspect] if wanted is None else (wanted.strip().lower(),)
         for column in candidates:
             if column in self.columns:
                 return column
-        raise RequestInvalid(
+        raise DataError(
             f"{self.folder} has no column {' or '.join(candidates)} for {aspect}, only {', '.join(self.columns)}; "
             "name one with --label"
         )
 
     def check_numbers(self, column: str) -> None:
-        """Raises: RequestInvalid: a cell of this column is neither a number nor empty; says which."""
+        """Raises: DataError: a cell of this column is neither a number nor empty; says which."""
         for entry in self.entries:
             entry.label(column)
 
     def check_group(self, column: str) -> None:
-        """Raises: RequestInvalid: no such column."""
+        """Raises: DataError: no such column."""
         if column != PREFIX and column not in self.columns:
-            raise RequestInvalid(f"{self.folder} has no column {column}, only {', '.join(self.columns)}, or {PREFIX}")
+            raise DataError(f"{self.folder} has no column {column}, only {', '.join(self.columns)}, or {PREFIX}")
 
 
 def load_data(folder: Path, images: Path | None = None, *, with_wrong_rows: bool = False) -> DataSet:
@@ -140,23 +140,23 @@ def load_data(folder: Path, images: Path | None = None, *, with_wrong_rows: bool
         with_wrong_rows: a row that cannot be read is told of in the result.
 
     Raises:
-        RequestInvalid: no table, or one that cannot be read, lacks `name` or `prompt`, or has a row that is wrong.
+        DataError: no table, or one that cannot be read, lacks `name` or `prompt`, or has a row that is wrong.
     """
     try:
         files = {path.name for path in folder.iterdir()}
     except (OSError, ValueError) as error:
-        raise RequestInvalid(f"{quoted(folder, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"{quoted(folder, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}") from error
     if TABLE in files:
         tables = {TABLE: folder / TABLE}
     else:
         tables = {part: folder / f"info_{part}.csv" for part in PARTS if f"info_{part}.csv" in files}
     if not tables:
-        raise RequestInvalid(f"{folder} holds neither {TABLE} nor info_train.csv, info_val.csv, info_test.csv")
+        raise DataError(f"{folder} holds neither {TABLE} nor info_train.csv, info_val.csv, info_test.csv")
     read = {part: _Part.read(path) for part, path in tables.items()}
     wrong = tuple(sentence for part in read.values() for sentence in part.wrong)
     if wrong and not with_wrong_rows:
         more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
-        raise RequestInvalid(f"{wrong[0]}{more}; `m3agiqa data check` lists all of that kind")
+        raise DataError(f"{wrong[0]}{more}; `m3agiqa data check` lists all of that kind")
     return DataSet(
         folder=folder,
         images=images or folder / IMAGES,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.train.data.conversations import as_conversation
 
 
@@ -22,7 +22,7 @@ def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
     or it has none. Later ones win.
 
     Raises:
-        RequestInvalid: unreadable, or nothing in it is about this aspect.
+        DataError: unreadable, or nothing in it is about this aspect.
     """
     found = {}
     for where, item in jsonl.read(path):
@@ -31,8 +31,8 @@ def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
             found[talk.image] = talk.description if talk.response_0 is None else talk.response_0
         elif item.get("aspect", aspect) == aspect and item.get("description"):
             if not isinstance(item.get("image"), str):
-                raise RequestInvalid(f"{where}: not a JSON object with image and description")
+                raise DataError(f"{where}: not a JSON object with image and description")
             found[Path(item["image"]).name] = cleaned(str(item["description"]))
     if not found:
-        raise RequestInvalid(f"{path} has no description of {aspect}")
+        raise DataError(f"{path} has no description of {aspect}")
     return found

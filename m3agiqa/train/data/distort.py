@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from m3agiqa import config, jsonl
 from m3agiqa.console import reason
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, OutputError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
@@ -90,16 +90,16 @@ def distort(
         How many images and copies.
 
     Raises:
-        RequestInvalid: a column is missing, a file cannot be read, or `output` is not empty.
+        OutputError: a column is missing, a file cannot be read, or `output` is not empty.
     """
     if missing := [column for column in settings.takes if column not in data.columns]:
-        raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
+        raise DataError(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
     entries = {entry.name: entry for entry in data.entries}
     kept = [line for path in descriptions for _, line in jsonl.read(path) if str(line.get("image")) in entries]
     images = output / IMAGES
     make_folder(output)
     if any(output.iterdir()):
-        raise RequestInvalid(f"{output} is not empty; name a new folder")
+        raise OutputError(f"{output} is not empty; name a new folder")
     try:
         make_folder(images)
         copies = list(_copies(entries.values(), settings))
@@ -167,7 +167,7 @@ def _take(image: Path, place: Path) -> None:
     try:
         shutil.copyfile(image, place)
     except OSError as error:
-        raise RequestInvalid(reason(error)) from error
+        raise DataError(reason(error)) from error
 
 
 def _make(data: DataSet, copy: Copy, place: Path) -> None:

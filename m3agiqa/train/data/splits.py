@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import PARTS, DataSet
 
@@ -39,14 +39,14 @@ class Split(BaseModel):
         """Names of the images of each part, in the table's order.
 
         Raises:
-            RequestInvalid: a part is empty, the files are missing, or an image is in two parts.
+            DataError: a part is empty, the files are missing, or an image is in two parts.
         """
         known = list(dict.fromkeys(entry.name for entry in data.entries))
         wanted = _by_files(data) if self.by == "files" else self._by_ratio(data)
         parts = {part: [name for name in known if name in names] for part, names in wanted.items()}
         for part, names in parts.items():
             if not names:
-                raise RequestInvalid(f"{data.folder}: the split leaves nothing for {part}")
+                raise DataError(f"{data.folder}: the split leaves nothing for {part}")
         return parts
 
     def _by_ratio(self, data: DataSet) -> dict[str, set[str]]:
@@ -81,8 +81,8 @@ def _by_files(data: DataSet) -> dict[str, set[str]]:
     }
     parts = {part: set(names) for part, names in named.items()}
     if not {"train", "val"} <= set(parts):
-        raise RequestInvalid(f"{data.folder} has no train.json and val.json, nor info_train.csv and info_val.csv")
+        raise DataError(f"{data.folder} has no train.json and val.json, nor info_train.csv and info_val.csv")
     counts = Counter(name for names in parts.values() for name in names)
     if twice := sorted(name for name, count in counts.items() if count > 1):
-        raise RequestInvalid(f"{data.folder}: {twice[0]} and {len(twice) - 1} others are in two parts of the split")
+        raise DataError(f"{data.folder}: {twice[0]} and {len(twice) - 1} others are in two parts of the split")
     return parts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.data.descriptions import cleaned
 
@@ -40,11 +40,11 @@ def stand_ins(data: DataSet, label: str, source: Path, aspect: Aspect) -> list[d
         Lines for a descriptions file.
 
     Raises:
-        RequestInvalid: `source` cannot be read or describes no image with a score in that aspect.
+        DataError: `source` cannot be read or describes no image with a score in that aspect.
     """
     said = list(_read(source, aspect))
     if not said:
-        raise RequestInvalid(f"{source} has no description of {aspect} with a mos")
+        raise DataError(f"{source} has no description of {aspect} with a mos")
     lines = []
     for entry in {entry.name: entry for entry in data.entries}.values():
         score = entry.label(label)
@@ -54,7 +54,7 @@ def stand_ins(data: DataSet, label: str, source: Path, aspect: Aspect) -> list[d
         nearest = sorted(said, key=lambda other: _POINT * abs(other.mos - score) + 1 - _alike(words, other.prompt))
         text = next((text for other in nearest if (text := _general(other, words))), None)
         if text is None:
-            raise RequestInvalid(f"{source}: every sentence about {aspect} speaks of what its own image shows")
+            raise DataError(f"{source}: every sentence about {aspect} speaks of what its own image shows")
         lines.append({"image": entry.name, "aspect": aspect.value, "prompt": entry.prompt, "description": text})
     return lines
 
@@ -80,7 +80,7 @@ def _read(path: Path, aspect: Aspect) -> Iterator[Said]:
                 sentences = tuple(re.split(r"(?<=[.!?])\s+", cleaned(item["description"]).strip()))
                 said = Said(_words(item["prompt"]), float(item["mos"]), sentences)
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-                raise RequestInvalid(f"{where}: not a JSON object with prompt, description and mos") from None
+                raise DataError(f"{where}: not a JSON object with prompt, description and mos") from None
             if not 0 <= said.mos <= 5:
-                raise RequestInvalid(f"{where}: mos is {said.mos:g}, outside 0..5")
+                raise DataError(f"{where}: mos is {said.mos:g}, outside 0..5")
             yield said

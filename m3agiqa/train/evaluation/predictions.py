@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.pools import threads
@@ -132,11 +132,11 @@ class PredictionFile:
         Those of `data` get the group and label that are asked for now.
 
         Raises:
-            RequestInvalid: the file is another's: no predictions, or another model's, aspect's or image's.
+            OutputError: the file is another's: no predictions, or another model's, aspect's or image's.
         """
         kept = [row for row in self._file.left() if row.error is None]
         if other := next((row for row in kept if (row.model, row.aspect) != (model, asked.aspect)), None):
-            raise RequestInvalid(
+            raise OutputError(
                 f"{self.path} holds {other.aspect} by {other.model}, not {asked.aspect} by {model}; name another file"
             )
         now = {(entry.name, entry.prompt): asked.of(entry) for entry in data.entries}
@@ -145,7 +145,7 @@ class PredictionFile:
             digests = pool.map(lambda row: image_digest(data.image(row.name)), mine)
             for row, digest in zip(mine, digests, strict=True):
                 if digest not in (row.image_sha256, None):
-                    raise RequestInvalid(f"{self.path} holds a score of another {row.name}; name another file")
+                    raise OutputError(f"{self.path} holds a score of another {row.name}; name another file")
         return [row.model_copy(update=now.get((row.name, row.prompt), {})) for row in kept]
 
     def growing(self, kept: Iterable[Prediction]) -> AbstractContextManager[Callable[[Iterable[Prediction]], None]]:
@@ -157,6 +157,6 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read what `predict` wrote.
 
     Raises:
-        RequestInvalid: unreadable, or no predictions; says which line.
+        DataError: unreadable, or no predictions; says which line.
     """
     return RecordFile(path, Prediction, "m3agiqa predict").read()

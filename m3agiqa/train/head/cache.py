@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, OutputError
 from m3agiqa.outputs import make_folder, write
 
 
@@ -24,7 +24,7 @@ class StateCache:
         max_bytes: of all files in `folder` together.
 
     Raises:
-        RequestInvalid: the folder cannot be written to.
+        OutputError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, object], max_bytes: float) -> None:
@@ -63,13 +63,13 @@ class StateCache:
         """Keep states [tokens, hidden]; float32 is rounded to float16.
 
         Raises:
-            RequestInvalid: the cache would grow beyond its bound, or the disk has no room.
+            OutputError: the cache would grow beyond its bound, or the disk has no room.
         """
         states = states.detach().to("cpu", torch.float16 if states.dtype == torch.float32 else states.dtype)
         # Also out of inference mode, which serialisation does not accept.
         states = states.clone().contiguous()
         if self._bytes + states.nbytes > self._max_bytes:
-            raise RequestInvalid(
+            raise OutputError(
                 f"{self._folder.parent} would grow beyond {self._max_bytes / 1e9:.3g} GB; raise cache_gb, or delete "
                 "old folders in it"
             )

@@ -12,7 +12,7 @@ import torch
 from m3agiqa import hub
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.pipeline import choose_device
-from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import CheckpointError, DataError, M3AGIQAError, RequestInvalid
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
@@ -100,7 +100,7 @@ def train_head(
     """Train a head into the folder `run`; continues what a killed run left there.
 
     Raises:
-        RequestInvalid: the data set, the run's folder or the cache does not allow it.
+        DataError: the data set, the run's folder or the cache does not allow it.
         ConfigError, CheckpointError: as loading a model does.
     """
     frozen = Frozen(task, device)
@@ -150,7 +150,7 @@ def _train(
     }
     for part in ("train", "val"):
         if not examples[part]:
-            raise RequestInvalid(f"no image of the part {part} could be read")
+            raise DataError(f"no image of the part {part} could be read")
     share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
     note(f"{len(examples['train'])} images to train on, {len(examples['val'])} to validate on{share}")
     folder.begin({**identity, "model": settings.model})
@@ -171,7 +171,7 @@ def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
         if label is not None:
             labels[entry.name] = label
     if outside := [name for name, label in labels.items() if not 0 <= label <= 5]:
-        raise RequestInvalid(
+        raise DataError(
             f"{len(outside)} scores lie outside 0..5, {outside[0]}'s is {labels[outside[0]]:g}: set label_scale"
         )
     if unlabelled := len({entry.name for entry in task.data.entries}) - len(labels):

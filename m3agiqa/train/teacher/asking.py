@@ -14,7 +14,7 @@ from typing import Any
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import ConfigError, DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest
 from m3agiqa.outputs import append, write
 from m3agiqa.pools import threads
@@ -100,7 +100,7 @@ class DescriptionFile:
         """Images that need not be asked about again; a line that was cut off is dropped.
 
         Raises:
-            RequestInvalid: the file holds something else, or answers to other questions about these images.
+            OutputError: the file holds something else, or answers to other questions about these images.
         """
         if not self.path.exists():
             return set()
@@ -111,9 +111,9 @@ class DescriptionFile:
         for where, item in lines:
             image, aspect = item.get("image"), item.get("aspect")
             if not isinstance(image, str) or not ("error" in item or isinstance(aspect, str)):
-                raise RequestInvalid(f"{where}: no description of an image; name another file")
+                raise DataError(f"{where}: no description of an image; name another file")
             if item.get("asked") and item["asked"] != now.get(image, item["asked"]):
-                raise RequestInvalid(
+                raise OutputError(
                     f"{where}: {image} was asked about with another image, prompt, score, template or teacher; name "
                     "another file"
                 )

@@ -8,7 +8,7 @@ from PIL import Image
 
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect, Rating
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.report import plots
 from m3agiqa.train.evaluation.predictions import Prediction
 from tests.m3agiqa.train.conftest import MakeData, make_data
@@ -78,7 +78,7 @@ def test_a_radar_plot_draws_models_over_aspects_and_metrics() -> None:
 
 
 def test_a_radar_plot_of_too_little_is_refused() -> None:
-    with pytest.raises(RequestInvalid, match="at least three"):
+    with pytest.raises(DataError, match="at least three"):
         plots.radar({"a": {"quality": rows(1, count=2)}})
 
 
@@ -117,7 +117,7 @@ def test_the_command_draws_several_models(make_data: MakeData, capsys: pytest.Ca
         assert main(["plot", *results, "--kind", kind, "--output", str(folder / name)]) == 0
         assert (folder / name).stat().st_size > 2000
 
-    assert main(["plot", results[0], results[0], "--output", str(folder / "x.png")]) == 1
+    assert main(["plot", results[0], results[0], "--output", str(folder / "x.png")]) == 2
     assert "tell them apart with NAME=" in capsys.readouterr().err
-    assert main(["plot", results[0], "--output", str(folder / "x.docx")]) == 1
+    assert main(["plot", results[0], "--output", str(folder / "x.docx")]) == 2
     assert "cannot draw" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from PIL import Image
 from m3agiqa import outputs
 from m3agiqa.cli import local, main
 from m3agiqa.contract import Aspect, Failure
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import FakeScorer
@@ -270,7 +270,7 @@ def test_a_file_of_another_model_or_aspect_is_left_alone(
 
     assert "name another file" in capsys.readouterr().err
     assert output.read_bytes() == before
-    with pytest.raises(RequestInvalid, match="was not written by `m3agiqa predict`"):
+    with pytest.raises(DataError, match="was not written by `m3agiqa predict`"):
         read_predictions(folder / "data.csv")
 
 
@@ -332,7 +332,7 @@ def test_numbers_are_printed_before_a_plot_that_fails(
     assert json.loads(captured.out) == result
     assert captured.err.count("error: cannot write /dev/full: No space left on device") == 1
     # What can be known before is said before.
-    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", str(folder / "p.xyz")]) == 1
+    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", str(folder / "p.xyz")]) == 2
     assert capsys.readouterr().out == ""
 
 
