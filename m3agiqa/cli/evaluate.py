@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:
         from m3agiqa.report import plots
+        from m3agiqa.train.evaluation.figures import scatter_panel
 
         plots.check(args.plot, args.folder / TABLE, *(args.texts or ()), *(args.only or ()))
     rows, scorer = predictions(args, args.predictions)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(result)
     if args.plot is not None:
-        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
+        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": scatter_panel(rows)}), args.plot)
     if result["n"]:
         return DONE
     why = f"{result['failed']} images failed, {result['unlabelled']} have no label in {args.folder}"

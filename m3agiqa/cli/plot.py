@@ -30,13 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.report import plots
+    from m3agiqa.train.evaluation.figures import radar_numbers, scatter_panel
 
     results = _read(args.results, args.output)
     if args.kind == "radar":
-        figure = plots.radar(results)
+        figure = plots.radar({model: radar_numbers(aspects) for model, aspects in results.items()})
     else:
         figure = plots.scatter(
-            {f"{model}, {aspect}": rows for model, aspects in results.items() for aspect, rows in aspects.items()}
+            {
+                f"{model}, {aspect}": scatter_panel(rows)
+                for model, aspects in results.items()
+                for aspect, rows in aspects.items()
+            }
         )
     plots.save(figure, args.output)
     print(args.output)
