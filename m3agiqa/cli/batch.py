@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import add_batch_argument, add_scoring_arguments, wanted_aspects
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
@@ -120,7 +120,7 @@ def _score(
     """Score the rows that are missing in `scored`, into it and into `file`."""
     known = max(scored, default=-1)
     missing = [number for number in range(len(rows)) if number not in scored]
-    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    bar = bars.counting()
     with bar, file.growing(_in_order(scored)) as append:
         task = bar.add_task("scoring", total=len(rows), completed=len(scored))
         for start in range(0, len(missing), batch_size):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
+from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import ASPECTS, SEED, scale
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
     from m3agiqa.train.data.splits import Split
 
-HELP = "Check a data set, make its conversation files, or spoilt copies and stand-ins to learn from."
+HELP = "Check a data set, make its conversation files, or distorted copies and stand-ins to learn from."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
     make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
     make.add_argument("--seed", type=SEED, default=42)
-    distort = commands.add_parser("distort", help="Write a data set of the images and spoilt copies of them.")
+    distort = commands.add_parser("distort", help="Write a data set of the images and distorted copies of them.")
     distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
     distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
     distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -82,13 +82,14 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.train.data.check import check_data
 
     errors = Console(stderr=True)
-    problems = check_data(
-        data,
-        aspect=Aspect(args.aspect) if args.aspect else None,
-        label=args.label,
-        scale=args.label_scale,
-        progress=lambda entries: track(entries, "reading images", console=errors, transient=True),
-    )
+    with bars.shown("reading images") as progress:
+        problems = check_data(
+            data,
+            aspect=Aspect(args.aspect) if args.aspect else None,
+            label=args.label,
+            scale=args.label_scale,
+            progress=progress,
+        )
     for problem in problems:
         print(problem)
     prompts = len({entry.prompt for entry in data.entries})
@@ -132,15 +133,10 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
 def _distort(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.train.data.distort import Distortions, distort
 
-    errors = Console(stderr=True)
-    images, copies = distort(
-        data,
-        args.descriptions,
-        Distortions.load(args.config),
-        args.output,
-        lambda done, count: track(done, "spoiling images", total=count, console=errors),
-    )
-    print(f"{args.output}: {images} images, {copies} spoilt copies")
+    settings = Distortions.load(args.config)
+    with bars.shown("distorting images") as progress:
+        images, copies = distort(data, args.descriptions, settings, args.output, progress)
+    print(f"{args.output}: {images} images, {copies} distorted copies")
     return DONE
 
 

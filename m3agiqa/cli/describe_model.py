@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
+from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_device_argument
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
     weights = digest(repr(resolved.revisions), profile.describe.model_dump_json(), str(profile.aspects[aspect]))
     data = datasets.load(args.folder, args.images)
     console = Console(stderr=True)
-    with alone(args.output):
+    with alone(args.output), bars.shown("answering", console) as progress:
         answered, failed = respond(
             ResponseTask(data, aspect, args.conversations, args.output, args.batch_size),
             weights,
             lambda: Answerer.of(profile, resolved, args.device, args.batch_size),
-            lambda starts: track(starts, "answering", console=console),
+            progress,
         )
     for line in failed:
         console.print(line, style="red", markup=False, soft_wrap=True)

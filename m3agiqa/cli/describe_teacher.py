@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
+from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import scale
 from m3agiqa.console import DONE, FAILED, number, whole
 from m3agiqa.contract import Aspect
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{len(questions) - len(left)} of {len(questions)} images are done", highlight=False)
         if left and not _agreed(args, _estimate(args, template, left)):
             return FAILED
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-            task = progress.add_task("describing", total=len(questions), completed=len(questions) - len(left))
+        with bars.counting(console) as bar:
+            task = bar.add_task("describing", total=len(questions), completed=len(questions) - len(left))
             given_up = ask_all(
                 left,
                 teacher,
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 file,
                 concurrency=args.concurrency,
                 rounds=args.rounds,
-                advance=lambda: progress.advance(task),
+                advance=lambda: bar.advance(task),
             )
     print(f"{args.output}: {len(questions) - given_up} of {len(questions)} images done, {given_up} given up")
     return FAILED if left and given_up == len(left) else DONE

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import Progress as Bar
 
 from m3agiqa import hub
+from m3agiqa.cli import bars
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError, RequestInvalid
 from m3agiqa.profile import ModelProfile
-from m3agiqa.scorer import Progress, Scoring, load_scorer
+from m3agiqa.scorer import Scoring, load_scorer
 
 
 def load(
@@ -25,32 +21,12 @@ def load(
         RequestInvalid: the model does not have one of `aspects`.
         ConfigError, CheckpointError: as `load_scorer`.
     """
-    with _bar() as progress:
+    with bars.shown("loading") as progress:
         scorer = load_scorer(model or default_model(device), device, max_batch=max_batch, progress=progress)
     for aspect in aspects or ():
         if aspect not in scorer.aspects:
             raise RequestInvalid(f"model {scorer.info.profile} has no {aspect}, only {', '.join(scorer.aspects)}")
     return scorer
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar that goes away when all is loaded; none where nobody would see it."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda share: None
-        return
-    bar = Bar(console=console, transient=True)
-    task = bar.add_task("loading", total=1.0)
-
-    def show(share: float) -> None:
-        bar.start()  # not before the first: a download has a bar of its own
-        bar.update(task, completed=share)
-
-    try:
-        yield show
-    finally:
-        bar.stop()
 
 
 def default_model(device: str) -> str:

@@ -7,9 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-
+from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_model_arguments
 from m3agiqa.cli.data import add_data_arguments
 from m3agiqa.console import DONE, FAILED
@@ -86,7 +84,7 @@ def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, 
     rows = {(row.name, row.prompt): row for row in kept}
     wanted = [(entry.name, entry.prompt) for entry in data.entries]
     missing = [entry for entry, key in zip(data.entries, wanted, strict=True) if key not in rows]
-    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    bar = bars.counting()
     with bar, nullcontext() if file is None else file.growing(kept) as append:
         task = bar.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
         for batch in predict(data, asked, scorer, missing, batch_size):

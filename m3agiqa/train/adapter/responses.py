@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from m3agiqa.engine.session import Session
 from m3agiqa.errors import DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
+from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.head.states import Headless
@@ -65,7 +66,7 @@ def respond(
     task: ResponseTask,
     weights: str,
     load: Callable[[], Answerer],
-    progress: Callable[[Sequence[int]], Iterable[int]],
+    progress: Progress,
 ) -> tuple[int, list[str]]:
     """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
 
@@ -73,7 +74,7 @@ def respond(
         task: what is answered.
         weights: tells who answers.
         load: called when there is something to answer.
-        progress: wraps the loop over batches.
+        progress: told the share of the batches that were answered.
 
     Returns:
         How many are answered, and what failed, each with its image's name.
@@ -89,7 +90,8 @@ def respond(
     failed: list[str] = []
     unanswered = [image for image, item in items.items() if item.response_1 is None]
     answerer = load() if unanswered else None
-    for start in progress(range(0, len(unanswered), task.batch_size)):
+    starts = range(0, len(unanswered), task.batch_size)
+    for start in tracked(starts, len(starts), progress):
         assert answerer is not None
         jobs: dict[str, Job] = {}
         for image in unanswered[start : start + task.batch_size]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from m3agiqa.contract import Aspect, Rating
 from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
+from m3agiqa.progress import Progress, tracked, unseen
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.train.data.conversations import Conversation, rating_word, read_conversations
 from m3agiqa.train.data.dataset import LABELS, PARTS, DataSet, Entry
@@ -19,8 +20,6 @@ LOWEST, HIGHEST = 0.0, 5.0
 #: Names shown of those a sentence is about, and characters of each, of what is wrong with it as well.
 _SHOWN, _NAME_CHARS = 3, 500
 
-Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
-
 
 def check_data(
     data: DataSet,
@@ -28,7 +27,7 @@ def check_data(
     aspect: Aspect | None = None,
     label: str | None = None,
     scale: float = 1.0,
-    progress: Progress = iter,
+    progress: Progress = unseen,
 ) -> list[str]:
     """One sentence a kind of problem; an empty list means that there is none.
 
@@ -36,7 +35,7 @@ def check_data(
         aspect: hold the words of the conversation files against this aspect's scores.
         label: column of its scores; None takes the one that the data sets use.
         scale: what scores are multiplied with before they are held against 0..5.
-        progress: wraps the loop over images.
+        progress: told the share of the images that were opened.
     """
     return [
         *(data.wrong or _present([None if data.entries else "the table has no rows"])),
@@ -67,7 +66,8 @@ def _check_images(data: DataSet, progress: Progress) -> list[str]:
     except OSError as error:
         return [f"there is no folder {quoted(data.images, PATH_CHARS)} with the images: {error.strerror}"]
     missing, unreadable, contents = [], [], defaultdict(list)
-    for entry in progress(list({entry.name: entry for entry in data.entries}.values())):
+    entries = {entry.name: entry for entry in data.entries}.values()
+    for entry in tracked(entries, len(entries), progress):
         try:
             contents[read_image(data.image(entry.name)).info.sha256].append(entry.name)
         except M3AGIQAError as error:

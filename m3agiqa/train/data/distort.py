@@ -6,8 +6,9 @@ import csv
 import io
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError, OutputError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
+from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
 
 Kind = Literal["blur", "downscale", "thumbnail", "jpeg", "noise"]
@@ -79,7 +81,7 @@ def distort(
     descriptions: Sequence[Path],
     settings: Distortions,
     output: Path,
-    progress: Callable[[Iterable[None], int], Iterable[None]],
+    progress: Progress,
 ) -> tuple[int, int]:
     """Write a data set of the images and their spoilt copies: `images/`, `data.csv` and `descriptions.jsonl`.
 
@@ -119,13 +121,13 @@ def _write(
     kept: Sequence[Mapping[str, Any]],
     settings: Distortions,
     output: Path,
-    progress: Callable[[Iterable[None], int], Iterable[None]],
+    progress: Progress,
 ) -> None:
     images = output / IMAGES
     with threads(_THREADS) as pool:
         taken = pool.map(lambda name: _take(data.image(name), images / name), entries)
         made = pool.map(lambda copy: _make(data, copy, images / copy.name), copies)
-        for _ in progress((done for part in (taken, made) for done in part), len(entries) + len(copies)):
+        for _ in tracked(chain(taken, made), len(entries) + len(copies), progress):
             pass
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, [*data.columns, "distortion", "strength"])

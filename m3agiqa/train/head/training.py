@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
 from m3agiqa.pools import threads
 from m3agiqa.profile import ModelProfile
+from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.dataset import DataSet, Entry
 from m3agiqa.train.head.cache import StateCache
 from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
@@ -31,8 +32,6 @@ _CHANGEABLE = ("epochs", "cache_gb")
 
 #: Threads that open images while others are opened or read.
 _THREADS = 8
-
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,8 @@ def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCa
     reader = frozen.reader() if missing else None
     failed: list[str] = []
     with threads(_THREADS) as pool:
-        for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
+        starts = range(0, len(missing), task.batch_size)
+        for start in tracked(starts, len(starts), progress):
             assert reader is not None
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]
