@@ -18,7 +18,7 @@ from m3agiqa.inputs import decoded, read_bytes, read_text
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 #: Where an object stands, in words for a message, and the object.
-Placed = tuple[str, dict[str, Any]]
+Located = tuple[str, dict[str, Any]]
 
 
 def dump(items: Iterable[Any]) -> str:
@@ -26,7 +26,7 @@ def dump(items: Iterable[Any]) -> str:
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
-def read(path: Path) -> list[Placed]:
+def read(path: Path) -> list[Located]:
     """All objects of a file.
 
     Raises:
@@ -40,7 +40,7 @@ def read(path: Path) -> list[Placed]:
     return _lines(path, text)
 
 
-def read_grown(path: Path) -> tuple[str, list[Placed]]:
+def read_grown(path: Path) -> tuple[str, list[Located]]:
     """What was written line by line, perhaps by a run that was killed.
 
     Returns:
@@ -58,7 +58,7 @@ def read_grown(path: Path) -> tuple[str, list[Placed]]:
     return whole, lines
 
 
-def _lines(path: Path, text: str) -> list[Placed]:
+def _lines(path: Path, text: str) -> list[Located]:
     lines = text.split("\n")
     found = []
     for number, line in enumerate(lines, 1):
@@ -69,7 +69,7 @@ def _lines(path: Path, text: str) -> list[Placed]:
     return found
 
 
-def _object(where: str, item: Any) -> Placed:
+def _object(where: str, item: Any) -> Located:
     if not isinstance(item, dict):
         raise DataError(f"{where}: not a JSON object")
     return where, item

@@ -102,7 +102,7 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
 def _conversations(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.outputs import check_writable, make_folder
     from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.data.conversations import Conversation, write_conversations
+    from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
     from m3agiqa.train.data.dataset import PARTS
     from m3agiqa.train.data.descriptions import read_descriptions
 
@@ -120,7 +120,9 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
         check_writable(folder / f"{part}.json", args.descriptions)
     for part, names in _split(args).names(data).items():
         made = [
-            Conversation.made(name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect])
+            ConversationRecord.for_training(
+                name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect]
+            )
             for name in names
             if name in descriptions and (mos := entries[name].label(column, args.label_scale)) is not None
         ]

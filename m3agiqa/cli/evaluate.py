@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import TABLE
-    from m3agiqa.train.evaluation.evaluate import evaluate, novelty
+    from m3agiqa.train.evaluation.evaluate import evaluate
+    from m3agiqa.train.evaluation.novelty import novelty
 
     texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.model.slicing import Slicing
     from m3agiqa.model.tokens import ConversationTokenizer
     from m3agiqa.profile import RANDOM, ModelProfile
-    from m3agiqa.train.adapter.finetune import AdapterRun, FineTuning, Lesson, finetune, identity
+    from m3agiqa.train.adapter.finetune import AdapterRun, ConversationDataset, FineTuning, finetune, identity
     from m3agiqa.train.adapter.trainee import Trainee, adapted
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import load_data
@@ -54,8 +54,10 @@ def run(args: argparse.Namespace) -> int:
     shape = read_json(base / "config.json")
     tokenizer, slicing = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"]), Slicing.of(shape)
     train, val = (args.folder / f"{part}.json" for part in ("train", "val"))
-    lessons = Lesson(data, read_conversations(train), tokenizer, slicing, settings)
-    validation = Lesson(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
+    lessons = ConversationDataset(data, read_conversations(train), tokenizer, slicing, settings)
+    validation = (
+        ConversationDataset(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
+    )
     device = choose_device(args.device)
     started_with = identity(lessons, validation, resolved.revisions["base"])
     run = AdapterRun(Run(args.run_folder))

@@ -1,4 +1,4 @@
-"""What an adapted model itself answers in the conversations of a data set: a description, and a rating word."""
+"""An adapted model's own answers in the conversations of a data set: a description and a rating word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m3agiqa.errors import DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
 from m3agiqa.progress import Progress, tracked
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.head.states import Headless
 from m3agiqa.train.run import digest
@@ -52,13 +52,13 @@ class Answerer(Headless):
 
 @dataclass(frozen=True)
 class ResponseTask:
-    """Conversations of a data set's images about one aspect, and where the answers go."""
+    """Which conversations a model answers, about which aspect, and into which file."""
 
     data: DataSet
     aspect: Aspect
     conversations: Path
     output: Path
-    #: Images answered about together.
+    #: Images that the model takes together.
     batch_size: int = 8
 
 
@@ -68,19 +68,20 @@ def respond(
     load: Callable[[], Answerer],
     progress: Progress,
 ) -> tuple[int, list[str]]:
-    """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
+    """Write the conversations with the model's `response_0` and `response_1`; an earlier run's answers are kept.
 
     Args:
-        task: what is answered.
-        weights: tells who answers.
-        load: called when there is something to answer.
+        task: the conversations, and where the answers go.
+        weights: digest of the model.
+        load: loads the model; called only if an answer is missing.
         progress: told the share of the batches that were answered.
 
     Returns:
-        How many are answered, and what failed, each with its image's name.
+        How many conversations are answered, and a sentence for each image that failed.
 
     Raises:
-        DataError: a conversation's image is in no table, or `output` holds other conversations or other answers.
+        DataError: a conversation's image is in no table.
+        OutputError: `output` holds other conversations, or another model's answers.
     """
     items = {item.image: item for item in read_conversations(task.conversations)}
     prompts = {entry.name: entry.prompt for entry in task.data.entries}
@@ -110,9 +111,9 @@ def respond(
     return sum(item.response_1 is not None for item in items.values()), failed
 
 
-def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -> dict[str, Conversation]:
-    """What an earlier run answered, by image."""
-    left: dict[str, Conversation] = {}
+def _left(task: ResponseTask, items: Mapping[str, ConversationRecord], weights: str) -> dict[str, ConversationRecord]:
+    """The conversations that an earlier run answered, by image."""
+    left: dict[str, ConversationRecord] = {}
     if not task.output.exists() or not task.output.stat().st_size:
         return left
     for item in read_conversations(task.output):
@@ -129,5 +130,5 @@ def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -
     return left
 
 
-def _answered(task: ResponseTask, item: Conversation, weights: str) -> str:
+def _answered(task: ResponseTask, item: ConversationRecord, weights: str) -> str:
     return digest(weights, str(image_digest(task.data.image(item.image))))[:16]

@@ -12,12 +12,12 @@ from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
 from m3agiqa.progress import Progress, tracked, unseen
 from m3agiqa.quoting import PATH_CHARS, quoted
-from m3agiqa.train.data.conversations import Conversation, rating_word, read_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, rating_word, read_conversations
 from m3agiqa.train.data.dataset import LABELS, PARTS, DataSet, Entry
 
-#: The scale that scores are trained on, ends included.
+#: Lowest and highest score of the scale that heads are trained on.
 LOWEST, HIGHEST = 0.0, 5.0
-#: Names shown of those a sentence is about, and characters of each, of what is wrong with it as well.
+#: Names that a sentence shows, and characters of each, with what is wrong with it.
 _SHOWN, _NAME_CHARS = 3, 500
 
 
@@ -29,12 +29,12 @@ def check_data(
     scale: float = 1.0,
     progress: Progress = unseen,
 ) -> list[str]:
-    """One sentence a kind of problem; an empty list means that there is none.
+    """One sentence for each kind of problem; an empty list where there is none.
 
     Args:
-        aspect: hold the words of the conversation files against this aspect's scores.
+        aspect: the rating words of the conversation files must agree with this aspect's scores.
         label: column of its scores; None takes the one that the data sets use.
-        scale: what scores are multiplied with before they are held against 0..5.
+        scale: factor that brings scores to 0..5.
         progress: told the share of the images that were opened.
     """
     return [
@@ -120,7 +120,7 @@ def _check_numbers(entries: Sequence[Entry], column: str) -> list[str]:
 
 
 def _labels(data: DataSet, column: str, scale: float) -> dict[str, float | None]:
-    """Scores by image, None for what is no number."""
+    """Scores by image; None where a cell is empty or holds no number."""
     labels: dict[str, float | None] = {}
     for entry in data.entries:
         try:
@@ -150,7 +150,7 @@ def _check_conversations(data: DataSet, aspect: Aspect | None, label: str | None
     return [*found, *_present([_sentence(twice, "is in more than one part of the split")])]
 
 
-def _check_items(items: Sequence[Conversation], data: DataSet, file: str) -> list[str]:
+def _check_items(items: Sequence[ConversationRecord], data: DataSet, file: str) -> list[str]:
     known = {entry.name for entry in data.entries}
     counts = Counter(item.image for item in items)
     return _present(
@@ -163,8 +163,8 @@ def _check_items(items: Sequence[Conversation], data: DataSet, file: str) -> lis
     )
 
 
-def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column: str, scale: float) -> list[str]:
-    """Hold rating words against the aspect's own scores: published alignment files follow the quality's by mistake."""
+def _check_words(items: Sequence[ConversationRecord], data: DataSet, file: str, column: str, scale: float) -> list[str]:
+    """Compare rating words with the aspect's own scores: published alignment files follow the quality's by mistake."""
     labels = _labels(data, column, scale)
     wrong = []
     for item in items:
@@ -175,7 +175,7 @@ def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column
 
 
 def _sentence(names: Sequence[str], what: str, noun: str = "image") -> str | None:
-    """`what` about some names, the first few of them shown."""
+    """A sentence that says `what` about `names` and shows the first of them; None if there are none."""
     if not names:
         return None
     shown = ", ".join(quoted(name, _NAME_CHARS) or "(no name)" for name in names[:_SHOWN])

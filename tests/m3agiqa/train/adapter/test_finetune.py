@@ -22,9 +22,9 @@ from m3agiqa.model.random_weights import TINY, Shape, train_tokenizer, write_bas
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.profile import ModelProfile
-from m3agiqa.train.adapter.finetune import FineTuning, Lesson
+from m3agiqa.train.adapter.finetune import ConversationDataset, FineTuning
 from m3agiqa.train.adapter.trainee import Trainee
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.head.states import Reader, for_one_aspect
 from tests.m3agiqa.golden import CPU, close
@@ -51,7 +51,7 @@ class Lab:
         asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
         self.profile(adapter="to/come")
         made = [
-            Conversation.made(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked)
+            ConversationRecord.for_training(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked)
             for entry in load_data(folder).entries
         ]
         write_conversations(folder / "train.json", made[:3])
@@ -63,10 +63,10 @@ class Lab:
         content = {"name": "lab", "base": str(self.base), "aspects": {"quality": part}}
         (self.home / "lab.yaml").write_text(yaml.safe_dump(content))
 
-    def lessons(self) -> Lesson:
+    def lessons(self) -> ConversationDataset:
         tokenizer = ConversationTokenizer.from_file(self.base / "tokenizer.json", SHAPE.queries)
         settings = FineTuning.model_validate(SETTINGS)
-        return Lesson(
+        return ConversationDataset(
             load_data(self.data), read_conversations(self.data / "train.json"), tokenizer, Slicing(), settings
         )
 

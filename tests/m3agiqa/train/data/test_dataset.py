@@ -9,7 +9,7 @@ from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError
 from m3agiqa.profile import ModelProfile
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import PREFIX, DataSet, Entry, load_data
 from m3agiqa.train.data.descriptions import read_descriptions
 from m3agiqa.train.data.splits import Split
@@ -186,12 +186,13 @@ def test_a_split_by_files_obeys_the_conversations(make_data: MakeData) -> None:
     names = [entry.name for entry in load_data(folder).entries]
     for part, of in (("train", names[:4]), ("val", names[4:])):
         write_conversations(
-            folder / f"{part}.json", [Conversation.made(name, name, "p", "It is.", 2, ASKED) for name in of]
+            folder / f"{part}.json",
+            [ConversationRecord.for_training(name, name, "p", "It is.", 2, ASKED) for name in of],
         )
 
     assert Split(by="files").names(load_data(folder)) == {"train": names[:4], "val": names[4:]}
 
-    write_conversations(folder / "val.json", [Conversation.made("x", names[0], "p", "It is.", 2, ASKED)])
+    write_conversations(folder / "val.json", [ConversationRecord.for_training("x", names[0], "p", "It is.", 2, ASKED)])
     with pytest.raises(DataError, match=f"{names[0]} and 0 others are in two parts"):
         Split(by="files").names(load_data(folder))
 
@@ -205,7 +206,7 @@ def test_a_split_that_leaves_a_part_empty_is_refused(make_data: MakeData) -> Non
     ("mos", "word"), [(0, "bad"), (0.99, "bad"), (1, "poor"), (4.2, "excellent"), (5, "excellent")]
 )
 def test_a_conversation_ends_with_the_word_for_its_score(mos: float, word: str) -> None:
-    made = Conversation.made("1", "a.png", "a {prompt} cat", "A cat.", mos, ASKED)
+    made = ConversationRecord.for_training("1", "a.png", "a {prompt} cat", "A cat.", mos, ASKED)
 
     assert made.word == word
     assert made.conversations[0].content.startswith("<image>\nPlease closely examine")
@@ -214,7 +215,7 @@ def test_a_conversation_ends_with_the_word_for_its_score(mos: float, word: str) 
 
 
 def test_conversations_read_as_written_and_older_ones_too(tmp_path: Path) -> None:
-    made = Conversation.made("1", "a.png", "p", "A cat.", 3, ASKED)
+    made = ConversationRecord.for_training("1", "a.png", "p", "A cat.", 3, ASKED)
     write_conversations(tmp_path / "x.json", [made])
     assert read_conversations(tmp_path / "x.json") == [made]
 
