@@ -1,6 +1,6 @@
-"""Files of JSON objects: one a line, or one list of them; which it is shows in the content, not in the name.
+"""Files of JSON objects, either one on each line or one list; the content decides which, not the file's name.
 
-Lines end at a line feed alone: what else Unicode calls a line break may stand in a text.
+Only a line feed ends a line: a text may hold the other line breaks of Unicode.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, NoReturn
 from m3agiqa.errors import DataError
 from m3agiqa.inputs import decoded, read_bytes, read_text
 
-#: What may be half of a character: two of them are a whole one.
+#: The escape of half a character; two halves make a whole one.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
-#: Where an object stands, in words for a message, and the object.
+#: An object, after words that say where it stands.
 Located = tuple[str, dict[str, Any]]
 
 
 def dump(items: Iterable[Any]) -> str:
-    """Items as lines."""
+    """The items as JSON, one on each line."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
 def read(path: Path) -> list[Located]:
-    """All objects of a file.
+    """Read all objects of a file.
 
     Raises:
-        DataError: unreadable, empty, or something in it is no JSON object; says what.
+        DataError: the file is unreadable or empty, or something in it is no JSON object; says what.
     """
     text = read_text(path)
     if not text.strip():
@@ -41,10 +41,10 @@ def read(path: Path) -> list[Located]:
 
 
 def read_grown(path: Path) -> tuple[str, list[Located]]:
-    """What was written line by line, perhaps by a run that was killed.
+    """Read a file that grew line by line, perhaps until its run was killed.
 
     Returns:
-        The whole lines as they stand, and their objects; a last line that was cut off is in neither.
+        The whole lines as they stand, and their objects; neither has a last line that was cut off.
 
     Raises:
         DataError: as `read`.

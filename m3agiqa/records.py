@@ -1,4 +1,4 @@
-"""CSV files of results, which grow as results come: a run that ended early is continued, and nothing is paid twice."""
+"""CSV files of results that grow with each result, so that a run that ended early can be continued."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from m3agiqa.tables import open_table
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
-#: Between the items of a list in one cell.
+#: Separates the items of a list in one cell.
 LIST_SEPARATOR = "; "
 
 
 class RecordFile(Generic[RecordT]):
-    """A CSV file with one row a record, and a record's fields as columns."""
+    """A CSV file with a row for each record, whose fields are the columns."""
 
     def __init__(self, path: Path, kind: type[RecordT], command: str) -> None:
-        """`command` is what writes such files, as a user calls it."""
+        """`command` is the command that writes such files, as messages name it."""
         self.path = path
         self._kind = kind
         self._command = command
@@ -38,15 +38,16 @@ class RecordFile(Generic[RecordT]):
         """All records.
 
         Raises:
-            DataError: unreadable, or another file; says which line.
+            DataError: the file is unreadable, or holds something else; says which line.
         """
         return list(self._read(whole=True))
 
     def left(self) -> list[RecordT]:
-        """What an earlier run left, without a row that was cut off; nothing where there is no file.
+        """The records that an earlier run left, without a row that was cut off; none where there is no file.
 
         Raises:
-            OutputError: as `read`, or it is a device or a pipe, which nothing can be read again from.
+            DataError: as `read`.
+            OutputError: it is a device or a pipe, from which nothing can be read again.
         """
         if not exists(self.path):
             return []
@@ -55,7 +56,7 @@ class RecordFile(Generic[RecordT]):
         return list(self._read(whole=False)) if self.path.stat().st_size else []
 
     def write(self, records: Iterable[RecordT]) -> None:
-        """Have these records and no others in the file.
+        """Replace the file by these records.
 
         Raises:
             OutputError: it cannot be written.
@@ -64,7 +65,7 @@ class RecordFile(Generic[RecordT]):
 
     @contextmanager
     def growing(self, kept: Iterable[RecordT]) -> Iterator[Callable[[Iterable[RecordT]], None]]:
-        """Write `kept`, and hand out what appends more: what was appended is in the file, whatever ends the run.
+        """Write `kept`, and give a function that appends more. Whatever ends the run, appended records are in the file.
 
         Raises:
             OutputError: it cannot be written.
@@ -85,7 +86,7 @@ class RecordFile(Generic[RecordT]):
 
     def _read(self, *, whole: bool) -> Iterator[RecordT]:
         columns = tuple(self._kind.model_fields)
-        # A column that may be missing came later than the others.
+        # Older files lack the columns that are optional.
         needed = tuple(name for name, field in self._kind.model_fields.items() if field.is_required())
         with open_table(self.path, ()) as table:
             if table.columns not in (columns, needed):
@@ -123,7 +124,7 @@ class RecordFile(Generic[RecordT]):
 
 
 def versioned(name: str, content: BaseModel) -> str:
-    """`name` with a digest of what stands behind it, by which a later run knows it again."""
+    """`name` with a digest of its `content`, so that a later run notices a change."""
     return f"{name}@{hashlib.sha256(content.model_dump_json().encode()).hexdigest()[:12]}"
 
 

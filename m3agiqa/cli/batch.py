@@ -1,4 +1,4 @@
-"""`m3agiqa batch`: a CSV of images in, JSON and CSV of scores out."""
+"""`m3agiqa batch`: reads a CSV of images, writes JSON and CSV of scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "Score the images of a CSV file with the columns image_path and prompt; a run that ended early continues."
 
-#: Rows told of that cannot be read.
+#: Wrong rows that are shown.
 _SHOWN = 3
 
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F.json",
-        help="a list of rows, one an image and aspect; F.csv has the same, and grows meanwhile",
+        help="a list of rows, one for each image and aspect; F.csv has the same, and grows meanwhile",
     )
     add_scoring_arguments(parser)
     add_batch_argument(parser)
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, rows: Sequence[Row], policy: Policy, file: Re
     try:
         _score(batch, rows, scored, file, args.batch_size)
     except BaseException:
-        # Whatever ended the run, its scores are in the CSV file, and in the other one if there is room.
+        # The CSV file has the scores whatever ended the run; the JSON file gets them too, if there is room.
         with suppress(OutputError):
             _write_json(args.output, scored)
         raise
@@ -117,7 +117,7 @@ def _tell(rows: Sequence[Row], known: int, path: Path) -> None:
 def _score(
     batch: Batch, rows: Sequence[Row], scored: dict[int, list[Record]], file: RecordFile[Record], batch_size: int
 ) -> None:
-    """Score the rows that are missing in `scored`, into it and into `file`."""
+    """Score the rows that `scored` lacks, and add their records to `scored` and to `file`."""
     known = max(scored, default=-1)
     missing = [number for number in range(len(rows)) if number not in scored]
     bar = bars.counting()
@@ -126,7 +126,7 @@ def _score(
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
             records = batch.score([rows[number] for number in numbers])
-            append(record for of_row in records for record in of_row)
+            append(record for row_records in records for record in row_records)
             scored |= zip(numbers, records, strict=True)
             bar.advance(task, len(numbers))
     if missing and missing[0] < known:

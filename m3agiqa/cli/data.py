@@ -1,4 +1,4 @@
-"""`m3agiqa data`: check a data set, and make conversation files of it."""
+"""`m3agiqa data`: check a data set, and make conversation files, distorted copies or stand-in descriptions."""
 
 from __future__ import annotations
 
@@ -36,17 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.jsonl",
         help="lines with image, description and, where there are several, aspect, as `m3agiqa describe` writes them",
     )
-    make.add_argument("--model", default="published-training-wording", metavar="PROFILE", help="whose words to ask in")
+    make.add_argument(
+        "--model",
+        default="published-training-wording",
+        metavar="PROFILE",
+        help="profile whose wording asks the questions",
+    )
     make.add_argument("--output", type=Path, metavar="DIR", help="where the files go; default: the data set's folder")
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
-    make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
+    make.add_argument(
+        "--by", default="prompt", choices=["picture", "prompt"], help="what no two parts share: images, or also prompts"
+    )
     make.add_argument("--seed", type=SEED, default=42)
     distort = commands.add_parser("distort", help="Write a data set of the images and distorted copies of them.")
     distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
-    distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
+    distort.add_argument(
+        "--descriptions",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="F.jsonl",
+        help="descriptions of the images, to be kept",
+    )
     distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     stand_in = commands.add_parser(
-        "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like images."
+        "stand-in", help="Write descriptions for an aspect that nobody described here, from those of similar images."
     )
     stand_in.add_argument("--aspect", choices=ASPECTS, required=True)
     stand_in.add_argument("--descriptions", type=Path, required=True, metavar="F.jsonl", help="lines with mos, 0 to 5")

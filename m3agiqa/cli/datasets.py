@@ -1,4 +1,4 @@
-"""The data set of a command that makes something of single images. What measures or trains takes whole tables."""
+"""Loads the data set of a command that works image by image, and may leave some out; training and measuring may not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from m3agiqa.errors import DataError
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
 
-#: Rows told of that are left out.
+#: Wrong rows that are shown.
 _SHOWN = 3
 
 
 def load(folder: Path, images: Path | None) -> DataSet:
-    """Read a data set; rows that cannot be read are told of on stderr, and left out.
+    """Read a data set without the rows that cannot be read, which are shown on stderr.
 
     Raises:
-        DataError: as `load_data`, or no row is left.
+        DataError: as `load_data`, or no row can be read.
     """
     from m3agiqa.train.data.dataset import load_data
 

@@ -1,4 +1,4 @@
-"""`m3agiqa describe --model`: an adapted model's own answers, which heads are trained on."""
+"""`m3agiqa describe --model`: an adapted model answers the conversations itself; heads are trained on its answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     aspect = Aspect(args.aspect)
     profile = for_one_aspect(ModelProfile.load(args.model), aspect)
     resolved = hub.resolve(profile)
-    # The words of the profile as well: a description hangs on what was asked.
+    # With the words of the profile: a description depends on the question.
     weights = digest(repr(resolved.revisions), profile.describe.model_dump_json(), str(profile.aspects[aspect]))
     data = datasets.load(args.folder, args.images)
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""`m3agiqa describe --teacher`: a large model explains scores that it is told."""
+"""`m3agiqa describe --teacher`: a large model explains human scores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from m3agiqa.train.teacher.clients import Teacher
     from m3agiqa.train.teacher.questions import Template
 
-#: Variables with a provider's API keys, several separated by commas.
+#: Environment variables with a provider's API keys, separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
-#: Characters a token, tokens of an explanation and of each part of an image, and pixels of a part's sides at most: the
-#: estimate is made of these.
+#: Assumed by the estimate of the cost: characters of a token, tokens of an explanation and of an image's tile, and pixels
+#: of a tile's side.
 _CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
 
 
@@ -39,10 +39,14 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
         "--concurrency", type=whole(most=256), default=4, metavar="N", help="questions at a time (default 4)"
     )
     parser.add_argument(
-        "--rounds", type=whole(most=1000), default=3, metavar="N", help="for refusals and broken JSON (default 3)"
+        "--rounds",
+        type=whole(most=1000),
+        default=3,
+        metavar="N",
+        help="rounds: refusals and broken JSON are asked again in the next (default 3)",
     )
     parser.add_argument("--retry-failed", action="store_true", help="ask again about images given up before")
-    parser.add_argument("--limit", type=whole(), metavar="N", help="the first N images only")
+    parser.add_argument("--limit", type=whole(), metavar="N", help="only the first N images")
     parser.add_argument("--price-in", type=number(), metavar="X", help="per million tokens read, for the estimate")
     parser.add_argument("--price-out", type=number(), metavar="X", help="per million tokens written")
     parser.add_argument("--yes", action="store_true", help="start without asking")
@@ -120,7 +124,7 @@ def _teacher(args: argparse.Namespace) -> Teacher:
 
 
 def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[Question]) -> str:
-    """Roughly what asking will cost; providers count images in ways of their own."""
+    """A sentence with the rough cost of asking; each provider counts images in its own way."""
     from PIL import Image
 
     tokens_in = 0

@@ -1,4 +1,4 @@
-"""`m3agiqa download`: a profile's weights onto this disk, ahead of time, checked."""
+"""`m3agiqa download`: fetches a profile's weights ahead of time, and checks them."""
 
 from __future__ import annotations
 

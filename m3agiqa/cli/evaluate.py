@@ -1,4 +1,4 @@
-"""`m3agiqa evaluate`: how well the scores of one aspect follow human ones."""
+"""`m3agiqa evaluate`: measures how well a model's scores of one aspect follow human ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m3agiqa.cli.arguments import SEED
 from m3agiqa.cli.predict import add_rating_arguments, predictions
 from m3agiqa.console import DONE, FAILED
 
-HELP = "Hold a model's scores of one aspect against human ones: SRCC, PLCC, KRCC with confidence intervals."
+HELP = "Measure how a model's scores of one aspect follow human ones: SRCC, PLCC, KRCC with confidence intervals."
 
 _NAMES = {
     "srcc": "SRCC",
@@ -29,13 +29,13 @@ _NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
     parser.add_argument("--predictions", type=Path, metavar="F.csv", help="also write the rows; a killed run continues")
-    parser.add_argument("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the bootstrap (default 0)")
     parser.add_argument(
         "--texts",
         type=Path,
         nargs="+",
         metavar="F.json",
-        help="conversation files: also tell how much of the descriptions stands in these",
+        help="conversation files: also measure how much of the descriptions is copied from these",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw a scatter plot (png, pdf or svg)")

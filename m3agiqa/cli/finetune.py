@@ -1,4 +1,4 @@
-"""`m3agiqa finetune`: an adapter for a base, from a data set's conversations."""
+"""`m3agiqa finetune`: trains an adapter for a base on a data set's conversations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     changes = {"model": args.model, "steps": args.steps}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
     profile = ModelProfile.load(settings.model)
-    bare = {aspect: of.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, of in profile.aspects.items()}
+    bare = {
+        aspect: part.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, part in profile.aspects.items()
+    }
     resolved = hub.resolve(profile.model_copy(update={"aspects": bare}))
     base = resolved.base
     if base is None:
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         torch.manual_seed(settings.seed)
         trainee = Trainee.load(base, device, torch.float32 if device.type == "cpu" else torch.float16)
         if settings.gradient_checkpointing:
-            # Not by the trainer, whose argument for it has another name in newer versions.
+            # Set here, for the trainer's argument has another name in newer versions.
             trainee.recompute()
         model = adapted(trainee, settings.rank, list(settings.saved))
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The scorer of a command: the model asked for, or the default one."""
+"""Loads the scorer of a command: that of `--model`, or of the default model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m3agiqa.scorer import Scoring, load_scorer
 def load(
     model: ModelProfile | str | None, device: str, aspects: tuple[Aspect, ...] | None, *, max_batch: int
 ) -> Scoring:
-    """Load the scorer for `model`, or the default one, with a progress bar on a terminal.
+    """Load the scorer of `model`, or of the default model, with a bar on a terminal.
 
     Raises:
         RequestInvalid: the model does not have one of `aspects`.
@@ -30,9 +30,9 @@ def load(
 
 
 def default_model(device: str) -> str:
-    """`published` where there is a GPU and its checkpoint is on this disk, else the bundled `mini`.
+    """`published` where there is a GPU and the checkpoint is on this disk, else the bundled `mini`.
 
-    A first call never begins a download of 25 GB that nobody asked for.
+    So no command downloads 25 GB unasked.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`m3agiqa plot`: several results or models in one figure."""
+"""`m3agiqa plot`: draws several results or models in one figure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Prediction]]]:
-    """Rows by model and aspect."""
+    """Predictions by model and aspect."""
     from m3agiqa.report import plots
     from m3agiqa.train.evaluation.predictions import read_predictions
 
@@ -69,7 +69,7 @@ def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Predic
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    """A result's name, which may be empty, and its file; what is a file as it stands has no name."""
+    """The name of a result, which may be empty, and its file. An argument that is a file as it stands has no name."""
     name, equals, path = argument.partition("=")
     if not equals or os.path.exists(argument):  # noqa: PTH110 - never raises
         return "", Path(argument)

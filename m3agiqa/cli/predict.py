@@ -1,4 +1,4 @@
-"""`m3agiqa predict`: a data set's images scored for one aspect, one row each."""
+"""`m3agiqa predict`: scores a data set's images for one aspect, and writes one row for each."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ HELP = "Score a data set's images for one aspect; a killed run continues."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="one row an image")
+    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="table with one row for each image")
 
 
 def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="with images/ and data.csv (name, prompt, labels)")
     parser.add_argument("--aspect", choices=ASPECTS, required=True)
-    parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of groups, or `prefix`: the file name up to its last underscore"
+    )
     parser.add_argument(
         "--only",
         type=Path,
         nargs="+",
         metavar="F.json",
-        help="conversation files: take the images they name, such as those of val.json",
+        help="conversation files such as val.json: take only the images they name",
     )
     add_data_arguments(parser)
     add_model_arguments(parser)

@@ -1,4 +1,4 @@
-"""`m3agiqa score`: one image, one verdict."""
+"""`m3agiqa score`: scores one image, and prints its verdict."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         if args.output is not None:
             write(args.output, verdict.model_dump_json(indent=2) + "\n")
     finally:
-        # Also where the file cannot be written: a verdict is not lost.
+        # Printed even where the file cannot be written: no verdict is lost.
         if args.json:
-            # In ASCII, which is JSON in whatever encoding stdout has.
+            # ASCII is valid JSON in whatever encoding stdout has.
             print(json.dumps(verdict.model_dump(mode="json"), indent=2))
         else:
             _show(verdict)

@@ -1,4 +1,4 @@
-"""`m3agiqa train`: a head, on the hidden states of a frozen model."""
+"""`m3agiqa train`: trains a head on the hidden states of a frozen model."""
 
 from __future__ import annotations
 
