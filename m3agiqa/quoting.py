@@ -28,8 +28,8 @@ def quoted(text: object, limit: int = NAME_CHARS) -> str:
 
 
 def writable(text: str) -> str:
-    """`text` with an escape such as `\\udcd6` for what UTF-8 cannot write: half of a surrogate pair, or a byte of a file's
-    name that is no UTF-8.
+    """`text` with an escape such as `\\udcd6` for what UTF-8 cannot write: half of a surrogate pair, or a byte of
+    a file's name that is no UTF-8.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,7 +1,7 @@
 """Tables of users: CSV files, read row by row; a row that cannot be read is reported, never skipped.
 
-Capitals in a column's name, and spaces around it, do not matter. The first line shows whether commas, semicolons or tabs
-separate cells. UTF-8 and UTF-16 may begin with a byte order mark. Cells are taken as they stand.
+Capitals in a column's name, and spaces around it, do not matter. The first line shows whether commas, semicolons or
+tabs separate cells. UTF-8 and UTF-16 may begin with a byte order mark. Cells are taken as they stand.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 #: Environment variables with a provider's API keys, separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
-#: Assumed by the estimate of the cost: characters of a token, tokens of an explanation and of an image's tile, and pixels
-#: of a tile's side.
+#: Assumed by the estimate of the cost: characters of a token, tokens of an explanation, tokens of an image's tile, and
+#: pixels of its side.
 _CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
 
 

@@ -132,8 +132,8 @@ class PredictionFile:
         self._file = RecordFile(path, Prediction, "m3agiqa predict")
 
     def resume(self, model: str, task: PredictionTask, data: DataSet) -> list[Prediction]:
-        """Read the scored rows of an earlier run, with this task's groups and labels. Leaves out rows that failed or were
-        cut off, to be scored again.
+        """Read the scored rows of an earlier run, with this task's groups and labels. Rows that failed, or were cut off,
+        are left out, to be scored again.
 
         Raises:
             DataError: the file holds no predictions.

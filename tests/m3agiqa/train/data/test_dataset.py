@@ -163,18 +163,18 @@ def test_a_split_by_prompt_keeps_prompts_together(make_data: MakeData) -> None:
     parts = Split(by="prompt", ratio=(7, 1, 2), seed=1).names(data)
 
     assert {part: len(names) for part, names in parts.items()} == {"train": 42, "val": 6, "test": 12}
-    of = [{prompts[name] for name in names} for names in parts.values()]
-    assert not of[0] & of[1]
-    assert not of[0] & of[2]
-    assert not of[1] & of[2]
+    train, val, test = ({prompts[name] for name in names} for names in parts.values())
+    assert not train & val
+    assert not train & test
+    assert not val & test
 
 
 def test_a_split_hangs_on_the_seed_and_not_on_the_tables_order(make_data: MakeData) -> None:
     data = load_data(make_data(40))
     backwards = DataSet(data.folder, data.images, data.columns, data.entries[::-1], data.parts)
 
-    def validation(seed: int, of: DataSet = data) -> set[str]:
-        return set(Split(by="picture", ratio=(3, 1), seed=seed).names(of)["val"])
+    def validation(seed: int, source: DataSet = data) -> set[str]:
+        return set(Split(by="picture", ratio=(3, 1), seed=seed).names(source)["val"])
 
     assert len(validation(1)) == 10
     assert validation(1) == validation(1, backwards)
@@ -184,10 +184,10 @@ def test_a_split_hangs_on_the_seed_and_not_on_the_tables_order(make_data: MakeDa
 def test_a_split_by_files_obeys_the_conversations(make_data: MakeData) -> None:
     folder = make_data(6)
     names = [entry.name for entry in load_data(folder).entries]
-    for part, of in (("train", names[:4]), ("val", names[4:])):
+    for part, images in (("train", names[:4]), ("val", names[4:])):
         write_conversations(
             folder / f"{part}.json",
-            [ConversationRecord.for_training(name, name, "p", "It is.", 2, ASKED) for name in of],
+            [ConversationRecord.for_training(name, name, "p", "It is.", 2, ASKED) for name in images],
         )
 
     assert Split(by="files").names(load_data(folder)) == {"train": names[:4], "val": names[4:]}

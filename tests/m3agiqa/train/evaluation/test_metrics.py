@@ -201,6 +201,14 @@ def test_what_cannot_be_computed_is_null_with_a_reason(scores: list[float], labe
     assert result["srcc_within_groups"] is None
 
 
+def test_numbers_too_close_together_for_floats_have_a_reason_instead_of_a_correlation() -> None:
+    estimate = correlations([1.0, 2.0, 3.0], [1e-200, 2e-200, 3e-200], resamples=5)["plcc"]
+
+    assert (estimate.value, estimate.interval) == (None, None)
+    assert estimate.reason is not None
+    assert "too close together" in estimate.reason
+
+
 def test_resamples_without_a_correlation_do_not_make_an_interval_nan() -> None:
     estimates = correlations([1.0, 2.0, 4.0], [1.0, 1.0, 3.0], ["a"] * 3, resamples=200)
 
