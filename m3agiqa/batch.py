@@ -1,4 +1,4 @@
-"""Images that a table names, scored row by row into a file that grows and is continued."""
+"""Scores the images that a table names, row by row, into a file that a later run continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import M3AGIQAError, OutputError, RequestInvalid
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
 from m3agiqa.records import LIST_SEPARATOR, versioned
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 IMAGE_PATH, PROMPT = COLUMNS = ("image_path", "prompt")
 
-#: What to do about a file of another run.
+#: Advice where the output file holds another run.
 _OTHER = "name another --output, or remove the file to begin anew"
 
 
 class Record(BaseModel):
-    """One image and aspect; either a score or an error."""
+    """The row of one image and aspect; it has either a score or an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,15 +40,14 @@ class Record(BaseModel):
     score: float | None
     rating: Rating | None
     error: str | None
-    #: What the policy makes of all the image's scores, and every reason against "accept".
+    #: The policy's decision about the image, by all its scores, and every reason against "accept".
     decision: Decision
     reasons: tuple[str, ...]
-    #: What another run must have in common to continue this one: the aspects of every image, and profile and policy,
-    #: each with a digest.
+    #: A run that continues this one must have the same aspects, model and policy; the last two have a digest.
     aspects: tuple[Aspect, ...]
     model: str
     policy: str
-    #: Digest of the image's file, None where it could not be opened.
+    #: Digest of the image's file; None where it could not be opened.
     image_sha256: str | None
 
     @field_validator("description", "score", "rating", "error", "image_sha256", mode="before")
@@ -64,16 +63,16 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Batch:
-    """What is asked of every row."""
+    """Scores rows with one scorer, for the same aspects, under one policy."""
 
-    #: Where the table lies.
+    #: Folder of the table.
     folder: Path
     scorer: Scoring
     aspects: tuple[Aspect, ...]
     policy: Policy
 
     def score(self, rows: Sequence[Row]) -> list[list[Record]]:
-        """The records of each row; one that fails has its error in them, and no score."""
+        """The records of each row; those of a row that fails have its error, and no score."""
         from m3agiqa.jobs import Job
 
         jobs = [self._job(row) for row in rows]
@@ -84,10 +83,10 @@ class Batch:
         ]
 
     def check_continues(self, known: Sequence[Record], path: Path) -> None:
-        """Raises: RequestInvalid: an earlier run asked for something else; says what differs."""
+        """Raises: OutputError: the earlier run that wrote `known` had other aspects, model or policy; says which."""
         for name, value in self._identity.items():
             if other := next((then for record in known if (then := getattr(record, name)) != value), None):
-                raise RequestInvalid(f"{path} has the {name} {_shown(other)}, not {_shown(value)}; {_OTHER}")
+                raise OutputError(f"{path} has the {name} {_shown(other)}, not {_shown(value)}; {_OTHER}")
 
     @property
     def _identity(self) -> dict[str, str | tuple[Aspect, ...]]:
@@ -139,7 +138,7 @@ class Batch:
 
 
 def images(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """The files that a table in `folder` names, as far as they are files."""
+    """The image files that a table in `folder` names; leaves out names that lead to no file."""
     from m3agiqa.files import find_image
 
     names = {row.values[IMAGE_PATH] for row in rows if row.values.get(IMAGE_PATH)}
@@ -147,14 +146,16 @@ def images(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: Path) -> dict[int, list[Record]]:
-    """The records of an earlier run by the number of their row; a row with an error, or part of a row, is left out.
+    """The records of an earlier run, by the number of their row; rows that failed or are not complete are left out.
 
     Args:
-        left: what that run wrote into `path`.
-        rows: the rows of a table in `folder`.
+        left: records that the earlier run wrote.
+        rows: rows of the table.
+        path: file that has the records.
+        folder: folder of the table.
 
     Raises:
-        RequestInvalid: it was about other images or prompts.
+        OutputError: the earlier run had other images or prompts.
     """
     from m3agiqa.files import find_image, image_digest
 
@@ -166,7 +167,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
     if others := waiting.keys() - set(wanted):
         image_path = min(others)[0]
         differs = "another prompt" if image_path in {name for name, _ in wanted} else "no row"
-        raise RequestInvalid(f"{path} has a score of {quoted(image_path, PATH_CHARS)}, with {differs} now; {_OTHER}")
+        raise OutputError(f"{path} has a score of {quoted(image_path, PATH_CHARS)}, with {differs} now; {_OTHER}")
     known: dict[int, list[Record]] = {}
     for number, key in enumerate(wanted):
         found = waiting.get(key, {})
@@ -174,7 +175,7 @@ def known_rows(left: Sequence[Record], rows: Sequence[Row], path: Path, folder: 
             known[number] = [found[aspect].pop() for aspect in left[0].aspects]
     for first, *_ in known.values():
         if image_digest(find_image(first.image_path, folder)) not in (first.image_sha256, None):
-            raise RequestInvalid(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
+            raise OutputError(f"{path} has a score of another {quoted(first.image_path, PATH_CHARS)}; {_OTHER}")
     return known
 
 

@@ -1,6 +1,6 @@
-"""What a command line owes its terminal: an end in order, and a stdout that may be closed, full or not UTF-8.
+"""How every command begins and ends: exit codes, errors as one line, signals, and a stdout that may be closed or full.
 
-Imports nothing but the standard library, so that every command can begin here.
+It imports only the standard library and our errors, so that every command can begin here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn, TextIO
 
-FAILED, INTERRUPTED = 1, 128 + signal.SIGINT
+from m3agiqa.errors import M3AGIQAError, RequestInvalid, UsageError
 
-#: Seconds within which a signal that comes again is the same one: `timeout` and a terminal that closes send it twice.
+#: Exit codes of both commands, `m3agiqa` and `m3agiqa-submit`. A signal N ends one with 128 + N.
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+#: Errors that mean wrong usage; every other one means that the command failed.
+_WRONG_USAGE = (UsageError, RequestInvalid)
+
+#: Seconds within which a second signal counts as the first: `timeout` and a terminal that closes send it twice.
 _ECHO_S = 0.3
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asks the process to end: `finally` blocks keep what was done."""
+    """A signal asks the process to end; as an exception, so that `finally` blocks keep what was done."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -32,12 +37,12 @@ class Ended(KeyboardInterrupt):
 
 
 def run(command: Callable[[], int], *, as_process: bool) -> int:
-    """Run a command to its exit code; what stops it is quiet or one line on stderr.
+    """Run a command and return its exit code. An error of ours, and a disk or pipe that is full, is one line on stderr.
 
     Args:
-        command: handles its own errors; Ctrl-C and a disk or pipe that takes no more are handled here.
-        as_process: the process was started for this command alone. SIGTERM, SIGHUP and Ctrl-C raise `Ended` in it, what
-            stdout cannot encode is escaped, and after a signal no thread is waited for.
+        command: returns an exit code, or raises.
+        as_process: this process was started for this command alone. SIGTERM, SIGHUP and Ctrl-C raise `Ended` in it,
+            what stdout cannot encode is escaped, and after a signal the process waits for no thread.
     """
     if as_process:
         _open_streams()
@@ -48,7 +53,10 @@ def run(command: Callable[[], int], *, as_process: bool) -> int:
         code = getattr(error, "exit_code", INTERRUPTED)
         if as_process and any(not thread.daemon for thread in threading.enumerate()[1:]):
             _leave(code)
-    except BrokenPipeError:  # whoever read us has seen enough
+    except M3AGIQAError as error:
+        say(str(error))
+        code = exit_code(error)
+    except BrokenPipeError:  # the reader of stdout has seen enough
         code = FAILED
     except OSError as error:
         say(reason(error))
@@ -60,19 +68,24 @@ def run(command: Callable[[], int], *, as_process: bool) -> int:
     return (code if _flushed() else code or FAILED) if as_process else code
 
 
+def exit_code(error: M3AGIQAError) -> int:
+    """The exit code of a command that `error` ends."""
+    return USAGE if isinstance(error, _WRONG_USAGE) else FAILED
+
+
 def say(text: str) -> None:
-    """One line for the person who started the command."""
+    """Print one line of error for the person who started the command."""
     print(f"error: {text}", file=sys.stderr)
 
 
 def reason(error: OSError) -> str:
-    """A failure of the system in a few words, with the file where one is to blame."""
+    """What the system said in a few words, after the file's name where there is one."""
     words = error.strerror or str(error) or type(error).__name__
     return words if error.filename is None else f"{error.filename}: {words}"
 
 
 def text(value: str) -> str:
-    """An argument that is text: UTF-8, in whatever locale the command was started."""
+    """The type of an argument that is text in UTF-8, whatever the locale of the command is."""
     try:
         return os.fsencode(value).decode("utf-8")
     except UnicodeError:
@@ -80,7 +93,7 @@ def text(value: str) -> str:
 
 
 def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """A kind of argument: a whole number within bounds."""
+    """The type of an argument that is a whole number from `least` to `most`."""
 
     def parse(value: str) -> int:
         try:
@@ -95,7 +108,7 @@ def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def number(*, least: float = 0.0, most: float = 1e12, is_open: bool = False) -> Callable[[str], float]:
-    """A kind of argument: a finite number within bounds; `is_open`, more than the least."""
+    """The type of an argument that is a number from `least` to `most`, or above `least` if `is_open`."""
 
     def parse(value: str) -> float:
         try:
@@ -125,7 +138,7 @@ class _Version(argparse.Action):
 
 
 def _open_streams() -> None:
-    # What is closed is opened to nothing: otherwise the next file that is opened takes its number, and is printed into.
+    # A closed stream becomes the null device: else the next file that is opened takes its number, and gets its text.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
@@ -148,14 +161,14 @@ def _end_in_order() -> None:
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # What is ignored stays so: that is how `nohup` and `&` ask for it.
+        # `nohup` and `&` have a signal ignored: it stays so.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
 
 
 def _flushed() -> bool:
-    """Whether all that was printed has gone out; otherwise that is said, and the interpreter's own end has nothing left
-    to stumble over.
+    """Flush stdout and stderr. Returns whether both took all; else says why, and discards the rest, so that the
+    interpreter's own flush does not fail.
     """
     well = True
     for stream in (sys.stdout, sys.stderr):
@@ -176,6 +189,6 @@ def _discard(stream: TextIO) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End without waiting for threads that read or ask: what they were about is done again by the next run."""
+    """End without waiting for threads: the next run does again what they were doing."""
     _flushed()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Images on this disk."""
+"""Reads images from this disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect
-from m3agiqa.errors import FetchError, RequestInvalid
+from m3agiqa.errors import DataError, FetchError, RequestInvalid
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.inputs import read_bytes
 from m3agiqa.jobs import Job
@@ -23,7 +23,7 @@ def read_job(path: Path, prompt: str, aspects: tuple[Aspect, ...] | None) -> Job
     """Open one image to score it.
 
     Raises:
-        RequestInvalid: the prompt is too long, or no text.
+        RequestInvalid: the prompt is too long, or not in UTF-8.
         FetchError, ImageError: as `read_image`.
     """
     if len(prompt) > MAX_PROMPT_CHARS:
@@ -34,10 +34,10 @@ def read_job(path: Path, prompt: str, aspects: tuple[Aspect, ...] | None) -> Job
 
 
 def find_image(name: str, folder: Path) -> Path:
-    """The file that a table in `folder` names: one in that folder, or else in the current one.
+    """The image file that a table in `folder` names: one in that folder, or else in the current one.
 
     Raises:
-        FetchError: it names none.
+        FetchError: the name is empty.
     """
     if not name:
         raise FetchError("the name of the image is empty")
@@ -45,10 +45,10 @@ def find_image(name: str, folder: Path) -> Path:
 
 
 def image_digest(path: Path) -> str | None:
-    """SHA-256 of an image's file, None where it cannot be read."""
+    """SHA-256 of an image's file; None if it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
-    except RequestInvalid:
+    except DataError:
         return None
 
 
@@ -56,8 +56,8 @@ def read_image(path: Path) -> DecodedImage:
     """Open one image.
 
     Raises:
-        FetchError: no such file, or not readable.
-        ImageError: no usable image.
+        FetchError: there is no such file, or it cannot be read.
+        ImageError: it is no usable image.
     """
     name = quoted(path, PATH_CHARS)
     try:

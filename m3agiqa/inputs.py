@@ -1,4 +1,4 @@
-"""Files that commands read whole."""
+"""Reads files that users name: without waiting for ever, and with an error that names the file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.quoting import PATH_CHARS, quoted
 
-#: Seconds that a pipe may take until somebody writes to it.
+#: Seconds to wait for somebody to write to a pipe.
 WRITER_S = 5.0
 
 
 def opened(path: Path) -> BufferedReader:
-    """A file or a pipe, opened for reading.
+    """Open a file or a pipe for reading.
 
     Raises:
-        RequestInvalid: missing, not readable, a folder or a device, or a pipe that nobody writes to.
+        DataError: it is missing, not readable, a folder, a device, or a pipe that nobody writes to.
     """
     try:
-        # Without waiting: a pipe is opened whether somebody writes to it or not.
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait.
         file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: PTH123, SIM115
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -33,16 +33,16 @@ def opened(path: Path) -> BufferedReader:
         os.set_blocking(file.fileno(), True)
         return file
     file.close()
-    # A device may have no end.
+    # Reading a device may never end.
     kind = "a pipe that nobody writes to" if stat.S_ISFIFO(mode) else "a device, and not a file"
-    raise RequestInvalid(f"{quoted(path, PATH_CHARS)}: {kind}")
+    raise DataError(f"{quoted(path, PATH_CHARS)}: {kind}")
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file or a pipe holds.
+    """The content of a file or a pipe.
 
     Raises:
-        RequestInvalid: as `opened`.
+        DataError: as `opened`.
     """
     with opened(path) as file:
         try:
@@ -52,25 +52,25 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """What a file or a pipe of UTF-8 holds, without a byte order mark.
+    """The content of a file or a pipe in UTF-8, without a byte order mark.
 
     Raises:
-        RequestInvalid: as `read_bytes`, or it is no UTF-8; says where.
+        DataError: as `read_bytes`, or a line is not UTF-8; says which.
     """
     return decoded(path, read_bytes(path)).removeprefix("\ufeff")
 
 
 def decoded(path: Path, data: bytes) -> str:
-    """The text of a file's UTF-8.
+    """The text of a file's bytes in UTF-8.
 
     Raises:
-        RequestInvalid: it is none; says where.
+        DataError: a line is not UTF-8; says which.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RequestInvalid(f"{path}, line {line}: not UTF-8") from None
+        raise DataError(f"{path}, line {line}: not UTF-8") from None
 
 
 def _is_written_to(pipe: BufferedReader) -> bool:
@@ -79,5 +79,5 @@ def _is_written_to(pipe: BufferedReader) -> bool:
     return bool(waiting.poll(WRITER_S * 1000))
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> RequestInvalid:
-    return RequestInvalid(f"{quoted(path, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}")
+def _unreadable(path: Path, error: OSError | ValueError) -> DataError:
+    return DataError(f"{quoted(path, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}")

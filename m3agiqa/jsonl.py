@@ -1,6 +1,6 @@
-"""Files of JSON objects: one a line, or one list of them; which it is shows in the content, not in the name.
+"""Files of JSON objects, either one on each line or one list; the content decides which, not the file's name.
 
-Lines end at a line feed alone: what else Unicode calls a line break may stand in a text.
+Only a line feed ends a line: a text may hold the other line breaks of Unicode.
 """
 
 from __future__ import annotations
@@ -11,54 +11,54 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.inputs import decoded, read_bytes, read_text
 
-#: What may be half of a character: two of them are a whole one.
+#: The escape of half a character; two halves make a whole one.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
-#: Where an object stands, in words for a message, and the object.
-Placed = tuple[str, dict[str, Any]]
+#: An object, after words that say where it stands.
+Located = tuple[str, dict[str, Any]]
 
 
 def dump(items: Iterable[Any]) -> str:
-    """Items as lines."""
+    """The items as JSON, one on each line."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
-def read(path: Path) -> list[Placed]:
-    """All objects of a file.
+def read(path: Path) -> list[Located]:
+    """Read all objects of a file.
 
     Raises:
-        RequestInvalid: unreadable, empty, or something in it is no JSON object; says what.
+        DataError: the file is unreadable or empty, or something in it is no JSON object; says what.
     """
     text = read_text(path)
     if not text.strip():
-        raise RequestInvalid(f"{path} is empty")
+        raise DataError(f"{path} is empty")
     if text.lstrip().startswith("["):
         return [_object(f"{path}, item {number}", item) for number, item in enumerate(_loads(f"{path}", text), 1)]
     return _lines(path, text)
 
 
-def read_grown(path: Path) -> tuple[str, list[Placed]]:
-    """What was written line by line, perhaps by a run that was killed.
+def read_grown(path: Path) -> tuple[str, list[Located]]:
+    """Read a file that grew line by line, perhaps until its run was killed.
 
     Returns:
-        The whole lines as they stand, and their objects; a last line that was cut off is in neither.
+        The whole lines as they stand, and their objects; neither has a last line that was cut off.
 
     Raises:
-        RequestInvalid: as `read`.
+        DataError: as `read`.
     """
     data = read_bytes(path)
     end = data.rfind(b"\n") + 1
     whole, rest = decoded(path, data[:end]), data[end:].lstrip()
     lines = _lines(path, whole)
     if rest and not rest.startswith(b"{"):
-        raise RequestInvalid(f"{path}: its last line is no JSON object, nor the beginning of one")
+        raise DataError(f"{path}: its last line is no JSON object, nor the beginning of one")
     return whole, lines
 
 
-def _lines(path: Path, text: str) -> list[Placed]:
+def _lines(path: Path, text: str) -> list[Located]:
     lines = text.split("\n")
     found = []
     for number, line in enumerate(lines, 1):
@@ -69,9 +69,9 @@ def _lines(path: Path, text: str) -> list[Placed]:
     return found
 
 
-def _object(where: str, item: Any) -> Placed:
+def _object(where: str, item: Any) -> Located:
     if not isinstance(item, dict):
-        raise RequestInvalid(f"{where}: not a JSON object")
+        raise DataError(f"{where}: not a JSON object")
     return where, item
 
 
@@ -81,9 +81,9 @@ def _loads(where: str, text: str) -> Any:
         if _SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise RequestInvalid(f"{where}: it holds half of a character") from None
+        raise DataError(f"{where}: it holds half of a character") from None
     except (ValueError, RecursionError) as error:
-        raise RequestInvalid(f"{where}: not JSON: {error}") from None
+        raise DataError(f"{where}: not JSON: {error}") from None
     return content
 
 

@@ -1,4 +1,4 @@
-"""Files that commands write: whole or not at all, to whatever kind of file a path names."""
+"""Writes files that users name: whole or not at all, whatever kind of file the path leads to."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError
 
-#: Seconds that a pipe may take until somebody reads from it.
+#: Seconds to wait for somebody to read from a pipe.
 READER_S = 5.0
 
 _GOES_ON = "; what was done so far is kept, and the same command goes on from there"
 
 
 def check_writable(path: Path, *inputs: Path, kept: bool = False) -> None:
-    """Find out before the work, not after it.
+    """See before the work whether a file can be written.
 
     Args:
-        path: where something is to be written; a link stands for what it leads to.
+        path: the file; of a link, what it leads to.
         inputs: files that are read, which `path` must not replace.
-        kept: what is written is read again, to continue it: devices and pipes will not do.
+        kept: a later run reads the file again, so it must be no device or pipe.
 
     Raises:
-        RequestInvalid: `path` is a folder, lies in none that can be written to, or is one of `inputs`.
+        OutputError: `path` is a folder, is one of `inputs`, or cannot be written to.
     """
     try:
         there = _stat(path)
         if there is None or stat.S_ISREG(there.st_mode):
             for taken in inputs:
                 if there is not None and taken.exists() and taken.samefile(path):
-                    raise RequestInvalid(f"cannot write {path}: it is read as {taken}; name another file")
+                    raise OutputError(f"cannot write {path}: it is read as {taken}; name another file")
             with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):  # noqa: PTH120
                 return
         if stat.S_ISDIR(there.st_mode):
-            raise RequestInvalid(f"cannot write {path}: it is a folder")
+            raise OutputError(f"cannot write {path}: it is a folder")
         if kept:
-            raise RequestInvalid(f"cannot write {path}: it is a device or a pipe, and must be a file")
+            raise OutputError(f"cannot write {path}: it is a device or a pipe, and must be a file")
         if not os.access(path, os.W_OK):
-            raise RequestInvalid(f"cannot write {path}: Permission denied")
+            raise OutputError(f"cannot write {path}: Permission denied")
     except (OSError, ValueError) as error:
         raise _refused(path, error) from error
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing, and see that files can be made in it.
+    """Make a folder and those above it, and see that it takes files.
 
     Raises:
-        RequestInvalid: it cannot be, or is a file.
+        OutputError: it cannot be made, takes no files, or is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,12 @@ def make_folder(path: Path) -> None:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a whole file, or none; text as UTF-8, with the line ends that it has.
+    """Write a whole file, or nothing; text as UTF-8, with its line ends unchanged.
 
-    The new file has the old one's mode and owner; where `path` is a link, the link stays. Devices and pipes are written
-    to, and not replaced.
+    The file keeps its mode and owner, and a link stays a link. A device or pipe is written to, and not replaced.
 
     Raises:
-        RequestInvalid: it cannot be written.
+        OutputError: it cannot be written.
     """
     try:
         data = content.encode() if isinstance(content, str) else content
@@ -86,10 +85,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add to a file that grows while a command works.
+    """Append to a file.
 
     Raises:
-        RequestInvalid: it cannot be written; what was added may end in the middle.
+        OutputError: it cannot be written; part of `text` may be in it.
     """
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
@@ -100,31 +99,31 @@ def append(path: Path, text: str) -> None:
 
 @contextmanager
 def told_full_disk(folder: Path) -> Iterator[None]:
-    """Let a library write into a folder; what it raises where that fails becomes one of our errors.
+    """Turn the errors of a library that writes into `folder`, where the disk is full, into ours.
 
     Raises:
-        RequestInvalid: a file cannot be written, most often because the disk is full.
+        OutputError: a file cannot be written.
     """
     try:
         yield
     except OSError as error:
         raise _refused(folder, error, _GOES_ON) from error
     except Exception as error:
-        # torch and safetensors raise types of their own, which do not tell a full disk from a defect.
+        # The errors of torch and safetensors show only in their message that the disk is full.
         if not re.search(
             r"PytorchStreamWriter|inline_container|iostream|No space left|File too large|Disk quota|I/O error",
             str(error),
         ):
             raise
-        raise RequestInvalid(f"cannot write {folder}: {' '.join(str(error).split())}{_GOES_ON}") from error
+        raise OutputError(f"cannot write {folder}: {' '.join(str(error).split())}{_GOES_ON}") from error
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """See to it that no other process that asks writes the file `path`, or into the folder, while the block runs.
+    """Lock the file or folder `path` while the block runs, against other processes that call this.
 
     Raises:
-        RequestInvalid: another one does.
+        OutputError: another process has it.
     """
     target = Path(os.path.realpath(path))
     folder, name = (target, "") if target.is_dir() else (target.parent, target.name)
@@ -132,7 +131,7 @@ def alone(path: Path) -> Iterator[None]:
     try:
         handle = _locked(lock)
     except BlockingIOError:
-        raise RequestInvalid(f"another run writes to {path}: wait for its end, or name another place") from None
+        raise OutputError(f"another run writes to {path}: wait for its end, or name another place") from None
     except (OSError, ValueError) as error:
         raise _refused(path, error) from error
     try:
@@ -147,7 +146,7 @@ def _locked(lock: Path) -> int:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed the file in between.
+            # The process that held the lock may have removed the file in between.
             if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
                 return handle
         except OSError as error:
@@ -159,7 +158,7 @@ def _locked(lock: Path) -> int:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """None where nothing is; a link is what it leads to."""
+    """The state of what `path` leads to; None if that does not exist."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -194,7 +193,7 @@ def _opened(path: Path) -> int:
     until = time.monotonic() + READER_S
     while True:
         try:
-            # A pipe that nobody reads from would be waited for without end.
+            # O_NONBLOCK: opening a pipe that nobody reads from would wait without end.
             return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.ENXIO:
@@ -210,5 +209,5 @@ def _umask() -> int:
     return umask
 
 
-def _refused(path: Path, error: OSError | ValueError, kept: str = "") -> RequestInvalid:
-    return RequestInvalid(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}")
+def _refused(path: Path, error: OSError | ValueError, kept: str = "") -> OutputError:
+    return OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}")

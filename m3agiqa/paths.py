@@ -1,4 +1,4 @@
-"""Questions about paths of users: where a name is too long, or its folder closed, the answer is no, not an error."""
+"""Questions about paths of users: the answer is no, not an error, where a name is too long or a folder closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_file(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Whether `path` leads to anything that can be looked at."""
+    """Whether `path` leads to anything that we may look at."""
     try:
         return path.exists()
     except (OSError, ValueError):

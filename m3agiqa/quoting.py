@@ -1,25 +1,25 @@
-"""How a stranger's words stand in a message, a log or a reason: short, on one line, and nothing hidden in them."""
+"""Quotes a stranger's words in a message, a log or a reason: short, on one line, and with nothing hidden."""
 
 from __future__ import annotations
 
 import re
 
-#: Characters of a name that a stranger chose, such as a field's.
+#: Characters shown of a name that a stranger chose, such as a field's.
 NAME_CHARS = 64
-#: Characters of a path that a user gave.
+#: Characters shown of a user's path.
 PATH_CHARS = 240
 
-#: What Python calls printable, although no font shows it: fillers, joiners of graphemes, variation selectors.
+#: Characters that no font shows, although Python calls them printable: fillers, joiners, variation selectors.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def quoted(text: object, limit: int = NAME_CHARS) -> str:
-    """`text` with an escape such as `\\u202e` for whatever nobody sees, and an ellipsis after `limit` characters.
+    """`text` with an escape such as `\\u202e` for each character that nobody sees, cut with an ellipsis after `limit`.
 
-    No control, format or direction character, line break, or half of a surrogate pair is left.
+    It holds no control, format or direction character, no line break, and no half of a surrogate pair.
     """
     whole = str(text)
-    # No more than what can be shown is looked at: a name may be as long as a message.
+    # Only the part that is shown is looked at: a name may be as long as a message.
     shown = "".join(
         character if character.isprintable() and not _BLANK.match(character) else _escape(character)
         for character in whole[: limit + 1]
@@ -28,8 +28,8 @@ def quoted(text: object, limit: int = NAME_CHARS) -> str:
 
 
 def writable(text: str) -> str:
-    """`text` with an escape such as `\\udcd6` for what UTF-8 and JSON cannot write: a byte of a file's name that is no
-    UTF-8, or half of a surrogate pair.
+    """`text` with an escape such as `\\udcd6` for what UTF-8 cannot write: half of a surrogate pair, or a byte of
+    a file's name that is no UTF-8.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,4 +1,4 @@
-"""CSV files of results, which grow as results come: a run that ended early is continued, and nothing is paid twice."""
+"""CSV files of results that grow with each result, so that a run that ended early can be continued."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, OutputError
 from m3agiqa.outputs import write
 from m3agiqa.paths import exists, is_file
 from m3agiqa.tables import open_table
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
-#: Between the items of a list in one cell.
+#: Separates the items of a list in one cell.
 LIST_SEPARATOR = "; "
 
 
 class RecordFile(Generic[RecordT]):
-    """A CSV file with one row a record, and a record's fields as columns."""
+    """A CSV file with a row for each record, whose fields are the columns."""
 
     def __init__(self, path: Path, kind: type[RecordT], command: str) -> None:
-        """`command` is what writes such files, as a user calls it."""
+        """`command` is the command that writes such files, as messages name it."""
         self.path = path
         self._kind = kind
         self._command = command
@@ -38,36 +38,37 @@ class RecordFile(Generic[RecordT]):
         """All records.
 
         Raises:
-            RequestInvalid: unreadable, or another file; says which line.
+            DataError: the file is unreadable, or holds something else; says which line.
         """
         return list(self._read(whole=True))
 
     def left(self) -> list[RecordT]:
-        """What an earlier run left, without a row that was cut off; nothing where there is no file.
+        """The records that an earlier run left, without a row that was cut off; none where there is no file.
 
         Raises:
-            RequestInvalid: as `read`, or it is a device or a pipe, which nothing can be read again from.
+            DataError: as `read`.
+            OutputError: it is a device or a pipe, from which nothing can be read again.
         """
         if not exists(self.path):
             return []
         if not is_file(self.path):
-            raise RequestInvalid(f"{self.path} grows and is continued: it must be a file")
+            raise OutputError(f"{self.path} grows and is continued: it must be a file")
         return list(self._read(whole=False)) if self.path.stat().st_size else []
 
     def write(self, records: Iterable[RecordT]) -> None:
-        """Have these records and no others in the file.
+        """Replace the file by these records.
 
         Raises:
-            RequestInvalid: it cannot be written.
+            OutputError: it cannot be written.
         """
         write(self.path, self._header() + self._as_csv(records))
 
     @contextmanager
     def growing(self, kept: Iterable[RecordT]) -> Iterator[Callable[[Iterable[RecordT]], None]]:
-        """Write `kept`, and hand out what appends more: what was appended is in the file, whatever ends the run.
+        """Write `kept`, and give a function that appends more. Whatever ends the run, appended records are in the file.
 
         Raises:
-            RequestInvalid: it cannot be written.
+            OutputError: it cannot be written.
         """
         self.write(kept)
         with self._told():
@@ -85,11 +86,11 @@ class RecordFile(Generic[RecordT]):
 
     def _read(self, *, whole: bool) -> Iterator[RecordT]:
         columns = tuple(self._kind.model_fields)
-        # A column that may be missing came later than the others.
+        # Older files lack the columns that are optional.
         needed = tuple(name for name, field in self._kind.model_fields.items() if field.is_required())
         with open_table(self.path, ()) as table:
             if table.columns not in (columns, needed):
-                raise RequestInvalid(
+                raise DataError(
                     f"{table} was not written by `{self._command}`: its first line is not {','.join(columns)}"
                 )
             rows = list(table)
@@ -100,11 +101,11 @@ class RecordFile(Generic[RecordT]):
         for row in rows:
             where = f"{table}, line {row.line}"
             if row.error is not None:
-                raise RequestInvalid(f"{where}: {row.error}")
+                raise DataError(f"{where}: {row.error}")
             try:
                 yield self._kind.model_validate(row.values)
             except ValidationError as error:
-                raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+                raise DataError(f"{where}: {describe_validation(error)}") from None
 
     def _as_csv(self, records: Iterable[RecordT]) -> str:
         text = io.StringIO(newline="")
@@ -119,11 +120,11 @@ class RecordFile(Generic[RecordT]):
         try:
             yield
         except OSError as error:
-            raise RequestInvalid(f"cannot write {self.path}: {error.strerror}{then}") from error
+            raise OutputError(f"cannot write {self.path}: {error.strerror}{then}") from error
 
 
 def versioned(name: str, content: BaseModel) -> str:
-    """`name` with a digest of what stands behind it, by which a later run knows it again."""
+    """`name` with a digest of its `content`, so that a later run notices a change."""
     return f"{name}@{hashlib.sha256(content.model_dump_json().encode()).hexdigest()[:12]}"
 
 

@@ -1,7 +1,7 @@
-"""Tables that users bring: CSV files, read row by row, and no row is passed over in silence.
+"""Tables of users: CSV files, read row by row; a row that cannot be read is reported, never skipped.
 
-Columns are named forgivingly: capitals and spaces around a name do not matter, the first line tells whether commas,
-semicolons or tabs separate, and UTF-8 and UTF-16 may begin with a byte order mark. Cells are taken as they stand.
+Capitals in a column's name, and spaces around it, do not matter. The first line shows whether commas, semicolons or
+tabs separate cells. UTF-8 and UTF-16 may begin with a byte order mark. Cells are taken as they stand.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.inputs import opened
 from m3agiqa.quoting import PATH_CHARS, quoted
 
-#: What may stand between cells, and what people call it.
+#: Separators of cells, with their names.
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
-#: Characters of a first line, at most: a file without line ends is no table.
+#: Characters of a first line, at most; a file without line ends is no table.
 _HEADER_CHARS = 65_536
-#: Characters of the column names in a message.
+#: Characters that a message shows of the column names.
 _SHOWN_CHARS = 240
-#: What stands for a byte that is no text, so that its row alone goes wrong.
+#: Replaces a byte that is no text, so that only its row is wrong.
 _NO_TEXT = "\udcff"
 _NO_TEXT_ERRORS = "m3agiqa.tables"
 _UNUSABLE = re.compile("[\ud800-\udfff]")
@@ -44,19 +44,19 @@ codecs.register_error(_NO_TEXT_ERRORS, _marked)
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its values by column, or what is wrong with it."""
+    """A row: its cells by column, or what is wrong with it."""
 
-    #: Line it begins on; the file's first is 1.
+    #: Line that the row begins on, counted from 1.
     line: int
     values: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
 class Table:
-    """An open table; iterating reads it once."""
+    """An open table; iterating reads its rows, once."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
-        """Raises: RequestInvalid: the first line names no columns."""
+        """Raises: DataError: the first line names no columns."""
         self.path = path
         self._lines = _Lines(file)
         first = self._lines.first()
@@ -67,30 +67,30 @@ class Table:
         try:
             self._header = [name.strip().lower() for name in next(self._reader, ())]
         except csv.Error as error:
-            raise RequestInvalid(f"{self} is no CSV file: quotes in its first line do not match") from error
+            raise DataError(f"{self} is no CSV file: quotes in its first line do not match") from error
         self.columns = tuple(name for name in self._header if name)
         if _is_no_text(self.columns) or len(first) >= _HEADER_CHARS:
-            raise RequestInvalid(f"{self} is no CSV file in UTF-8 or UTF-16")
+            raise DataError(f"{self} is no CSV file in UTF-8 or UTF-16")
         if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
-            raise RequestInvalid(f"{self} names a column twice: {quoted(', '.join(twice), _SHOWN_CHARS)}")
+            raise DataError(f"{self} names a column twice: {quoted(', '.join(twice), _SHOWN_CHARS)}")
 
     def __str__(self) -> str:
         return quoted(self.path, PATH_CHARS)
 
     def read_as(self) -> str:
-        """Words for what the first line was read as."""
+        """A phrase that says how the first line was read."""
         if not self.columns:
             return "it is empty"
         names = quoted(" | ".join(self.columns), _SHOWN_CHARS)
         return f"the first line was read as {names} (separator: {SEPARATORS[self.separator]})"
 
     def __iter__(self) -> Iterator[Row]:
-        """Rows in order, blank lines left out.
+        """Yield the rows in order, without blank lines.
 
-        A row of several lines that goes wrong may have swallowed others: reading goes on with its second line.
+        A wrong row of several lines may have swallowed other rows, so reading goes on with its second line.
 
         Raises:
-            RequestInvalid: the file can be read no further.
+            DataError: the rest of the file cannot be read.
         """
         while True:
             line = self._lines.begin_row()
@@ -100,7 +100,7 @@ class Table:
                 yield Row(line, error=self._unmatched(error))
                 continue
             except OSError as error:
-                raise RequestInvalid(f"{self}: {error.strerror}") from error
+                raise DataError(f"{self}: {error.strerror}") from error
             if cells is None:
                 return
             if len(cells) == len(self._header):
@@ -138,23 +138,23 @@ def open_table(path: Path, needed: Collection[str], elsewhere: Mapping[str, str]
 
     Args:
         path: a file, or a pipe.
-        needed: names in lower case.
-        elsewhere: columns that another command reads, and the sentence that names it.
+        needed: names of columns, in lower case.
+        elsewhere: columns of another command's tables, with a sentence that names that command.
 
     Raises:
-        RequestInvalid: it cannot be read, is no table, or lacks a column; says what was read.
+        DataError: the file cannot be read, is no table, or lacks a column; says what was read.
     """
     with opened(path) as file:
         try:
             start = file.peek(2)[:2]
         except OSError as error:
-            raise RequestInvalid(f"{quoted(path, PATH_CHARS)}: {error.strerror}") from error
+            raise DataError(f"{quoted(path, PATH_CHARS)}: {error.strerror}") from error
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         with io.TextIOWrapper(file, encoding, _NO_TEXT_ERRORS, newline="") as text:
             table = Table(path, text)
             if not set(needed) <= set(table.columns):
                 hints = [f"; {hint}" for column, hint in (elsewhere or {}).items() if column in table.columns]
-                raise RequestInvalid(
+                raise DataError(
                     f"{table} must have the columns {' and '.join(needed)} in its first line; "
                     f"{table.read_as()}{''.join(hints)}"
                 )
@@ -162,7 +162,7 @@ def open_table(path: Path, needed: Collection[str], elsewhere: Mapping[str, str]
 
 
 class _Lines(Iterator[str]):
-    """Lines of a file, which can go back to the second line of a row."""
+    """Yields the lines of a file, and can go back to the second line of a row."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -178,20 +178,20 @@ class _Lines(Iterator[str]):
         return line
 
     def first(self) -> str:
-        """The first line that is not blank, which is given out again."""
+        """Read the first line that is not blank; it is yielded again."""
         while (line := self._file.readline(_HEADER_CHARS)) and not line.strip():
             self._number += 1
         self._again.append(line)
         return line
 
     def begin_row(self) -> int:
-        """The number of the line that comes next."""
+        """Begin a row with the next line. Returns its number."""
         self._number += len(self._taken)
         self._taken.clear()
         return self._number
 
     def go_back(self) -> str:
-        """Leave a row that went wrong after its first line; says so where it has more."""
+        """Leave a wrong row after its first line. Returns words that say so, if the row has more lines."""
         again = self._taken[1:]
         self._again.extendleft(reversed(again))
         del self._taken[1:]
@@ -199,12 +199,12 @@ class _Lines(Iterator[str]):
 
 
 def _split(line: str, separator: str) -> list[str]:
-    """Cells of a line, whatever its quotes."""
+    """The cells of a line, even where its quotes do not match."""
     return next(csv.reader([line], delimiter=separator), [])
 
 
 def _is_spaced(line: str, separator: str) -> bool:
-    """Whether a space follows every separator, and is no part of the cells."""
+    """Whether a space follows every separator; it then belongs to no cell."""
     rest = _split(line, separator)[1:]
     return bool(rest) and all(cell.startswith(" ") for cell in rest)
 

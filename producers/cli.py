@@ -19,15 +19,14 @@ from rich.text import Text
 
 from m3agiqa import console
 from m3agiqa.client import MAX_QUEUED, Client
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
+from m3agiqa.errors import ConfigError, DataError, QueueFull, RequestInvalid, ResultTimeout, UsageError
 from m3agiqa.paths import is_file
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
 from producers import cli_dead
-
-OK, FAILED, USAGE = 0, 1, 2
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
 #: Characters of a reason, or of an event: ours are shorter.
@@ -37,22 +36,24 @@ _ROWS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N."""
+    """Run the command line. Returns its exit code, one of those in `console`."""
     return console.run(lambda: _run(argv), as_process=argv is None)
 
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
+    with Client(_redis_url(arguments.redis_url), max_queued=arguments.max_queued) as client:
+        return run(client, arguments)
+
+
+def _redis_url(option: str | None) -> str:
+    if not option:
+        return Address.from_environment().url
     try:
-        with Client(arguments.redis_url or Address.from_environment().url, max_queued=arguments.max_queued) as client:
-            return run(client, arguments)
-    except (RequestInvalid, ConfigError) as error:
-        _note(f"error: {error}")
-        return USAGE
-    except M3AGIQAError as error:
-        _note(f"error: {error}")
-        return FAILED
+        return Address.parse(option).url
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +130,7 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
         try:
             expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
         except (ValueError, OverflowError):
-            raise RequestInvalid(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
+            raise UsageError(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
     request_id = client.submit(
         image_url=arguments.image_url,
         prompt=arguments.prompt,
@@ -143,7 +144,7 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
     )
     if arguments.wait is None:
         print(json.dumps({"request_id": request_id}) if arguments.json else request_id)
-        return OK
+        return DONE
     _note(f"submitted {request_id}")
     return _show(client.result(request_id, arguments.wait), as_json=arguments.json)
 
@@ -152,7 +153,7 @@ def _csv(client: Client, arguments: argparse.Namespace) -> int:
     with open_table(arguments.file, _COLUMNS[:2], {"image_path": "`m3agiqa batch` scores files on this disk"}) as table:
         if unknown := set(table.columns) - set(_COLUMNS):
             names = quoted(", ".join(sorted(unknown)), _REASON_CHARS)
-            raise RequestInvalid(f"{table} may have the columns {', '.join(_COLUMNS)} and no others, and has {names}")
+            raise DataError(f"{table} may have the columns {', '.join(_COLUMNS)} and no others, and has {names}")
         return _submit_rows(client, table, _lines(arguments.file))
 
 
@@ -186,7 +187,7 @@ def _submit_rows(client: Client, table: Iterable[Row], lines: int | None) -> int
         send(lines)
     if bad:
         _note(f"{bad} rows were not submitted")
-    return FAILED if bad else OK
+    return FAILED if bad else DONE
 
 
 def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
@@ -228,17 +229,17 @@ def _state(client: Client, arguments: argparse.Namespace) -> int:
     print(state)
     for event in client.history(arguments.request_id) if arguments.history else ():
         print(quoted(event, _REASON_CHARS))
-    return OK
+    return DONE
 
 
 def _export(client: Client, arguments: argparse.Namespace) -> int:
     for verdict in client.results():
         print(cli_dead.as_json(verdict))
-    return OK
+    return DONE
 
 
 def _cancel(client: Client, arguments: argparse.Namespace) -> int:
-    code = OK
+    code = DONE
     for request_id in arguments.ids:
         if client.cancel(request_id):
             print(request_id)
@@ -251,7 +252,7 @@ def _cancel(client: Client, arguments: argparse.Namespace) -> int:
 def _purge(client: Client, arguments: argparse.Namespace) -> int:
     for request_id in client.purge():
         print(request_id)
-    return OK
+    return DONE
 
 
 def _show(verdict: Verdict, *, as_json: bool) -> int:
@@ -259,7 +260,7 @@ def _show(verdict: Verdict, *, as_json: bool) -> int:
         print(cli_dead.as_json(verdict))
     else:
         Console(soft_wrap=True).print(_table(verdict))
-    return OK if verdict.status == "scored" else FAILED
+    return DONE if verdict.status == "scored" else FAILED
 
 
 def _table(verdict: Verdict) -> Table:

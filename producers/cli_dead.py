@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -12,12 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from m3agiqa.client import Client
+from m3agiqa.console import DONE, FAILED, exit_code, say
 from m3agiqa.errors import RequestInvalid
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.quoting import quoted
-
-#: Exit codes, as on the whole command line.
-_OK, _FAILED, _WRONG = 0, 1, 2
 
 #: Characters of a reason, or of an event: ours are shorter.
 _REASON_CHARS = 4_000
@@ -65,21 +62,21 @@ def _list(client: Client, arguments: argparse.Namespace) -> int:
             )
     if not arguments.json:
         Console(soft_wrap=True).print(table)
-    return _OK
+    return DONE
 
 
 def _show(client: Client, arguments: argparse.Namespace) -> int:
     letter = client.dead_letter(arguments.id)
     if arguments.json:
         print(as_json(letter))
-        return _OK
+        return DONE
     table = Table(show_header=False)
     for name, value in letter.model_dump(mode="json", exclude={"history"}).items():
         # Whole, but without what would speak to the terminal: anybody can push anything on a queue.
         table.add_row(name, Text(quoted(value, MAX_ENTRY_BYTES)))
     table.add_row("history", Text("\n".join(quoted(event, _REASON_CHARS) for event in letter.history)))
     Console(soft_wrap=True).print(table)
-    return _OK
+    return DONE
 
 
 def _replay(client: Client, arguments: argparse.Namespace) -> int:
@@ -88,23 +85,23 @@ def _replay(client: Client, arguments: argparse.Namespace) -> int:
         letters = [letter for letter in client.dead_letters() if not letter.cut]
     else:
         letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
-    code = _OK
+    code = DONE
     for letter in letters:
         try:
             code = _told(letter.id, client.replay(letter)) or code
         except RequestInvalid as error:
-            print(f"error: {letter.id}: {error}", file=sys.stderr)
-            code = _WRONG
+            say(f"{letter.id}: {error}")
+            code = exit_code(error)
     return code
 
 
 def _drop(client: Client, arguments: argparse.Namespace) -> int:
     ids = client.dead_letter_ids() if arguments.all else arguments.ids
     codes = [_told(letter_id, client.drop(letter_id)) for letter_id in ids]
-    return max(codes, default=_OK)
+    return max(codes, default=DONE)
 
 
 def _told(letter_id: str, changed: bool) -> int:
     if changed:
         print(quoted(letter_id))
-    return _OK if changed else _FAILED
+    return DONE if changed else FAILED

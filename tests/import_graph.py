@@ -45,6 +45,19 @@ def graph(known: dict[str, Path], *, later: bool = False) -> dict[str, set[str]]
     return edges
 
 
+def rooms(edges: dict[str, set[str]], known: dict[str, Path]) -> dict[str, set[str]]:
+    """Every package to those that its modules import; a module that lies in a top-level package counts as a package."""
+
+    def room(name: str) -> str:
+        package = name if known[name].name == "__init__.py" else name.rpartition(".")[0]
+        return package if "." in package else name
+
+    found: dict[str, set[str]] = {}
+    for name, others in edges.items():
+        found.setdefault(room(name), set()).update(map(room, others))
+    return {name: others - {name} for name, others in found.items()}
+
+
 def reached(edges: dict[str, set[str]], names: Iterable[str]) -> set[str]:
     """`names` and whatever they import, and so on."""
     found: set[str] = set()

@@ -220,6 +220,36 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert circle(edges) == []
 
 
+def test_no_package_imports_itself_by_way_of_others() -> None:
+    known = import_graph.modules(ROOT, ["m3agiqa"])
+    rooms = import_graph.rooms(import_graph.graph(known), known)
+    assert rooms["m3agiqa.train.head"] >= {"m3agiqa.report", "m3agiqa.train.evaluation", "m3agiqa.outputs"}
+    # The engine counts its work for what measures it.
+    rooms["m3agiqa.engine"].discard("m3agiqa.bench")
+    assert circle(rooms) == []
+
+
+def test_the_report_draws_what_it_is_given() -> None:
+    edges = import_graph.graph(import_graph.modules(ROOT, ["m3agiqa"]), later=True)
+    known = {name for name in edges if f"{name}.".startswith("m3agiqa.train.")}
+    assert known
+    assert not import_graph.reached(edges, [name for name in edges if name.startswith("m3agiqa.report")]) & known
+
+
+def test_circles_of_packages_are_found(tmp_path: Path) -> None:
+    # given two packages that import each other, though no module of them imports itself
+    for name, text in {"a/x": "from p.b import y", "a/z": "", "b/y": "", "b/w": "from p.a import z"}.items():
+        file = tmp_path / "p" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(text)
+    known = import_graph.modules(tmp_path, ["p"])
+    edges = import_graph.graph(known)
+    # then the packages make a circle, and the modules none
+    assert circle(edges) == []
+    assert set(circle(import_graph.rooms(edges, known))) == {"p.a", "p.b"}
+
+
 @pytest.mark.parametrize(
     ("files", "found"),
     [

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from m3agiqa.engine.scoring import Engine
 from m3agiqa.errors import ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job
+from m3agiqa.memory import resident_bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _score(engine: Engine, count: int, size: int, number: int) -> After:
         tensors=len(tensors),
         tensor_bytes=sum(each.untyped_storage().nbytes() for each in tensors if not each.is_meta),
         device_bytes=torch.cuda.memory_allocated() if torch.cuda.is_available() else 0,
-        host_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+        host_bytes=resident_bytes(),
     )
 
 

@@ -1,6 +1,6 @@
 """`m3agiqa`: one module a command, each with `HELP`, `add_arguments` and `run`; a new one is a line in `COMMANDS`.
 
-The modules import what the base install has, and the rest when they run: `--help` and `doctor` work without torch.
+A module imports at its top what the base install has, and the rest in `run`: `--help` and `doctor` work without torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from m3agiqa.cli import (
     score,
     train,
 )
-from m3agiqa.cli.arguments import FAILED
-from m3agiqa.errors import M3AGIQAError
 
 COMMANDS = {
     "score": score,
@@ -45,7 +43,7 @@ COMMANDS = {
     "golden": golden,
 }
 
-#: What brings a package that the extra `score` does not.
+#: The extra that installs a package, where it is not `score`.
 EXTRAS = {
     "scipy": "evaluate",
     "matplotlib": "evaluate",
@@ -58,7 +56,7 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N."""
+    """Run one command. Returns its exit code, one of those in `console`."""
     return console.run(lambda: _run(argv), as_process=argv is None)
 
 
@@ -78,13 +76,10 @@ def _run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     try:
         code: int = args.run(args)
-    except M3AGIQAError as error:
-        console.say(str(error))
-        return FAILED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "m3agiqa":
             raise
         extra = EXTRAS.get((error.name or "").partition(".")[0], "score")
         console.say(f"{error.name} is not installed: pip install 'm3agiqa[{extra}]'")
-        return FAILED
+        return console.FAILED
     return code

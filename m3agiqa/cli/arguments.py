@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and exit codes."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import re
 from m3agiqa.console import number, whole
 from m3agiqa.contract import Aspect
 
-DONE, FAILED, USAGE = 0, 1, 2
-
-#: What seeds may be, for torch, numpy and Python alike.
+#: Type of a seed: torch, numpy and Python all take it.
 SEED = whole(0, 2**32 - 1)
-#: What multiplies scores.
+#: Type of a factor of scores.
 scale = number(is_open=True)
 
-#: Aspects as strings, for argparse shows an enumeration by its members' long form.
+#: Aspects as strings: argparse would show the members of an enumeration in their long form.
 ASPECTS = [aspect.value for aspect in Aspect]
 ALL = "all"
 
@@ -58,7 +56,7 @@ def add_batch_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def wanted_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:
-    """None for all."""
+    """The aspects of `--aspect`; None for all of the model's."""
     if names is None or ALL in names:
         return None
     return tuple(Aspect(name) for name in dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""`m3agiqa batch`: a CSV of images in, JSON and CSV of scores out."""
+"""`m3agiqa batch`: reads a CSV of images, writes JSON and CSV of scores."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED, USAGE, add_batch_argument, add_scoring_arguments, wanted_aspects
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import add_batch_argument, add_scoring_arguments, wanted_aspects
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError, UsageError
 from m3agiqa.paths import exists, is_file
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "Score the images of a CSV file with the columns image_path and prompt; a run that ended early continues."
 
-#: Rows told of that cannot be read.
+#: Wrong rows that are shown.
 _SHOWN = 3
 
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F.json",
-        help="a list of rows, one an image and aspect; F.csv has the same, and grows meanwhile",
+        help="a list of rows, one for each image and aspect; F.csv has the same, and grows meanwhile",
     )
     add_scoring_arguments(parser)
     add_batch_argument(parser)
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.records import RecordFile
     from m3agiqa.tables import open_table
 
-    if wrong := _wrong_output(args.output, args.csv):
-        print(f"error: {wrong}", file=sys.stderr)
-        return USAGE
+    _check_output(args.output, args.csv)
     with open_table(args.csv, COLUMNS, {"image_url": "`m3agiqa-submit csv` takes URLs"}) as table:
         rows = list(table)
     policy = Policy.load(args.policy)
@@ -83,28 +82,28 @@ def _run(args: argparse.Namespace, rows: Sequence[Row], policy: Policy, file: Re
     try:
         _score(batch, rows, scored, file, args.batch_size)
     except BaseException:
-        # Whatever ended the run, its scores are in the CSV file, and in the other one if there is room.
-        with suppress(RequestInvalid):
+        # The CSV file has the scores whatever ended the run; the JSON file gets them too, if there is room.
+        with suppress(OutputError):
             _write_json(args.output, scored)
         raise
     try:
         _write_json(args.output, scored)
-    except RequestInvalid as error:
-        raise RequestInvalid(f"{error}; {file.path} is whole, and the same command goes on from there") from error
+    except OutputError as error:
+        raise OutputError(f"{error}; {file.path} is whole, and the same command goes on from there") from error
     records = _in_order(scored)
     _show_averages(records, batch.aspects)
     return DONE if any(record.error is None for record in records) or not rows else FAILED
 
 
-def _wrong_output(output: Path, source: Path) -> str | None:
+def _check_output(output: Path, source: Path) -> None:
+    """Raises: UsageError: no CSV file can stand beside `output`, or it would replace the table `source`."""
     if not output.name or (exists(output) and not is_file(output)):
-        return f"--output must name a file, beside which another one can be written, not {output}"
+        raise UsageError(f"--output must name a file, beside which another one can be written, not {output}")
     table = output.with_suffix(".csv")
     if output == table:
-        return f"--output must not end in .csv: {table} is written beside it"
+        raise UsageError(f"--output must not end in .csv: {table} is written beside it")
     if os.path.realpath(table) == os.path.realpath(source):
-        return f"{table} would be written beside {output}, over the images' table; name another --output"
-    return None
+        raise UsageError(f"{table} would be written beside {output}, over the images' table; name another --output")
 
 
 def _tell(rows: Sequence[Row], known: int, path: Path) -> None:
@@ -118,16 +117,16 @@ def _tell(rows: Sequence[Row], known: int, path: Path) -> None:
 def _score(
     batch: Batch, rows: Sequence[Row], scored: dict[int, list[Record]], file: RecordFile[Record], batch_size: int
 ) -> None:
-    """Score the rows that are missing in `scored`, into it and into `file`."""
+    """Score the rows that `scored` lacks, and add their records to `scored` and to `file`."""
     known = max(scored, default=-1)
     missing = [number for number in range(len(rows)) if number not in scored]
-    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    bar = bars.counting()
     with bar, file.growing(_in_order(scored)) as append:
         task = bar.add_task("scoring", total=len(rows), completed=len(scored))
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
             records = batch.score([rows[number] for number in numbers])
-            append(record for of_row in records for record in of_row)
+            append(record for row_records in records for record in row_records)
             scored |= zip(numbers, records, strict=True)
             bar.advance(task, len(numbers))
     if missing and missing[0] < known:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3agiqa import console
-from m3agiqa.cli.arguments import DONE
+from m3agiqa.console import DONE
 from m3agiqa.errors import ConfigError
 from m3agiqa.outputs import append, check_writable
 

@@ -1,4 +1,4 @@
-"""`m3agiqa data`: check a data set, and make conversation files of it."""
+"""`m3agiqa data`: check a data set, and make conversation files, distorted copies or stand-in descriptions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, SEED, scale
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import ASPECTS, SEED, scale
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
     from m3agiqa.train.data.splits import Split
 
-HELP = "Check a data set, make its conversation files, or spoilt copies and stand-ins to learn from."
+HELP = "Check a data set, make its conversation files, or distorted copies and stand-ins to learn from."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.jsonl",
         help="lines with image, description and, where there are several, aspect, as `m3agiqa describe` writes them",
     )
-    make.add_argument("--model", default="published-training-wording", metavar="PROFILE", help="whose words to ask in")
+    make.add_argument(
+        "--model",
+        default="published-training-wording",
+        metavar="PROFILE",
+        help="profile whose wording asks the questions",
+    )
     make.add_argument("--output", type=Path, metavar="DIR", help="where the files go; default: the data set's folder")
     make.add_argument("--ratio", default="8:2", help="shares of train, validation and test (default 8:2)")
-    make.add_argument("--by", default="prompt", choices=["picture", "prompt"], help="what is kept together")
+    make.add_argument(
+        "--by", default="prompt", choices=["picture", "prompt"], help="what no two parts share: images, or also prompts"
+    )
     make.add_argument("--seed", type=SEED, default=42)
-    distort = commands.add_parser("distort", help="Write a data set of the images and spoilt copies of them.")
+    distort = commands.add_parser("distort", help="Write a data set of the images and distorted copies of them.")
     distort.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
-    distort.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
+    distort.add_argument(
+        "--descriptions",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="F.jsonl",
+        help="descriptions of the images, to be kept",
+    )
     distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     stand_in = commands.add_parser(
-        "stand-in", help="Write descriptions for an aspect nobody described here: what was said of like images."
+        "stand-in", help="Write descriptions for an aspect that nobody described here, from those of similar images."
     )
     stand_in.add_argument("--aspect", choices=ASPECTS, required=True)
     stand_in.add_argument("--descriptions", type=Path, required=True, metavar="F.jsonl", help="lines with mos, 0 to 5")
@@ -81,13 +96,14 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.train.data.check import check_data
 
     errors = Console(stderr=True)
-    problems = check_data(
-        data,
-        aspect=Aspect(args.aspect) if args.aspect else None,
-        label=args.label,
-        scale=args.label_scale,
-        progress=lambda entries: track(entries, "reading images", console=errors, transient=True),
-    )
+    with bars.shown("reading images") as progress:
+        problems = check_data(
+            data,
+            aspect=Aspect(args.aspect) if args.aspect else None,
+            label=args.label,
+            scale=args.label_scale,
+            progress=progress,
+        )
     for problem in problems:
         print(problem)
     prompts = len({entry.prompt for entry in data.entries})
@@ -100,14 +116,14 @@ def _check(args: argparse.Namespace, data: DataSet) -> int:
 def _conversations(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.outputs import check_writable, make_folder
     from m3agiqa.profile import ModelProfile
-    from m3agiqa.train.data.conversations import Conversation, write_conversations
+    from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
     from m3agiqa.train.data.dataset import PARTS
     from m3agiqa.train.data.descriptions import read_descriptions
 
     aspect = Aspect(args.aspect)
     profile = ModelProfile.load(args.model)
     if aspect not in profile.aspects:
-        raise RequestInvalid(f"model {profile.name} has no {aspect}")
+        raise UsageError(f"model {profile.name} has no {aspect}")
     column = data.label_column(aspect, args.label)
     data.check_numbers(column)
     descriptions = read_descriptions(args.descriptions, aspect)
@@ -118,7 +134,9 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
         check_writable(folder / f"{part}.json", args.descriptions)
     for part, names in _split(args).names(data).items():
         made = [
-            Conversation.made(name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect])
+            ConversationRecord.for_training(
+                name, name, entries[name].prompt, descriptions[name], mos, profile.aspects[aspect]
+            )
             for name in names
             if name in descriptions and (mos := entries[name].label(column, args.label_scale)) is not None
         ]
@@ -131,15 +149,10 @@ def _conversations(args: argparse.Namespace, data: DataSet) -> int:
 def _distort(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa.train.data.distort import Distortions, distort
 
-    errors = Console(stderr=True)
-    images, copies = distort(
-        data,
-        args.descriptions,
-        Distortions.load(args.config),
-        args.output,
-        lambda done, count: track(done, "spoiling images", total=count, console=errors),
-    )
-    print(f"{args.output}: {images} images, {copies} spoilt copies")
+    settings = Distortions.load(args.config)
+    with bars.shown("distorting images") as progress:
+        images, copies = distort(data, args.descriptions, settings, args.output, progress)
+    print(f"{args.output}: {images} images, {copies} distorted copies")
     return DONE
 
 
@@ -163,7 +176,7 @@ def _split(args: argparse.Namespace) -> Split:
     try:
         return Split(by=args.by, ratio=tuple(args.ratio.split(":")), seed=args.seed)
     except ValidationError:
-        raise RequestInvalid(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
+        raise UsageError(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
 
 
 _ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "stand-in": _stand_in}

@@ -1,4 +1,4 @@
-"""`m3agiqa describe --model`: an adapted model's own answers, which heads are trained on."""
+"""`m3agiqa describe --model`: an adapted model answers the conversations itself; heads are trained on its answers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_device_argument
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_device_argument
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -31,21 +32,21 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.run import digest
 
     if args.aspect is None or args.conversations is None:
-        raise RequestInvalid("--model needs --aspect and --conversations")
+        raise UsageError("--model needs --aspect and --conversations")
     check_writable(args.output, args.conversations, args.folder / TABLE, kept=True)
     aspect = Aspect(args.aspect)
     profile = for_one_aspect(ModelProfile.load(args.model), aspect)
     resolved = hub.resolve(profile)
-    # The words of the profile as well: a description hangs on what was asked.
+    # With the words of the profile: a description depends on the question.
     weights = digest(repr(resolved.revisions), profile.describe.model_dump_json(), str(profile.aspects[aspect]))
     data = datasets.load(args.folder, args.images)
     console = Console(stderr=True)
-    with alone(args.output):
+    with alone(args.output), bars.shown("answering", console) as progress:
         answered, failed = respond(
             ResponseTask(data, aspect, args.conversations, args.output, args.batch_size),
             weights,
             lambda: load_frozen(profile, resolved, args.device, args.batch_size),
-            lambda starts: track(starts, "answering", console=console),
+            progress,
         )
     for line in failed:
         console.print(line, style="red", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`m3agiqa describe --teacher`: a large model explains scores that it is told."""
+"""`m3agiqa describe --teacher`: a large model explains human scores."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
-from m3agiqa.cli.arguments import DONE, FAILED, scale
-from m3agiqa.console import number, whole
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import scale
+from m3agiqa.console import DONE, FAILED, number, whole
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import ConfigError, RequestInvalid
+from m3agiqa.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.data.dataset import DataSet
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from m3agiqa.train.teacher.clients import Teacher
     from m3agiqa.train.teacher.questions import Template
 
-#: Variables with a provider's API keys, several separated by commas.
+#: Environment variables with a provider's API keys, separated by commas.
 KEY_VARIABLES = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
-#: Characters a token, tokens of an explanation and of each part of an image, and pixels of a part's sides at most: the
-#: estimate is made of these.
+#: Assumed by the estimate of the cost: characters of a token, tokens of an explanation, tokens of an image's tile, and
+#: pixels of its side.
 _CHARS_PER_TOKEN, _ANSWER_TOKENS, _TILE_TOKENS, _TILE = 4, 90, 258, 768
 
 
@@ -39,10 +39,14 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
         "--concurrency", type=whole(most=256), default=4, metavar="N", help="questions at a time (default 4)"
     )
     parser.add_argument(
-        "--rounds", type=whole(most=1000), default=3, metavar="N", help="for refusals and broken JSON (default 3)"
+        "--rounds",
+        type=whole(most=1000),
+        default=3,
+        metavar="N",
+        help="rounds: refusals and broken JSON are asked again in the next (default 3)",
     )
     parser.add_argument("--retry-failed", action="store_true", help="ask again about images given up before")
-    parser.add_argument("--limit", type=whole(), metavar="N", help="the first N images only")
+    parser.add_argument("--limit", type=whole(), metavar="N", help="only the first N images")
     parser.add_argument("--price-in", type=number(), metavar="X", help="per million tokens read, for the estimate")
     parser.add_argument("--price-out", type=number(), metavar="X", help="per million tokens written")
     parser.add_argument("--yes", action="store_true", help="start without asking")
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.teacher.questions import Template
 
     if args.teacher_model is None:
-        raise RequestInvalid("--teacher needs --teacher-model")
+        raise UsageError("--teacher needs --teacher-model")
     template = Template.load(args.template)
     data = datasets.load(args.folder, args.images)
     check_writable(args.output, args.folder / TABLE, kept=True)
@@ -71,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{len(questions) - len(left)} of {len(questions)} images are done", highlight=False)
         if left and not _agreed(args, _estimate(args, template, left)):
             return FAILED
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-            task = progress.add_task("describing", total=len(questions), completed=len(questions) - len(left))
+        with bars.counting(console) as bar:
+            task = bar.add_task("describing", total=len(questions), completed=len(questions) - len(left))
             given_up = ask_all(
                 left,
                 teacher,
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 file,
                 concurrency=args.concurrency,
                 rounds=args.rounds,
-                advance=lambda: progress.advance(task),
+                advance=lambda: bar.advance(task),
             )
     print(f"{args.output}: {len(questions) - given_up} of {len(questions)} images done, {given_up} given up")
     return FAILED if left and given_up == len(left) else DONE
@@ -97,7 +101,7 @@ def _questions(data: DataSet, template: Template, scale: float) -> list[Question
         scores = {aspect: entry.label(column, scale) for aspect, column in columns.items()}
         known = {aspect: score for aspect, score in scores.items() if score is not None}
         if outside := [score for score in known.values() if not low <= score <= high]:
-            raise RequestInvalid(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
+            raise DataError(f"{entry.name}: {outside[0]:g} lies outside {low:g}..{high:g}; see --label-scale")
         if len(known) == len(columns):
             questions[entry.name] = Question(entry.name, data.image(entry.name), entry.prompt, known)
     return list(questions.values())
@@ -120,7 +124,7 @@ def _teacher(args: argparse.Namespace) -> Teacher:
 
 
 def _estimate(args: argparse.Namespace, template: Template, questions: Sequence[Question]) -> str:
-    """Roughly what asking will cost; providers count images in ways of their own."""
+    """A sentence with the rough cost of asking; each provider counts images in its own way."""
     from PIL import Image
 
     tokens_in = 0
@@ -147,6 +151,6 @@ def _agreed(args: argparse.Namespace, estimate: str) -> bool:
     if args.yes:
         return True
     if not sys.stdin.isatty():
-        raise RequestInvalid("nobody is there to agree to the cost: add --yes")
+        raise UsageError("nobody is there to agree to the cost: add --yes")
     print("start? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,4 +1,4 @@
-"""`m3agiqa doctor`: what is installed, what is downloaded, what can be reached, and what to do next."""
+"""`m3agiqa doctor`: shows what is installed, downloaded and reachable, and what to do next."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, FAILED
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.errors import M3AGIQAError
 
 HELP = "Say what is installed, downloaded and reachable, and what to do next. Exit 0 if the default model can score."
 
-#: Extra to the packages that tell whether it is installed.
+#: The packages of each extra; it is installed if all of them are.
 EXTRAS = {
     "score": ("torch", "transformers", "tokenizers", "safetensors", "peft", "huggingface_hub", "pillow", "pyyaml"),
     "deliver": ("celery", "kombu", "requests", "standardwebhooks", "boto3", "pydantic-settings"),
@@ -83,7 +83,7 @@ def _device() -> str:
 
 
 def _add_models(table: Table, todo: list[str], *, has_gpu: bool) -> bool:
-    """One row a profile. Returns whether the default one can score."""
+    """Add a row for each profile. Returns whether the default one can score."""
     from m3agiqa import config, hub
     from m3agiqa.profile import ModelProfile
 
@@ -104,7 +104,7 @@ def _add_models(table: Table, todo: list[str], *, has_gpu: bool) -> bool:
 
 
 def _add_redis(table: Table, todo: list[str], url: str | None) -> None:
-    # Not at the top: scoring does without the queue.
+    # Not imported at the top: scoring works without the queue.
     from m3agiqa.queue import server
     from m3agiqa.queue.address import Address
 

@@ -1,4 +1,4 @@
-"""`m3agiqa download`: a profile's weights onto this disk, ahead of time, checked."""
+"""`m3agiqa download`: fetches a profile's weights ahead of time, and checks them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE
+from m3agiqa.console import DONE
 
 HELP = "Fetch a model's weights ahead of time, check them, and lock what was fetched."
 

@@ -1,4 +1,4 @@
-"""`m3agiqa evaluate`: how well the scores of one aspect follow human ones."""
+"""`m3agiqa evaluate`: measures how well a model's scores of one aspect follow human ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from m3agiqa.cli.arguments import DONE, FAILED, SEED
+from m3agiqa.cli.arguments import SEED
 from m3agiqa.cli.predict import add_rating_arguments, predictions
+from m3agiqa.console import DONE, FAILED
 
-HELP = "Hold a model's scores of one aspect against human ones: SRCC, PLCC, KRCC with confidence intervals."
+HELP = "Measure how a model's scores of one aspect follow human ones: SRCC, PLCC, KRCC with confidence intervals."
 
 _NAMES = {
     "srcc": "SRCC",
@@ -28,13 +29,13 @@ _NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
     parser.add_argument("--predictions", type=Path, metavar="F.csv", help="also write the rows; a killed run continues")
-    parser.add_argument("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the bootstrap (default 0)")
     parser.add_argument(
         "--texts",
         type=Path,
         nargs="+",
         metavar="F.json",
-        help="conversation files: also tell how much of the descriptions stands in these",
+        help="conversation files: also measure how much of the descriptions is copied from these",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw a scatter plot (png, pdf or svg)")
@@ -43,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import TABLE
-    from m3agiqa.train.evaluation.evaluate import evaluate, novelty
+    from m3agiqa.train.evaluation.evaluate import evaluate
+    from m3agiqa.train.evaluation.novelty import novelty
 
     texts = [item.description for path in args.texts or () for item in read_conversations(path)]
     if args.plot is not None:
         from m3agiqa.report import plots
+        from m3agiqa.train.evaluation.figures import scatter_panel
 
         plots.check(args.plot, args.folder / TABLE, *(args.texts or ()), *(args.only or ()))
     rows, scorer = predictions(args, args.predictions)
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(result)
     if args.plot is not None:
-        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": rows}), args.plot)
+        plots.save(plots.scatter({f"{scorer.info.profile}, {args.aspect}": scatter_panel(rows)}), args.plot)
     if result["n"]:
         return DONE
     why = f"{result['failed']} images failed, {result['unlabelled']} have no label in {args.folder}"

@@ -1,4 +1,4 @@
-"""`m3agiqa finetune`: an adapter for a base, from a data set's conversations."""
+"""`m3agiqa finetune`: trains an adapter for a base on a data set's conversations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from m3agiqa.cli.arguments import DONE, add_device_argument
-from m3agiqa.console import number, whole
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.cli.arguments import add_device_argument
+from m3agiqa.console import DONE, number, whole
+from m3agiqa.errors import ConfigError
 
 HELP = "Adapt a base to a data set's conversations: LoRA, and the modules saved whole. A killed run continues."
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.model.slicing import Slicing
     from m3agiqa.model.tokens import ConversationTokenizer
     from m3agiqa.profile import RANDOM, ModelProfile
-    from m3agiqa.train.adapter.finetune import AdapterRun, FineTuning, Lesson, finetune, identity
+    from m3agiqa.train.adapter.finetune import AdapterRun, ConversationDataset, FineTuning, finetune, identity
     from m3agiqa.train.adapter.trainee import Trainee, adapted
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import load_data
@@ -45,18 +45,22 @@ def run(args: argparse.Namespace) -> int:
     changes = {"model": args.model, "steps": args.steps}
     settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
     profile = ModelProfile.load(settings.model)
-    bare = {aspect: of.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, of in profile.aspects.items()}
+    bare = {
+        aspect: part.model_copy(update={"adapter": RANDOM, "head": RANDOM}) for aspect, part in profile.aspects.items()
+    }
     resolved = hub.resolve(profile.model_copy(update={"aspects": bare}))
     base = resolved.base
     if base is None:
-        raise RequestInvalid(f"model {profile.name} has random weights: there is nothing to adapt")
+        raise ConfigError(f"model {profile.name} has random weights: there is nothing to adapt")
     data = load_data(args.folder, args.images)
     shape = read_json(base / "config.json")
     tokenizer = ConversationTokenizer.from_file(base / "tokenizer.json", shape["query_num"])
     slicing = Slicing.from_config(shape)
     train, val = (args.folder / f"{part}.json" for part in ("train", "val"))
-    lessons = Lesson(data, read_conversations(train), tokenizer, slicing, settings)
-    validation = Lesson(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
+    lessons = ConversationDataset(data, read_conversations(train), tokenizer, slicing, settings)
+    validation = (
+        ConversationDataset(data, read_conversations(val), tokenizer, slicing, settings) if val.is_file() else None
+    )
     device = choose_device(args.device)
     started_with = identity(lessons, validation, resolved.revisions["base"])
     run = AdapterRun(Run(args.run_folder))
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         torch.manual_seed(settings.seed)
         trainee = Trainee.load(base, device, torch.float32 if device.type == "cpu" else torch.float16)
         if settings.gradient_checkpointing:
-            # Not by the trainer, whose argument for it has another name in newer versions.
+            # Set here, for the trainer's argument has another name in newer versions.
             trainee.recompute()
         model = adapted(trainee, settings.rank, list(settings.saved))
         started = time.perf_counter()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from m3agiqa.cli.arguments import DONE, add_device_argument
+from m3agiqa.cli.arguments import add_device_argument
+from m3agiqa.console import DONE
 
 HELP = "Score the golden images in float32, and keep the values for workers to check themselves against."
 

@@ -1,31 +1,27 @@
-"""The scorer of a command: the model asked for, or the default one."""
+"""Loads the scorer of a command: that of `--model`, or of the default model."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import Progress as Bar
 
 from m3agiqa import hub
+from m3agiqa.cli import bars
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import CheckpointError, RequestInvalid
 from m3agiqa.profile import ModelProfile
-from m3agiqa.scorer import Progress, Scoring, load_scorer
+from m3agiqa.scorer import Scoring, load_scorer
 
 
 def load(
     model: ModelProfile | str | None, device: str, aspects: tuple[Aspect, ...] | None, *, max_batch: int
 ) -> Scoring:
-    """Load the scorer for `model`, or the default one, with a progress bar on a terminal.
+    """Load the scorer of `model`, or of the default model, with a bar on a terminal.
 
     Raises:
         RequestInvalid: the model does not have one of `aspects`.
         ConfigError, CheckpointError: as `load_scorer`.
     """
-    with _bar() as progress:
+    with bars.shown("loading") as progress:
         scorer = load_scorer(model or default_model(device), device, max_batch=max_batch, progress=progress)
     for aspect in aspects or ():
         if aspect not in scorer.aspects:
@@ -33,30 +29,10 @@ def load(
     return scorer
 
 
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar that goes away when all is loaded; none where nobody would see it."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda share: None
-        return
-    bar = Bar(console=console, transient=True)
-    task = bar.add_task("loading", total=1.0)
-
-    def show(share: float) -> None:
-        bar.start()  # not before the first: a download has a bar of its own
-        bar.update(task, completed=share)
-
-    try:
-        yield show
-    finally:
-        bar.stop()
-
-
 def default_model(device: str) -> str:
-    """`published` where there is a GPU and its checkpoint is on this disk, else the bundled `mini`.
+    """`published` where there is a GPU and the checkpoint is on this disk, else the bundled `mini`.
 
-    A first call never begins a download of 25 GB that nobody asked for.
+    So no command downloads 25 GB unasked.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""`m3agiqa plot`: several results or models in one figure."""
+"""`m3agiqa plot`: draws several results or models in one figure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3agiqa.cli.arguments import DONE
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.console import DONE
+from m3agiqa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from m3agiqa.train.evaluation.predictions import Prediction
@@ -30,13 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.report import plots
+    from m3agiqa.train.evaluation.figures import radar_numbers, scatter_panel
 
     results = _read(args.results, args.output)
     if args.kind == "radar":
-        figure = plots.radar(results)
+        figure = plots.radar({model: radar_numbers(aspects) for model, aspects in results.items()})
     else:
         figure = plots.scatter(
-            {f"{model}, {aspect}": rows for model, aspects in results.items() for aspect, rows in aspects.items()}
+            {
+                f"{model}, {aspect}": scatter_panel(rows)
+                for model, aspects in results.items()
+                for aspect, rows in aspects.items()
+            }
         )
     plots.save(figure, args.output)
     print(args.output)
@@ -44,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Prediction]]]:
-    """Rows by model and aspect."""
+    """Predictions by model and aspect."""
     from m3agiqa.report import plots
     from m3agiqa.train.evaluation.predictions import read_predictions
 
@@ -54,17 +59,17 @@ def _read(arguments: list[str], output: Path) -> dict[str, dict[str, list[Predic
     for name, path in named:
         rows = read_predictions(path)
         if not rows:
-            raise RequestInvalid(f"{path} has no rows")
+            raise DataError(f"{path} has no rows")
         model = name or rows[0].model.partition("@")[0]
         aspect = rows[0].aspect.value
         if aspect in results[model]:
-            raise RequestInvalid(f"{path} is a second result of {model} for {aspect}; tell them apart with NAME={path}")
+            raise UsageError(f"{path} is a second result of {model} for {aspect}; tell them apart with NAME={path}")
         results[model][aspect] = rows
     return results
 
 
 def _named(argument: str) -> tuple[str, Path]:
-    """A result's name, which may be empty, and its file; what is a file as it stands has no name."""
+    """The name of a result, which may be empty, and its file. An argument that is a file as it stands has no name."""
     name, equals, path = argument.partition("=")
     if not equals or os.path.exists(argument):  # noqa: PTH110 - never raises
         return "", Path(argument)

@@ -1,4 +1,4 @@
-"""`m3agiqa predict`: a data set's images scored for one aspect, one row each."""
+"""`m3agiqa predict`: scores a data set's images for one aspect, and writes one row for each."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-
-from m3agiqa.cli.arguments import ASPECTS, DONE, FAILED, add_batch_argument, add_model_arguments
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_model_arguments
 from m3agiqa.cli.data import add_data_arguments
+from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
     from m3agiqa.scorer import Scoring
     from m3agiqa.train.data.dataset import DataSet
-    from m3agiqa.train.evaluation.predictions import Asked, Prediction
+    from m3agiqa.train.evaluation.predictions import Prediction, PredictionTask
 
 HELP = "Score a data set's images for one aspect; a killed run continues."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rating_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="one row an image")
+    parser.add_argument("--output", type=Path, required=True, metavar="F.csv", help="table with one row for each image")
 
 
 def add_rating_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="with images/ and data.csv (name, prompt, labels)")
     parser.add_argument("--aspect", choices=ASPECTS, required=True)
-    parser.add_argument("--group", metavar="COLUMN", help="or `prefix`: the file name up to its last underscore")
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of groups, or `prefix`: the file name up to its last underscore"
+    )
     parser.add_argument(
         "--only",
         type=Path,
         nargs="+",
         metavar="F.json",
-        help="conversation files: take the images they name, such as those of val.json",
+        help="conversation files such as val.json: take only the images they name",
     )
     add_data_arguments(parser)
     add_model_arguments(parser)
@@ -51,15 +52,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Prediction], Scoring]:
-    """A row each of the images that are wanted, in their order; those that `output` has are not scored again.
+    """Score the images that are wanted, but for those whose rows `output` has. Returns their rows in
+    order, and the scorer.
 
-    What `output` has of other images stays there.
+    Rows of other images stay in `output`.
     """
     from m3agiqa.cli import local
     from m3agiqa.outputs import alone, check_writable
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import TABLE, load_data
-    from m3agiqa.train.evaluation.predictions import Asked
+    from m3agiqa.train.evaluation.predictions import PredictionTask
 
     aspect = Aspect(args.aspect)
     data = load_data(args.folder, args.images)
@@ -73,24 +75,26 @@ def predictions(args: argparse.Namespace, output: Path | None) -> tuple[list[Pre
         check_writable(output, args.folder / TABLE, *(args.only or ()), kept=True)
     with nullcontext() if output is None else alone(output):
         scorer = local.load(args.model, args.device, (aspect,), max_batch=args.batch_size)
-        asked = Asked(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
-        return _predict(data, asked, scorer, output, args.batch_size), scorer
+        task = PredictionTask(aspect=aspect, label=label, label_scale=args.label_scale, group=args.group)
+        return _predict(data, task, scorer, output, args.batch_size), scorer
 
 
-def _predict(data: DataSet, asked: Asked, scorer: Scoring, output: Path | None, batch_size: int) -> list[Prediction]:
+def _predict(
+    data: DataSet, task: PredictionTask, scorer: Scoring, output: Path | None, batch_size: int
+) -> list[Prediction]:
     from m3agiqa.train.evaluation.predictions import PredictionFile, model_name, predict
 
     file = None if output is None else PredictionFile(output)
-    kept = [] if file is None else file.resume(model_name(scorer.info), asked, data)
+    kept = [] if file is None else file.resume(model_name(scorer.info), task, data)
     rows = {(row.name, row.prompt): row for row in kept}
     wanted = [(entry.name, entry.prompt) for entry in data.entries]
     missing = [entry for entry, key in zip(data.entries, wanted, strict=True) if key not in rows]
-    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+    bar = bars.counting()
     with bar, nullcontext() if file is None else file.growing(kept) as append:
-        task = bar.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
-        for batch in predict(data, asked, scorer, missing, batch_size):
+        row = bar.add_task("scoring", total=len(wanted), completed=len(wanted) - len(missing))
+        for batch in predict(data, task, scorer, missing, batch_size):
             rows |= {(row.name, row.prompt): row for row in batch}
             if append is not None:
                 append(batch)
-            bar.advance(task, len(batch))
+            bar.advance(row, len(batch))
     return [rows[key] for key in wanted]

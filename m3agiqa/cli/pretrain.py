@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, add_device_argument
-from m3agiqa.console import whole
+from m3agiqa.cli.arguments import add_device_argument
+from m3agiqa.console import DONE, whole
 
 if TYPE_CHECKING:
     import torch

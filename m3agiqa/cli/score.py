@@ -1,4 +1,4 @@
-"""`m3agiqa score`: one image, one verdict."""
+"""`m3agiqa score`: scores one image, and prints its verdict."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from m3agiqa.cli.arguments import DONE, FAILED, add_scoring_arguments, wanted_aspects
-from m3agiqa.console import text
+from m3agiqa.cli.arguments import add_scoring_arguments, wanted_aspects
+from m3agiqa.console import DONE, FAILED, text
 from m3agiqa.contract import Aspect, Decision, Failure, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError
 
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         if args.output is not None:
             write(args.output, verdict.model_dump_json(indent=2) + "\n")
     finally:
-        # Also where the file cannot be written: a verdict is not lost.
+        # Printed even where the file cannot be written: no verdict is lost.
         if args.json:
-            # In ASCII, which is JSON in whatever encoding stdout has.
+            # ASCII is valid JSON in whatever encoding stdout has.
             print(json.dumps(verdict.model_dump(mode="json"), indent=2))
         else:
             _show(verdict)

@@ -1,4 +1,4 @@
-"""`m3agiqa train`: a head, on the hidden states of a frozen model."""
+"""`m3agiqa train`: trains a head on the hidden states of a frozen model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
-from m3agiqa.cli.arguments import ASPECTS, DONE, add_batch_argument, add_device_argument, scale
-from m3agiqa.console import whole
+from m3agiqa.cli import bars
+from m3agiqa.cli.arguments import ASPECTS, add_batch_argument, add_device_argument, scale
+from m3agiqa.console import DONE, whole
 from m3agiqa.contract import Aspect
 
 if TYPE_CHECKING:
@@ -67,15 +67,16 @@ def run(args: argparse.Namespace) -> int:
         descriptions=None if args.descriptions is None else read_descriptions(args.descriptions, aspect),
     )
     errors = Console(stderr=True)
-    history = train_head(
-        task,
-        args.run_folder,
-        args.cache or args.run_folder / "cache",
-        args.device,
-        progress=lambda starts: track(starts, "reading images", console=errors),
-        report=lambda epoch: errors.print(Text(_line(epoch)), soft_wrap=True),
-        note=lambda text: errors.print(Text(text), soft_wrap=True),
-    )
+    with bars.shown("reading images", errors) as progress:
+        history = train_head(
+            task,
+            args.run_folder,
+            args.cache or args.run_folder / "cache",
+            args.device,
+            progress=progress,
+            report=lambda epoch: errors.print(Text(_line(epoch)), soft_wrap=True),
+            note=lambda text: errors.print(Text(text), soft_wrap=True),
+        )
     best = history[best_epoch(history)]
     print(f"best epoch {best['epoch']}: {_line(best)}\n{RunFolder(args.run_folder).best}")
     return DONE

@@ -1,1 +1,1 @@
-"""Images of results."""
+"""Figures of results; they know nothing of where the numbers come from."""

@@ -1,10 +1,11 @@
-"""Scatter and radar plots of predictions, fit for print."""
+"""Scatter plots, radar plots and training curves, fit for print, of the numbers and names they are given."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +15,70 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, UsageError
 from m3agiqa.outputs import check_writable, write
-from m3agiqa.train.evaluation.evaluate import evaluate, rated
-from m3agiqa.train.evaluation.metrics import fit_logistic
-from m3agiqa.train.evaluation.predictions import Prediction
 
-#: Colours that stay apart for colour-blind readers (Okabe and Ito), and in grey.
+#: Colours that colour-blind readers tell apart (Okabe and Ito), also in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-#: Colour of points without a group beside others that have one.
+#: Colour of a point without a group, where other points have one.
 _UNGROUPED = "#999999"
-#: Groups beyond which colours would repeat within a marker too often to tell apart.
+#: Groups that get a colour and marker of their own; with more, nobody could tell them apart.
 MAX_GROUPS = 16
-#: Inches of one panel, dots an inch.
+#: Inches of one panel's side, and dots of an inch.
 PANEL, DPI = 3.4, 200
 
-#: Axes of a radar plot for each aspect: name in `evaluate`'s result, and on the plot.
-RADAR = {"srcc": "SRCC", "plcc_logistic": "PLCC, logistic", "krcc": "KRCC", "srcc_within_groups": "SRCC within"}
+
+@dataclass(frozen=True)
+class Panel:
+    """Predicted scores beside human ones, as one panel of a scatter plot shows them."""
+
+    scores: Sequence[float]
+    labels: Sequence[float]
+    #: Group of each image; None where no image has one.
+    groups: Sequence[str] | None
+    #: Predicted scores, and the human scores that a fitted curve maps them to; None for no curve.
+    curve: tuple[Sequence[float], Sequence[float]] | None
+    #: Correlations by the name that is shown, with their intervals.
+    correlations: Mapping[str, tuple[float, tuple[float, float] | None]]
 
 
-def scatter(results: Mapping[str, Sequence[Prediction]]) -> Figure:
-    """One panel a result: predicted against human scores with the fitted logistic and the correlations."""
-    columns = math.ceil(math.sqrt(len(results)))
-    rows = math.ceil(len(results) / columns)
+def scatter(panels: Mapping[str, Panel]) -> Figure:
+    """Draw predicted against human scores, with curve and correlations: one panel for each title."""
+    columns = math.ceil(math.sqrt(len(panels)))
+    rows = math.ceil(len(panels) / columns)
     figure = _figure(columns * PANEL, rows * PANEL)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels[len(results) :]:
-        panel.set_axis_off()
-    groups = sorted({row.group for rows in results.values() for row in rows if row.group is not None})
-    colours = {group: _style(number) for number, group in enumerate(groups if 1 < len(groups) <= MAX_GROUPS else ())}
-    for (title, predictions), panel in zip(results.items(), panels, strict=False):
-        _scatter(panel, title, predictions, colours)
-    if colours:
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
+    groups = sorted({group for panel in panels.values() for group in panel.groups or ()})
+    styles = {group: _style(number) for number, group in enumerate(groups if 1 < len(groups) <= MAX_GROUPS else ())}
+    for (title, panel), where in zip(panels.items(), axes, strict=False):
+        _scatter(where, title, panel, styles)
+    if styles:
         keys = [
-            Line2D([], [], linestyle="", markersize=4, color=c, marker=m, label=_plain(g))
-            for g, (c, m) in colours.items()
+            Line2D([], [], linestyle="", markersize=4, color=colour, marker=marker, label=_plain(group))
+            for group, (colour, marker) in styles.items()
         ]
         figure.legend(handles=keys, loc="outside lower center", ncols=3 * columns, fontsize=6, frameon=False)
     return figure
 
 
-def _scatter(panel: Axes, title: str, predictions: Sequence[Prediction], styles: Mapping[str, tuple[str, str]]) -> None:
-    scores, labels, groups = rated(predictions)
-    x, y = np.asarray(scores), np.asarray(labels)
-    of_group = np.asarray(groups if groups is not None and styles else [""] * len(x))
-    for group in np.unique(of_group):
+def _scatter(axes: Axes, title: str, panel: Panel, styles: Mapping[str, tuple[str, str]]) -> None:
+    x, y = np.asarray(panel.scores), np.asarray(panel.labels)
+    groups = np.asarray(panel.groups if panel.groups is not None and styles else [""] * len(x))
+    for group in np.unique(groups):
         colour, marker = styles.get(group, (_UNGROUPED, "o") if styles else _style(0))
-        of = of_group == group
-        panel.scatter(x[of], y[of], s=9, alpha=0.6, edgecolors="none", color=colour, marker=marker)
-    result = evaluate(predictions)
-    if result["srcc"] is not None:
-        curve = np.linspace(x.min(), x.max(), 200)
-        panel.plot(curve, fit_logistic(x, y)(curve), color="black", linewidth=1.2)
-    lines = [_line(name, result[key], result[f"{key}_ci95"]) for key, name in RADAR.items() if result[key] is not None]
-    facts = [f"n = {result['n']}, " + ", ".join(lines[:1]), ", ".join(lines[1:3]), *lines[3:]]
-    panel.set_title(_plain(title), fontsize=9, pad=11 + 8 * len(facts))
-    panel.text(0.5, 1.02, "\n".join(facts), fontsize=6.5, ha="center", va="bottom", transform=panel.transAxes)
-    panel.set(xlabel="predicted score", ylabel="mean opinion score")
-    panel.grid(alpha=0.25, linewidth=0.5)
+        members = groups == group
+        axes.scatter(x[members], y[members], s=9, alpha=0.6, edgecolors="none", color=colour, marker=marker)
+    if panel.curve is not None:
+        axes.plot(*panel.curve, color="black", linewidth=1.2)
+    lines = [_line(name, value, interval) for name, (value, interval) in panel.correlations.items()]
+    facts = [f"n = {len(x)}, " + ", ".join(lines[:1]), ", ".join(lines[1:3]), *lines[3:]]
+    axes.set_title(_plain(title), fontsize=9, pad=11 + 8 * len(facts))
+    axes.text(0.5, 1.02, "\n".join(facts), fontsize=6.5, ha="center", va="bottom", transform=axes.transAxes)
+    axes.set(xlabel="predicted score", ylabel="mean opinion score")
+    axes.grid(alpha=0.25, linewidth=0.5)
 
 
 def _style(number: int) -> tuple[str, str]:
@@ -84,39 +90,30 @@ def _line(name: str, value: float, interval: tuple[float, float] | None) -> str:
     return f"{name} {value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def radar(results: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> Figure:
-    """Models (outer keys) over aspects and metrics; a model is drawn where it has a number, negative ones at 0.
+def radar(models: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw each model's numbers, by the name of their axis: a model skips an axis it has no number for; negative
+    numbers are drawn at 0.
 
     Raises:
-        RequestInvalid: fewer than three axes have a number.
+        DataError: fewer than three axes have a number.
     """
-    values: dict[str, dict[tuple[str, str], float]] = {
-        model: {
-            (aspect, name): result[key]
-            for aspect, rows in aspects.items()
-            for result in [evaluate(rows, resamples=0)]
-            for key, name in RADAR.items()
-            if result[key] is not None
-        }
-        for model, aspects in results.items()
-    }
-    axes = list(dict.fromkeys(axis for of in values.values() for axis in of))
+    axes = list(dict.fromkeys(axis for numbers in models.values() for axis in numbers))
     if len(axes) < 3:
-        raise RequestInvalid("a radar plot needs at least three numbers; give more results")
+        raise DataError("a radar plot needs at least three numbers; give more results")
     angles = [2 * math.pi * number / len(axes) for number in range(len(axes))]
     figure = _figure(1.6 * PANEL, 1.45 * PANEL)
     panel: Any = figure.add_subplot(projection="polar")
     panel.set_theta_offset(math.pi / 2)
     panel.set_theta_direction(-1)
-    for number, (model, of) in enumerate(values.items()):
-        heights = [max(0.0, of.get(axis, math.nan)) if axis in of else math.nan for axis in axes]
+    for number, (model, numbers) in enumerate(models.items()):
+        heights = [max(0.0, numbers[axis]) if axis in numbers else math.nan for axis in axes]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
         panel.plot(
             [*angles, angles[0]], [*heights, heights[0]], linewidth=1.4, markersize=3.5, label=_plain(model), **style
         )
         if not any(map(math.isnan, heights)):
             panel.fill([*angles, angles[0]], [*heights, heights[0]], alpha=0.08, color=style["color"])
-    panel.set_xticks(angles, [f"{name}\n{aspect}" for aspect, name in axes], fontsize=7)
+    panel.set_xticks(angles, axes, fontsize=7)
     for angle, label in zip(angles, panel.get_xticklabels(), strict=True):
         label.set_horizontalalignment(
             "center" if abs(math.sin(angle)) < 0.1 else "left" if angle < math.pi else "right"
@@ -130,10 +127,11 @@ def radar(results: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> Figure:
 
 
 def curves(columns: Mapping[str, Sequence[float | None]], best: int | None = None) -> Figure:
-    """Training curves: `epoch` against losses on the left and correlations on the right.
+    """Draw training curves over the epochs: losses on the left, correlations on the right.
 
     Args:
-        columns: as in a run's metrics.csv; `epoch`, `*_loss`, and the rest correlations.
+        columns: numbers by name, as in a run's metrics.csv: `epoch`, `seconds` (not drawn), losses that end in `_loss`,
+            and correlations.
         best: epoch of the best checkpoint.
     """
     figure = _figure(2 * PANEL, 0.85 * PANEL)
@@ -154,24 +152,30 @@ def curves(columns: Mapping[str, Sequence[float | None]], best: int | None = Non
 
 
 def check(path: Path, *inputs: Path) -> None:
-    """Raises: RequestInvalid: `path` names no format that can be drawn, or cannot be written to, or is in `inputs`."""
+    """See that a figure can be saved.
+
+    Raises:
+        UsageError: the ending of `path` is no format that can be drawn.
+        OutputError: `path` cannot be written to, or is one of `inputs`.
+    """
     known = Figure().canvas.get_supported_filetypes()
     if _format(path) not in known:
-        raise RequestInvalid(f"cannot draw {path}: .{_format(path)} is none of {', '.join(sorted(known))}")
+        raise UsageError(f"cannot draw {path}: .{_format(path)} is none of {', '.join(sorted(known))}")
     check_writable(path, *inputs)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write as what the file's ending says: png, which is also what no ending means, pdf, svg.
+    """Write a figure in the format of the file's ending, such as png, pdf or svg; without an ending, png.
 
     Raises:
-        RequestInvalid: no such format, or the place cannot be written to.
+        UsageError: no such format.
+        OutputError: the file cannot be written.
     """
     file = io.BytesIO()
     try:
         figure.savefig(file, dpi=DPI, format=_format(path))
     except ValueError as error:
-        raise RequestInvalid(f"cannot draw {path}: {error}") from error
+        raise UsageError(f"cannot draw {path}: {error}") from error
     write(path, file.getvalue())
 
 
@@ -180,7 +184,7 @@ def _format(path: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which a dollar sign begins no formula."""
+    """`text`, with every dollar sign escaped: it would begin a formula."""
     return text.replace("$", r"\$")
 
 

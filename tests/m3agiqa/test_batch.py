@@ -18,7 +18,7 @@ from m3agiqa import outputs
 from m3agiqa.batch import Record
 from m3agiqa.cli import local, main
 from m3agiqa.contract import Failure
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, ROOT, eventually
@@ -262,7 +262,7 @@ def test_where_there_is_no_room_for_the_json_file_the_csv_file_has_all(
 
     def full(path: Path, text: str) -> None:
         if path.suffix == ".json":
-            raise RequestInvalid(f"cannot write {path}: No space left on device")
+            raise OutputError(f"cannot write {path}: No space left on device")
         write(path, text)
 
     with monkeypatch.context() as patched:

@@ -1,24 +1,51 @@
-"""How a process ends that runs a command: by signals, and with a stdout that takes nothing."""
+"""How a command ends: by an error, by a signal, and with a stdout that is closed or full."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from m3agiqa import console
+from m3agiqa.cli import main as m3agiqa_main
+from m3agiqa.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    M3AGIQAError,
+    OutputError,
+    PromptTooLong,
+    RequestInvalid,
+    UsageError,
+)
+from producers.cli import main as submit_main
+from tests.support import ROOT
 
 #: A command that says when it has begun, keeps what it did when it ends, and has a thread that would run on.
 WORKING = """
 import sys, threading, time
 from m3agiqa import console
+from m3agiqa.cli import main as m3agiqa_main
+from m3agiqa.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    M3AGIQAError,
+    OutputError,
+    PromptTooLong,
+    RequestInvalid,
+    UsageError,
+)
+from producers.cli import main as submit_main
+from tests.support import ROOT
 def command():
     threading.Thread(target=time.sleep, args=(600,)).start()
     try:
@@ -90,6 +117,59 @@ def test_a_call_of_main_changes_no_handler_and_gives_the_exit_code() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert console.run(command, as_process=False) == 130
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("--by what?"), 2),
+        (RequestInvalid("prompt: missing"), 2),
+        (PromptTooLong("no room"), 2),
+        (DataError("line 2: no number"), 1),
+        (OutputError("the disk is full"), 1),
+        (ConfigError("no such profile"), 1),
+        (CheckpointError("damaged"), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, M3AGIQAError) else str(value),
+)
+def test_an_error_of_ours_is_one_line_and_an_exit_code(
+    error: M3AGIQAError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> int:
+        raise error
+
+    assert console.run(command, as_process=False) == code
+    assert capsys.readouterr() == ("", f"error: {error}\n")
+
+
+def test_the_exit_codes_are_those_of_the_page_on_failures() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)
+    assert listed == [str(code) for code in (console.DONE, console.FAILED, console.USAGE)]
+    assert f"{console.INTERRUPTED} by Ctrl-C" in page
+
+
+@pytest.mark.parametrize(("name", "command"), [("m3agiqa", m3agiqa_main), ("m3agiqa-submit", submit_main)])
+def test_both_commands_tell_a_bad_table_from_wrong_usage(
+    name: str, command: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a table without the columns that either command needs
+    table = tmp_path / "a.csv"
+    table.write_text("x,y\n1,2\n")
+    wrong = {"m3agiqa": ["batch", str(table), "--output", "x.csv"], "m3agiqa-submit": ["dead", "show"]}
+    bad = {
+        "m3agiqa": ["batch", str(table), "--output", str(tmp_path / "x.json")],
+        "m3agiqa-submit": ["csv", str(table)],
+    }
+
+    # Then the table is a failure, and only a wrong option is wrong usage
+    assert command(bad[name]) == console.FAILED
+    assert "must have the columns" in capsys.readouterr().err
+    try:
+        code: object = command(wrong[name])
+    except SystemExit as ended_:
+        code = ended_.code
+    assert code == console.USAGE
 
 
 def ended(arguments: Sequence[str], redirection: str, **environment: str) -> subprocess.CompletedProcess[str]:

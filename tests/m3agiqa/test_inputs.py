@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m3agiqa import inputs
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 
 
 def test_a_file_and_a_pipe_are_read_whole(tmp_path: Path) -> None:
@@ -35,5 +35,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tmp_path / ("x" * 300): "File name too long",
         Path("/dev/zero"): "a device, and not a file",
     }.items():
-        with pytest.raises(RequestInvalid, match=words):
+        with pytest.raises(DataError, match=words):
             inputs.read_text(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from m3agiqa import jsonl
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 
 #: What other readers take for the end of a line.
 BREAKS = "one\u2028two\u2029three\u0085four\u001cfive\u000bsix\u000cseven"
@@ -52,7 +52,7 @@ def test_a_list_is_known_by_its_content(tmp_path: Path, text: str) -> None:
 )
 def test_what_is_broken_is_placed(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.jsonl").write_text(text)
-    with pytest.raises(RequestInvalid, match=words):
+    with pytest.raises(DataError, match=words):
         jsonl.read(tmp_path / "x.jsonl")
 
 
@@ -73,8 +73,8 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 
     # And one that is broken in the middle is none that was cut off
     path.write_bytes(b'{"a"\n' + first)
-    with pytest.raises(RequestInvalid, match="line 1: not JSON"):
+    with pytest.raises(DataError, match="line 1: not JSON"):
         jsonl.read_grown(path)
     path.write_bytes(first + b"something else")
-    with pytest.raises(RequestInvalid, match="no JSON object"):
+    with pytest.raises(DataError, match="no JSON object"):
         jsonl.read_grown(path)

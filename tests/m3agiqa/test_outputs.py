@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from m3agiqa import outputs
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError
 
 NAMES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda folder: folder, "(it is a folder|Is a directory)"),
@@ -46,7 +46,7 @@ def test_a_place_that_takes_no_file_is_said_before_and_after_the_work(
 ) -> None:
     before = sorted(folder.iterdir())
     for attempt in (outputs.check_writable, lambda path: outputs.write(path, "x")):
-        with pytest.raises(RequestInvalid, match=f"cannot write .*{words}"):
+        with pytest.raises(OutputError, match=f"cannot write .*{words}"):
             attempt(place(folder))
     assert sorted(folder.iterdir()) == before
 
@@ -55,7 +55,7 @@ def test_what_is_read_is_not_written_over(folder: Path) -> None:
     link = folder / "link"
     link.symlink_to("file")
 
-    with pytest.raises(RequestInvalid, match="it is read as"):
+    with pytest.raises(OutputError, match="it is read as"):
         outputs.check_writable(link, folder / "none", folder / "file")
 
     outputs.check_writable(folder / "new", folder / "file")
@@ -108,7 +108,7 @@ def test_a_pipe_is_written_to_and_stays(folder: Path) -> None:
 def test_a_pipe_that_nobody_reads_from_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "READER_S", 0.0)
     os.mkfifo(folder / "pipe")
-    with pytest.raises(RequestInvalid, match="nobody reads from it"):
+    with pytest.raises(OutputError, match="nobody reads from it"):
         outputs.write(folder / "pipe", "x")
 
 
@@ -116,14 +116,14 @@ def test_devices_are_written_to() -> None:
     outputs.check_writable(Path("/dev/null"))
     outputs.write(Path("/dev/null"), "x")
     assert Path("/dev/null").is_char_device()
-    with pytest.raises(RequestInvalid, match="/dev/full: No space left on device"):
+    with pytest.raises(OutputError, match="/dev/full: No space left on device"):
         outputs.write(Path("/dev/full"), "x")
 
 
 def test_what_is_continued_must_be_a_file(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     for path in (Path("/dev/null"), folder / "pipe"):
-        with pytest.raises(RequestInvalid, match="must be a file"):
+        with pytest.raises(OutputError, match="must be a file"):
             outputs.check_writable(path, kept=True)
     outputs.check_writable(folder / "file", kept=True)
 
@@ -143,9 +143,9 @@ def no_room() -> Iterator[None]:
 def test_where_there_is_no_room_the_old_file_stays(folder: Path) -> None:
     before = sorted(folder.iterdir())
 
-    with no_room(), pytest.raises(RequestInvalid, match="file: File too large"):
+    with no_room(), pytest.raises(OutputError, match="file: File too large"):
         outputs.write(folder / "file", "x" * 200)
-    with no_room(), pytest.raises(RequestInvalid, match="what was done so far is kept, and the same command goes on"):
+    with no_room(), pytest.raises(OutputError, match="what was done so far is kept, and the same command goes on"):
         outputs.append(folder / "growing", "x" * 200)
 
     assert (folder / "file").read_text() == "before"
@@ -161,7 +161,7 @@ def test_a_library_that_finds_no_room_is_told_alike(folder: Path, library: str) 
             else:
                 save_file({"x": torch.zeros(1000)}, folder / "x.safetensors")
 
-    with pytest.raises(RequestInvalid, match=r"cannot write .*; what was done so far is kept"):
+    with pytest.raises(OutputError, match=r"cannot write .*; what was done so far is kept"):
         save()
     with pytest.raises(RuntimeError, match="a defect"), outputs.told_full_disk(folder):
         raise RuntimeError("a defect")
@@ -171,7 +171,7 @@ def test_a_folder_is_made_or_said(folder: Path) -> None:
     outputs.make_folder(folder / "a" / "b")
     assert (folder / "a" / "b").is_dir()
     for path in (folder / "file", folder / "file" / "x", folder / ("x" * 300), folder / "loop"):
-        with pytest.raises(RequestInvalid, match="cannot write"):
+        with pytest.raises(OutputError, match="cannot write"):
             outputs.make_folder(path)
 
 
@@ -190,7 +190,7 @@ def test_one_writes_at_a_time(folder: Path, name: str) -> None:
     assert other.stdout.readline() == "locked\n"
 
     # When a second wants to, then it is refused, until the first has ended
-    with pytest.raises(RequestInvalid, match="another run writes to"), outputs.alone(folder / name):
+    with pytest.raises(OutputError, match="another run writes to"), outputs.alone(folder / name):
         pass
     other.communicate("\n")
     with outputs.alone(folder / name):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, OutputError
 from m3agiqa.records import RecordFile, versioned
 from tests.support import ROOT
 
@@ -60,7 +60,7 @@ def test_a_damaged_row_is_told_of_or_done_again(file: RecordFile[Line]) -> None:
     file.write(LINES)
     file.path.write_bytes(file.path.read_bytes().replace(b"a,1.5", b"a,1.5,6"))
 
-    with pytest.raises(RequestInvalid, match="line 2: it has 3 cells"):
+    with pytest.raises(DataError, match="line 2: it has 3 cells"):
         file.read()
     assert file.left() == LINES[1:]
 
@@ -69,7 +69,7 @@ def test_a_damaged_row_is_told_of_or_done_again(file: RecordFile[Line]) -> None:
 def test_a_file_of_another_kind_is_refused_and_stays(file: RecordFile[Line], content: str) -> None:
     file.path.write_text(content)
 
-    with pytest.raises(RequestInvalid):
+    with pytest.raises(DataError):
         file.left()
 
     assert file.path.read_text() == content
@@ -79,21 +79,21 @@ def test_a_file_of_another_kind_is_refused_and_stays(file: RecordFile[Line], con
 def test_what_cannot_be_read_again_is_refused_and_not_waited_for(file: RecordFile[Line], make: object) -> None:
     assert callable(make)
     make(file.path)
-    with pytest.raises(RequestInvalid, match="must be a file"):
+    with pytest.raises(OutputError, match="must be a file"):
         file.left()
 
 
 FULL = """
 import sys
 from pathlib import Path
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import OutputError
 from tests.m3agiqa.test_records import Line, RecordFile
 file = RecordFile(Path(sys.argv[1]), Line, "m3agiqa lines")
 try:
     with file.growing([]) as append:
         for number in range(1000):
             append([Line(name="x" * 50, number=number)])
-except RequestInvalid as error:
+except OutputError as error:
     sys.exit(str(error))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.tables import Row, open_table
 
 NEEDED = ("image_path", "prompt")
@@ -144,7 +144,7 @@ def test_what_is_no_table_is_one_line_that_shows_what_was_read(
         path.write_bytes(content)
 
     with (
-        pytest.raises(RequestInvalid, match=words) as caught,
+        pytest.raises(DataError, match=words) as caught,
         open_table(path, NEEDED, {"image_url": "another command reads URLs"}),
     ):
         pass
@@ -155,7 +155,7 @@ def test_what_is_no_table_is_one_line_that_shows_what_was_read(
 
 def test_paths_that_are_no_files_are_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / ("x" * 300), Path("/dev/zero"), Path(os.fsdecode(b"/\xd6\xd0.csv"))):
-        with pytest.raises(RequestInvalid) as caught, open_table(path, NEEDED):
+        with pytest.raises(DataError) as caught, open_table(path, NEEDED):
             pass
         str(caught.value).encode()
 

@@ -15,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from m3agiqa.errors import QueueUnavailable
+from m3agiqa.memory import resident_bytes
 from m3agiqa.queue.ledger import Claim, Ledger
 
 logger = logging.getLogger(__name__)
@@ -28,16 +28,6 @@ HUNG, CUT_OFF, INTERRUPTED = 70, 75, 130
 #: Seconds to give the tasks back in, also where somebody waits at a terminal. If Redis is away as well, their leases
 #: end by themselves.
 _GIVE_BACK_S, _GIVE_BACK_SOON_S = 10.0, 2.0
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def resident_bytes() -> int:
-    """Memory that this process occupies now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except FileNotFoundError:
-        return 0
 
 
 class Watchdog:

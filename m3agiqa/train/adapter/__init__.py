@@ -1,1 +1,1 @@
-"""LoRA fine-tuning of the language model, and what an adapted model answers."""
+"""Adapters: LoRA fine-tuning of the language model, and the answers of an adapted model."""

@@ -1,4 +1,4 @@
-"""LoRA on the language model, and the modules that an adapter brings whole, with peft and transformers' trainer."""
+"""Fine-tuning by peft and transformers' trainer: LoRA on the language model, and modules that are trained whole."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from m3agiqa import config
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, ConfigError, DataError
 from m3agiqa.files import image_digest
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.outputs import told_full_disk
 from m3agiqa.pools import threads
-from m3agiqa.train.data.conversations import Conversation
+from m3agiqa.train.data.conversations import ConversationRecord
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.data.lessons import tokens
 from m3agiqa.train.run import Run, digest
@@ -36,23 +36,24 @@ _THREADS = 8
 
 
 class FineTuning(BaseModel):
-    """`cfg/train/finetune.yaml`; the defaults are the original's."""
+    """A file of `cfg/train/` for fine-tuning; the defaults are the published setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Profile whose base is adapted; `--model` overrides it.
     model: str
     rank: int = Field(default=64, ge=1)
-    #: Modules trained and saved whole; without vpm and resampler the towers stay as they are.
+    #: Modules that are trained and saved whole; without vpm and resampler the vision towers stay as they are.
     saved: tuple[Literal["embed_tokens", "resampler", "vpm"], ...] = ("embed_tokens", "resampler", "vpm")
-    #: Tokens of a conversation, what is longer being cut, and slices of an image.
+    #: Tokens after which a conversation is cut.
     context: int = Field(default=512, ge=16)
+    #: Slices of an image, at most.
     max_slices: int = Field(default=9, ge=1, le=9)
     steps: int = Field(default=22_000, ge=1)
-    #: Conversations of one step, read one after the other.
+    #: Conversations of one step; they run one after the other.
     batch_size: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-6, gt=0)
-    #: Share of the steps over which the rate rises; then it falls along a cosine.
+    #: Share of the steps over which the learning rate rises; then it falls along a cosine.
     warmup: float = Field(default=0.01, ge=0, lt=1)
     weight_decay: float = Field(default=0.1, ge=0)
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
@@ -68,11 +69,11 @@ class FineTuning(BaseModel):
 
 
 @dataclass(frozen=True)
-class Lesson(Dataset[dict[str, Any]]):
-    """Conversations as the model learns them: the assistant's turns are the labels."""
+class ConversationDataset(Dataset[dict[str, Any]]):
+    """Conversations as the model learns them: tokens, with the assistant's turns as labels, and image slices."""
 
     data: DataSet
-    conversations: Sequence[Conversation]
+    conversations: Sequence[ConversationRecord]
     tokenizer: ConversationTokenizer
     slicing: Slicing
     settings: FineTuning
@@ -86,7 +87,7 @@ class Lesson(Dataset[dict[str, Any]]):
         grid = self.slicing.grid(rgb.width, rgb.height, self.settings.max_slices)
         learned = tokens(self.tokenizer, item, grid)
         if learned.image_bounds[-1][1] >= self.settings.context:
-            raise RequestInvalid(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
+            raise ConfigError(f"{item.image}: its slices alone fill the context; lower max_slices or raise context")
         return {
             "input_ids": torch.tensor([learned.ids[: self.settings.context]]),
             "labels": torch.tensor([learned.labels[: self.settings.context]]),
@@ -95,15 +96,15 @@ class Lesson(Dataset[dict[str, Any]]):
         }
 
 
-def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[str, Any]:
-    """What a run is started with: its conversations and their images, the base's weights, and the configuration."""
+def identity(lessons: ConversationDataset, validation: ConversationDataset | None, weights: str) -> dict[str, Any]:
+    """What identifies a run: its conversations and their images, the base's weights, and the configuration."""
 
-    def learned(lesson: Lesson) -> str:
+    def learned(lesson: ConversationDataset) -> str:
         with threads(_THREADS) as pool:
             images = pool.map(lambda item: image_digest(lesson.data.image(item.image)), lesson.conversations)
             known = dict(zip(lesson.conversations, images, strict=True))
         if unreadable := [item.image for item, image in known.items() if image is None]:
-            raise RequestInvalid(
+            raise DataError(
                 f"{unreadable[0]} cannot be read, nor {len(unreadable) - 1} others; `m3agiqa data check` lists them"
             )
         return digest(*(f"{item.model_dump_json()} {image}" for item, image in known.items()))
@@ -118,7 +119,7 @@ def identity(lessons: Lesson, validation: Lesson | None, weights: str) -> dict[s
 
 @dataclass(frozen=True)
 class AdapterRun:
-    """A run's folder, with checkpoints of transformers' trainer and at last an adapter."""
+    """The folder of a run: checkpoints of transformers' trainer, and in the end an adapter."""
 
     run: Run
 
@@ -127,10 +128,10 @@ class AdapterRun:
         return self.run.path / "adapter"
 
     def checkpoint(self) -> Path | None:
-        """The last checkpoint.
+        """The last checkpoint; None if there is none.
 
         Raises:
-            CheckpointError: it is not whole; says what to delete.
+            CheckpointError: it is damaged; says what to delete.
         """
         last = get_last_checkpoint(str(self.run.path)) if self.run.path.is_dir() else None
         if last is not None and not _is_whole(Path(last)):
@@ -138,7 +139,7 @@ class AdapterRun:
         return None if last is None else Path(last)
 
     def drop_torn(self) -> None:
-        """Remove checkpoints that were not written to their end."""
+        """Remove checkpoints that are not whole."""
         for path in self.run.path.glob("checkpoint-*"):
             if not _is_whole(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -148,23 +149,25 @@ class AdapterRun:
         return last is not None and int(last.name.rpartition("-")[2]) >= steps and self.adapter.is_dir()
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Raises: RequestInvalid: another run stands here, or nobody knows which."""
+        """Raises: OutputError: the folder holds another run, or one that does not say what it was started with."""
         has_begun = self.adapter.is_dir() or any(self.run.path.glob("checkpoint-*"))
         self.run.check(identity, has_begun=has_begun, changeable=("steps",))
 
 
 def finetune(
     model: PeftModel,
-    lessons: Lesson,
-    validation: Lesson | None,
+    lessons: ConversationDataset,
+    validation: ConversationDataset | None,
     settings: FineTuning,
     run: AdapterRun,
     device: torch.device,
 ) -> None:
-    """Train into the folder of `run`, going on from the last checkpoint there.
+    """Train into the folder of `run`, from its last checkpoint on.
 
     Raises:
-        RequestInvalid: an image cannot be read, or the disk has no room.
+        DataError: an image cannot be read.
+        ConfigError: an image's slices fill the context.
+        OutputError: the disk has no room.
     """
     on_gpu = device.type == "cuda"
     arguments = TrainingArguments(
@@ -178,7 +181,7 @@ def finetune(
         warmup_steps=math.ceil(settings.warmup * settings.steps),
         weight_decay=settings.weight_decay,
         adam_beta2=settings.adam_beta2,
-        # As the base's own weights are: bfloat16 would round the towers.
+        # The base's weights are float16: bfloat16 would round the towers.
         fp16=on_gpu,
         use_cpu=not on_gpu,
         eval_strategy="no" if validation is None else "steps",
@@ -201,7 +204,7 @@ def finetune(
         data_collator=lambda batch: batch[0],
     )
     last = run.checkpoint()
-    # Beside its place, which it takes when it is whole.
+    # Renamed to `adapter` when it is whole.
     partial = run.run.path / "adapter.partial"
     try:
         with told_full_disk(run.run.path):
@@ -217,7 +220,7 @@ def finetune(
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint ends where it should."""
+    """Whether every file of a checkpoint is there and complete."""
     files = [path for path in checkpoint.iterdir() if path.is_file()]
     if not {"trainer_state.json", "optimizer.pt"} <= {path.name for path in files}:
         return False

@@ -1,8 +1,8 @@
-"""What an adapted model itself answers in the conversations of a data set: a description, and a rating word."""
+"""An adapted model's own answers in the conversations of a data set: a description and a rating word."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import torch
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.rows import alive
 from m3agiqa.engine.scoring import Engine
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.progress import Progress, tracked
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.run import digest
 
@@ -36,13 +37,13 @@ def answer(engine: Engine, jobs: Sequence[Job]) -> list[tuple[str, str] | Failur
 
 @dataclass(frozen=True)
 class ResponseTask:
-    """Conversations of a data set's images about one aspect, and where the answers go."""
+    """Which conversations a model answers, about which aspect, and into which file."""
 
     data: DataSet
     aspect: Aspect
     conversations: Path
     output: Path
-    #: Images answered about together.
+    #: Images that the model takes together.
     batch_size: int = 8
 
 
@@ -50,31 +51,33 @@ def respond(
     task: ResponseTask,
     weights: str,
     load: Callable[[], Engine],
-    progress: Callable[[Sequence[int]], Iterable[int]],
+    progress: Progress,
 ) -> tuple[int, list[str]]:
-    """Write the conversations with `response_0` and `response_1` added; those answered in an earlier run are kept.
+    """Write the conversations with the model's `response_0` and `response_1`; an earlier run's answers are kept.
 
     Args:
-        task: what is answered.
-        weights: tells who answers.
-        load: called when there is something to answer.
-        progress: wraps the loop over batches.
+        task: the conversations, and where the answers go.
+        weights: digest of the model.
+        load: loads the model; called only if an answer is missing.
+        progress: told the share of the batches that were answered.
 
     Returns:
-        How many are answered, and what failed, each with its image's name.
+        How many conversations are answered, and a sentence for each image that failed.
 
     Raises:
-        RequestInvalid: a conversation's image is in no table, or `output` holds other conversations or other answers.
+        DataError: a conversation's image is in no table.
+        OutputError: `output` holds other conversations, or another model's answers.
     """
     items = {item.image: item for item in read_conversations(task.conversations)}
     prompts = {entry.name: entry.prompt for entry in task.data.entries}
     if unknown := [image for image in items if image not in prompts]:
-        raise RequestInvalid(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
+        raise DataError(f"{unknown[0]} of {task.conversations} is in no table of {task.data.folder}")
     items |= _left(task, items, weights)
     failed: list[str] = []
     unanswered = [image for image, item in items.items() if item.response_1 is None]
     engine = load() if unanswered else None
-    for start in progress(range(0, len(unanswered), task.batch_size)):
+    starts = range(0, len(unanswered), task.batch_size)
+    for start in tracked(starts, len(starts), progress):
         assert engine is not None
         jobs: dict[str, Job] = {}
         for image in unanswered[start : start + task.batch_size]:
@@ -93,18 +96,18 @@ def respond(
     return sum(item.response_1 is not None for item in items.values()), failed
 
 
-def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -> dict[str, Conversation]:
-    """What an earlier run answered, by image."""
-    left: dict[str, Conversation] = {}
+def _left(task: ResponseTask, items: Mapping[str, ConversationRecord], weights: str) -> dict[str, ConversationRecord]:
+    """The conversations that an earlier run answered, by image."""
+    left: dict[str, ConversationRecord] = {}
     if not task.output.exists() or not task.output.stat().st_size:
         return left
     for item in read_conversations(task.output):
         if item.image not in items:
-            raise RequestInvalid(f"{task.output} holds other conversations: {item.image} is not among them")
+            raise OutputError(f"{task.output} holds other conversations: {item.image} is not among them")
         if item.conversations != items[item.image].conversations:
-            raise RequestInvalid(f"{task.output} holds another conversation about {item.image}; name another file")
+            raise OutputError(f"{task.output} holds another conversation about {item.image}; name another file")
         if item.answered not in (None, _answered(task, item, weights)):
-            raise RequestInvalid(
+            raise OutputError(
                 f"{task.output} holds an answer of other weights, or about another image, for "
                 f"{item.image}; name another file"
             )
@@ -112,5 +115,5 @@ def _left(task: ResponseTask, items: Mapping[str, Conversation], weights: str) -
     return left
 
 
-def _answered(task: ResponseTask, item: Conversation, weights: str) -> str:
+def _answered(task: ResponseTask, item: ConversationRecord, weights: str) -> str:
     return digest(weights, str(image_digest(task.data.image(item.image))))[:16]

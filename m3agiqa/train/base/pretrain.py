@@ -34,11 +34,10 @@ from m3agiqa.train.base.spectrum import embed_spectrum
 from m3agiqa.train.base.student import Lesson, Student, Targets, map_loss, padded, readout_losses, text_loss
 from m3agiqa.train.base.views import Cut, Places, cut, load_images
 from m3agiqa.train.data import lessons
-from m3agiqa.train.data.conversations import Conversation
+from m3agiqa.train.data.conversations import ConversationRecord
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.data.splits import Split
 from m3agiqa.train.evaluation.metrics import srcc
-from m3agiqa.train.head.fitting import table
 from m3agiqa.train.run import Run, digest
 
 #: Images read at once where nothing is learned.
@@ -125,7 +124,7 @@ class Material:
     def __init__(
         self,
         data: DataSet,
-        conversations: Sequence[Conversation],
+        conversations: Sequence[ConversationRecord],
         settings: Pretraining,
         device: torch.device,
         progress: Progress,
@@ -133,7 +132,7 @@ class Material:
         if missing := [label for label in settings.labels if label not in data.columns]:
             raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
         entries = {entry.name: entry for entry in data.entries}
-        by_name: dict[str, list[Conversation]] = {}
+        by_name: dict[str, list[ConversationRecord]] = {}
         for item in conversations:
             by_name.setdefault(item.image, []).append(item)
         self.names = [name for name in entries if name in by_name]
@@ -185,7 +184,7 @@ class Material:
 
 def pretrain(
     data: DataSet,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[ConversationRecord],
     settings: Pretraining,
     run: Path,
     device: torch.device,
@@ -203,7 +202,7 @@ def pretrain(
 
 def _pretrain(
     data: DataSet,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[ConversationRecord],
     settings: Pretraining,
     folder: Run,
     device: torch.device,
@@ -247,13 +246,13 @@ def _pretrain(
         history.append({"step": done, **means, **trainer.validate(step)})
         sums.clear()
         folder.keep({**trainer.state_dict(), "history": history})
-        write(folder.path / "metrics.csv", table(history))
+        folder.keep_metrics(history)
         progress.report(history[-1])
     write(weights, save(trainer.base()))
     return base
 
 
-def _learned_from(data: DataSet, conversations: Sequence[Conversation], settings: Pretraining) -> str:
+def _learned_from(data: DataSet, conversations: Sequence[ConversationRecord], settings: Pretraining) -> str:
     """A digest of the images that are talked about, their prompts and their scores."""
     named = {item.image for item in conversations}
     parts = [

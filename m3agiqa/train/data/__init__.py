@@ -1,1 +1,1 @@
-"""Data sets: images with prompts and human scores, conversations about them, splits, distorted copies."""
+"""Data sets: images with prompts and human scores; checks, splits, descriptions, conversations, distorted copies."""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from m3agiqa.contract import Aspect, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
+from m3agiqa.progress import Progress, tracked, unseen
 from m3agiqa.quoting import PATH_CHARS, quoted
-from m3agiqa.train.data.conversations import Conversation, rating_word, read_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, rating_word, read_conversations
 from m3agiqa.train.data.dataset import LABELS, PARTS, DataSet, Entry
 
-#: The scale that scores are trained on, ends included.
+#: Lowest and highest score of the scale that heads are trained on.
 LOWEST, HIGHEST = 0.0, 5.0
-#: Names shown of those a sentence is about, and characters of each, of what is wrong with it as well.
+#: Names that a sentence shows, and characters of each, with what is wrong with it.
 _SHOWN, _NAME_CHARS = 3, 500
-
-Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
 
 def check_data(
@@ -28,15 +27,15 @@ def check_data(
     aspect: Aspect | None = None,
     label: str | None = None,
     scale: float = 1.0,
-    progress: Progress = iter,
+    progress: Progress = unseen,
 ) -> list[str]:
-    """One sentence a kind of problem; an empty list means that there is none.
+    """One sentence for each kind of problem; an empty list where there is none.
 
     Args:
-        aspect: hold the words of the conversation files against this aspect's scores.
+        aspect: the rating words of the conversation files must agree with this aspect's scores.
         label: column of its scores; None takes the one that the data sets use.
-        scale: what scores are multiplied with before they are held against 0..5.
-        progress: wraps the loop over images.
+        scale: factor that brings scores to 0..5.
+        progress: told the share of the images that were opened.
     """
     return [
         *(data.wrong or _present([None if data.entries else "the table has no rows"])),
@@ -67,7 +66,8 @@ def _check_images(data: DataSet, progress: Progress) -> list[str]:
     except OSError as error:
         return [f"there is no folder {quoted(data.images, PATH_CHARS)} with the images: {error.strerror}"]
     missing, unreadable, contents = [], [], defaultdict(list)
-    for entry in progress(list({entry.name: entry for entry in data.entries}.values())):
+    entries = {entry.name: entry for entry in data.entries}.values()
+    for entry in tracked(entries, len(entries), progress):
         try:
             contents[read_image(data.image(entry.name)).info.sha256].append(entry.name)
         except M3AGIQAError as error:
@@ -113,19 +113,19 @@ def _check_numbers(entries: Sequence[Entry], column: str) -> list[str]:
     for entry in entries:
         try:
             entry.label(column)
-        except RequestInvalid as error:
+        except DataError as error:
             wrong.append(str(error))
     more = [f"{len(wrong) - _SHOWN} more cells of {column} hold no number"] if len(wrong) > _SHOWN else []
     return wrong[:_SHOWN] + more
 
 
 def _labels(data: DataSet, column: str, scale: float) -> dict[str, float | None]:
-    """Scores by image, None for what is no number."""
+    """Scores by image; None where a cell is empty or holds no number."""
     labels: dict[str, float | None] = {}
     for entry in data.entries:
         try:
             labels[entry.name] = entry.label(column, scale)
-        except RequestInvalid:
+        except DataError:
             labels[entry.name] = None
     return labels
 
@@ -139,7 +139,7 @@ def _check_conversations(data: DataSet, aspect: Aspect | None, label: str | None
             continue
         try:
             items = read_conversations(path)
-        except RequestInvalid as error:
+        except DataError as error:
             found.append(str(error))
             continue
         seen.update({item.image for item in items})
@@ -150,7 +150,7 @@ def _check_conversations(data: DataSet, aspect: Aspect | None, label: str | None
     return [*found, *_present([_sentence(twice, "is in more than one part of the split")])]
 
 
-def _check_items(items: Sequence[Conversation], data: DataSet, file: str) -> list[str]:
+def _check_items(items: Sequence[ConversationRecord], data: DataSet, file: str) -> list[str]:
     known = {entry.name for entry in data.entries}
     counts = Counter(item.image for item in items)
     return _present(
@@ -163,8 +163,8 @@ def _check_items(items: Sequence[Conversation], data: DataSet, file: str) -> lis
     )
 
 
-def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column: str, scale: float) -> list[str]:
-    """Hold rating words against the aspect's own scores: published alignment files follow the quality's by mistake."""
+def _check_words(items: Sequence[ConversationRecord], data: DataSet, file: str, column: str, scale: float) -> list[str]:
+    """Compare rating words with the aspect's own scores: published alignment files follow the quality's by mistake."""
     labels = _labels(data, column, scale)
     wrong = []
     for item in items:
@@ -175,7 +175,7 @@ def _check_words(items: Sequence[Conversation], data: DataSet, file: str, column
 
 
 def _sentence(names: Sequence[str], what: str, noun: str = "image") -> str | None:
-    """`what` about some names, the first few of them shown."""
+    """A sentence that says `what` about `names` and shows the first of them; None if there are none."""
     if not names:
         return None
     shown = ", ".join(quoted(name, _NAME_CHARS) or "(no name)" for name in names[:_SHOWN])

@@ -1,8 +1,8 @@
-"""Conversation files: what a model was asked about each image, and what it should answer.
+"""Conversation files: what a model is asked about each image, and what it should answer.
 
-A JSON list of `{id, image, conversations: [user, assistant, user, assistant]}`. The first turn starts with `<image>` in
-files made for fine-tuning, the fourth is the rating word. Files with a model's own answers have `response_0` (the
-description) and `response_1` (the word) besides.
+A file is a JSON list of `{id, image, conversations: [user, assistant, user, assistant]}`. The first turn starts with
+`<image>` in files made for fine-tuning, the fourth is the rating word. Files with a model's own answers also have
+`response_0` (the description) and `response_1` (the word).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Rating, describe_validation
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.profile import AspectProfile
 
@@ -24,7 +24,7 @@ IMAGE = "<image>\n"
 
 
 def rating_word(mos: float) -> Rating:
-    """The word for a score on the scale 0 to 5, its ends where it lies outside."""
+    """The rating word for a score; one outside 0 to 5 counts as the nearer end."""
     return Rating.from_score(min(max(mos, 0.0), 5.0))
 
 
@@ -35,7 +35,7 @@ class Turn(BaseModel):
     content: str
 
 
-class Conversation(BaseModel):
+class ConversationRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
     id: str
@@ -44,7 +44,7 @@ class Conversation(BaseModel):
     conversations: tuple[Turn, ...] = Field(min_length=4, max_length=4)
     response_0: str | None = None
     response_1: str | None = None
-    #: Digest of the image and the weights that responded.
+    #: Digest of the image and of the weights that gave the responses.
     answered: str | None = None
 
     @model_validator(mode="after")
@@ -62,8 +62,10 @@ class Conversation(BaseModel):
         return self.conversations[3].content.strip()
 
     @classmethod
-    def made(cls, identity: str, image: str, prompt: str, description: str, mos: float, asked: AspectProfile) -> Self:
-        """The conversation that fine-tuning learns from; `mos` is the aspect's own score, on the scale 0 to 5."""
+    def for_training(
+        cls, identity: str, image: str, prompt: str, description: str, mos: float, asked: AspectProfile
+    ) -> Self:
+        """The conversation that fine-tuning learns; `mos` is the aspect's own score, on the scale 0 to 5."""
         contents = (
             IMAGE + asked.analysis.replace("{prompt}", prompt),
             description,
@@ -75,26 +77,30 @@ class Conversation(BaseModel):
         return cls.model_validate({"id": identity, "image": image, "conversations": turns})
 
 
-def read_conversations(path: Path) -> list[Conversation]:
-    """Read a conversation file; a folder in front of an image's name is dropped.
+def read_conversations(path: Path) -> list[ConversationRecord]:
+    """Read a conversation file; drops a folder in front of an image's name.
 
     Raises:
-        RequestInvalid: unreadable, no JSON, or an item that is no conversation; says which.
+        DataError: the file is unreadable or no JSON, or an item is no conversation; says which.
     """
     return [as_conversation(where, item) for where, item in jsonl.read(path)]
 
 
-def as_conversation(where: str, item: dict[str, Any]) -> Conversation:
-    """Raises: RequestInvalid: `item` is none; says where it stands."""
+def as_conversation(where: str, item: dict[str, Any]) -> ConversationRecord:
+    """Validate an item of a conversation file that stands at `where`.
+
+    Raises:
+        DataError: it is no conversation.
+    """
     try:
-        conversation = Conversation.model_validate(item)
+        conversation = ConversationRecord.model_validate(item)
     except ValidationError as error:
-        raise RequestInvalid(f"{where}: {describe_validation(error)}") from None
+        raise DataError(f"{where}: {describe_validation(error)}") from None
     return conversation.model_copy(update={"image": Path(conversation.image).name})
 
 
-def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
-    """Raises: RequestInvalid: the file cannot be written."""
+def write_conversations(path: Path, conversations: Sequence[ConversationRecord]) -> None:
+    """Raises: OutputError: the file cannot be written."""
     items = [item.model_dump(exclude_none=True) for item in conversations]
     make_folder(path.parent)
     write(path, json.dumps(items, indent=1, ensure_ascii=False) + "\n")

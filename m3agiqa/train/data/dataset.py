@@ -1,9 +1,9 @@
 """Data sets: images with their prompts and human scores.
 
-One layout holds for AGIQA-3K, AIGCIQA2023, AIGIQA-20K and your own: a folder with `images/`, and `data.csv` with the
-columns `name`, `prompt` and one a label. AIGIQA-20K has `info_train.csv`, `info_val.csv` and `info_test.csv` in place
-of `data.csv`, and its images come separately. The scores of AIGCIQA2023 run from 0 to 100. `train.json`, `val.json`
-and `test.json` hold conversations.
+AGIQA-3K, AIGCIQA2023, AIGIQA-20K and your own share one layout: a folder with `images/`, and `data.csv` with the
+columns `name`, `prompt` and one for each label. AIGIQA-20K has `info_train.csv`, `info_val.csv` and `info_test.csv` in
+place of `data.csv`, and its images come separately.
+The scores of AIGCIQA2023 run from 0 to 100. `train.json`, `val.json` and `test.json` hold conversations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import DataError, M3AGIQAError
 from m3agiqa.files import read_image
 from m3agiqa.images import DecodedImage
 from m3agiqa.quoting import PATH_CHARS, quoted
@@ -32,8 +32,8 @@ LABELS: Mapping[Aspect, tuple[str, ...]] = {
     Aspect.AUTHENTICITY: ("mos_authenticity", "authenticity_mos"),
 }
 
-#: Name of a group's column that is made: the image's file name up to its last underscore, which names the generator
-#: in AGIQA-3K.
+#: Stands for a column of groups: each image's file name up to its last underscore, which names the generator in
+#: AGIQA-3K.
 PREFIX = "prefix"
 
 
@@ -43,16 +43,16 @@ class Entry:
 
     name: str
     prompt: str
-    #: All columns, as they stand.
+    #: Cells by column, as they stand.
     values: Mapping[str, str]
     #: File and line.
-    place: str = ""
+    location: str = ""
 
     def label(self, column: str, scale: float = 1.0) -> float | None:
-        """The number in `column` times `scale`, None where the cell is empty.
+        """The number in `column` times `scale`; None where the cell is empty.
 
         Raises:
-            RequestInvalid: it is something else, or not finite.
+            DataError: the cell holds no finite number.
         """
         text = self.values.get(column, "")
         if not text:
@@ -63,13 +63,13 @@ class Entry:
             number = math.nan
         if not math.isfinite(number):
             comma = "; decimals follow a point" if "," in text else ""
-            raise RequestInvalid(
-                f"{self.place}: {column} is {quoted(text)!r}, which is no number{comma}; leave it empty for no score"
+            raise DataError(
+                f"{self.location}: {column} is {quoted(text)!r}, which is no number{comma}; leave it empty for no score"
             )
         return number
 
     def group(self, column: str) -> str | None:
-        """What stands in `column`, None for nothing."""
+        """The group that `column` names; None where it is empty."""
         return (self.name.rpartition("_")[0] if column == PREFIX else self.values.get(column)) or None
 
 
@@ -81,82 +81,82 @@ class DataSet:
     entries: tuple[Entry, ...]
     #: Names of the entries that came from `info_<part>.csv`, by part; empty where there is `data.csv`.
     parts: Mapping[str, tuple[str, ...]]
-    #: Rows that could not be read: where they stand, and what is wrong with each.
+    #: A sentence for each row that could not be read: where it stands, and what is wrong with it.
     wrong: tuple[str, ...] = ()
 
     def image(self, name: str) -> Path:
         return self.images / name
 
     def open(self, name: str) -> DecodedImage:
-        """Raises: RequestInvalid: the image cannot be read; says which."""
+        """Raises: DataError: the image cannot be read; says which."""
         try:
             return read_image(self.image(name))
         except M3AGIQAError as error:
-            raise RequestInvalid(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
+            raise DataError(f"{name}: {error}; `m3agiqa data check` finds all of that kind") from error
 
     def only(self, names: Collection[str]) -> DataSet:
-        """Its images of these names; names that it does not have are passed over.
+        """The data set with the images of these names alone; ignores names that it does not have.
 
         Raises:
-            RequestInvalid: it has none of them.
+            DataError: it has no image of these names.
         """
         kept = tuple(entry for entry in self.entries if entry.name in names)
         if not kept:
-            raise RequestInvalid(f"{self.folder} has none of the {len(names)} images that are wanted")
+            raise DataError(f"{self.folder} has none of the {len(names)} images that are wanted")
         return replace(self, entries=kept)
 
     def label_column(self, aspect: Aspect, wanted: str | None = None) -> str:
         """The column with an aspect's scores: `wanted`, or the one that the data sets use.
 
         Raises:
-            RequestInvalid: there is none; names the columns there are.
+            DataError: there is no such column; names those that there are.
         """
         candidates = LABELS[aspect] if wanted is None else (wanted.strip().lower(),)
         for column in candidates:
             if column in self.columns:
                 return column
-        raise RequestInvalid(
+        raise DataError(
             f"{self.folder} has no column {' or '.join(candidates)} for {aspect}, only {', '.join(self.columns)}; "
             "name one with --label"
         )
 
     def check_numbers(self, column: str) -> None:
-        """Raises: RequestInvalid: a cell of this column is neither a number nor empty; says which."""
+        """Raises: DataError: a cell of this column is neither a number nor empty; says which."""
         for entry in self.entries:
             entry.label(column)
 
     def check_group(self, column: str) -> None:
-        """Raises: RequestInvalid: no such column."""
+        """Raises: DataError: no such column."""
         if column != PREFIX and column not in self.columns:
-            raise RequestInvalid(f"{self.folder} has no column {column}, only {', '.join(self.columns)}, or {PREFIX}")
+            raise DataError(f"{self.folder} has no column {column}, only {', '.join(self.columns)}, or {PREFIX}")
 
 
 def load_data(folder: Path, images: Path | None = None, *, with_wrong_rows: bool = False) -> DataSet:
-    """Read a data set's tables. Images are looked for in `images`, or `folder/images`.
+    """Read a data set's tables.
 
     Args:
-        folder: of the tables.
-        images: of the images.
-        with_wrong_rows: a row that cannot be read is told of in the result.
+        folder: where the tables lie.
+        images: where the images lie; default `folder/images`.
+        with_wrong_rows: list rows that cannot be read in the result's `wrong`, instead of raising.
 
     Raises:
-        RequestInvalid: no table, or one that cannot be read, lacks `name` or `prompt`, or has a row that is wrong.
+        DataError: there is no table; or a table cannot be read, lacks `name` or `prompt`, or has a wrong row.
     """
     try:
         files = {path.name for path in folder.iterdir()}
     except (OSError, ValueError) as error:
-        raise RequestInvalid(f"{quoted(folder, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(f"{quoted(folder, PATH_CHARS)}: {getattr(error, 'strerror', None) or error}") from error
     if TABLE in files:
         tables = {TABLE: folder / TABLE}
     else:
         tables = {part: folder / f"info_{part}.csv" for part in PARTS if f"info_{part}.csv" in files}
     if not tables:
-        raise RequestInvalid(f"{folder} holds neither {TABLE} nor info_train.csv, info_val.csv, info_test.csv")
+        raise DataError(f"{folder} holds neither {TABLE} nor info_train.csv, info_val.csv, info_test.csv")
     read = {part: _Part.read(path) for part, path in tables.items()}
     wrong = tuple(sentence for part in read.values() for sentence in part.wrong)
     if wrong and not with_wrong_rows:
         more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
-        raise RequestInvalid(f"{wrong[0]}{more}; `m3agiqa data check` lists all of that kind")
+        raise DataError(f"{wrong[0]}{more}; `m3agiqa data check` lists all of that kind")
     return DataSet(
         folder=folder,
         images=images or folder / IMAGES,
@@ -180,10 +180,10 @@ class _Part:
         entries, wrong = [], []
         with open_table(path, ("name", "prompt")) as table:
             for row in table:
-                place = f"{table}, line {row.line}"
+                location = f"{table}, line {row.line}"
                 values = {column: value.strip() for column, value in row.values.items()}
                 if row.error is None:
-                    entries.append(Entry(values["name"], values["prompt"], values, place))
+                    entries.append(Entry(values["name"], values["prompt"], values, location))
                 else:
-                    wrong.append(f"{place}: {row.error}")
+                    wrong.append(f"{location}: {row.error}")
         return cls(table.columns, tuple(entries), tuple(wrong))

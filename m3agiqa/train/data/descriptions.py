@@ -6,23 +6,23 @@ from pathlib import Path
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.train.data.conversations import as_conversation
 
 
 def cleaned(text: str) -> str:
-    """`text` without the end of the JSON object that a teacher answered with: some published descriptions kept it."""
+    """`text` without the end of a JSON object, which some published descriptions kept from the teacher's answer."""
     return text.removesuffix('" }')
 
 
 def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
-    """Image to description.
+    """Read descriptions of one aspect, by image.
 
-    Of a conversation, `response_0`, else its second turn; of another object, `description`, if its `aspect` is this one
-    or it has none. Later ones win.
+    A conversation gives its `response_0`, or else its second turn. Another object gives its `description`, if it has
+    this `aspect` or none. The last description of an image counts.
 
     Raises:
-        RequestInvalid: unreadable, or nothing in it is about this aspect.
+        DataError: the file is unreadable, or describes no image in this aspect.
     """
     found = {}
     for where, item in jsonl.read(path):
@@ -31,8 +31,8 @@ def read_descriptions(path: Path, aspect: Aspect) -> dict[str, str]:
             found[talk.image] = talk.description if talk.response_0 is None else talk.response_0
         elif item.get("aspect", aspect) == aspect and item.get("description"):
             if not isinstance(item.get("image"), str):
-                raise RequestInvalid(f"{where}: not a JSON object with image and description")
+                raise DataError(f"{where}: not a JSON object with image and description")
             found[Path(item["image"]).name] = cleaned(str(item["description"]))
     if not found:
-        raise RequestInvalid(f"{path} has no description of {aspect}")
+        raise DataError(f"{path} has no description of {aspect}")
     return found

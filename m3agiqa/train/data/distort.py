@@ -1,4 +1,4 @@
-"""Spoilt copies of a data set's images: what is worse than what is then known without asking anybody."""
+"""Distorted copies of a data set's images: a copy is known to be worse than its image, so nobody has to score it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import io
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,37 +17,39 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from m3agiqa import config, jsonl
-from m3agiqa.console import reason
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError, OutputError
+from m3agiqa.inputs import read_bytes
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
+from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
 
 Kind = Literal["blur", "downscale", "thumbnail", "jpeg", "noise"]
 
 _THREADS = 16
 _DESCRIPTIONS = "descriptions.jsonl"
-#: JPEG quality in which spoilt copies are kept: beside what was done to them it is nothing.
+#: JPEG quality that copies are saved with; too high to be a distortion of its own.
 _KEPT = 95
-#: What a distortion of full strength is: radius in pixels, factor, JPEG quality, deviation of 0..255.
+#: Distortions of full strength: radius in pixels, factor, JPEG quality, standard deviation of values 0..255.
 _MOST_BLUR, _MOST_DOWNSCALE, _LEAST_JPEG, _MOST_NOISE = 8.0, 10.0, 4, 60.0
+#: JPEG quality of the weakest distortion.
 _MOST_JPEG = 40
 _FILTER = Image.Resampling.BICUBIC
 
 
 class Distortions(BaseModel):
-    """One of `cfg/train/`."""
+    """A file of `cfg/train/` that says how images are distorted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: Copies of each image.
+    #: Copies made of each image.
     copies: int = Field(ge=1)
-    #: Strengths that occur, with the word for each: above 0, at most 1.
+    #: Strengths to draw from, above 0 and at most 1, with a word for each.
     degrees: dict[Annotated[float, Field(gt=0, le=1)], str] = Field(min_length=1)
-    #: Share of each score that full strength takes away, by column; in between it is in proportion.
+    #: Share of each score that full strength takes away, by column; less strength takes away less, in proportion.
     takes: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
-    #: What is said of a copy, with {degree}: one of its kind's sentences, then one of the aspect's, with {prompt}.
+    #: A copy's description is a sentence of its kind, with {degree}, and a closing of the aspect, with {prompt}.
     sentences: dict[Kind, tuple[str, ...]]
     closings: dict[Aspect, tuple[str, ...]]
     seed: int = Field(default=42, ge=0, lt=2**32)
@@ -64,8 +67,8 @@ class Distortions(BaseModel):
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One spoilt copy."""
+class DistortedCopy:
+    """A copy to be made of an image."""
 
     entry: Entry
     name: str
@@ -79,33 +82,34 @@ def distort(
     descriptions: Sequence[Path],
     settings: Distortions,
     output: Path,
-    progress: Callable[[Iterable[None], int], Iterable[None]],
+    progress: Progress,
 ) -> tuple[int, int]:
-    """Write a data set of the images and their spoilt copies: `images/`, `data.csv` and `descriptions.jsonl`.
+    """Write a data set of the images and their distorted copies: `images/`, `data.csv` and `descriptions.jsonl`.
 
-    Copies are JPEG files; the table gets the columns `distortion` and `strength`, empty for the images themselves.
-    Descriptions of the images are taken over, those of the copies made of the configuration's sentences.
+    Copies are JPEG files. The table gets the columns `distortion` and `strength`, empty for the images themselves. The
+    images keep their descriptions; the copies get descriptions made of the configuration's sentences.
 
     Returns:
-        How many images and copies.
+        The numbers of images and of copies.
 
     Raises:
-        RequestInvalid: a column is missing, a file cannot be read, or `output` is not empty.
+        DataError: a column is missing, or a file cannot be read.
+        OutputError: `output` is not empty, or cannot be written to.
     """
     if missing := [column for column in settings.takes if column not in data.columns]:
-        raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
+        raise DataError(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
     entries = {entry.name: entry for entry in data.entries}
     kept = [line for path in descriptions for _, line in jsonl.read(path) if str(line.get("image")) in entries]
     images = output / IMAGES
     make_folder(output)
     if any(output.iterdir()):
-        raise RequestInvalid(f"{output} is not empty; name a new folder")
+        raise OutputError(f"{output} is not empty; name a new folder")
     try:
         make_folder(images)
         copies = list(_copies(entries.values(), settings))
         _write(data, entries, copies, kept, settings, output, progress)
     except BaseException:
-        # A folder in which something is left would refuse the same command.
+        # The same command would refuse a folder that is not empty.
         shutil.rmtree(images, ignore_errors=True)
         (output / _DESCRIPTIONS).unlink(missing_ok=True)
         raise
@@ -115,31 +119,38 @@ def distort(
 def _write(
     data: DataSet,
     entries: Mapping[str, Entry],
-    copies: Sequence[Copy],
+    copies: Sequence[DistortedCopy],
     kept: Sequence[Mapping[str, Any]],
     settings: Distortions,
     output: Path,
-    progress: Callable[[Iterable[None], int], Iterable[None]],
+    progress: Progress,
 ) -> None:
     images = output / IMAGES
     with threads(_THREADS) as pool:
-        taken = pool.map(lambda name: _take(data.image(name), images / name), entries)
+        copied = pool.map(lambda name: write(images / name, read_bytes(data.image(name))), entries)
         made = pool.map(lambda copy: _make(data, copy, images / copy.name), copies)
-        for _ in progress((done for part in (taken, made) for done in part), len(entries) + len(copies)):
+        for _ in tracked(chain(copied, made), len(entries) + len(copies), progress):
             pass
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, [*data.columns, "distortion", "strength"])
     writer.writeheader()
     writer.writerows({**entry.values, "distortion": "", "strength": ""} for entry in entries.values())
     writer.writerows(_row(copy, settings) for copy in copies)
-    said = [line for copy in copies for line in _said(copy, settings)]
-    write(output / _DESCRIPTIONS, jsonl.dump([*kept, *said]))
-    # Last: with its table, the data set is whole.
+    made_up = [line for copy in copies for line in _descriptions(copy, settings)]
+    write(output / _DESCRIPTIONS, jsonl.dump([*kept, *made_up]))
+    # The table comes last: with it, the data set is whole.
     write(output / TABLE, table.getvalue())
 
 
-def spoil(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Image:
-    """An image with a distortion of a strength above 0, at most 1, a thumbnail smaller; `seed` is for noise."""
+def distorted(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Image:
+    """An image with a distortion; a thumbnail is smaller than the image.
+
+    Args:
+        rgb: the image.
+        kind: what is done to it.
+        strength: above 0, at most 1.
+        seed: draws noise.
+    """
     if kind == "blur":
         return rgb.filter(ImageFilter.GaussianBlur(_MOST_BLUR * strength))
     if kind in ("downscale", "thumbnail"):
@@ -154,30 +165,23 @@ def spoil(rgb: Image.Image, kind: Kind, strength: float, seed: int) -> Image.Ima
     return Image.fromarray((np.asarray(rgb) + noise).round().clip(0, 255).astype(np.uint8))
 
 
-def _copies(entries: Iterable[Entry], settings: Distortions) -> Iterable[Copy]:
+def _copies(entries: Iterable[Entry], settings: Distortions) -> Iterable[DistortedCopy]:
     for entry in entries:
         chance = random.Random(f"{settings.seed} {entry.name}")
         possible = [(kind, strength) for kind in settings.sentences for strength in settings.degrees]
         for kind, strength in chance.sample(possible, min(settings.copies, len(possible))):
             name = f"{entry.name}~{kind}{strength * 100:.0f}.jpg"
-            yield Copy(entry, name, kind, strength, seed=chance.randrange(1 << 30))
+            yield DistortedCopy(entry, name, kind, strength, seed=chance.randrange(1 << 30))
 
 
-def _take(image: Path, place: Path) -> None:
-    try:
-        shutil.copyfile(image, place)
-    except OSError as error:
-        raise RequestInvalid(reason(error)) from error
-
-
-def _make(data: DataSet, copy: Copy, place: Path) -> None:
+def _make(data: DataSet, copy: DistortedCopy, path: Path) -> None:
     rgb = data.open(copy.entry.name).rgb
     file = io.BytesIO()
-    spoil(rgb, copy.kind, copy.strength, copy.seed).save(file, "JPEG", quality=_KEPT, subsampling=0)
-    write(place, file.getvalue())
+    distorted(rgb, copy.kind, copy.strength, copy.seed).save(file, "JPEG", quality=_KEPT, subsampling=0)
+    write(path, file.getvalue())
 
 
-def _row(copy: Copy, settings: Distortions) -> dict[str, str]:
+def _row(copy: DistortedCopy, settings: Distortions) -> dict[str, str]:
     row = {**copy.entry.values, "name": copy.name, "distortion": copy.kind, "strength": f"{copy.strength:g}"}
     for column, share in settings.takes.items():
         score = copy.entry.label(column)
@@ -185,12 +189,10 @@ def _row(copy: Copy, settings: Distortions) -> dict[str, str]:
     return row
 
 
-def _said(copy: Copy, settings: Distortions) -> Iterable[Mapping[str, str]]:
+def _descriptions(copy: DistortedCopy, settings: Distortions) -> Iterable[Mapping[str, str]]:
     chance = random.Random(copy.seed)
     for aspect, closings in settings.closings.items():
         text = f"{chance.choice(settings.sentences[copy.kind])} {chance.choice(closings)}"
-        places = {"{degree}": settings.degrees[copy.strength], "{prompt}": copy.entry.prompt}
-        for place, value in places.items():
-            text = text.replace(place, value)
+        text = text.replace("{degree}", settings.degrees[copy.strength]).replace("{prompt}", copy.entry.prompt)
         text = text[0].upper() + text[1:]
         yield {"image": copy.name, "aspect": aspect.value, "prompt": copy.entry.prompt, "description": text}

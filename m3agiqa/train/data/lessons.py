@@ -1,4 +1,4 @@
-"""A conversation as the model learns it: the assistant's turns are the labels."""
+"""Conversations as tokens and labels: a model learns the assistant's turns."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import ConversationTokenizer
-from m3agiqa.train.data.conversations import IMAGE, Conversation
+from m3agiqa.train.data.conversations import IMAGE, ConversationRecord
 
-#: Label of a token that is not to be learned.
+#: Label of a token that is not learned.
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One conversation."""
+    """The tokens of one conversation."""
 
     ids: list[int]
-    #: Ids to learn, as many as `ids`, IGNORED where the user speaks.
+    #: One label for each of `ids`: the id itself, or IGNORED where the user speaks.
     labels: list[int]
-    #: [start, end) of each slice's places in `ids`.
+    #: [start, end) of each slice's positions in `ids`.
     image_bounds: list[tuple[int, int]]
 
 
-def tokens(tokenizer: ConversationTokenizer, item: Conversation, grid: Grid) -> Tokens:
+def tokens(tokenizer: ConversationTokenizer, item: ConversationRecord, grid: Grid) -> Tokens:
     """Tokens of a conversation about an image that is cut along `grid`."""
     analysis, question = item.conversations[0].content.removeprefix(IMAGE), item.conversations[2].content
     prompt = tokenizer.generation_prompt(grid, analysis)

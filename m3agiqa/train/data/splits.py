@@ -9,22 +9,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import PARTS, DataSet
 
-#: The largest share, which may be a count of images.
+#: The largest share of a ratio; shares may be given as counts of images.
 _MOST = 1_000_000_000
 
 
 class Split(BaseModel):
-    """How a data set is divided."""
+    """How a data set is split into parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: `prompt` keeps all images of a prompt together; `files` obeys train.json, val.json, test.json or info_*.csv.
+    #: `prompt` keeps all images of a prompt in one part; `files` follows train.json, val.json, test.json or info_*.csv.
     by: Literal["picture", "prompt", "files"] = "prompt"
-    #: Shares of train, validation and, where there is a third, test: 8:2, 3:1, 7:1:2.
+    #: Shares of train, validation and, if there is a third, test, such as 8:2 or 7:1:2.
     ratio: tuple[float, ...] = Field(default=(8, 2), min_length=2, max_length=3)
     seed: int = Field(default=42, ge=0, lt=2**32)
 
@@ -36,17 +36,17 @@ class Split(BaseModel):
         return value
 
     def names(self, data: DataSet) -> dict[str, list[str]]:
-        """Names of the images of each part, in the table's order.
+        """The image names of each part, in the table's order.
 
         Raises:
-            RequestInvalid: a part is empty, the files are missing, or an image is in two parts.
+            DataError: a part is empty, the files are missing, or an image is in two parts.
         """
         known = list(dict.fromkeys(entry.name for entry in data.entries))
         wanted = _by_files(data) if self.by == "files" else self._by_ratio(data)
         parts = {part: [name for name in known if name in names] for part, names in wanted.items()}
         for part, names in parts.items():
             if not names:
-                raise RequestInvalid(f"{data.folder}: the split leaves nothing for {part}")
+                raise DataError(f"{data.folder}: the split leaves nothing for {part}")
         return parts
 
     def _by_ratio(self, data: DataSet) -> dict[str, set[str]]:
@@ -59,13 +59,13 @@ class Split(BaseModel):
 
 
 def _fill(groups: Sequence[Sequence[str]], ratio: Sequence[float]) -> dict[str, set[str]]:
-    """Whole groups into parts, one part after the other, each up to its share."""
+    """Fill one part after the other with whole groups, each part up to its share."""
     total = sum(map(len, groups))
     bounds = [total * sum(ratio[: part + 1]) / sum(ratio) for part in range(len(ratio))]
     parts: list[set[str]] = [set() for _ in ratio]
     part = placed = 0
     for group in groups:
-        # Half a group over is nearer the share than half a group under.
+        # A group goes where its larger half belongs.
         while part < len(ratio) - 1 and placed + len(group) / 2 > bounds[part]:
             part += 1
         parts[part].update(group)
@@ -81,8 +81,8 @@ def _by_files(data: DataSet) -> dict[str, set[str]]:
     }
     parts = {part: set(names) for part, names in named.items()}
     if not {"train", "val"} <= set(parts):
-        raise RequestInvalid(f"{data.folder} has no train.json and val.json, nor info_train.csv and info_val.csv")
+        raise DataError(f"{data.folder} has no train.json and val.json, nor info_train.csv and info_val.csv")
     counts = Counter(name for names in parts.values() for name in names)
     if twice := sorted(name for name, count in counts.items() if count > 1):
-        raise RequestInvalid(f"{data.folder}: {twice[0]} and {len(twice) - 1} others are in two parts of the split")
+        raise DataError(f"{data.folder}: {twice[0]} and {len(twice) - 1} others are in two parts of the split")
     return parts

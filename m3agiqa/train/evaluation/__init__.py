@@ -1,1 +1,1 @@
-"""Predictions of a data set, and how well they follow human scores."""
+"""Predictions of a data set's scores, metrics of how well they follow human ones, and their figures."""

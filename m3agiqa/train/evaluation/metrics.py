@@ -1,6 +1,6 @@
-"""How well scores follow human ones: SRCC, PLCC, KRCC, with bootstrap intervals, pooled and within groups.
+"""How well scores follow human ones: SRCC, PLCC and KRCC with bootstrap intervals, over all images and within groups.
 
-A number that cannot be computed is None with a reason, never NaN.
+An estimate that cannot be computed is None with a reason, never NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 
-#: Resamples of a bootstrap interval, and its coverage.
+#: Resamples that a bootstrap interval is made of, and the share of them that it covers.
 RESAMPLES = 1000
 COVERAGE = 0.95
 #: Pairs below which no correlation is given: two points always correlate perfectly.
@@ -47,10 +47,10 @@ def plcc(scores: Floats, labels: Floats) -> float:
 
 
 def krcc(scores: Floats, labels: Floats) -> float:
-    """Kendall's tau-b; NaN where one side is constant, or of fewer than MIN_PAIRS."""
+    """Kendall's tau-b; NaN where one side is constant, or there are fewer than MIN_PAIRS pairs."""
     if len(scores) < MIN_PAIRS:
         return math.nan
-    # Asymptotic: the exact p-value, which nobody reads, takes longer than tau itself.
+    # The exact p-value, which we do not read, would take longer than tau itself.
     return float(stats.kendalltau(scores, labels, method="asymptotic").statistic)
 
 
@@ -61,12 +61,12 @@ def logistic(scores: Floats, b1: float, b2: float, b3: float, b4: float, b5: flo
 
 
 def fit_logistic(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
-    """The logistic with the least squared error; the straight line, which is one of them, where no fit beats it."""
+    """Fit the logistic with the least squared error; it is a straight line where no fit is better than that line."""
     slope, offset = np.polyfit(scores, labels, 1)
     best = (0.0, 0.0, float(scores.mean()), float(slope), float(offset))
     error = float(((logistic(scores, *best) - labels) ** 2).sum())
     spread = float(np.ptp(labels))
-    # Five parameters through five points or fewer would say nothing.
+    # Five parameters fit any five points.
     steep = (1 / scores.std(), 4 / scores.std()) if len(scores) > len(best) else ()
     for steepness in steep:
         start = (math.copysign(spread, slope), steepness, scores.mean(), 0.0, labels.mean())
@@ -92,8 +92,8 @@ def correlations(
 ) -> dict[str, Estimate]:
     """All metrics of one aspect by name: srcc, plcc, plcc_logistic, krcc, srcc_within_groups.
 
-    Intervals are percentiles over seeded resamples of the images, of each group's own for the last. The logistic is
-    fitted once, to all images.
+    An interval spans percentiles over seeded resamples of the images; for srcc_within_groups, each group's images are
+    resampled apart. The logistic is fitted once, to all images.
     """
     x, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     within = _within_groups(x, y, groups, seed, resamples)
@@ -162,7 +162,7 @@ def _rows_by_group(groups: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     rows = defaultdict(list)
     for row, group in enumerate(groups):
         rows[group].append(row)
-    return {group: np.asarray(of) for group, of in sorted(rows.items())}
+    return {group: np.asarray(numbers) for group, numbers in sorted(rows.items())}
 
 
 def _within_groups(scores: Floats, labels: Floats, groups: Sequence[str] | None, seed: int, resamples: int) -> Estimate:
@@ -172,11 +172,11 @@ def _within_groups(scores: Floats, labels: Floats, groups: Sequence[str] | None,
     if not known:
         return Estimate(None, reason=f"no group has {MIN_PAIRS} images with different scores and labels")
     random = np.random.default_rng(seed)
-    rows = [of for group, of in _rows_by_group(groups).items() if group in known]
+    members = [rows for group, rows in _rows_by_group(groups).items() if group in known]
     means = []
     for _ in range(resamples):
-        drawn = [random.choice(of, len(of)) for of in rows]
-        values = [srcc(scores[of], labels[of]) for of in drawn]
+        drawn = [random.choice(rows, len(rows)) for rows in members]
+        values = [srcc(scores[rows], labels[rows]) for rows in drawn]
         finite = [value for value in values if math.isfinite(value)]
         means.append(sum(finite) / len(finite) if finite else math.nan)
     return Estimate(sum(known.values()) / len(known), _interval(means))

@@ -1,4 +1,4 @@
-"""Scores of a data set's images beside the human ones, as rows of a CSV file that a killed run continues."""
+"""Predictions: scores of a data set's images beside the human ones, in a CSV file that a killed run continues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, ModelInfo, Rating
-from m3agiqa.errors import M3AGIQAError, RequestInvalid
+from m3agiqa.errors import M3AGIQAError, OutputError
 from m3agiqa.files import image_digest, read_job
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.pools import threads
@@ -23,7 +23,7 @@ _THREADS = 8
 
 
 class Prediction(BaseModel):
-    """One image and aspect; either a score or an error."""
+    """The row of one image and aspect; it has either a score or an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,15 +31,15 @@ class Prediction(BaseModel):
     prompt: str
     aspect: Aspect
     group: str | None
-    #: The human score on the scale 0 to 5, None where the table has none.
+    #: Human score, 0 to 5; None where the table has none.
     label: float | None
     description: str | None
     score: float | None
     rating: Rating | None
     error: str | None
-    #: Profile and a digest of what it was loaded from.
+    #: The profile, with a digest of what it was loaded from.
     model: str
-    #: Digest of the image's file; None in files of earlier versions, and where it could not be opened.
+    #: Digest of the image's file; None where it could not be opened, and in files of earlier versions.
     image_sha256: str | None = None
 
     @field_validator("group", "label", "description", "score", "rating", "error", "image_sha256", mode="before")
@@ -48,13 +48,15 @@ class Prediction(BaseModel):
         return None if value == "" else value
 
     @classmethod
-    def of(cls, asked: Asked, entry: Entry, job: Job | Failure, outcome: AspectScore | Failure, model: str) -> Self:
+    def from_outcome(
+        cls, task: PredictionTask, entry: Entry, job: Job | Failure, outcome: AspectScore | Failure, model: str
+    ) -> Self:
         scored = outcome if isinstance(outcome, AspectScore) else None
         return cls(
             name=entry.name,
             prompt=entry.prompt,
-            aspect=asked.aspect,
-            **asked.of(entry),
+            aspect=task.aspect,
+            **task.columns(entry),
             description=scored.description if scored else None,
             score=scored.score if scored else None,
             rating=scored.rating if scored else None,
@@ -64,20 +66,21 @@ class Prediction(BaseModel):
         )
 
 
-class Asked(BaseModel):
-    """What is asked of every image."""
+class PredictionTask(BaseModel):
+    """What is predicted of every image, and held against which human scores."""
 
     model_config = ConfigDict(frozen=True)
 
     aspect: Aspect
-    #: Column of the human scores, and what they are multiplied with.
+    #: Column of the human scores.
     label: str
+    #: Factor of the human scores.
     label_scale: float = 1.0
-    #: Column, or `prefix`; None for no groups.
+    #: Column of the groups, or `prefix`; None for no groups.
     group: str | None = None
 
-    def of(self, entry: Entry) -> dict[str, Any]:
-        """An entry's group and label, as a prediction has them."""
+    def columns(self, entry: Entry) -> dict[str, Any]:
+        """The group and label of an entry's prediction."""
         return {
             "group": None if self.group is None else entry.group(self.group),
             "label": entry.label(self.label, self.label_scale),
@@ -88,16 +91,18 @@ COLUMNS = tuple(Prediction.model_fields)
 
 
 def predict(
-    data: DataSet, asked: Asked, scorer: Scoring, entries: Sequence[Entry], batch_size: int
+    data: DataSet, task: PredictionTask, scorer: Scoring, entries: Sequence[Entry], batch_size: int
 ) -> Iterator[list[Prediction]]:
-    """Score entries, batch by batch in order; a row that fails has its error and no score."""
+    """Score entries in order, and yield the rows of each batch; a row that fails has an error and no score."""
     model = model_name(scorer.info)
     for start in range(0, len(entries), batch_size):
         batch = entries[start : start + batch_size]
-        jobs = [_job(data, entry, asked.aspect) for entry in batch]
+        jobs = [_job(data, entry, task.aspect) for entry in batch]
         outcomes = iter(scorer.score([job for job in jobs if isinstance(job, Job)]))
         yield [
-            Prediction.of(asked, entry, job, _of(next(outcomes) if isinstance(job, Job) else job, asked.aspect), model)
+            Prediction.from_outcome(
+                task, entry, job, _for_aspect(next(outcomes) if isinstance(job, Job) else job, task.aspect), model
+            )
             for entry, job in zip(batch, jobs, strict=True)
         ]
 
@@ -113,7 +118,7 @@ def _job(data: DataSet, entry: Entry, aspect: Aspect) -> Job | Failure:
         return Failure.from_error(error)
 
 
-def _of(outcome: Scores | Failure, aspect: Aspect) -> AspectScore | Failure:
+def _for_aspect(outcome: Scores | Failure, aspect: Aspect) -> AspectScore | Failure:
     if isinstance(outcome, Failure):
         return outcome
     return outcome.aspects[aspect] if aspect in outcome.aspects else outcome.failures[aspect]
@@ -126,37 +131,37 @@ class PredictionFile:
         self.path = path
         self._file = RecordFile(path, Prediction, "m3agiqa predict")
 
-    def resume(self, model: str, asked: Asked, data: DataSet) -> list[Prediction]:
-        """Scored rows of an earlier run; rows with an error, and one that was cut off, are left out, to be tried again.
-
-        Those of `data` get the group and label that are asked for now.
+    def resume(self, model: str, task: PredictionTask, data: DataSet) -> list[Prediction]:
+        """Read the scored rows of an earlier run, with this task's groups and labels. Rows that failed or were cut
+        off are left out, to be scored again.
 
         Raises:
-            RequestInvalid: the file is another's: no predictions, or another model's, aspect's or image's.
+            DataError: the file holds no predictions.
+            OutputError: it holds those of another model, aspect or image.
         """
         kept = [row for row in self._file.left() if row.error is None]
-        if other := next((row for row in kept if (row.model, row.aspect) != (model, asked.aspect)), None):
-            raise RequestInvalid(
-                f"{self.path} holds {other.aspect} by {other.model}, not {asked.aspect} by {model}; name another file"
+        if other := next((row for row in kept if (row.model, row.aspect) != (model, task.aspect)), None):
+            raise OutputError(
+                f"{self.path} holds {other.aspect} by {other.model}, not {task.aspect} by {model}; name another file"
             )
-        now = {(entry.name, entry.prompt): asked.of(entry) for entry in data.entries}
+        now = {(entry.name, entry.prompt): task.columns(entry) for entry in data.entries}
         mine = [row for row in kept if row.image_sha256 and (row.name, row.prompt) in now]
         with threads(_THREADS) as pool:
             digests = pool.map(lambda row: image_digest(data.image(row.name)), mine)
             for row, digest in zip(mine, digests, strict=True):
                 if digest not in (row.image_sha256, None):
-                    raise RequestInvalid(f"{self.path} holds a score of another {row.name}; name another file")
+                    raise OutputError(f"{self.path} holds a score of another {row.name}; name another file")
         return [row.model_copy(update=now.get((row.name, row.prompt), {})) for row in kept]
 
     def growing(self, kept: Iterable[Prediction]) -> AbstractContextManager[Callable[[Iterable[Prediction]], None]]:
-        """Write what is kept, and hand out what appends to it."""
+        """Write the rows that are kept, and give a function that appends more."""
         return self._file.growing(kept)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read what `predict` wrote.
+    """Read a file of predictions.
 
     Raises:
-        RequestInvalid: unreadable, or no predictions; says which line.
+        DataError: it is unreadable, or holds something else; says which line.
     """
     return RecordFile(path, Prediction, "m3agiqa predict").read()

@@ -1,1 +1,1 @@
-"""Training of the heads that regress scores from hidden states."""
+"""Heads, which regress scores from hidden states: module, losses, cached states, and the training itself."""

@@ -1,4 +1,4 @@
-"""Hidden states on disk, so that the frozen model reads each image once and not once an epoch."""
+"""Hidden states on disk, so that the frozen model reads each image once, and not in every epoch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, OutputError
 from m3agiqa.outputs import make_folder, write
 
 
 class StateCache:
-    """States of conversations by name, under one key: all that they hang on beside the image.
+    """Hidden states of conversations, by name.
 
     Args:
-        folder: may be shared by several keys.
-        key: weights, prompts and limits; other values are another cache.
-        max_bytes: of all files in `folder` together.
+        folder: where they lie; caches with other keys may share it.
+        key: all that the states depend on beside the image: weights, prompts and limits.
+        max_bytes: limit of all files in `folder` together.
 
     Raises:
-        RequestInvalid: the folder cannot be written to.
+        OutputError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, object], max_bytes: float) -> None:
@@ -36,7 +36,7 @@ class StateCache:
         self._bytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
     def __contains__(self, name: str) -> bool:
-        """Whether the states are there and undamaged. Reads them."""
+        """Whether the states are there and undamaged; this reads them."""
         try:
             self.read(name)
         except CheckpointError:
@@ -47,7 +47,7 @@ class StateCache:
         """States [tokens, hidden], float16 or bfloat16.
 
         Raises:
-            CheckpointError: missing or damaged.
+            CheckpointError: they are missing or damaged.
         """
         path = self._path(name)
         try:
@@ -63,13 +63,13 @@ class StateCache:
         """Keep states [tokens, hidden]; float32 is rounded to float16.
 
         Raises:
-            RequestInvalid: the cache would grow beyond its bound, or the disk has no room.
+            OutputError: the cache would grow beyond its limit, or the disk has no room.
         """
         states = states.detach().to("cpu", torch.float16 if states.dtype == torch.float32 else states.dtype)
-        # Also out of inference mode, which serialisation does not accept.
+        # Cloned, for safetensors does not accept tensors of inference mode.
         states = states.clone().contiguous()
         if self._bytes + states.nbytes > self._max_bytes:
-            raise RequestInvalid(
+            raise OutputError(
                 f"{self._folder.parent} would grow beyond {self._max_bytes / 1e9:.3g} GB; raise cache_gb, or delete "
                 "old folders in it"
             )

@@ -1,12 +1,10 @@
-"""The training of a head: epochs over cached states, the best checkpoint kept, a killed run continued."""
+"""Fits a head: epochs over cached states; the best head is kept, and a killed run goes on."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from m3agiqa.outputs import write
 from m3agiqa.pools import threads
 from m3agiqa.report import plots
 from m3agiqa.train.evaluation.metrics import krcc, plcc, srcc
@@ -26,12 +23,12 @@ from m3agiqa.train.head.module import HeadModule, save_head
 from m3agiqa.train.head.settings import HeadTraining
 from m3agiqa.train.run import Run
 
-#: Conversations validated together at least.
+#: Conversations validated together, at least.
 _VALIDATION_BATCH = 8
 #: Threads that read cached states.
 _READERS = 4
 
-#: One epoch's line in metrics.csv.
+#: The numbers of one epoch, a line of metrics.csv.
 Epoch = dict[str, float | None]
 
 
@@ -39,14 +36,14 @@ Epoch = dict[str, float | None]
 class Example:
     """An image that can be learned from."""
 
-    #: Key of its states in the cache.
+    #: Name of its states in the cache.
     state: str
     #: Human score, 0 to 5.
     label: float
 
 
 class RunFolder(Run):
-    """Also `metrics.csv`, `curves.png`, and the best head as `best.safetensors` and `.ckpt`."""
+    """A run's folder with `metrics.csv`, `curves.png`, and the best head as `best.safetensors` and `.ckpt`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -55,7 +52,7 @@ class RunFolder(Run):
     def save(
         self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch], dtype: torch.dtype
     ) -> None:
-        """Keep the last epoch's numbers, the state after it, and the head in `dtype` if it is the best one."""
+        """Keep the last epoch's numbers and state, and its head, in `dtype`, if it is the best so far."""
         best = best_epoch(history)
         if best == len(history) - 1:
             named = self.path / f"best-epoch={best:02d}-val_SRCC={history[best]['srcc'] or 0:.2f}.ckpt"
@@ -63,19 +60,10 @@ class RunFolder(Run):
             for old in self.path.glob("best-epoch=*.ckpt"):
                 if old != named:
                     old.unlink()
-        write(self.path / "metrics.csv", table(history))
+        self.keep_metrics(history)
         columns = {name: [epoch[name] for epoch in history] for name in history[0]}
         plots.save(plots.curves(columns, best), self.path / "curves.png")
         self.keep({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "history": list(history)})
-
-
-def table(history: Sequence[Mapping[str, float | None]]) -> str:
-    """A run's numbers as CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(history[0]))
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
@@ -94,9 +82,9 @@ def fit(
     state: dict[str, Any] | None,
     report: Callable[[Epoch], None],
 ) -> list[Epoch]:
-    """Train `module` on from `state`, as `folder.resume` gave it; returns every epoch's numbers.
+    """Train `module` on from `state`, which `folder.resume` gave. Returns every epoch's numbers.
 
-    Every epoch shuffles by a seed of its own, so that a continued run ends as an unbroken one does.
+    Every epoch shuffles by a seed of its own, so that a continued run ends like an unbroken one.
     """
     optimizer = torch.optim.AdamW(module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     loss_of = mixture(settings.loss)
@@ -141,7 +129,7 @@ def _validate(module: HeadModule, examples: Sequence[Example], cache: StateCache
     ).cpu()
     labels = torch.tensor([example.label for example in examples])
     loss = float(mixture(settings.loss)(scores, labels))
-    # As predictions are.
+    # Clamped like predictions.
     x, y = scores.clamp(0, 5).double().numpy(), labels.double().numpy()
     numbers = {"val_loss": loss, "srcc": srcc(x, y), "plcc": plcc(x, y), "krcc": krcc(x, y)}
     return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}

@@ -1,4 +1,4 @@
-"""A head's training pass as CUDA graphs: its sLSTM is thousands of small kernels, which launch slower than they run."""
+"""A head's training pass as CUDA graphs: its sLSTM is thousands of small kernels, slower to launch than to run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.functional import pad
 
 from m3agiqa.train.head.module import HeadModule
 
-#: Lengths of conversations are padded to multiples of it, so that few graphs serve all batches.
+#: Tokens to whose multiples conversations are padded, so that few graphs serve all batches.
 _LENGTHS = 64
 
 
 class TrainingPass:
-    """`module`, forward and backward, in graphs on a GPU for batches of `rows`; other batches go without."""
+    """Runs `module` forward and backward, on a GPU in graphs where a batch has `rows` rows, else without graphs."""
 
     def __init__(self, module: HeadModule, rows: int) -> None:
         self._module = module

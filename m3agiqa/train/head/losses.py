@@ -1,4 +1,4 @@
-"""What training minimises, by name. Pairwise losses compare all images of a batch with each other."""
+"""The losses that training minimises, by name. Pairwise losses compare every two images of a batch."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from m3agiqa.train.head.settings import LossName
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: MOS points by which the better of two images should be ahead.
+#: Points of MOS by which the better of two images should score higher.
 MARGIN = 0.1
-#: Keeps the square root's gradient finite.
+#: Added under a square root, to keep its gradient finite.
 _EPS = 1e-8
 
 
 def fidelity(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Fidelity between the probabilities of being the better one (Tsai et al., 2007; UNIQUE, arXiv 2005.13983)."""
+    """Fidelity loss of the probability that the first image is better (Tsai et al., 2007; UNIQUE, arXiv 2005.13983)."""
     difference, target = _pairs(scores, labels)
-    # The standard normal's distribution function, both scores having unit variance.
+    # The normal distribution function of a difference of two scores, each of unit variance.
     predicted = 0.5 * (1 + torch.erf(difference / 2))
     agreeing = torch.sqrt(predicted * target + _EPS)
     return _mean(1 - agreeing - torch.sqrt((1 - predicted) * (1 - target) + _EPS), scores)
 
 
 def margin(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Hinge on the better one's lead; ties do not count."""
+    """Hinge loss on the better image's lead; ties do not count."""
     difference, target = _pairs(scores, labels)
     sign = 2 * target - 1
     return _mean(functional.relu(MARGIN - sign * difference)[sign != 0], scores)
 
 
 def ranknet(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the score difference as a logit (Burges et al., 2005)."""
+    """Cross entropy with the score difference as logit (Burges et al., 2005)."""
     difference, target = _pairs(scores, labels)
     return _mean(functional.binary_cross_entropy_with_logits(difference, target, reduction="none"), scores)
 

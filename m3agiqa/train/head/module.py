@@ -1,4 +1,4 @@
-"""The head as it is trained: the xlstm package's stack, under the published names."""
+"""The head that is trained: the xlstm package's stack, under the published names."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _FC_WIDTH = 128
 
 
 class HeadModule(nn.Module):
-    """Hidden states of whole conversations to raw scores, with gradients.
+    """Regresses raw scores from the hidden states of whole conversations, with gradients.
 
-    `W` stands behind the language model's output layer, as in the published heads; both being linear, they are
-    multiplied first, so that no logits [tokens, vocab] exist.
+    As in the published heads, `W` follows the language model's output layer. Both are linear, so they are multiplied
+    first, and no logits [tokens, vocab] exist.
     """
 
     lm_head: torch.Tensor
@@ -41,7 +41,7 @@ class HeadModule(nn.Module):
         """Initialise from torch's current seed: Xavier for W and fc, the package's own for its stack.
 
         Args:
-            shape: sizes.
+            shape: sizes of the head.
             context: tokens of the longest conversation.
             lm_head: [vocab, hidden], the language model's output layer.
         """
@@ -65,8 +65,9 @@ class HeadModule(nn.Module):
         return scores.squeeze(-1)
 
     def published(self) -> dict[str, torch.Tensor]:
-        """All weights under the published names, sLSTM in the CUDA backend's layout; a pooler other than the mean adds
-        `model.pooler`, which the published heads do not have.
+        """All weights under the published names, those of the sLSTM in the CUDA backend's layout.
+
+        A pooler other than the mean adds `model.pooler`, which the published heads do not have.
         """
         state = {key: tensor.detach().cpu() for key, tensor in self.state_dict().items()}
         for key in [key for key in state if key.endswith("slstm_cell._recurrent_kernel_")]:
@@ -81,7 +82,7 @@ class HeadModule(nn.Module):
 
 
 def save_head(module: HeadModule, *paths: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a head to each path: `.safetensors`, or the published `.ckpt` layout."""
+    """Write a head to each path, in its format: `.safetensors`, or the published `.ckpt`."""
     state = {
         key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in module.published().items()
     }
@@ -113,8 +114,8 @@ def _stack(shape: HeadShape, context: int) -> xLSTMBlockStack:
 
 
 def unrolled(cell: sLSTMCell, training: bool, inputs: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-    """The sLSTM's recurrence for training, in place of the package's, whose loop writes every step into one tensor: its
-    backward pass copies all of that tensor at each step.
+    """The sLSTM's recurrence for training, in place of the package's own, whose loop writes every step into one tensor:
+    its backward pass copies all of that tensor at each step.
 
     Args:
         cell: the package's, vanilla backend.

@@ -1,4 +1,4 @@
-"""`cfg/train/*.yaml`: how a head is trained."""
+"""Configuration of a head's training: a file `cfg/train/*.yaml`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HeadShape(_Section):
     #: Indices of the sLSTM blocks; the others are mLSTM.
     slstm_at: tuple[int, ...] = (1,)
     heads: int = Field(default=4, ge=1, le=256)
-    #: How the states of all positions become one.
+    #: How the states of all positions are pooled into one.
     pooler: Pooler = "mean"
 
     @model_validator(mode="after")
@@ -41,14 +41,14 @@ class HeadShape(_Section):
 
 
 class HeadTraining(_Section):
-    """One file of `cfg/train/`."""
+    """A file of `cfg/train/` for the training of a head."""
 
     #: Profile whose frozen model is read; `--model` overrides it.
     model: str
-    #: Multiplies scores; 0.05 brings 0..100 to 0..5.
+    #: Factor of the human scores; 0.05 brings 0..100 to 0..5.
     label_scale: float = Field(default=1.0, gt=0)
     split: Split = Split()
-    #: Share of each part's images that is used, drawn by `seed`; the others are left out.
+    #: Share of each part's images that is used; `seed` draws them.
     share: float = Field(default=1.0, gt=0, le=1)
     head: HeadShape = HeadShape()
     #: Weights of the losses that are summed.
@@ -58,9 +58,9 @@ class HeadTraining(_Section):
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
-    #: What the head's weights are written in; they are trained in float32.
+    #: Type that the head's weights are written in; training is in float32.
     dtype: Literal["float16", "float32"] = "float32"
-    #: Gigabytes of hidden states kept on disk at most.
+    #: Gigabytes of hidden states on disk, at most.
     cache_gb: float = Field(default=50, gt=0)
 
     @model_validator(mode="after")

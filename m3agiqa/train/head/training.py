@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from m3agiqa import hub
 from m3agiqa.contract import Aspect, Failure
 from m3agiqa.engine.loading import choose_device
 from m3agiqa.engine.scoring import Engine
-from m3agiqa.errors import CheckpointError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import CheckpointError, ConfigError, DataError, M3AGIQAError
 from m3agiqa.files import read_job
 from m3agiqa.jobs import Job
 from m3agiqa.model.checkpoints import TensorFiles
 from m3agiqa.model.precision import products
 from m3agiqa.pools import threads
 from m3agiqa.profile import ModelProfile
+from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.dataset import DataSet, Entry
 from m3agiqa.train.head.cache import StateCache
 from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
@@ -33,8 +34,6 @@ _CHANGEABLE = ("epochs", "cache_gb")
 
 #: Threads that open images while others are opened or read.
 _THREADS = 8
-
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Frozen:
     def lm_head(self) -> torch.Tensor:
         """The language model's output layer [vocab, hidden], float32."""
         if self._resolved.base is None:
-            raise RequestInvalid(f"model {self.profile.name} has random weights: there is nothing to learn from it")
+            raise ConfigError(f"model {self.profile.name} has random weights: there is nothing to learn from it")
         files = TensorFiles.in_folder(self._resolved.base, "model")
         return files.read("llm.lm_head.weight", self.device, torch.float32)
 
@@ -102,7 +101,7 @@ def train_head(
     """Train a head into the folder `run`; continues what a killed run left there.
 
     Raises:
-        RequestInvalid: the data set, the run's folder or the cache does not allow it.
+        DataError: the data set, the run's folder or the cache does not allow it.
         ConfigError, CheckpointError: as loading a model does.
     """
     frozen = Frozen(task, device)
@@ -152,7 +151,7 @@ def _train(
     }
     for part in ("train", "val"):
         if not examples[part]:
-            raise RequestInvalid(f"no image of the part {part} could be read")
+            raise DataError(f"no image of the part {part} could be read")
     share = f", {settings.share:.0%} of each part" if settings.share < 1 else ""
     note(f"{len(examples['train'])} images to train on, {len(examples['val'])} to validate on{share}")
     folder.begin({**identity, "model": settings.model})
@@ -175,7 +174,7 @@ def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
         if label is not None:
             labels[entry.name] = label
     if outside := [name for name, label in labels.items() if not 0 <= label <= 5]:
-        raise RequestInvalid(
+        raise DataError(
             f"{len(outside)} scores lie outside 0..5, {outside[0]}'s is {labels[outside[0]]:g}: set label_scale"
         )
     if unlabelled := len({entry.name for entry in task.data.entries}) - len(labels):
@@ -205,7 +204,8 @@ def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCa
     engine = frozen.load() if missing else None
     failed: list[str] = []
     with threads(_THREADS) as pool:
-        for start in progress(range(0, len(missing), task.batch_size)) if missing else ():
+        starts = range(0, len(missing), task.batch_size)
+        for start in tracked(starts, len(starts), progress):
             assert engine is not None
             names = missing[start : start + task.batch_size]
             given = None if task.descriptions is None else [task.descriptions[name] for name in names]

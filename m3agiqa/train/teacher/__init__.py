@@ -1,1 +1,1 @@
-"""Descriptions from a large model that somebody else runs."""
+"""A teacher: a large model that somebody else runs, asked to explain human scores."""

@@ -1,4 +1,4 @@
-"""Asking a teacher about many images: several keys in turn, limits obeyed, answers kept as they come."""
+"""Asks a teacher about many images: API keys take turns, limits are obeyed, and every answer is kept as it comes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import ConfigError, M3AGIQAError, RequestInvalid
+from m3agiqa.errors import ConfigError, DataError, M3AGIQAError, OutputError
 from m3agiqa.files import image_digest
 from m3agiqa.outputs import append, write
 from m3agiqa.pools import threads
 from m3agiqa.train.run import digest
-from m3agiqa.train.teacher.clients import Busy, KeyRefused, Refused, Teacher, TeacherError
+from m3agiqa.train.teacher.clients import KeyRefused, Refused, Teacher, TeacherBusy, TeacherError
 from m3agiqa.train.teacher.questions import Template, sent_image
 
-#: Times that a question is put while limits are in the way, within one round.
+#: Times that a limited question is asked within one round.
 MAX_TRIES = 8
-#: Seconds of the first pause where the teacher names none; doubled each time, up to the second.
+#: Seconds of the first and of the longest pause, where the teacher names none; each pause doubles the one before.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
@@ -47,10 +47,10 @@ class Keys:
         self._stopped = False
 
     def take(self) -> str:
-        """The key that was ready first, waiting for it if need be.
+        """Wait for the key that is ready first.
 
         Raises:
-            ConfigError: every key was refused.
+            ConfigError: the teacher refused every key.
             KeyRefused: the run was stopped.
         """
         with self._changed:
@@ -62,7 +62,7 @@ class Keys:
                 key = min(self._ready_at, key=self._ready_at.__getitem__)
                 now = time.monotonic()
                 if self._ready_at[key] <= now:
-                    # Behind the others, for whom it is the turn now.
+                    # Puts the key behind the others, whose turn it is now.
                     self._ready_at[key] = now
                     return key
                 self._changed.wait(self._ready_at[key] - now)
@@ -91,16 +91,17 @@ class DescriptionFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        #: Lines of an earlier run, until something is added to them.
+        #: Whole lines of an earlier run, until they are written again without the line that was cut off.
         self._whole: str | None = None
 
     def resume(
         self, questions: Sequence[Question], teacher: str, template: Template, *, retry_failed: bool
     ) -> set[str]:
-        """Images that need not be asked about again; a line that was cut off is dropped.
+        """Read what an earlier run wrote, but for a line that was cut off. Returns the images that are done.
 
         Raises:
-            RequestInvalid: the file holds something else, or answers to other questions about these images.
+            DataError: the file holds something else.
+            OutputError: it holds answers to other questions about these images.
         """
         if not self.path.exists():
             return set()
@@ -111,9 +112,9 @@ class DescriptionFile:
         for where, item in lines:
             image, aspect = item.get("image"), item.get("aspect")
             if not isinstance(image, str) or not ("error" in item or isinstance(aspect, str)):
-                raise RequestInvalid(f"{where}: no description of an image; name another file")
+                raise DataError(f"{where}: no description of an image; name another file")
             if item.get("asked") and item["asked"] != now.get(image, item["asked"]):
-                raise RequestInvalid(
+                raise OutputError(
                     f"{where}: {image} was asked about with another image, prompt, score, template or teacher; name "
                     "another file"
                 )
@@ -126,7 +127,7 @@ class DescriptionFile:
         return done if retry_failed else done | failed
 
     def append(self, items: Sequence[dict[str, Any]]) -> None:
-        """Write lines at once, so that an image's aspects stay together."""
+        """Write lines in one go, so that an image's aspects stay together."""
         with self._lock:
             if self._whole is not None:
                 write(self.path, self._whole)
@@ -145,10 +146,10 @@ def ask_all(
     rounds: int,
     advance: Callable[[], None],
 ) -> int:
-    """Ask every question; refusals and broken answers again in later rounds. Returns how many were given up.
+    """Ask every question, and those that got no usable answer again in later rounds. Returns how many were given up.
 
     Raises:
-        ConfigError: no such model, or no key that it takes.
+        ConfigError: there is no such model, or it refused every key.
     """
     given_up = 0
     left = list(questions)
@@ -156,7 +157,7 @@ def ask_all(
         unanswered = []
         with _asking(left, teacher, template, keys, file, concurrency) as failures:
             for question, failure in failures:
-                if number + 1 < rounds and isinstance(failure, Refused | Busy):
+                if number + 1 < rounds and isinstance(failure, Refused | TeacherBusy):
                     unanswered.append(question)
                     continue
                 if failure is not None:
@@ -177,7 +178,7 @@ def _asking(
     file: DescriptionFile,
     concurrency: int,
 ) -> Iterator[Iterator[tuple[Question, Exception | None]]]:
-    """Questions as they are done with, and what went wrong; answers are in the file by then."""
+    """Yield each question that is done, with the error if it failed; its answer is in the file by then."""
 
     def ask(question: Question) -> Exception | None:
         try:
@@ -188,7 +189,7 @@ def _asking(
             raise
         except (TeacherError, M3AGIQAError) as error:
             return error
-        # By the thread that asked, before it asks anything else: an answer that was paid for is not lost to a kill.
+        # The thread that asked writes the answer before it asks again: a kill loses no answer that was paid for.
         known = asked(question, teacher.name, template)
         file.append([_line(question, aspect, text, teacher, known) for aspect, text in found.items()])
         return None
@@ -205,25 +206,25 @@ def _asking(
 
 
 def _patiently(teacher: Teacher, keys: Keys, image: bytes, mime: str, text: str) -> str:
-    """Ask with whatever key has its turn, until limits are out of the way."""
-    busy = Busy("busy")
+    """Ask with the key whose turn it is, again while the teacher is limited, up to MAX_TRIES times."""
+    limited = TeacherBusy("busy")
     tries = 0
     while tries < MAX_TRIES:
         key = keys.take()
         try:
             return teacher.ask(key, image, mime, text)
-        except Busy as error:
-            busy = error
+        except TeacherBusy as error:
+            limited = error
             pause = min(FIRST_PAUSE_S * 2**tries, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
             keys.rest(key, pause if error.retry_after_s is None else error.retry_after_s)
             tries += 1
         except KeyRefused:
             keys.drop(key)
-    raise busy
+    raise limited
 
 
 def asked(question: Question, teacher: str, template: Template) -> str:
-    """A digest of all that an answer hangs on: image, prompt, scores, template and teacher."""
+    """A digest of all that an answer depends on: image, prompt, scores, template and teacher."""
     text = template.question(question.prompt, question.scores)
     return digest(str(image_digest(question.path)), text, teacher)[:16]
 

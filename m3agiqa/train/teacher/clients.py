@@ -1,4 +1,4 @@
-"""Large models that describe images for us: Gemini, and whatever speaks OpenAI's protocol."""
+"""Clients of teachers: Gemini, and any server that speaks OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Protocol
 
 from m3agiqa.errors import ConfigError
 
-#: Seconds for one answer.
+#: Seconds that a teacher has for one answer.
 TIMEOUT_S = 120.0
 
 
 class TeacherError(Exception):
-    """Why a question has no answer; the message goes into the results."""
+    """A question has no answer; the message is written into the results."""
 
 
-class Busy(TeacherError):
-    """A limit, a defect over there, or no connection: ask again after `retry_after_s`, if that was said."""
+class TeacherBusy(TeacherError):
+    """The teacher is limited, broken, or out of reach: ask again, after `retry_after_s` if the teacher named that."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -26,40 +26,40 @@ class Busy(TeacherError):
 
 
 class KeyRefused(TeacherError):
-    """This key will not do, others may."""
+    """The teacher refused this key; it may take another one."""
 
 
 class Refused(TeacherError):
-    """The model will not speak of this image, or not this time."""
+    """The model refused to describe this image, perhaps only this time."""
 
 
 class Unanswerable(TeacherError):
-    """The request itself was not accepted: asking again would not help."""
+    """The teacher did not accept the request: asking again would not help."""
 
 
 class Teacher(Protocol):
-    #: Provider and model.
+    #: Provider and model, as results show them.
     name: str
 
     def ask(self, key: str, image: bytes, mime: str, text: str) -> str:
         """The model's answer, which should be JSON.
 
         Raises:
-            TeacherError: one of those above.
-            ConfigError: no such model.
+            TeacherError: there is no answer; its subclass says what to do.
+            ConfigError: there is no such model.
         """
         ...
 
 
 class _Clients:
-    """One client a key, shared by all threads; a client that nobody holds any more closes its connections."""
+    """One client for each key, shared by all threads; an unused client closes its connections."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
         self._make = make
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def of(self, key: str) -> Any:
+    def for_key(self, key: str) -> Any:
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._make(key)
@@ -80,7 +80,7 @@ class Gemini:
         from google.genai import errors, types
 
         try:
-            answer = self._clients.of(key).models.generate_content(
+            answer = self._clients.for_key(key).models.generate_content(
                 model=self._model,
                 contents=[types.Part.from_bytes(data=image, mime_type=mime), text],
                 config=types.GenerateContentConfig(response_mime_type="application/json"),
@@ -90,9 +90,9 @@ class Gemini:
             wrong_key = error.code == 400 and "API key" in (error.message or "")
             raise _failure(401 if wrong_key else error.code, headers.get("retry-after"), self.name) from None
         except Exception as error:
-            # Its transport is httpx, or httpx2 in newer versions, whose errors are not related.
+            # It connects by httpx, or by httpx2 in newer versions; their errors have no common class.
             if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-                raise Busy(f"no connection ({type(error).__name__})") from error
+                raise TeacherBusy(f"no connection ({type(error).__name__})") from error
             raise
         if not answer.text:
             feedback = answer.prompt_feedback.block_reason if answer.prompt_feedback else None
@@ -124,13 +124,13 @@ class OpenAICompatible:
         url = f"data:{mime};base64,{base64.b64encode(image).decode()}"
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
         try:
-            answer = self._clients.of(key).chat.completions.create(
+            answer = self._clients.for_key(key).chat.completions.create(
                 model=self._model,
                 messages=[{"role": "user", "content": content}],
                 response_format={"type": "json_object"},
             )
         except openai.APIConnectionError as error:
-            raise Busy(f"no connection ({type(error).__name__})") from None
+            raise TeacherBusy(f"no connection ({type(error).__name__})") from None
         except openai.APIStatusError as error:
             raise _failure(error.status_code, error.response.headers.get("retry-after"), self.name) from None
         choice = answer.choices[0]
@@ -145,13 +145,13 @@ class OpenAICompatible:
 
 
 def _failure(status: int, retry_after: str | None, name: str) -> Exception:
-    """What an HTTP status means for us; the body may quote the request and is not shown."""
+    """The error for an HTTP status. It does not show the body, which may quote the request."""
     if status in (408, 409, 429) or status >= 500:
         try:
             seconds = None if retry_after is None else max(0.0, float(retry_after))
         except ValueError:  # a date
             seconds = None
-        return Busy(f"status {status}", seconds)
+        return TeacherBusy(f"status {status}", seconds)
     if status in (401, 403):
         return KeyRefused(f"status {status}")
     if status == 404:

@@ -1,4 +1,4 @@
-"""What a teacher is asked, and whether its answer will do."""
+"""The question that a teacher is asked about an image, and the explanations in its answer."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ KEYS: Mapping[Aspect, str] = {
     Aspect.AUTHENTICITY: "authenticity_explanation",
 }
 
-#: Formats that teachers take, as media types; others are sent as PNG.
+#: Media types of the formats that teachers take; other images are sent as PNG.
 _MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
-
-#: What JSON can write and UTF-8 cannot.
+#: Half of a surrogate pair: JSON can write it, UTF-8 cannot.
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 class BrokenAnswer(Refused):
-    """An answer is not the JSON that was asked for."""
+    """The answer is not the JSON that was asked for."""
 
 
 class Template(BaseModel):
-    """One of `cfg/train/teacher-*.yaml`."""
+    """A file `cfg/train/teacher-*.yaml`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     aspects: tuple[Aspect, ...] = Field(min_length=1)
-    #: Ends of the scale that scores are told on, after `--label-scale`.
+    #: Lowest and highest score of the scale that the teacher is told, after `--label-scale`.
     scale: tuple[float, float] = (0, 5)
-    #: The question, with {prompt}, {scores}, {low}, {high} and {example}.
+    #: The question, with the placeholders {prompt}, {scores}, {low}, {high} and {example}.
     text: str
     example: dict[str, str]
 
     @field_validator("text")
     @classmethod
-    def _has_places(cls, value: str) -> str:
-        if missing := [place for place in ("{prompt}", "{scores}", "{example}") if place not in value]:
+    def _has_placeholders(cls, value: str) -> str:
+        if missing := [name for name in ("{prompt}", "{scores}", "{example}") if name not in value]:
             raise ValueError(f"must hold {', '.join(missing)}")
         return value
 
@@ -66,26 +65,26 @@ class Template(BaseModel):
         return config.load(config.find("train", name), cls)
 
     def question(self, prompt: str, scores: Mapping[Aspect, float]) -> str:
-        """The text beside the image."""
+        """The text that is sent with the image."""
         low, high = self.scale
         told = "; ".join(
             f"{KEYS[aspect].removesuffix('_explanation')}: {scores[aspect]:.2f}" for aspect in self.aspects
         )
-        places = {
+        values = {
             "{prompt}": prompt,
             "{scores}": told,
             "{low}": f"{low:g}",
             "{high}": f"{high:g}",
             "{example}": json.dumps(self.example, indent=2),
         }
-        # In one pass: a prompt may hold what looks like a place.
-        return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], self.text)
+        # In one pass: a prompt may hold what looks like a placeholder.
+        return re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], self.text)
 
     def explanations(self, answer: str) -> dict[Aspect, str]:
         """Each aspect's explanation.
 
         Raises:
-            BrokenAnswer: not JSON, or a key is missing or empty.
+            BrokenAnswer: the answer is not JSON, or lacks an explanation.
         """
         fenced = re.search(r"```(?:json)?\s*(.*?)```", answer, re.DOTALL)
         try:
@@ -104,10 +103,10 @@ class Template(BaseModel):
 
 
 def sent_image(path: Path) -> tuple[bytes, str]:
-    """An image as a teacher gets it, and its media type.
+    """The bytes that a teacher is sent for an image, and their media type.
 
     Raises:
-        FetchError, ImageError: no usable image.
+        FetchError, ImageError: there is no usable image.
     """
     image = read_image(path)
     if image.info.format in _MIME and image.info.frames == 1:

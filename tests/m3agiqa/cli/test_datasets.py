@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from m3agiqa.cli import datasets
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 
 
 def test_a_row_that_cannot_be_read_is_told_of_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,5 +26,5 @@ def test_a_row_that_cannot_be_read_is_told_of_and_left_out(tmp_path: Path, capsy
 
 def test_a_table_of_which_no_row_can_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("name,prompt\nb.png,a cat, sitting\n")
-    with pytest.raises(RequestInvalid, match=r"line 2: .*; no row of"):
+    with pytest.raises(DataError, match=r"line 2: .*; no row of"):
         datasets.load(tmp_path, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, OutputError
 from m3agiqa.files import image_digest
 from m3agiqa.train.run import Run, digest
 
@@ -34,9 +34,9 @@ def test_a_run_goes_on_from_its_own_state_alone(run: Run) -> None:
     assert state is not None
     assert state["history"] == [1]
     assert torch.equal(state["weights"], torch.ones(3))
-    with pytest.raises(RequestInvalid, match="holds a run with another data, rate; name another folder"):
+    with pytest.raises(OutputError, match="holds a run with another data, rate; name another folder"):
         run.resume({"data": "other", "rate": 0.2, "epochs": 3})
-    with pytest.raises(RequestInvalid, match="another epochs"):
+    with pytest.raises(OutputError, match="another epochs"):
         run.resume(STARTED_WITH | {"epochs": 5})
 
 
@@ -56,7 +56,7 @@ def test_without_its_settings_a_run_is_nobodys(run: Run, content: bytes | None) 
     else:
         settings.write_bytes(content)
 
-    with pytest.raises(RequestInvalid, match=r"settings.yaml does not say of what|settings.yaml, line 1: not UTF-8"):
+    with pytest.raises(OutputError, match=r"settings.yaml does not say of what|settings.yaml, line 1: not UTF-8"):
         run.resume(STARTED_WITH)
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_state_says_what_to_delete(run: Run) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(run: Run) -> None:
-    with run.alone(), pytest.raises(RequestInvalid, match="another run writes to"), run.alone():
+    with run.alone(), pytest.raises(OutputError, match="another run writes to"), run.alone():
         pass
     with run.alone():
         pass

@@ -18,7 +18,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from PIL import AvifImagePlugin, Image
@@ -27,6 +26,7 @@ from m3agiqa.contract import Failure
 from m3agiqa.cutting import Cutter, SlicedImage
 from m3agiqa.errors import ImageUnreadable, M3AGIQAError
 from m3agiqa.images import decode, read_header
+from m3agiqa.memory import data_bytes
 from m3agiqa.model.slicing import Slicing
 
 #: Bytes beyond what the header says of an image: reading it takes some, and memory is handed out in large pieces.
@@ -124,14 +124,7 @@ def _limit_seconds(cpu_s: float, *, more: bool = False) -> None:
 def _limit_memory(more_bytes: int) -> None:
     """Let this process take `more_bytes` beyond what it has."""
     hard = resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + more_bytes + _MARGIN_BYTES, hard))
-
-
-def _data_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * os.sysconf("SC_PAGE_SIZE")
-    except FileNotFoundError:
-        return 0
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + more_bytes + _MARGIN_BYTES, hard))
 
 
 def _written(cut: SlicedImage, memory: int) -> dict[str, Any]:

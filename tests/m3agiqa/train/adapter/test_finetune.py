@@ -24,9 +24,9 @@ from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.writing import train_tokenizer
 from m3agiqa.profile import ModelProfile
-from m3agiqa.train.adapter.finetune import FineTuning, Lesson
+from m3agiqa.train.adapter.finetune import ConversationDataset, FineTuning
 from m3agiqa.train.adapter.trainee import Trainee
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 from tests.m3agiqa.golden import CPU, close
@@ -53,7 +53,7 @@ class Lab:
         asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
         self.profile(adapter="to/come")
         made = [
-            Conversation.made(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked)
+            ConversationRecord.for_training(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked)
             for entry in load_data(folder).entries
         ]
         write_conversations(folder / "train.json", made[:3])
@@ -65,10 +65,10 @@ class Lab:
         content = {"name": "lab", "base": str(self.base), "aspects": {"quality": part}}
         (self.home / "lab.yaml").write_text(yaml.safe_dump(content))
 
-    def lessons(self) -> Lesson:
+    def lessons(self) -> ConversationDataset:
         tokenizer = ConversationTokenizer.from_file(self.base / "tokenizer.json", SHAPE.queries)
         settings = FineTuning.model_validate(SETTINGS)
-        return Lesson(
+        return ConversationDataset(
             load_data(self.data), read_conversations(self.data / "train.json"), tokenizer, Slicing(), settings
         )
 

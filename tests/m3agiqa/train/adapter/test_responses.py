@@ -17,7 +17,7 @@ from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import Scorer, Scores
 from m3agiqa.train.adapter import responses
 from m3agiqa.train.adapter.responses import answer
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.data.descriptions import read_descriptions
 from tests.m3agiqa.train.conftest import MakeData
@@ -28,7 +28,7 @@ def data(make_data: MakeData) -> Path:
     folder = make_data(4)
     asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
     made = [
-        Conversation.made(entry.name, entry.name, entry.prompt, "The teacher's.", 2, asked)
+        ConversationRecord.for_training(entry.name, entry.name, entry.prompt, "The teacher's.", 2, asked)
         for entry in load_data(folder).entries
     ]
     write_conversations(folder / "train.json", made)

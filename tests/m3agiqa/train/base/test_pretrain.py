@@ -24,7 +24,7 @@ from m3agiqa.train.base.backbone import MAP_CHANNELS, POOLED, Backbone
 from m3agiqa.train.base.pretrain import Pretraining
 from m3agiqa.train.base.student import Student, map_loss
 from m3agiqa.train.base.views import Cut
-from m3agiqa.train.data.conversations import Conversation, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from tests.m3agiqa.golden import CPU
 from tests.m3agiqa.train.conftest import MakeData
@@ -72,7 +72,10 @@ class Lab:
         entries = load_data(data).entries
         for number, entry in enumerate(entries):
             noise_image(64, 64, seed=number).rgb.save(data / "images" / entry.name)
-        made = [Conversation.made(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked) for entry in entries]
+        made = [
+            ConversationRecord.for_training(entry.name, entry.name, entry.prompt, "It is dull.", 2, asked)
+            for entry in entries
+        ]
         write_conversations(data / "train.json", made)
 
     def pretrain(self, run: str, *arguments: str, **changes: Any) -> int:

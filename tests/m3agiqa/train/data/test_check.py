@@ -11,7 +11,7 @@ from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
 from m3agiqa.profile import ModelProfile
 from m3agiqa.train.data.check import check_data
-from m3agiqa.train.data.conversations import Conversation, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from tests.m3agiqa.train.conftest import MakeData, write_table
 
@@ -113,9 +113,12 @@ def test_conversations_are_held_against_the_table(make_data: MakeData) -> None:
     # given words that follow another aspect's scores, as published alignment files have them
     folder = make_data(4, mos_quality=lambda index: 1.5, mos_align=lambda index: 4.5)
     names = [entry.name for entry in load_data(folder).entries]
-    made = [Conversation.made(name, name, "p", "It is.", 1.5, ASKED) for name in [*names, "stray.png", names[0]]]
+    made = [
+        ConversationRecord.for_training(name, name, "p", "It is.", 1.5, ASKED)
+        for name in [*names, "stray.png", names[0]]
+    ]
     write_conversations(folder / "train.json", made)
-    write_conversations(folder / "val.json", [Conversation.made("x", names[1], "p", " ", 1.5, ASKED)])
+    write_conversations(folder / "val.json", [ConversationRecord.for_training("x", names[1], "p", " ", 1.5, ASKED)])
     # then
     assert "another rating word" not in problems(folder, Aspect.QUALITY)
     found = problems(folder, Aspect.CORRESPONDENCE)

@@ -7,9 +7,9 @@ import pytest
 
 from m3agiqa.cli import main
 from m3agiqa.contract import Aspect
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.profile import ModelProfile
-from m3agiqa.train.data.conversations import Conversation, read_conversations, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, read_conversations, write_conversations
 from m3agiqa.train.data.dataset import PREFIX, DataSet, Entry, load_data
 from m3agiqa.train.data.descriptions import read_descriptions
 from m3agiqa.train.data.splits import Split
@@ -39,9 +39,9 @@ def test_every_data_sets_own_columns_are_known(
 def test_a_label_that_is_not_there_names_the_columns(make_data: MakeData) -> None:
     data = load_data(make_data(3, mos_quality=lambda index: index))
 
-    with pytest.raises(RequestInvalid, match=r"mos_align or mos_correspondence.*name, prompt, mos_quality"):
+    with pytest.raises(DataError, match=r"mos_align or mos_correspondence.*name, prompt, mos_quality"):
         data.label_column(Aspect.CORRESPONDENCE)
-    with pytest.raises(RequestInvalid, match="no column beauty"):
+    with pytest.raises(DataError, match="no column beauty"):
         data.label_column(Aspect.QUALITY, "beauty")
 
 
@@ -56,7 +56,7 @@ def test_labels_are_scaled_and_an_empty_cell_is_none() -> None:
 def test_a_label_that_is_no_number_is_told_of_with_its_place(make_data: MakeData, text: str) -> None:
     data = load_data(make_data(3, mos_quality=lambda index: text if index == 1 else index))
 
-    with pytest.raises(RequestInvalid, match=rf"data.csv, line 3: mos_quality is '{text}', which is no number"):
+    with pytest.raises(DataError, match=rf"data.csv, line 3: mos_quality is '{text}', which is no number"):
         data.check_numbers(data.label_column(Aspect.QUALITY))
 
 
@@ -73,7 +73,7 @@ def test_a_table_with_a_wrong_row_is_refused_unless_it_is_asked_about(make_data:
     with (folder / "data.csv").open("a", encoding="utf-8") as file:
         file.write("x.png,a cat, on a mat,3\ny.png\n")
 
-    with pytest.raises(RequestInvalid, match=r"line 5: it has 4 cells.*and 1 more.*`m3agiqa data check` lists"):
+    with pytest.raises(DataError, match=r"line 5: it has 4 cells.*and 1 more.*`m3agiqa data check` lists"):
         load_data(folder)
     data = load_data(folder, with_wrong_rows=True)
     assert len(data.entries) == 3
@@ -152,7 +152,7 @@ def test_a_table_that_is_none_says_so(tmp_path: Path, content: bytes | None, wor
     if content is not None:
         (tmp_path / "data.csv").write_bytes(content)
 
-    with pytest.raises(RequestInvalid, match=words):
+    with pytest.raises(DataError, match=words):
         load_data(tmp_path)
 
 
@@ -163,18 +163,18 @@ def test_a_split_by_prompt_keeps_prompts_together(make_data: MakeData) -> None:
     parts = Split(by="prompt", ratio=(7, 1, 2), seed=1).names(data)
 
     assert {part: len(names) for part, names in parts.items()} == {"train": 42, "val": 6, "test": 12}
-    of = [{prompts[name] for name in names} for names in parts.values()]
-    assert not of[0] & of[1]
-    assert not of[0] & of[2]
-    assert not of[1] & of[2]
+    train, val, test = ({prompts[name] for name in names} for names in parts.values())
+    assert not train & val
+    assert not train & test
+    assert not val & test
 
 
 def test_a_split_hangs_on_the_seed_and_not_on_the_tables_order(make_data: MakeData) -> None:
     data = load_data(make_data(40))
     backwards = DataSet(data.folder, data.images, data.columns, data.entries[::-1], data.parts)
 
-    def validation(seed: int, of: DataSet = data) -> set[str]:
-        return set(Split(by="picture", ratio=(3, 1), seed=seed).names(of)["val"])
+    def validation(seed: int, source: DataSet = data) -> set[str]:
+        return set(Split(by="picture", ratio=(3, 1), seed=seed).names(source)["val"])
 
     assert len(validation(1)) == 10
     assert validation(1) == validation(1, backwards)
@@ -184,20 +184,21 @@ def test_a_split_hangs_on_the_seed_and_not_on_the_tables_order(make_data: MakeDa
 def test_a_split_by_files_obeys_the_conversations(make_data: MakeData) -> None:
     folder = make_data(6)
     names = [entry.name for entry in load_data(folder).entries]
-    for part, of in (("train", names[:4]), ("val", names[4:])):
+    for part, images in (("train", names[:4]), ("val", names[4:])):
         write_conversations(
-            folder / f"{part}.json", [Conversation.made(name, name, "p", "It is.", 2, ASKED) for name in of]
+            folder / f"{part}.json",
+            [ConversationRecord.for_training(name, name, "p", "It is.", 2, ASKED) for name in images],
         )
 
     assert Split(by="files").names(load_data(folder)) == {"train": names[:4], "val": names[4:]}
 
-    write_conversations(folder / "val.json", [Conversation.made("x", names[0], "p", "It is.", 2, ASKED)])
-    with pytest.raises(RequestInvalid, match=f"{names[0]} and 0 others are in two parts"):
+    write_conversations(folder / "val.json", [ConversationRecord.for_training("x", names[0], "p", "It is.", 2, ASKED)])
+    with pytest.raises(DataError, match=f"{names[0]} and 0 others are in two parts"):
         Split(by="files").names(load_data(folder))
 
 
 def test_a_split_that_leaves_a_part_empty_is_refused(make_data: MakeData) -> None:
-    with pytest.raises(RequestInvalid, match="leaves nothing for val"):
+    with pytest.raises(DataError, match="leaves nothing for val"):
         Split(by="prompt").names(load_data(make_data(3)))
 
 
@@ -205,7 +206,7 @@ def test_a_split_that_leaves_a_part_empty_is_refused(make_data: MakeData) -> Non
     ("mos", "word"), [(0, "bad"), (0.99, "bad"), (1, "poor"), (4.2, "excellent"), (5, "excellent")]
 )
 def test_a_conversation_ends_with_the_word_for_its_score(mos: float, word: str) -> None:
-    made = Conversation.made("1", "a.png", "a {prompt} cat", "A cat.", mos, ASKED)
+    made = ConversationRecord.for_training("1", "a.png", "a {prompt} cat", "A cat.", mos, ASKED)
 
     assert made.word == word
     assert made.conversations[0].content.startswith("<image>\nPlease closely examine")
@@ -214,7 +215,7 @@ def test_a_conversation_ends_with_the_word_for_its_score(mos: float, word: str) 
 
 
 def test_conversations_read_as_written_and_older_ones_too(tmp_path: Path) -> None:
-    made = Conversation.made("1", "a.png", "p", "A cat.", 3, ASKED)
+    made = ConversationRecord.for_training("1", "a.png", "p", "A cat.", 3, ASKED)
     write_conversations(tmp_path / "x.json", [made])
     assert read_conversations(tmp_path / "x.json") == [made]
 
@@ -236,7 +237,7 @@ def test_conversations_read_as_written_and_older_ones_too(tmp_path: Path) -> Non
 )
 def test_a_broken_conversation_file_says_where(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(RequestInvalid, match=words):
+    with pytest.raises(DataError, match=words):
         read_conversations(tmp_path / "x.json")
 
 
@@ -254,7 +255,7 @@ def test_descriptions_come_from_lines_of_the_aspect(tmp_path: Path) -> None:
     assert read_descriptions(path, Aspect.QUALITY) == {"a.png": "new", "b.png": "any"}
 
     path.write_text('{"image": "a.png", "description": "x"}\nnonsense\n')
-    with pytest.raises(RequestInvalid, match="line 2"):
+    with pytest.raises(DataError, match="line 2"):
         read_descriptions(path, Aspect.QUALITY)
 
 

@@ -14,7 +14,7 @@ from m3agiqa.contract import Aspect
 from m3agiqa.images import noise_image
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import load_data
-from m3agiqa.train.data.distort import Distortions, Kind, spoil
+from m3agiqa.train.data.distort import Distortions, Kind, distorted
 from tests.m3agiqa.train.conftest import MakeData
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -106,13 +106,13 @@ def test_a_stronger_distortion_is_farther_from_the_image(kind: Kind) -> None:
     noise = torch.randint(0, 256, (96, 96, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = Image.blend(Image.fromarray(noise.numpy()), noise_image(96, 96, seed=3).rgb, 0.8)
     # when
-    spoilt = [spoil(image, kind, strength, seed=1) for strength in (0.25, 0.5, 0.75, 1.0)]
+    copies = [distorted(image, kind, strength, seed=1) for strength in (0.25, 0.5, 0.75, 1.0)]
     # then
-    shown = [each.resize(image.size) for each in spoilt]
+    shown = [each.resize(image.size) for each in copies]
     errors = [np.square(np.asarray(each, float) - np.asarray(image, float)).mean() for each in shown]
     assert errors == sorted(errors)
     assert errors[0] > 0
-    assert ({each.size for each in spoilt} == {image.size}) is (kind != "thumbnail")
+    assert ({each.size for each in copies} == {image.size}) is (kind != "thumbnail")
 
 
 def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

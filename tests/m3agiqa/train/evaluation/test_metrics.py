@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from m3agiqa.train.evaluation.metrics import as_json, correlations, fit_logistic, krcc, plcc, srcc, srcc_by_group
+from m3agiqa.train.evaluation.metrics import (
+    as_json,
+    correlations,
+    fit_logistic,
+    krcc,
+    logistic,
+    plcc,
+    srcc,
+    srcc_by_group,
+)
 
 
 def related(count: int, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +69,79 @@ def test_the_logistic_straightens_a_curve_and_never_loses_to_a_line() -> None:
     for seed in range(3):
         noisy, others = related(30, noise=3, seed=seed)
         assert plcc(fit_logistic(noisy, others)(noisy), others) >= abs(plcc(noisy, others)) - 1e-9
+
+
+def test_the_logistic_is_the_published_formula() -> None:
+    # b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, at its middle and one unit beside it
+    x = np.array([2.0, 3.0, 1.0])
+    side = 4 * (0.5 - 1 / (1 + math.exp(0.5)))
+
+    assert logistic(x, 4, 0.5, 2, 0.1, 0.3) == pytest.approx([0.5, 0.6 + side, 0.4 - side])
+    # However steep, it stays finite.
+    assert logistic(np.array([-1e6, 1e6]), 2, 1e6, 0, 0, 1).tolist() == pytest.approx([0, 2])
+
+
+def test_a_line_stays_a_line() -> None:
+    scores = np.array([1.0, 2.0, 3.0, 4.5])
+    labels = np.array([2.0, 2.5, 4.0, 4.5])
+    slope, offset = np.polyfit(scores, labels, 1)
+
+    # Too few points for a curve: the fit is the least squares line.
+    assert fit_logistic(scores, labels)(scores) == pytest.approx(slope * scores + offset)
+
+
+def test_six_points_are_enough_for_a_curve_and_five_are_not() -> None:
+    scores = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    labels = 5 / (1 + np.exp(-6 * (scores - 2.5)))
+
+    def error(count: int) -> float:
+        x, y = scores[:count], labels[:count]
+        line = np.polyval(np.polyfit(x, y, 1), x)
+        return float(((fit_logistic(x, y)(x) - y) ** 2).sum() / ((line - y) ** 2).sum())
+
+    assert error(6) < 0.1
+    assert error(5) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fit_never_has_more_squared_error_than_the_line(seed: int) -> None:
+    scores, labels = related(12, noise=2, seed=seed)
+    line = np.polyval(np.polyfit(scores, labels, 1), scores)
+
+    fitted = fit_logistic(scores, labels)(scores)
+
+    assert ((fitted - labels) ** 2).sum() <= ((line - labels) ** 2).sum() + 1e-9
+
+
+def test_an_interval_covers_95_percent_of_the_resamples() -> None:
+    scores, labels = related(30)
+    draws = np.random.default_rng(5).integers(30, size=(400, 30))
+    values = [plcc(scores[draw], labels[draw]) for draw in draws]
+
+    estimate = correlations(scores.tolist(), labels.tolist(), seed=5, resamples=400)["plcc"]
+
+    assert estimate.interval == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_within_groups_weighs_groups_alike_and_resamples_each_apart() -> None:
+    # given a large group in order and a small one out of order
+    scores = [*range(9), 0, 1, 2]
+    labels = [*range(9), 0, 2, 1]
+    groups = ["large"] * 9 + ["small"] * 3
+
+    estimate = correlations(scores, labels, groups, resamples=300)["srcc_within_groups"]
+
+    assert estimate.value == pytest.approx((1 + 0.5) / 2)
+    # The large group is always in order, so the small one alone makes the interval: from -1 to 1 and 1 to 1, halved.
+    assert estimate.interval == pytest.approx((0, 1))
+
+
+def test_without_resamples_there_are_values_and_no_intervals() -> None:
+    scores, labels = (values.tolist() for values in related(20))
+
+    for estimate in correlations(scores, labels, ["a"] * 20, resamples=0).values():
+        assert estimate.value is not None
+        assert estimate.interval is None
 
 
 def test_scores_that_run_backwards_are_mapped_forwards() -> None:
@@ -117,6 +199,14 @@ def test_what_cannot_be_computed_is_null_with_a_reason(scores: list[float], labe
         assert result[f"{name}_ci95"] is None
         assert reason in result["reasons"][name]
     assert result["srcc_within_groups"] is None
+
+
+def test_numbers_too_close_together_for_floats_have_a_reason_instead_of_a_correlation() -> None:
+    estimate = correlations([1.0, 2.0, 3.0], [1e-200, 2e-200, 3e-200], resamples=5)["plcc"]
+
+    assert (estimate.value, estimate.interval) == (None, None)
+    assert estimate.reason is not None
+    assert "too close together" in estimate.reason
 
 
 def test_resamples_without_a_correlation_do_not_make_an_interval_nan() -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 from m3agiqa import outputs
 from m3agiqa.cli import local, main
 from m3agiqa.contract import Aspect, Failure
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import FakeScorer
-from m3agiqa.train.data.conversations import Conversation, write_conversations
+from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
 from m3agiqa.train.data.dataset import load_data
 from m3agiqa.train.evaluation.metrics import srcc
 from m3agiqa.train.evaluation.predictions import COLUMNS, read_predictions
@@ -67,7 +67,7 @@ def test_evaluate_tells_what_descriptions_were_copied(make_data: MakeData, capsy
     [words] = {tuple((row.description or "").split()) for row in read_predictions(folder / "p.csv")}
     assert len(words) == 14
     asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
-    text = Conversation.made("x", "x.png", "x", " ".join(words[:9]).upper(), 2, asked)
+    text = ConversationRecord.for_training("x", "x.png", "x", " ".join(words[:9]).upper(), 2, asked)
     write_conversations(folder / "train.json", [text])
     # when
     result = evaluated(capsys, folder, *FAKE, "--texts", folder / "train.json")
@@ -86,7 +86,9 @@ def test_a_part_of_the_images_is_named_by_conversation_files(
     folder = make_data(9, mos=lambda index: index % 5)
     names = ("gen0_000.png", "gen1_003.png", "gone.png")
     asked = ModelProfile.load("mini").aspects[Aspect.QUALITY]
-    write_conversations(folder / "val.json", [Conversation.made(name, name, "x", "x", 2, asked) for name in names])
+    write_conversations(
+        folder / "val.json", [ConversationRecord.for_training(name, name, "x", "x", 2, asked) for name in names]
+    )
     # when
     result = evaluated(capsys, folder, *FAKE, "--only", folder / "val.json")
     # then
@@ -100,7 +102,7 @@ def test_a_part_of_the_images_is_named_by_conversation_files(
     scaled = evaluated(capsys, folder, *FAKE, "--label-scale", "0.5", "--predictions", folder / "all.csv")
     assert scaled["n"] == 9
     assert [row.label for row in read_predictions(folder / "all.csv")] == [index % 5 / 2 for index in range(9)]
-    write_conversations(folder / "other.json", [Conversation.made("x", "gone.png", "x", "x", 2, asked)])
+    write_conversations(folder / "other.json", [ConversationRecord.for_training("x", "gone.png", "x", "x", 2, asked)])
     assert main(["evaluate", str(folder), *FAKE, "--only", str(folder / "other.json")]) == 1
     assert "has none of the 1 images" in capsys.readouterr().err
 
@@ -270,7 +272,7 @@ def test_a_file_of_another_model_or_aspect_is_left_alone(
 
     assert "name another file" in capsys.readouterr().err
     assert output.read_bytes() == before
-    with pytest.raises(RequestInvalid, match="was not written by `m3agiqa predict`"):
+    with pytest.raises(DataError, match="was not written by `m3agiqa predict`"):
         read_predictions(folder / "data.csv")
 
 
@@ -332,7 +334,7 @@ def test_numbers_are_printed_before_a_plot_that_fails(
     assert json.loads(captured.out) == result
     assert captured.err.count("error: cannot write /dev/full: No space left on device") == 1
     # What can be known before is said before.
-    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", str(folder / "p.xyz")]) == 1
+    assert main(["evaluate", str(folder), *FAKE, "--json", "--plot", str(folder / "p.xyz")]) == 2
     assert capsys.readouterr().out == ""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m3agiqa.errors import CheckpointError, RequestInvalid
+from m3agiqa.errors import CheckpointError, OutputError
 from m3agiqa.train.head.cache import StateCache
 
 
@@ -56,5 +56,5 @@ def test_damage_is_seen(tmp_path: Path, where: int) -> None:
 def test_the_bound_holds_over_all_keys_and_runs(tmp_path: Path) -> None:
     StateCache(tmp_path, {"weights": "old"}, 10_000).write("x", torch.zeros(40, 100))
 
-    with pytest.raises(RequestInvalid, match="cache_gb"):
+    with pytest.raises(OutputError, match="cache_gb"):
         StateCache(tmp_path, {"weights": "new"}, 10_000).write("x", torch.zeros(40, 100))

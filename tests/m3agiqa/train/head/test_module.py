@@ -74,13 +74,13 @@ def test_our_recurrence_and_its_gradients_are_the_packages() -> None:
     cell._impl = type(cell)._impl.__get__(cell)
     hidden, lengths = torch.randn(3, 40, 48), torch.tensor([40, 7, 1])
     # when
-    scores = [of(hidden, lengths) for of in (module, theirs)]
+    scores = [head(hidden, lengths) for head in (module, theirs)]
     for of, score in zip((module, theirs), scores, strict=True):
         of.zero_grad()
         score.square().sum().backward()
     # then
     assert torch.allclose(*scores, atol=1e-5)
-    gradients = [dict(of.named_parameters()) for of in (module, theirs)]
+    gradients = [dict(head.named_parameters()) for head in (module, theirs)]
     for name, parameter in gradients[0].items():
         expected = gradients[1][name].grad
         assert parameter.grad is not None

@@ -257,7 +257,7 @@ def test_a_model_that_is_not_there_ends_the_run(
 def test_each_way_names_what_it_needs(
     data: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["describe", str(data), "--output", str(data / "d.jsonl"), *arguments]) == 1
+    assert main(["describe", str(data), "--output", str(data / "d.jsonl"), *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -267,7 +267,7 @@ def test_nothing_starts_without_keys_or_consent(
     arguments = command(data, server, "gemini", "--price-in", "1000", "--price-out", "2000")
     arguments.remove("--yes")
 
-    assert main(arguments) == 1
+    assert main(arguments) == 2
 
     err = capsys.readouterr().err
     assert "6 images to ask eagle-1 about: roughly" in err
@@ -279,7 +279,7 @@ def test_nothing_starts_without_keys_or_consent(
     assert not server.asked
 
 
-def test_a_image_in_another_format_is_sent_as_png(data: Path, server: TeacherServer) -> None:
+def test_an_image_in_another_format_is_sent_as_png(data: Path, server: TeacherServer) -> None:
     path = data / "images" / "gen0_000.png"
     Image.new("RGB", (33, 22), "red").save(path, "GIF")
 
