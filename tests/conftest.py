@@ -52,7 +52,7 @@ def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callabl
     """Starts a real worker of a queue and waits until it is ready; it may fetch from `web` and call back to it."""
     started: list[Worker] = []
 
-    def start(queue: str, *, concurrency: int = 8, **settings: object) -> Worker:
+    def start(queue: str, *, concurrency: int | None = 8, **settings: object) -> Worker:
         defaults: dict[str, object] = {
             "redis_url": redis_url,
             "model": "fake",

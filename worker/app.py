@@ -53,6 +53,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_concurrency": settings.threads,
         # A worker takes no more than it works on, so that others may, and that priorities hold.
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,

@@ -87,7 +87,7 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
         raise ConfigError("start the worker with -P threads: its tasks share one process, with the model in it")
     if keys.SCORE_QUEUE in queues and instance.concurrency < 2 * settings.max_batch:
         raise ConfigError(
-            f"start the worker with -c {2 * settings.max_batch} or more, twice M3AGIQA_MAX_BATCH: "
+            f"start the worker without -c, or with -c {2 * settings.max_batch} or more, twice M3AGIQA_MAX_BATCH: "
             "one batch is fetched while another is scored"
         )
 

@@ -22,6 +22,8 @@ PREFIX = "M3AGIQA_"
 #: What Kubernetes puts into the environment of every container for a Service named m3agiqa-something.
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
+_LEAST_THREADS = 32
+
 #: Comma-separated in the environment.
 Names = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -251,6 +253,11 @@ class Settings(BaseSettings):
         if self.visibility_timeout_s is not None:
             return self.visibility_timeout_s
         return 3 * (self.fetch_timeout_s + self.max_wait_ms / 1000 + self.score_timeout_s)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker that is started without -c: batches stay full where images take long to fetch."""
+        return max(_LEAST_THREADS, 3 * self.max_batch)
 
     @property
     def effective_decoders(self) -> int:

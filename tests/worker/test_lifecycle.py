@@ -184,6 +184,14 @@ def test_a_worker_started_wrongly_says_why_and_ends(
     assert re.search(rf"^error: .*{re.escape(said)}", ended.stderr, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("given", "max_batch", "threads"), [(None, 4, 32), (None, 20, 60), (41, 20, 41)])
+def test_threads_follow_the_batch_where_the_command_line_does_not_say_how_many(
+    given: int | None, max_batch: int, threads: int, worker_process: Start
+) -> None:
+    worker = worker_process("score", concurrency=given, max_batch=max_batch)
+    assert f"concurrency: {threads} (thread)" in worker.log
+
+
 def test_a_worker_refuses_a_redis_that_cannot_hold_the_queue(tmp_path: Path) -> None:
     with ValkeyServer(port=free_port(), config={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
         worker = start_worker(
