@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
+from m3agiqa import config
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
-from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, ResultTimeout
+from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
 from m3agiqa.queue import inbox, keys, ledger
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
@@ -70,7 +73,7 @@ class Client:
         of an id stands; another one under the same id becomes a dead letter.
 
         Raises:
-            RequestInvalid: a field is wrong.
+            RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses it.
             QueueFull: too many wait already; says when to come back.
             QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
         """
@@ -95,13 +98,15 @@ class Client:
         enqueued by then.
 
         Raises:
-            RequestInvalid: a field of a request is wrong.
+            RequestInvalid: a field of a request is wrong, or `refuse_unknown_policy` refuses one.
             QueueFull: too many wait already; says when to come back, and which were enqueued.
             QueueUnavailable: Redis cannot be reached; says how many were enqueued for certain.
         """
         ids: list[str] = []
         for chunk in _chunks(requests):
             parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
+            for request in parsed:
+                refuse_unknown_policy(request)
             try:
                 with self._connection.redis() as redis:
                     room = max(0, self._max_queued - inbox.waiting(redis))
@@ -251,6 +256,22 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_unknown_policy(request: ScoreRequest) -> None:
+    """Refuse a request whose policy the workers cannot find, where M3AGIQA_CONFIG_DIR names their folder here as well.
+
+    Elsewhere nobody but a worker knows the operator's policies: it answers with a failure.
+
+    Raises:
+        RequestInvalid: there is no such policy.
+    """
+    own = os.environ.get(config.OWN_DIR)
+    if request.policy is None or not own or not os.access(Path(own) / "policies", os.R_OK | os.X_OK):
+        return
+    if config.named("policies", request.policy) is None:
+        known = ", ".join(config.names("policies"))
+        raise RequestInvalid(f"policy: there is no {quoted(request.policy)}; one of: {known}")
 
 
 def _read(text: str, request_id: str) -> Verdict:

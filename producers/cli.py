@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m3agiqa import console
-from m3agiqa.client import MAX_QUEUED, Client
+from m3agiqa.client import MAX_QUEUED, Client, refuse_unknown_policy
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
 from m3agiqa.paths import is_file
@@ -214,7 +214,9 @@ def _request(row: Row) -> ScoreRequest:
         if fields["priority"] not in ("0", "3", "6", "9"):
             raise RequestInvalid("priority: must be 0, 3, 6 or 9")
         fields["priority"] = int(str(fields["priority"]))
-    return ScoreRequest.parse(fields)
+    request = ScoreRequest.parse(fields)
+    refuse_unknown_policy(request)
+    return request
 
 
 def _result(client: Client, arguments: argparse.Namespace) -> int:
