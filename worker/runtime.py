@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from m3agiqa.errors import Busy, NotOwed, QueueUnavailable, TaskRevoked
+from m3agiqa import console
+from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
@@ -19,7 +20,7 @@ from worker.ops import loops
 from worker.ops.health import STALE_S, Health
 from worker.ops.loops import STUCK_S, Loop
 from worker.ops.watchdog import Watchdog
-from worker.settings import Settings
+from worker.settings import Settings, variable
 
 if TYPE_CHECKING:
     from m3agiqa.contract import Failure
@@ -99,14 +100,15 @@ class Runtime:
         self._consumes: Callable[[], bool] = lambda: False
         self._health: Health | None = None
         if settings.health_dir is not None:
-            self._health = Health(
-                settings.health_dir,
-                list(queues),
-                alive=alive,
-                working=lambda: (
-                    self._consumes() and transport.idle_s() < STALE_S and not any(loop.refused for loop in running)
-                ),
-            )
+            with _blaming("health_dir"):
+                self._health = Health(
+                    settings.health_dir,
+                    list(queues),
+                    alive=alive,
+                    working=lambda: (
+                        self._consumes() and transport.idle_s() < STALE_S and not any(loop.refused for loop in running)
+                    ),
+                )
             self._stack.callback(self._health.stop)
 
     def ready(self, consumes: Callable[[], bool]) -> None:
@@ -223,10 +225,14 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     from worker.score.handler import LONGEST_DELAY_S, ScoreHandler
     from worker.shares import Shares
 
-    policies = Policies(settings.policy)
+    with _blaming("policy"):
+        policies = Policies(settings.policy)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
-    model = load_scorer(settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model))
+    with _blaming("model"):
+        model = load_scorer(
+            settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)
+        )
     batcher = Batcher(model, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
     stack.callback(batcher.stop, settings.score_timeout_s)
     profile = None if isinstance(model, FakeScorer) else ModelProfile.load(settings.model)
@@ -258,6 +264,17 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
         retry_delays_s=settings.score_retry_delays_s,
         timeout_s=settings.score_timeout_s,
     )
+
+
+@contextmanager
+def _blaming(field: str) -> Iterator[None]:
+    """Name the setting whose value is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{variable(field)}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{variable(field)}: {console.reason(error)}") from None
 
 
 def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:

@@ -86,10 +86,13 @@ class Address:
         """The Redis that the environment names, by default that of this machine.
 
         Raises:
-            ConfigError: as `parse`.
+            ConfigError: as `parse`, with the variable's name.
         """
         given = {name: environment.get(name, "") for name in (URL_VARIABLE, USERNAME_VARIABLE, PASSWORD_VARIABLE)}
-        found = cls.parse(given[URL_VARIABLE] or DEFAULT)
+        try:
+            found = cls.parse(given[URL_VARIABLE] or DEFAULT)
+        except ConfigError as error:
+            raise ConfigError(f"{URL_VARIABLE}: {error}") from None
         return found.as_user(given[USERNAME_VARIABLE], given[PASSWORD_VARIABLE])
 
     def as_user(self, username: str, password: str) -> Self:

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 from m3agiqa.errors import ConfigError, DeliveryForbidden
 from m3agiqa.quoting import quoted
 from worker.settings import Settings
-from worker.web.endpoints import by_place, endpoint_of, host_of_endpoint
+from worker.web.endpoints import by_host, endpoint_of, host_of_endpoint
 
 #: What a setting may not say: how the message is framed, what its body is, and who signed it.
 _OURS = re.compile(
@@ -37,11 +37,11 @@ class Receivers:
         self._signers = _signers(settings.webhook_secrets)
         self._host_signers = {
             place: _signers(secrets)
-            for place, secrets in by_place("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
+            for place, secrets in by_host("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
         }
         self._headers = {
             _endpoint(place): _headers(headers)
-            for place, headers in by_place("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
+            for place, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
         }
 
     def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from worker.delivery.receivers import Receivers
 from worker.settings import Settings
 from worker.shares import Shares
 from worker.web.answers import host_of, retry_after_s
+from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
 
 #: Seconds. A receiver cannot ask for more patience than this.
@@ -38,7 +39,7 @@ class Sender:
     `shares` says how many threads a receiver may have; a bucket counts as one. Without it, any number.
 
     Raises:
-        ConfigError: a setting is wrong: see `Receivers`, `Transport` and `Objects`.
+        ConfigError: a setting is wrong: see `allowed_endpoints`, `Receivers` and `Objects`.
     """
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
@@ -46,7 +47,7 @@ class Sender:
         self._timeout_s = settings.deliver_timeout_s
         self._web = Transport(
             timeout_s=settings.deliver_timeout_s,
-            allow_hosts=settings.deliver_allow_hosts,
+            trusted=allowed_endpoints("M3AGIQA_DELIVER_ALLOW_HOSTS", settings.deliver_allow_hosts),
             forbidden=DeliveryForbidden,
             unavailable=DeliveryUnavailable,
             user_agent=settings.effective_user_agent,

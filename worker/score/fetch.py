@@ -18,6 +18,7 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.settings import Settings
 from worker.shares import Share, Shares
 from worker.web.answers import host_of, is_temporary, length_of, location_of, retry_after_s
+from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
 
 MAX_REDIRECTS = 3
@@ -53,7 +54,7 @@ class Fetcher:
         self._buckets = settings.fetch_s3_buckets
         self._web = Transport(
             timeout_s=settings.fetch_timeout_s,
-            allow_hosts=settings.fetch_allow_hosts,
+            trusted=allowed_endpoints("M3AGIQA_FETCH_ALLOW_HOSTS", settings.fetch_allow_hosts),
             ports=settings.fetch_ports,
             forbidden=FetchForbidden,
             unavailable=FetchUnavailable,

@@ -1,10 +1,10 @@
-"""How `host:port` is spelt: one way for whatever leads to the same place."""
+"""How `host:port` is spelt: one way for whatever leads to the same endpoint."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -62,22 +62,24 @@ def host_and_port(parts: SplitResult) -> tuple[str, int]:
     return name, port
 
 
-def allowed(entry: str) -> str:
-    """What an entry of an allow-list means.
+def allowed_endpoints(setting: str, entries: Iterable[str]) -> frozenset[str]:
+    """The endpoints that an allow-list names.
 
     Raises:
-        ConfigError: it is not host:port.
+        ConfigError: an entry is not host:port.
     """
-    try:
+    return frozenset(_allowed(setting, entry) for entry in entries)
+
+
+def _allowed(setting: str, entry: str) -> str:
+    with suppress(ValueError):
         if _HOST_AND_PORT.fullmatch(entry):
             return endpoint_of(f"http://{entry}")
-    except ValueError:
-        pass
-    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as images.internal:8080")
+    raise ConfigError(f"{setting}: {quoted(entry)!r} is not host:port, such as images.internal:8080")
 
 
-def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
-    """What a setting has for single hosts, by `place_named`.
+def by_host(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The values that a setting has for single hosts, by what `host_named` makes of their names.
 
     Raises:
         ConfigError: something cannot be a host, or two spellings name the same one.
@@ -85,18 +87,18 @@ def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
     found: dict[str, _Value] = {}
     for name, value in entries.items():
         try:
-            place = place_named(name)
+            host = host_named(name)
         except ValueError:
             raise ConfigError(f"{setting}: {quoted(name)!r} is not host, host:port or https://host") from None
-        if place in found:
-            raise ConfigError(f"{setting}: {place} is there twice, in two spellings")
-        found[place] = value
+        if host in found:
+            raise ConfigError(f"{setting}: {host} is there twice, in two spellings")
+        found[host] = value
     return found
 
 
-def place_named(entry: str) -> str:
-    """What a setting means by `host:port`, by `https://host` (port 443) or by `host` (any port, and none is in the
-    result); spelt as `endpoint_of` does.
+def host_named(entry: str) -> str:
+    """What a setting means by `host:port` or `https://host` (port 443), which are endpoints, or by `host`, which has no
+    port in the result and stands for any; spelt as by `endpoint_of`.
 
     Raises:
         ValueError: nothing of these.

@@ -34,7 +34,7 @@ from m3agiqa.errors import M3AGIQAError
 from worker.shares import Share, Shares, endpoint_at, site_of
 from worker.web.addresses import NotPublic, checked, lookup
 from worker.web.answers import Answer
-from worker.web.endpoints import DEFAULT_PORTS, allowed, host_and_port
+from worker.web.endpoints import DEFAULT_PORTS, host_and_port
 
 #: One connection an exchange; no compression, as unpacking is where a few bytes become many.
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
@@ -63,16 +63,14 @@ class Transport:
     `timeout_s` is named in messages; the deadline itself comes with each `open`. An answer must have begun, with its
     status and headers complete, within `first_byte_s` seconds. `forbidden` and `unavailable` are the failures to raise:
     the first permanent, the second retryable. `shares` says how many threads a server may have; without it, any number.
-
-    Raises:
-        ConfigError: an entry of `allow_hosts` is not host:port.
+    Endpoints that are `trusted` may have private addresses and unusual ports.
     """
 
     def __init__(
         self,
         *,
         timeout_s: float,
-        allow_hosts: Collection[str],
+        trusted: frozenset[str],
         ports: Collection[int] = tuple(DEFAULT_PORTS.values()),
         forbidden: type[M3AGIQAError],
         unavailable: type[M3AGIQAError],
@@ -81,7 +79,7 @@ class Transport:
         first_byte_s: float = math.inf,
     ) -> None:
         self._timeout_s = timeout_s
-        self._trusted = frozenset(map(allowed, allow_hosts))
+        self._trusted = trusted
         self._ports = frozenset(ports)
         self._forbidden = forbidden
         self._unavailable = unavailable
