@@ -111,6 +111,20 @@ def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 0 if every callback came."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.model is None:
+            _measure_queue(arguments)
+        else:
+            _measure_model(arguments)
+    except (DemoFailed, M3AGIQAError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(prog="python -m worker.load", description=main.__doc__)
     parser.add_argument(
         "bursts", nargs="*", type=int, default=[1000, 5000, 20_000], help="requests of each burst (1000 5000 20000)"
@@ -125,16 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.model is None:
-            _measure_queue(arguments)
-        else:
-            _measure_model(arguments)
-    except (DemoFailed, M3AGIQAError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
 
 
 def _measure_queue(arguments: argparse.Namespace) -> None:
