@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from m3agiqa import config
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
-from m3agiqa.queue import inbox, keys, ledger
+from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
-from m3agiqa.queue.ledger import State
+from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Client:
             QueueUnavailable: Redis cannot be reached.
         """
         with self._connection.redis() as redis:
-            return ledger.state_of(redis, request_id)
+            return state_of(redis, request_id)
 
     def history(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request: a line an event, each with its Unix time, the newest last.
@@ -145,7 +145,7 @@ class Client:
             QueueUnavailable: Redis cannot be reached.
         """
         with self._connection.redis() as redis:
-            return ledger.history_of(redis, request_id)
+            return history_of(redis, request_id)
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.

@@ -65,8 +65,8 @@ def test_the_commands_are_installed_under_their_names() -> None:
         "evaluate folder --aspect quality --group generator",
         "predict folder --aspect quality --output f.csv",
         "predict folder --aspect quality --label mos --group prefix --model mini --device cpu --output f.csv",
-        "bench",
-        "bench --device cuda --images 1,8,32,64 --size 512 --tokens 100 --beams 3 --baseline --memory-limit-gib 9 --json",
+        "bench --json",
+        "bench --device cuda --images 1,8,32,64 --size 512 --tokens 100 --beams 3 --baseline --memory-limit-gib 9",
     ],
 )
 def test_m3agiqa_takes_its_options(line: str) -> None:

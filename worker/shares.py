@@ -22,7 +22,6 @@ Nobody waits here for room: an exchange that has none is `Busy`, and its task is
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import random
 import threading
@@ -33,10 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-import tldextract
-
 from m3agiqa.errors import Busy
-from worker.web.addresses import bare
 
 #: Seconds that an exchange may take without a slow permit; a site that takes longer on average is slow.
 PATIENCE_S = 1.0
@@ -55,30 +51,6 @@ _JITTER = 0.2
 _NEWEST = 1 / 4
 #: An exchange that was cut off for its slowness would have taken longer than it did: it counts as so many times that.
 _CUT_OFF_COUNTS = 2.0
-
-#: The list of the wheel, with domains under which private companies give out names: nothing is downloaded or cached.
-_suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
-
-
-def site_of(host: str, port: int) -> str:
-    """The site of a host: its registrable domain, or, where it has none, host and port, or its endpoint."""
-    try:
-        return endpoint_at(host.strip("[]"), port)
-    except ValueError:
-        pass
-    return _suffixes.extract_str(host).top_domain_under_public_suffix or f"{host}:{port}"
-
-
-def endpoint_at(address: str, port: int) -> str:
-    """The endpoint at an IP address.
-
-    Raises:
-        ValueError: it is not an address.
-    """
-    ip = bare(address)
-    # Who has one address of a /64 has them all.
-    place = ipaddress.ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
-    return f"{place}:{port}"
 
 
 class _Pace(IntEnum):

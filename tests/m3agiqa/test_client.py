@@ -13,7 +13,8 @@ from m3agiqa.client import Client
 from m3agiqa.contract import ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.support import eventually
 from tests.support_verdicts import verdict
 

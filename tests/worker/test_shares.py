@@ -9,7 +9,8 @@ import pytest
 
 from m3agiqa.errors import Busy
 from worker import shares as module
-from worker.shares import FIRST_LOOK_S, MOST_SERVERS, PATIENCE_S, Share, Shares, endpoint_at, site_of
+from worker.shares import FIRST_LOOK_S, MOST_SERVERS, PATIENCE_S, Share, Shares
+from worker.web.sites import endpoint_at, site_of
 
 
 class Clock:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m3agiqa.errors import Busy, DeliveryMisconfigured
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 from worker.delivery.sender import Delivery, Sender
 from worker.ops.reporting import failure_of
 

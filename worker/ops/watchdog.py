@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from m3agiqa.errors import QueueUnavailable
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 

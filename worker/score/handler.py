@@ -14,7 +14,8 @@ from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
 from worker.score.batcher import Batcher

@@ -8,8 +8,9 @@ from redis import Redis
 
 from m3agiqa.contract import ScoreRequest
 from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.dead import DeadLetter
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.ledger import Ledger
 from tests.support_verdicts import verdict
 
 #: Where the name of `request` is queued.

@@ -8,7 +8,8 @@ from redis import Redis
 from m3agiqa.client import Client
 from m3agiqa.errors import NotOwed, RequestInvalid
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, letters, owe, pass_time, request
 from tests.support_verdicts import verdict
 

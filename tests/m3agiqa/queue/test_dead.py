@@ -10,7 +10,8 @@ from m3agiqa.client import Client
 from m3agiqa.errors import DeliveryGone, NotOwed, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, begin_again, letters, owe, publish, request, taken
 from tests.support_verdicts import verdict
 

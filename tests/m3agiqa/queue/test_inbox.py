@@ -24,7 +24,8 @@ from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES, Admission
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, letters, owe, publish, request
 from tests.support import eventually
 from tests.support_verdicts import verdict

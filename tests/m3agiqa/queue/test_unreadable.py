@@ -11,7 +11,8 @@ from redis import Redis
 from m3agiqa.client import Client
 from m3agiqa.errors import NotOwed, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from producers.cli import main
 from tests.m3agiqa.queue.support import ENDS, LIST, begin, letters, owe, pass_time, publish, request, taken
 from tests.support_verdicts import verdict
