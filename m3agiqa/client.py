@@ -207,7 +207,7 @@ class Client:
         """One thing that workers gave up.
 
         Raises:
-            RequestInvalid: there is no such dead letter, or it cannot be read.
+            UsageError: there is no such dead letter, or it cannot be read.
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.get(letter_id)
@@ -216,7 +216,7 @@ class Client:
         """Put a dead letter back, with all its attempts; False if it is no dead letter any more.
 
         Raises:
-            RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
+            UsageError: only its beginning was kept, its request was answered, or nothing is known of it any more.
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.replay(letter)
@@ -233,7 +233,7 @@ class Client:
         """Take a request back: it is answered with code `revoked`; False if it has its answer already.
 
         Raises:
-            RequestInvalid: nothing is known of it.
+            UsageError: nothing is known of it.
             QueueUnavailable: Redis cannot be reached, or does not let this user.
         """
         return self._cancelling.cancel(request_id)

@@ -20,8 +20,9 @@ from rich.text import Text
 from m3agiqa import console
 from m3agiqa.client import MAX_QUEUED, Client, refuse_unknown_policy
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout
+from m3agiqa.errors import ConfigError, DataError, M3AGIQAError, QueueFull, RequestInvalid, ResultTimeout, UsageError
 from m3agiqa.paths import is_file
+from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
@@ -47,7 +48,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with Client(arguments.redis_url or Address.from_environment().url, max_queued=arguments.max_queued) as client:
             return run(client, arguments)
-    except (RequestInvalid, ConfigError) as error:
+    except (RequestInvalid, UsageError, DataError, ConfigError) as error:
         _note(f"error: {error}")
         return USAGE
     except M3AGIQAError as error:
@@ -80,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
     one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
     one.add_argument("--policy", help="default: the worker's")
-    one.add_argument("--priority", type=int, choices=(0, 3, 6, 9), default=3, help="0 is the most urgent (default: 3)")
+    one.add_argument(
+        "--priority", type=int, choices=keys.PRIORITIES, default=3, help="0 is the most urgent (default: 3)"
+    )
     one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
     one.add_argument(
         "--expires-in", type=float, metavar="SECONDS", help="after so long nobody waits for it, and it is not scored"
@@ -129,7 +132,7 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
         try:
             expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
         except (ValueError, OverflowError):
-            raise RequestInvalid(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
+            raise UsageError(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
     request_id = client.submit(
         image_url=arguments.image_url,
         prompt=arguments.prompt,
@@ -152,7 +155,7 @@ def _csv(client: Client, arguments: argparse.Namespace) -> int:
     with open_table(arguments.file, _COLUMNS[:2], {"image_path": "`m3agiqa batch` scores files on this disk"}) as table:
         if unknown := set(table.columns) - set(_COLUMNS):
             names = quoted(", ".join(sorted(unknown)), _REASON_CHARS)
-            raise RequestInvalid(f"{table} may have the columns {', '.join(_COLUMNS)} and no others, and has {names}")
+            raise DataError(f"{table} may have the columns {', '.join(_COLUMNS)} and no others, and has {names}")
         return _submit_rows(client, table, _lines(arguments.file))
 
 
@@ -211,8 +214,8 @@ def _request(row: Row) -> ScoreRequest:
     # An empty prompt is a prompt; any other empty field is one left out.
     fields: dict[str, object] = {name: value for name, value in row.values.items() if value or name == "prompt"}
     if "priority" in fields:
-        if fields["priority"] not in ("0", "3", "6", "9"):
-            raise RequestInvalid("priority: must be 0, 3, 6 or 9")
+        if str(fields["priority"]) not in (known := [str(priority) for priority in keys.PRIORITIES]):
+            raise RequestInvalid(f"priority: must be one of {', '.join(known)}")
         fields["priority"] = int(str(fields["priority"]))
     request = ScoreRequest.parse(fields)
     refuse_unknown_policy(request)

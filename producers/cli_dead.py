@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from m3agiqa.client import Client
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.quoting import quoted
 
@@ -92,7 +92,7 @@ def _replay(client: Client, arguments: argparse.Namespace) -> int:
     for letter in letters:
         try:
             code = _told(letter.id, client.replay(letter)) or code
-        except RequestInvalid as error:
+        except UsageError as error:
             print(f"error: {letter.id}: {error}", file=sys.stderr)
             code = _WRONG
     return code

@@ -57,8 +57,8 @@ def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callabl
             "redis_url": redis_url,
             "model": "fake",
             "max_batch": 4,
-            "fetch_allow_hosts": web.place,
-            "deliver_allow_hosts": web.place,
+            "fetch_allow_hosts": web.endpoint,
+            "deliver_allow_hosts": web.endpoint,
             "webhook_secrets": "whsec_" + "c2VjcmV0" * 5,
         }
         worker = start_worker(

@@ -66,11 +66,11 @@ class Web:
         self.gate.set()
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         return f"127.0.0.1:{self.server.server_port}"
 
     def url(self, path: str) -> str:
-        return f"http://{self.place}/{path}"
+        return f"http://{self.endpoint}/{path}"
 
     def count(self, path: str) -> int:
         return sum(1 for _, asked, _ in self.requests if asked == f"/{path}")

@@ -49,7 +49,7 @@ def _prepare(**_: Any) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     with _or_end():
         settings = Settings.from_environment()
-        quiet.install(settings.redis.place)
+        quiet.install(settings.redis.endpoint)
         setup_sentry(settings)
         if not settings.remote_control:
             refuse_commands()

@@ -76,7 +76,7 @@ class Runtime:
             self._scoring = scoring = _scoring(self._stack, settings, ledger, threads)
             checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
-        running = loops.of_ledger(ledger, lambda: all(check() for check in checks), at_once=at_once)
+        running = loops.ledger_loops(ledger, lambda: all(check() for check in checks), at_once=at_once)
         self._stack.callback(Loop.stop, running)
         checks += [lambda loop=loop: loop.alive for loop in running]  # type: ignore[misc]
 

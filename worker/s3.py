@@ -79,7 +79,7 @@ _BY_STATUS = {
     507: _QUOTA,
 }
 #: Words in the codes that services other than AWS have for it.
-_OF_QUOTAS = ("quota", "storagefull", "insufficientstorage", "capexceeded", "cap_exceeded")
+_QUOTA_WORDS = ("quota", "storagefull", "insufficientstorage", "capexceeded", "cap_exceeded")
 #: They come with status 400, and are gone with the next try.
 _BROKE_OFF = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest"})
 _NO_CREDENTIALS = (
@@ -180,7 +180,7 @@ class Failures:
     _seldom: Seldom = field(default_factory=Seldom)
 
     @contextmanager
-    def of(self, bucket: str) -> Iterator[None]:
+    def translated(self, bucket: str) -> Iterator[None]:
         try:
             yield
         except ClientError as error:
@@ -215,7 +215,7 @@ class Failures:
 
 
 def _mistake(status: int, code: str) -> _Mistake | None:
-    if any(word in code.lower() for word in _OF_QUOTAS):
+    if any(word in code.lower() for word in _QUOTA_WORDS):
         return _QUOTA
     if 300 <= status < 400 and status != 304:
         return _REGION

@@ -38,7 +38,7 @@ class Address:
     #: redis, rediss with TLS, or unix.
     scheme: str
     #: `host:port`, or the path of a socket: what may be shown.
-    place: str
+    endpoint: str
     db: int
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -67,18 +67,23 @@ class Address:
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         path = unquote(parts.path)
         if scheme == "unix":
-            place, db = path, options.pop("db", "0")
-            named = place.startswith("/") and not parts.hostname
+            endpoint, db = path, options.pop("db", "0")
+            named = endpoint.startswith("/") and not parts.hostname
         else:
             # Python has no brackets around an IPv6 address.
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            place, db = f"{host}:{_PORT if parts.port is None else parts.port}", path.removeprefix("/")
+            endpoint, db = f"{host}:{_PORT if parts.port is None else parts.port}", path.removeprefix("/")
             db = options.pop("db", db) or "0"
             named = bool(parts.hostname) and parts.port != 0
         if not scheme or not named or not re.fullmatch("[0-9]{1,6}", db) or not _OPTIONS.issuperset(options):
             raise ValueError
         return cls(
-            scheme, place, int(db), unquote(parts.username or ""), unquote(parts.password or ""), tuple(options.items())
+            scheme,
+            endpoint,
+            int(db),
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+            tuple(options.items()),
         )
 
     @classmethod
@@ -103,14 +108,14 @@ class Address:
     def url(self) -> str:
         """What redis-py reads, every odd character escaped."""
         if self.scheme == "unix":
-            return f"unix://{self._user}{quote(self.place)}?{urlencode({'db': self.db})}"
-        return f"{self.scheme}://{self._user}{self.place}/{self.db}{self._query}"
+            return f"unix://{self._user}{quote(self.endpoint)}?{urlencode({'db': self.db})}"
+        return f"{self.scheme}://{self._user}{self.endpoint}/{self.db}{self._query}"
 
     @property
     def broker_url(self) -> str:
         """What kombu reads, which has another form for sockets."""
         if self.scheme == "unix":
-            return f"redis+socket://{self._user}{quote(self.place)}?{urlencode({'virtual_host': self.db})}"
+            return f"redis+socket://{self._user}{quote(self.endpoint)}?{urlencode({'virtual_host': self.db})}"
         return self.url
 
     @property

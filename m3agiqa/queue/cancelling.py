@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from m3agiqa.contract import Failure, ScoreRequest
-from m3agiqa.errors import NewerVersion, RequestInvalid, TaskRevoked
+from m3agiqa.errors import NewerVersion, RequestInvalid, TaskRevoked, UsageError
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.inbox import Admission, refusal
@@ -33,11 +33,11 @@ class Cancelling:
         """Answer one request with code `revoked`, and owe the deliveries of that; False if its score is owed no more.
 
         Raises:
-            RequestInvalid: nothing is known of it, or it cannot be read.
+            UsageError: nothing is known of it, or it cannot be read.
         """
         self._take_in()
         if not self._connection.call("exists", keys.request(request_id)):
-            raise RequestInvalid(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
+            raise UsageError(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
         return self._answer(request_id)
 
     def purge(self) -> Iterator[str]:
@@ -48,8 +48,8 @@ class Cancelling:
             try:
                 if self._answer(request_id):
                     yield request_id
-            except RequestInvalid as invalid:
-                logger.warning("%s", invalid)
+            except UsageError as error:
+                logger.warning("%s", error)
 
     def _take_in(self) -> None:
         """Do what workers do with the inbox: maybe there is none."""
@@ -64,6 +64,6 @@ class Cancelling:
         try:
             request = ScoreRequest.parse(json.loads(text))
         except (ValueError, RecursionError, RequestInvalid, NewerVersion):
-            raise RequestInvalid(f"request {quoted(request_id)} cannot be read by this version") from None
+            raise UsageError(f"request {quoted(request_id)} cannot be read by this version") from None
         verdict = refusal(request, Failure.of(TaskRevoked())).model_dump_json()
         return bool(self._connection.run("cancel", [request_id, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))

@@ -120,20 +120,20 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise QueueUnavailable(named(error, Address.parse(url).place)) from None
+        raise QueueUnavailable(named(error, Address.parse(url).endpoint)) from None
 
 
-def named(error: RedisError, place: str) -> str:
-    """What went wrong with the Redis at `place`, and what to do, in one line without any content."""
+def named(error: RedisError, endpoint: str) -> str:
+    """What went wrong with the Redis at `endpoint`, and what to do, in one line without any content."""
     for kind, theirs, ours in _REFUSALS:
         if isinstance(error, kind) and theirs in str(error):
-            return f"Redis at {place} refused a command: {ours}"
+            return f"Redis at {endpoint} refused a command: {ours}"
     if isinstance(error, InvalidResponse):
-        return f"what answers at {place} is no Redis; is its URL right?"
+        return f"what answers at {endpoint} is no Redis; is its URL right?"
     if isinstance(error, ConnectionError | TimeoutError):
-        return f"Redis at {place} cannot be reached ({_cause(error)}); is it running, and its URL right?"
+        return f"Redis at {endpoint} cannot be reached ({_cause(error)}); is it running, and its URL right?"
     # Redis' own code (NOREPLICAS, BUSY, ...) is the first word; around it stands what the command carries.
-    return f"Redis at {place} refused a command: {_code(error)}"
+    return f"Redis at {endpoint} refused a command: {_code(error)}"
 
 
 class Connection:

@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import Failure
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.quoting import quoted
@@ -52,7 +52,7 @@ class DeadLetter(BaseModel):
     cut: bool = False
 
     @classmethod
-    def of_entry(cls, inbox: str, text: str, size_bytes: int, failure: Failure, request_id: str | None) -> Self:
+    def from_entry(cls, inbox: str, text: str, size_bytes: int, failure: Failure, request_id: str | None) -> Self:
         """A dead letter for `text`, the beginning of what lay in an inbox in so many bytes."""
         # As it can be written down: what is no UTF-8 came as halves of surrogate pairs.
         readable = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -86,40 +86,38 @@ class DeadLetters:
         yield from sorted(letters, key=lambda letter: letter.died_at, reverse=True)
 
     def get(self, letter_id: str) -> DeadLetter:
-        """Raises RequestInvalid if there is none, or none that can be read."""
+        """Raises UsageError if there is none, or none that can be read."""
         found = self._connection.call("hget", keys.DEAD, letter_id)
         if found is None:
-            raise RequestInvalid(
-                f"no dead letter {quoted(letter_id)}; `m3agiqa-submit dead list` shows those there are"
-            )
+            raise UsageError(f"no dead letter {quoted(letter_id)}; `m3agiqa-submit dead list` shows those there are")
         try:
             return DeadLetter.model_validate_json(str(found))
         except ValidationError:
-            raise RequestInvalid(f"dead letter {quoted(letter_id)} cannot be read; it can only be dropped") from None
+            raise UsageError(f"dead letter {quoted(letter_id)} cannot be read; it can only be dropped") from None
 
     def replay(self, letter: DeadLetter) -> bool:
         """Put one back, with all its attempts; False if it is no dead letter any more.
 
         Raises:
-            RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
+            UsageError: only its beginning was kept, its request was answered, or nothing is known of it any more.
         """
         if letter.cut:
-            raise RequestInvalid(
+            raise UsageError(
                 f"dead letter {letter.id} was too large or no UTF-8, so it was not kept whole; it can only be dropped"
             )
         if letter.task is None and letter.queue not in map(keys.inbox, keys.PRIORITIES):
-            raise RequestInvalid(f"dead letter {letter.id} came from no inbox; it can only be dropped")
+            raise UsageError(f"dead letter {letter.id} came from no inbox; it can only be dropped")
         replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
         if replayed == -1:
-            raise RequestInvalid("its request was answered with a failure; submit the image again under a new id")
+            raise UsageError("its request was answered with a failure; submit the image again under a new id")
         if replayed == -2:
-            raise RequestInvalid("its request is forgotten; submit the image again")
+            raise UsageError("its request is forgotten; submit the image again")
         return bool(replayed)
 
     def drop(self, letter_id: str) -> bool:
         """Forget one, also if it cannot be read; False if it was gone already."""
         try:
             task = self.get(letter_id).task or ""
-        except RequestInvalid:
+        except UsageError:
             task = ""
         return bool(self._connection.run("drop", [letter_id, task]))

@@ -167,7 +167,7 @@ class Admission:
         self, entry: _Entry, priority: int, failure: Failure, request: ScoreRequest | None = None
     ) -> tuple[str | int, ...]:
         request_id = None if request is None else request.request_id
-        letter = DeadLetter.of_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
+        letter = DeadLetter.from_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
         logger.warning("an entry of %s became dead letter %s: %s", letter.queue, letter.id, failure.code)
         answered: tuple[str, ...] = ("", "", "", "", "")
         if request is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from m3agiqa.contract import Priority
+
 #: Celery's queues and tasks. The names of tasks to run lie on a queue's lists, one list a priority.
 SCORE_QUEUE = "score"
 DELIVER_QUEUE = "deliver"
 SCORE_TASK = "m3agiqa.score"
 DELIVER_TASK = "m3agiqa.deliver"
 #: Most urgent first. The most urgent one's list has the queue's bare name.
-PRIORITIES = (0, 3, 6, 9)
+PRIORITIES: tuple[int, ...] = get_args(Priority)
 SEPARATOR = ":"
 
 #: Sorted set: every task that is owed, by when to look after it, in seconds of the Redis server's clock.

@@ -52,7 +52,7 @@ def fit(url: str, *, silence_s: float = SILENCE_S) -> None:
     with connect(url, patience_s=0, silence_s=silence_s) as redis, translated(url):
         told = _info(redis)
     if told is not None and (unfit := _server(told, saves=True).unfit):
-        raise ConfigError(f"Redis at {Address.parse(url).place} cannot hold the queue: {unfit}")
+        raise ConfigError(f"Redis at {Address.parse(url).endpoint} cannot hold the queue: {unfit}")
 
 
 def _info(redis: Redis) -> dict[str, Any] | None:

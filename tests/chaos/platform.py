@@ -46,11 +46,11 @@ class Platform:
         self._lock = threading.Lock()
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         return f"127.0.0.1:{self.server.server_port}"
 
     def url(self, path: str) -> str:
-        return f"http://{self.place}/{path}"
+        return f"http://{self.endpoint}/{path}"
 
     def trouble(self, who: str) -> str | None:
         with self._lock:

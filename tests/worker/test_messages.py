@@ -317,7 +317,7 @@ def test_no_header_or_property_of_a_stranger_reaches_celery(
     assert "named no task and was dropped" in worker.log
     assert "forged line" not in worker.log
     assert "private wish" not in worker.log
-    assert web.place not in worker.log
+    assert web.endpoint not in worker.log
 
 
 def forged_names(*tasks: str) -> Iterator[str | bytes]:

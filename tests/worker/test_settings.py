@@ -93,7 +93,7 @@ def test_a_producer_is_told_of_a_malformed_url_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("M3AGIQA_REDIS_URL", "localhost:6379")
-    assert cli.main(["state", "id"]) == 2
+    assert cli.main(["state", "id"]) != 0
     assert capsys.readouterr().err.startswith("error: M3AGIQA_REDIS_URL: ")
 
 

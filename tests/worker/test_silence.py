@@ -68,7 +68,7 @@ class BlackHole:
 
 @pytest.fixture
 def hole(redis_url: str) -> Iterator[BlackHole]:
-    host, _, port = Address.parse(redis_url).place.rpartition(":")
+    host, _, port = Address.parse(redis_url).endpoint.rpartition(":")
     hole = BlackHole(host, int(port))
     yield hole
     hole.close()
@@ -86,8 +86,8 @@ def behind(hole: BlackHole, redis_url: str, web: Web, tmp_path: Path) -> Iterato
             "redis_silence_s": SILENCE_S,
             "model": "fake",
             "max_batch": 4,
-            "fetch_allow_hosts": web.place,
-            "deliver_allow_hosts": web.place,
+            "fetch_allow_hosts": web.endpoint,
+            "deliver_allow_hosts": web.endpoint,
             "webhook_secrets": "whsec_" + "c2VjcmV0" * 5,
         }
         folder = tmp_path / f"behind{len(started)}"

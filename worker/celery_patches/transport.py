@@ -27,16 +27,16 @@ _QUEUES = (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)
 
 def install() -> None:
     """Use it in this process from now on, for every Redis URL."""
-    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:NamesOnlyTransport"))
 
 
 def idle_s() -> float:
     """Seconds since Celery's main loop last came round, or tried to reach Redis."""
-    return time.monotonic() - Transport.came_round
+    return time.monotonic() - NamesOnlyTransport.came_round
 
 
 def _come_round() -> None:
-    Transport.came_round = time.monotonic()
+    NamesOnlyTransport.came_round = time.monotonic()
 
 
 class NamesOnlyRedis(Redis):
@@ -58,7 +58,7 @@ class NamesOnlyRedis(Redis):
         return list_key, wakeups.message(queue, int(priority or 0), name).encode()
 
 
-class Channel(kombu_redis.Channel):
+class NamesOnlyChannel(kombu_redis.Channel):
     _pooled: NamesOnlyRedis | None = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -74,8 +74,8 @@ class Channel(kombu_redis.Channel):
         return NamesOnlyRedis
 
 
-class Transport(kombu_redis.Transport):
-    Channel = Channel
+class NamesOnlyTransport(kombu_redis.Transport):
+    Channel = NamesOnlyChannel
     #: When the main loop last did, in seconds of the monotonic clock.
     came_round = time.monotonic()
 

@@ -66,5 +66,5 @@ class DeliveryHandler:
 def _delivery(claim: Claim) -> Delivery:
     request = claim.request
     url = request.callback_url if claim.kind == "callback" else request.s3_uri
-    assert url is not None, "a delivery is owed where the request names a place"
+    assert url is not None, "a delivery is owed where the request says where to"
     return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at)

@@ -62,7 +62,7 @@ class Objects:
             # Buckets with Object Lock take nothing without a checksum, and every service knows this one.
             "ContentMD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
         }
-        with self._failures.of(bucket):
+        with self._failures.translated(bucket):
             if bucket in self._unconditional or not self._put_if_none(wanted):
                 self._look_and_put(wanted)
 

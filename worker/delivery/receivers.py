@@ -36,12 +36,12 @@ class Receivers:
     def __init__(self, settings: Settings) -> None:
         self._signers = _signers(settings.webhook_secrets)
         self._host_signers = {
-            place: _signers(secrets)
-            for place, secrets in by_host("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
+            host: _signers(secrets)
+            for host, secrets in by_host("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
         }
         self._headers = {
-            _endpoint(place): _headers(headers)
-            for place, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
+            _endpoint(host): _headers(headers)
+            for host, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
         }
 
     def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:
@@ -65,8 +65,8 @@ class Receivers:
 
     def signers(self, endpoint: str) -> list[Webhook]:
         """A receiver with secrets of its own learns none that another one verifies with."""
-        places = (endpoint, host_of_endpoint(endpoint))
-        return next((self._host_signers[place] for place in places if place in self._host_signers), self._signers)
+        hosts = (endpoint, host_of_endpoint(endpoint))
+        return next((self._host_signers[host] for host in hosts if host in self._host_signers), self._signers)
 
 
 def _signed(request_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
@@ -99,11 +99,11 @@ def _signer(secret: str) -> Webhook:
     return Webhook(key)
 
 
-def _endpoint(place: str) -> str:
-    """A place that names its port. Without one, whoever submits could have secrets sent to any, in clear text too."""
-    if re.search(r":\d+\Z", place):
-        return place
-    raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {place} must be host:port or https://host")
+def _endpoint(host: str) -> str:
+    """Refuse a host without a port: whoever submits could have its headers sent to any port, in clear text too."""
+    if re.search(r":\d+\Z", host):
+        return host
+    raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {host} must be host:port or https://host")
 
 
 def _headers(headers: Mapping[str, SecretStr]) -> dict[str, str]:

@@ -21,7 +21,7 @@ MAX_RETRY_AFTER_S = 86_400.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """One verdict on its way to one place."""
+    """One verdict on its way to one receiver."""
 
     request_id: str
     #: "callback" or "s3".

@@ -67,7 +67,7 @@ class Web:
         self._verdicts: dict[str, Verdict] = {}
         self._forged = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Web:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -131,17 +131,17 @@ class Web:
         return Handler
 
 
-def submissions(place: str) -> list[Submission]:
+def submissions(endpoint: str) -> list[Submission]:
     """The images that ship with the project, and bad ones."""
     with (IMAGES / "manifest.csv").open(encoding="utf-8", newline="") as file:
         shipped = [
-            Submission(row["file"], f"http://{place}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
+            Submission(row["file"], f"http://{endpoint}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
         ]
     return [
         *shipped,
-        Submission("(missing: 404)", f"http://{place}/missing.png", "an image that is not there"),
-        Submission("(a text file)", f"http://{place}/text.png", "an image that is a text"),
-        Submission("(a truncated JPEG)", f"http://{place}/truncated.jpg", "half a cup of coffee"),
+        Submission("(missing: 404)", f"http://{endpoint}/missing.png", "an image that is not there"),
+        Submission("(a text file)", f"http://{endpoint}/text.png", "an image that is a text"),
+        Submission("(a truncated JPEG)", f"http://{endpoint}/truncated.jpg", "half a cup of coffee"),
         Submission("(a private address)", "http://169.254.169.254/latest/meta-data/", "the keys of the cloud"),
     ]
 
@@ -158,14 +158,14 @@ def run(console: Console, *, keep: bool) -> None:
         console.print("Starting Valkey, a score worker, a deliver worker and Flower on 127.0.0.1 ...")
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         web = stack.enter_context(Web(secret))
-        environment = _environment(folder, redis_url, secret, web.place)
+        environment = _environment(folder, redis_url, secret, web.endpoint)
         flower = _start(stack, folder, environment)
         client = stack.enter_context(Client(redis_url))
 
-        sent = submissions(web.place)
+        sent = submissions(web.endpoint)
         names = {
             client.submit(
-                image_url=item.image_url, prompt=item.prompt, callback_url=f"http://{web.place}/verdicts"
+                image_url=item.image_url, prompt=item.prompt, callback_url=f"http://{web.endpoint}/verdicts"
             ): item
             for item in sent
         }
@@ -178,7 +178,7 @@ def run(console: Console, *, keep: bool) -> None:
             _until_interrupted()
 
 
-def _environment(folder: Path, redis_url: str, secret: str, place: str) -> dict[str, str]:
+def _environment(folder: Path, redis_url: str, secret: str, endpoint: str) -> dict[str, str]:
     """What the workers see: this machine's settings, none of the user's for the worker."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     settings = {
@@ -186,8 +186,8 @@ def _environment(folder: Path, redis_url: str, secret: str, place: str) -> dict[
         "MODEL": "mini",
         "DEVICE": "cpu",
         "WEBHOOK_SECRETS": secret,
-        "FETCH_ALLOW_HOSTS": place,
-        "DELIVER_ALLOW_HOSTS": place,
+        "FETCH_ALLOW_HOSTS": endpoint,
+        "DELIVER_ALLOW_HOSTS": endpoint,
         "HEALTH_DIR": str(folder),
     }
     return inherited | {PREFIX + name: value for name, value in settings.items()}

@@ -116,13 +116,13 @@ class HostileImages:
 _numbers = count()
 
 
-def request(place: str, name: str, seconds: float, *, callback: str | None = None) -> ScoreRequest:
+def request(endpoint: str, name: str, seconds: float, *, callback: str | None = None) -> ScoreRequest:
     """One that nobody has made before, and nobody waits for after so many seconds."""
     number = next(_numbers)
     return ScoreRequest(
-        image_url=f"http://{place}/{name}/{number}",
+        image_url=f"http://{endpoint}/{name}/{number}",
         prompt=f"what {name} shows, number {number}",
-        callback_url=f"http://{callback or place}/verdicts",
+        callback_url=f"http://{callback or endpoint}/verdicts",
         expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
     )
 
@@ -142,7 +142,7 @@ def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: flo
             client.result(copy, STUCK_AFTER_S)
         began = time.monotonic()
         while (past := time.monotonic() - began) < seconds and (past < _LEAST_S or not arrived.keys() >= set(copies)):
-            neighbours |= set(client.submit_many([request(receiver.place, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
+            neighbours |= set(client.submit_many([request(receiver.endpoint, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
             time.sleep(max(0.0, began + len(neighbours) / neighbours_per_s - time.monotonic()))
             arrived |= {each.request_id: each for each in receiver.take()}
         in_time = [arrived[name] for name in copies if name in arrived and arrived[name].error != "expired"]
@@ -183,7 +183,7 @@ def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) ->
 def images_attack(platform: Rig, images: HostileImages, names: Sequence[str], copies: int, seconds: float) -> Attack:
     """An attack with so many copies of one bomb; or with one copy of each of many."""
     sizes = [images.size(name) for name in names]
-    requests = [request(platform.receiver.place, name, seconds) for name in names for _ in range(copies)]
+    requests = [request(platform.receiver.endpoint, name, seconds) for name in names for _ in range(copies)]
     return Attack(names[0] if len(names) == 1 else ALL, sum(sizes), requests)
 
 
@@ -191,19 +191,20 @@ def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator
     """Images that never come, from one address and from many; callbacks to one address that has many names, beside as
     many that are answered at once.
     """
-    place = platform.receiver.place
+    endpoint = platform.receiver.endpoint
     for name, addresses in (("images from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
         slow.slow_again(platform.receiver)
         drips = [
-            request(addresses[number % len(addresses)], "drip", seconds, callback=place) for number in range(_DRIPS)
+            request(addresses[number % len(addresses)], "drip", seconds, callback=endpoint) for number in range(_DRIPS)
         ]
         yield Attack(name, 0, drips, slow.hurry)
-    prompt_requests = [request(place, _NEIGHBOUR, seconds) for _ in range(_CALLBACKS)]
+    prompt_requests = [request(endpoint, _NEIGHBOUR, seconds) for _ in range(_CALLBACKS)]
     yield Attack("callbacks answered at once", 0, prompt_requests)
     for name, scored_first in (("callbacks to 40 slow names", False), ("the same, once scored", True)):
         slow.slow_again(platform.receiver)
         callbacks = [
-            request(place, _NEIGHBOUR, seconds, callback=slow.names[number % ADDRESSES]) for number in range(_CALLBACKS)
+            request(endpoint, _NEIGHBOUR, seconds, callback=slow.names[number % ADDRESSES])
+            for number in range(_CALLBACKS)
         ]
         yield Attack(name, 0, callbacks, slow.hurry, scored_first)
 

@@ -45,12 +45,12 @@ class Measured:
     settled_bytes: float
 
 
-def requests(place: str, tasks: int) -> Iterator[ScoreRequest]:
+def requests(endpoint: str, tasks: int) -> Iterator[ScoreRequest]:
     for number in range(tasks):
         yield ScoreRequest(
-            image_url=f"http://{place}/{number}.png",
+            image_url=f"http://{endpoint}/{number}.png",
             prompt=f"a grey square, number {number} of {tasks}, as nobody has asked for it before",
-            callback_url=f"http://{place}/verdicts",
+            callback_url=f"http://{endpoint}/verdicts",
         )
 
 
@@ -60,9 +60,9 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
     before = _used(redis)
     began = time.monotonic()
     if rate is None:
-        client.submit_many(requests(receiver.place, tasks))
+        client.submit_many(requests(receiver.endpoint, tasks))
     else:
-        for number, request in enumerate(requests(receiver.place, tasks)):
+        for number, request in enumerate(requests(receiver.endpoint, tasks)):
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
             # Not when it was made, but now.
             client.submit_many([request.model_copy(update={"submitted_at": datetime.now(UTC)})])

@@ -61,7 +61,7 @@ class Receiver:
         self._arrived: dict[str, Arrived] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.socket.listen(1024)
-        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"127.0.0.1:{self._server.server_port}"
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: in
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         receiver = Receiver(images)
         stack.enter_context(receiver.serving())
-        environment = _environment(folder, redis_url, [receiver.place, *hosts], settings)
+        environment = _environment(folder, redis_url, [receiver.endpoint, *hosts], settings)
         pids = {}
         for queue, threads in (("score", score_threads), ("deliver", _DELIVER_THREADS)):
             log = folder / f"{queue}.log"
@@ -179,7 +179,7 @@ def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: M
         "webhook_secrets": "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
         "fetch_allow_hosts": ",".join(hosts),
         "deliver_allow_hosts": ",".join(hosts),
-        # All callbacks go to one place here.
+        # All callbacks go to one server here.
         "deliver_max_per_host": _DELIVER_THREADS,
         "health_dir": folder,
     }

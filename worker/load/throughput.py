@@ -80,12 +80,12 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
     }
     progress("starting Valkey and the workers")
     with rig([_png(image) for image in images], score_threads=2 * load.max_batch, **settings) as platform:
-        place = platform.receiver.place
-        platform.client.submit_many(_requests(place, range(first)))
+        endpoint = platform.receiver.endpoint
+        platform.client.submit_many(_requests(endpoint, range(first)))
         platform.receiver.wait(first)
         progress(f"{load.pictures} images by way of the queue")
         began = time.monotonic()
-        platform.client.submit_many(_requests(place, range(first, len(images))))
+        platform.client.submit_many(_requests(endpoint, range(first, len(images))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
     progress(f"took {seconds:.1f} s; the model without a queue")
@@ -132,12 +132,12 @@ def _engine_per_s(scoring: Scoring, images: Sequence[DecodedImage]) -> float:
     return len(images) / median(islice(times, 1, None))
 
 
-def _requests(place: str, numbers: Iterable[int]) -> list[ScoreRequest]:
+def _requests(endpoint: str, numbers: Iterable[int]) -> list[ScoreRequest]:
     return [
         ScoreRequest(
-            image_url=f"http://{place}/{number}.png",
+            image_url=f"http://{endpoint}/{number}.png",
             prompt=_prompt(number),
-            callback_url=f"http://{place}/verdicts",
+            callback_url=f"http://{endpoint}/verdicts",
         )
         for number in numbers
     ]

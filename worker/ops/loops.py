@@ -20,21 +20,21 @@ _STOP_S = 5.0
 _SWEEP_S = 0.5
 #: Seconds that an empty inbox is waited at, or left alone.
 _WAIT_S = 1
-#: Seconds that no turn takes: those for which a command is tried again, and as long again for those behind it.
+#: Seconds that no step takes: those for which a command is tried again, and as long again for those behind it.
 STUCK_S = 3 * PATIENCE_S
 
 
 class Loop:
-    """Calls `turn` again and again from a thread, `pause_s` seconds after it returned, or at once where it says that
+    """Calls `step` again and again from a thread, `pause_s` seconds after it returned, or at once where it says that
     there is more to do.
 
-    What Redis refuses is logged, and tried again after a second. A turn that takes `stuck_s` seconds will never end.
+    What Redis refuses is logged, and tried again after a second. A step that takes `stuck_s` seconds will never end.
     """
 
     def __init__(
-        self, name: str, turn: Callable[[], bool | None], pause_s: float = 0.0, stuck_s: float = STUCK_S
+        self, name: str, step: Callable[[], bool | None], pause_s: float = 0.0, stuck_s: float = STUCK_S
     ) -> None:
-        self._name, self._turn, self._pause_s = name, turn, pause_s
+        self._name, self._step, self._pause_s = name, step, pause_s
         self._stuck_after_s = max(1.0, pause_s) + stuck_s
         self._came_round = time.monotonic()
         self._stopping = threading.Event()
@@ -49,7 +49,7 @@ class Loop:
 
     @property
     def refused(self) -> bool:
-        """Whether Redis let the latest turn not end."""
+        """Whether Redis let the latest step not end."""
         return self._refused
 
     @staticmethod
@@ -66,14 +66,14 @@ class Loop:
         while not self._stopping.wait(pause_s):
             self._came_round = time.monotonic()
             try:
-                more = self._turn()
+                more = self._step()
                 pause_s, self._refused = 0.0 if more else self._pause_s, False
             except QueueUnavailable as error:
                 logger.error("%s waits: %s", self._name, error)
                 pause_s, self._refused = max(1.0, self._pause_s), True
 
 
-def of_ledger(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> list[Loop]:
+def ledger_loops(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> list[Loop]:
     """What every worker does for all: take in, sweep, and renew what it has itself, as long as `alive` says that its
     work moves.
 

@@ -26,19 +26,19 @@ _LOGGERS = (
 class OnceAMinute(logging.Filter):
     """Lets a record pass if none of its kind did for a minute: the same words, or the same words with the same error.
 
-    An error of Redis at `place` is named, and its traceback left out.
+    An error of Redis at `endpoint` is named, and its traceback left out.
     """
 
-    def __init__(self, place: str, again_s: float = _AGAIN_S) -> None:
+    def __init__(self, endpoint: str, again_s: float = _AGAIN_S) -> None:
         super().__init__()
-        self._place = place
+        self._endpoint = endpoint
         self._seldom = Seldom(again_s)
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = _error_in(record)
         if error is None:
             return self._seldom.now((record.getMessage(), ""))
-        words = named(error, self._place) if isinstance(error, RedisError) else str(error)
+        words = named(error, self._endpoint) if isinstance(error, RedisError) else str(error)
         new = self._seldom.now((str(record.msg), words))
         # Celery's word for many lost connections in a second; to import it would be too early for Sentry.
         if new and (isinstance(error, RedisError) or type(error).__name__ == "RestartFreqExceeded"):
@@ -60,8 +60,8 @@ def _rewrite(record: logging.LogRecord, error: BaseException, words: str) -> Non
     record.exc_info = record.exc_text = None
 
 
-def install(place: str) -> None:
-    """Do so in this process from now on, for the Redis at `place`."""
-    once = OnceAMinute(place)
+def install(endpoint: str) -> None:
+    """Do so in this process from now on, for the Redis at `endpoint`."""
+    once = OnceAMinute(endpoint)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(once)

@@ -217,11 +217,11 @@ class Batcher:
             self._began = None
         ended = time.monotonic()
         pause_s = min(PAUSE_S, SPREAD * (ended - began) / len(batch))
-        for place, (waiting, result) in enumerate(zip(batch, results, strict=True)):
+        for position, (waiting, result) in enumerate(zip(batch, results, strict=True)):
             if isinstance(result, Scores):
                 before_ms = {"prepare": waiting.prepared_s * 1000, "wait": (began - waiting.since) * 1000}
                 result = replace(result, timings_ms={**before_ms, **result.timings_ms}, batch=len(batch))
-            self._scored.put(_Scored(ended + place * pause_s, waiting.future, result))
+            self._scored.put(_Scored(ended + position * pause_s, waiting.future, result))
 
     def _hand_out(self) -> None:
         while scored := self._scored.get():

@@ -27,7 +27,7 @@ CHUNK_BYTES = 2**20
 HELD_AHEAD = 2**20
 #: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
 #: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
-LARGE_AT_A_TIME, TURN_S = 2, 0.05
+LARGE_AT_A_TIME, PERMIT_WAIT_S = 2, 0.05
 
 #: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
 _UNENCODED = {"", "identity", "aws-chunked"}
@@ -48,7 +48,7 @@ class Fetcher:
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
         self._shares = shares or Shares()
-        self._turns = threading.Semaphore(LARGE_AT_A_TIME)
+        self._permits = threading.Semaphore(LARGE_AT_A_TIME)
         self._timeout_s = settings.fetch_timeout_s
         self._max_bytes = settings.fetch_max_bytes
         self._buckets = settings.fetch_s3_buckets
@@ -123,7 +123,7 @@ class Fetcher:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
         # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
-        with self._s3_failures.of(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
+        with self._s3_failures.translated(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
             found = self._s3.get_object(Bucket=bucket, Key=key)
             # Some services say no length, and send in chunks, whose end tells itself.
             length = found.get("ContentLength", 0)
@@ -141,26 +141,26 @@ class Fetcher:
                 raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
             share.go_on()
 
-    def _in_turn(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def _by_permit(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The first chunk is free; further ones are read by few threads at a time."""
         yield from itertools.islice(chunks, 1)
         while True:
-            turn = self._turns.acquire(timeout=TURN_S)
+            permit = self._permits.acquire(timeout=PERMIT_WAIT_S)
             try:
                 chunk = next(chunks, None)
                 if chunk is None:
                     return
                 yield chunk
             finally:
-                if turn:
-                    self._turns.release()
+                if permit:
+                    self._permits.release()
 
     def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
         if announced > self._max_bytes:
             raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
         body = io.BytesIO()
         held = 0
-        for chunk in self._in_turn(iter(chunks)):
+        for chunk in self._by_permit(iter(chunks)):
             body.write(chunk)
             if (size := body.tell()) > self._max_bytes:
                 raise ImageTooLarge(f"more than {self._max_bytes} bytes")

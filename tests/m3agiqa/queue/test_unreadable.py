@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from m3agiqa.client import Client
-from m3agiqa.errors import NotOwed, QueueUnavailable, RequestInvalid
+from m3agiqa.errors import NotOwed, QueueUnavailable, UsageError
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.queue.state import State
@@ -293,7 +293,7 @@ def test_dead_letters_are_listed_put_back_and_dropped_beside_what_is_none(
     assert told == [other.id, sound.id]
     assert all(name in caplog.text for name in GARBAGE)
     for name in GARBAGE:
-        with pytest.raises(RequestInvalid, match="can only be dropped"):
+        with pytest.raises(UsageError, match="can only be dropped"):
             client.dead_letter(name)
     # and when all are put back, it is, and the others stay until they are dropped
     assert main(["--redis-url", redis_url, "dead", "replay", "--all"]) == 0

@@ -1,4 +1,4 @@
-"""One spelling for each place that a URL or a setting can name."""
+"""One spelling for each endpoint that a URL or a setting can name."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def test_what_names_no_host(url: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(["", "http://", "https://"]), st.text(st.characters(), max_size=30))
-def test_any_text_is_a_place_or_a_value_error(scheme: str, text: str) -> None:
+def test_any_text_is_an_endpoint_or_a_value_error(scheme: str, text: str) -> None:
     for find in (endpoint_of, host_named):
         try:
-            place = find(scheme + text)
+            found = find(scheme + text)
         except ValueError:
             continue
-        assert place.isascii()
-        assert place == place.lower()
+        assert found.isascii()
+        assert found == found.lower()
 
 
 @pytest.mark.parametrize(
-    ("entry", "place"),
+    ("entry", "host"),
     [
         ("Tenant.example", "tenant.example"),
         ("tenant.example.", "tenant.example"),
@@ -93,8 +93,8 @@ def test_any_text_is_a_place_or_a_value_error(scheme: str, text: str) -> None:
         ("[::1]:443", "[::1]:443"),
     ],
 )
-def test_a_setting_names_a_host_or_one_of_its_ports(entry: str, place: str) -> None:
-    assert host_named(entry) == place
+def test_a_setting_names_a_host_or_one_of_its_ports(entry: str, host: str) -> None:
+    assert host_named(entry) == host
 
 
 @pytest.mark.parametrize(

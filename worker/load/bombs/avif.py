@@ -26,13 +26,13 @@ def _avif(*properties: bytes, items: Sequence[tuple[bytes, bytes, Sequence[int]]
     Items of the same content share it.
     """
     start = _box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
-    contents, places = b"", {content: 0 for _, content, _ in items}
-    for content in places:
-        places[content] = len(start) + 8 + len(contents)
+    contents, offsets = b"", {content: 0 for _, content, _ in items}
+    for content in offsets:
+        offsets[content] = len(start) + 8 + len(contents)
         contents += content
     locations, infos, owners = [], [], []
     for number, (kind, content, owned) in enumerate(items, 1):
-        locations.append(struct.pack(">HHHII", number, 0, 1, places[content], len(content)))
+        locations.append(struct.pack(">HHHII", number, 0, 1, offsets[content], len(content)))
         infos.append(_full_box(b"infe", struct.pack(">HH4sx", number, 0, kind), version=2))
         owners.append(struct.pack(">HB", number, len(owned)) + bytes(owned))
     count = struct.pack(">H", len(items))
@@ -92,12 +92,12 @@ def avif_directory() -> bytes:
 def _avif_items() -> bytes:
     """Places of three million items in one box, among which each new one is looked for."""
     count = (MOST_BYTES - 200) // 10
-    places = b"".join(struct.pack(">I6x", number) for number in range(1, 1 + count))
+    offsets = b"".join(struct.pack(">I6x", number) for number in range(1, 1 + count))
     return _box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf") + _full_box(
         b"meta",
         _full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
         _full_box(b"pitm", b"\0\1"),
-        _full_box(b"iloc", bytes(2), struct.pack(">I", count), places, version=2),
+        _full_box(b"iloc", bytes(2), struct.pack(">I", count), offsets, version=2),
     )
 
 
