@@ -42,7 +42,7 @@ def test_parts_and_scans_without_number_are_refused_unseen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BOMBS.keys() - SLOW_TO_MAKE - SLOW_TO_READ - {*REFUSED}))
-def test_the_rest_is_a_image_or_a_typed_error(name: str) -> None:
+def test_the_rest_is_an_image_or_a_typed_error(name: str) -> None:
     data = BOMBS[name]()
     assert len(data) <= Settings().fetch_max_bytes
     began = time.process_time()
