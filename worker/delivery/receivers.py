@@ -1,4 +1,4 @@
-"""What the requests to a receiver carry: signatures, and headers it wants."""
+"""Headers of a callback: its signatures, and those that its receiver wants."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from m3agiqa.quoting import quoted
 from worker.settings import Settings
 from worker.web.endpoints import by_host, endpoint_of, host_of_endpoint
 
-#: What a setting may not say: how the message is framed, what its body is, and who signed it.
+#: Headers that no setting may name: they frame the message, describe its body, and sign it.
 _OURS = re.compile(
     "accept-encoding|connection|content-.*|expect|host|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade"
     "|user-agent|webhook-.*",
     re.IGNORECASE,
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: No control character and nothing beyond ASCII; blanks inside alone, as those around it are no part of it.
+#: Printable ASCII, with blanks inside only: HTTP drops those around a value.
 _HEADER_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
 
 
 class Receivers:
-    """What the settings say of receivers: of single ones, and of all others.
+    """Secrets and headers by receiver: those that a setting names, and all others.
 
     Raises:
-        ConfigError: a secret breaks the standard, a header can be none or is ours, or either is for what is no host.
+        ConfigError: a secret breaks the standard, a header is malformed or one of ours, or a receiver's name is no host.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,10 +45,10 @@ class Receivers:
         }
 
     def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:
-        """Headers that `body` is posted with.
+        """All headers to post `body` with.
 
         Raises:
-            DeliveryForbidden: the URL is malformed, or nothing is set to sign with.
+            DeliveryForbidden: the URL is malformed, or no setting has a secret to sign with.
         """
         try:
             endpoint = endpoint_of(url)
@@ -64,14 +64,14 @@ class Receivers:
         }
 
     def signers(self, endpoint: str) -> list[Webhook]:
-        """A receiver with secrets of its own learns none that another one verifies with."""
+        """What signs a callback to this endpoint. A receiver with secrets of its own gets no signature by another secret."""
         hosts = (endpoint, host_of_endpoint(endpoint))
         return next((self._host_signers[host] for host in hosts if host in self._host_signers), self._signers)
 
 
 def _signed(request_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
-    """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
-    # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
+    """Headers of Standard Webhooks, with a signature by each secret: a receiver may still have the old one."""
+    # What is signed is joined by dots, so an id may hold none; no request id has a "~" that could collide.
     message_id = request_id.replace(".", "~")
     now = datetime.now(UTC)
     return {
@@ -88,7 +88,7 @@ def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
 def _signer(secret: str) -> Webhook:
     text = secret.removeprefix("whsec_").rstrip("=")
     try:
-        # The package would take "hunter2" for base64 as well.
+        # The package itself would accept "hunter2" as base64.
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         key = b""

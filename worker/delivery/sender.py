@@ -1,4 +1,4 @@
-"""Sends a verdict where its caller wants it: a signed callback, or an S3 object."""
+"""Sends a verdict to its receiver: as a signed callback, or as an object in S3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.web.answers import host_of, retry_after_s
 from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
 
-#: Seconds. A receiver cannot ask for more patience than this.
+#: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
 
 
@@ -26,17 +26,17 @@ class Delivery:
     request_id: str
     #: "callback" or "s3".
     kind: str
-    #: Where to: the callback's URL, or `s3://bucket/prefix`.
+    #: The callback's URL, or `s3://bucket/prefix`.
     url: str
-    #: The verdict as JSON; what is signed and sent is exactly its UTF-8.
+    #: The verdict as JSON; its UTF-8 is signed and sent as it is.
     body: str
     submitted_at: datetime
 
 
 class Sender:
-    """Delivers. Safe to share among threads.
+    """Delivers verdicts. Safe to share among threads.
 
-    `shares` says how many threads a receiver may have; a bucket counts as one. Without it, any number.
+    `shares` says how many threads a receiver may have; a bucket counts as a receiver. Without it, any number.
 
     Raises:
         ConfigError: a setting is wrong: see `allowed_endpoints`, `Receivers` and `Objects`.
@@ -57,14 +57,14 @@ class Sender:
         self._objects = Objects(settings, MAX_RETRY_AFTER_S)
 
     def send(self, delivery: Delivery) -> None:
-        """Deliver once; returning means that the receiver has it.
+        """Try to deliver once. When it returns, the receiver has the verdict.
 
         Raises:
-            DeliveryForbidden: the destination is not allowed or does not exist, or nothing is configured to sign with.
-            DeliveryMisconfigured: only an operator can change why it was not delivered, and may be about to.
+            DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign with.
+            DeliveryMisconfigured: an operator must change something, and may be about to.
             DeliveryGone: the receiver answered 410.
-            DeliveryUnavailable: anything else; `retry_after_s` if the receiver named a time.
-            Busy: the receiver has all threads it may have; nothing was sent, or not all of it.
+            DeliveryUnavailable: any other failure; `retry_after_s` if the receiver named a time.
+            Busy: the receiver has all threads it may have; it got nothing, or not all.
         """
         if delivery.kind == "callback":
             self._post(delivery)
@@ -77,7 +77,7 @@ class Sender:
         with self._web.open(
             "POST", delivery.url, until=until, body=delivery.body.encode(), headers=headers
         ) as response:
-            # The body is left unread: the status says all, and a receiver cannot make us wait for more.
+            # The body is left unread: the status says all, and a long body would keep this thread.
             host, status = host_of(response), response.status_code
             asked_for_s = retry_after_s(response.headers.get("retry-after", ""), MAX_RETRY_AFTER_S)
         if 200 <= status < 300:
@@ -93,7 +93,7 @@ class Sender:
 
 
 def _key(prefix: str, delivery: Delivery) -> str:
-    """Key of a verdict in its bucket, by the date of submission (UTC), which every repetition of a delivery shares."""
+    """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
     day = delivery.submitted_at.astimezone(UTC).date().isoformat()
     name = f"results/v1/dt={day}/{delivery.request_id}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

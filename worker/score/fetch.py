@@ -23,24 +23,24 @@ from worker.web.transport import Transport
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 2**20
-#: Bytes of the memory budget that are taken at a time while an image comes in.
+#: Bytes that are taken from the memory budget at a time while an image comes in.
 HELD_AHEAD = 2**20
-#: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
-#: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
+#: Permits to read on in a body that is longer than one chunk, and seconds after which a thread reads on without one.
+#: Such a thread needs the interpreter for every chunk; many of them would keep it from threads that take requests.
 LARGE_AT_A_TIME, PERMIT_WAIT_S = 2, 0.05
 
-#: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
+#: Content codings that leave a body as it is. S3 returns aws-chunked, which is how the object was once uploaded.
 _UNENCODED = {"", "identity", "aws-chunked"}
-#: Transfer codings that are undone as the body is read.
+#: Transfer codings that urllib3 undoes as it reads the body.
 _UNDONE = {"", "identity", "chunked"}
-#: Seconds. An image server cannot ask for more patience than this.
+#: Seconds until the next attempt that an image server may ask for at most.
 MAX_RETRY_AFTER_S = 300.0
 
 
 class Fetcher:
     """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
 
-    `shares` says how many threads a server may have; a bucket counts as one. Without it, any number.
+    `shares` says how many threads a server may have; a bucket counts as a server. Without it, any number.
 
     Raises:
         ConfigError: `fetch_allow_hosts` holds something other than host:port.
@@ -72,21 +72,22 @@ class Fetcher:
             unavailable=FetchUnavailable,
             at_most_s=MAX_RETRY_AFTER_S,
         )
-        # Without a bucket it can never be used, and looking for credentials takes time.
+        # Looking for credentials takes time, and without a bucket nothing uses them.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
 
     def fetch(self, url: str, hold: Hold | None = None) -> bytes:
-        """The bytes at `url`, whatever they are; while they come in, `hold` grows with them if there is one.
+        """Return the bytes at `url`. While they come in, `hold` takes room for them from the memory budget.
 
-        Messages of failures hold the host and the status, never path, query or credentials.
+        Messages of failures name host and status, never path, query or credentials.
 
         Raises:
             FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
             FetchRefused: the server will not serve it (4xx), redirects too often, encodes it unasked, or contradicts
                 itself about its length.
-            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
+            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if the server says
+                when to come again.
             ImageTooLarge: more than `fetch_max_bytes`.
-            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the image.
+            Busy: the server has all threads it may have, or the memory budget has no room; the image is still unknown.
         """
         until = time.monotonic() + self._timeout_s
         hold = hold or Hold(Budget(self._max_bytes))
@@ -101,7 +102,7 @@ class Fetcher:
                     return self._body(response, hold)
                 # A redirect's own body is never read: it has no limit of its own.
                 url = urljoin(response.url, location_of(response))
-        raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
+        raise FetchRefused(f"{host_of(response)} redirects more than {MAX_REDIRECTS} times")
 
     def _body(self, response: requests.Response, hold: Hold) -> bytes:
         host, status = host_of(response), response.status_code
@@ -122,10 +123,10 @@ class Fetcher:
     def _from_s3(self, url: str, until: float, hold: Hold) -> bytes:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
-        # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
+        # Nothing interrupts boto3: a thread that waits in it cannot give way, and stops between chunks at best.
         with self._s3_failures.translated(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
             found = self._s3.get_object(Bucket=bucket, Key=key)
-            # Some services say no length, and send in chunks, whose end tells itself.
+            # Some services give no length, and send in chunks, the last of which says that it is the last.
             length = found.get("ContentLength", 0)
             with found["Body"] as body:
                 data = self._capped(self._chunks(body, until, share), length, hold)
@@ -142,7 +143,7 @@ class Fetcher:
             share.go_on()
 
     def _by_permit(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The first chunk is free; further ones are read by few threads at a time."""
+        """Every thread may read the first chunk; few threads at a time read further ones."""
         yield from itertools.islice(chunks, 1)
         while True:
             permit = self._permits.acquire(timeout=PERMIT_WAIT_S)

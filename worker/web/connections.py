@@ -1,6 +1,6 @@
-"""Connections that end by a deadline, lead to checked addresses, and ask whether their exchange may go on.
+"""Connections that end by a deadline, go to checked addresses alone, and ask whether their exchange may go on.
 
-What requests and urllib3 call on the way to a socket knows nothing of the exchange it is for: a context variable tells.
+requests and urllib3 cannot pass the exchange on to a socket, so a context variable holds it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _Result = TypeVar("_Result")
 @dataclass
 class Exchange:
     share: Share
-    #: Seconds of `time.monotonic`: until the answer has begun, then until it is complete.
+    #: Deadline in seconds of `time.monotonic`: first for the beginning of the answer, then for all of it.
     until: float
-    #: Whether its host may have a private address.
+    #: Whether its endpoint may have a private address.
     trusted: bool
 
 
-#: Sockets belong to one thread's one exchange.
+#: The exchange that this thread carries out.
 _exchange: ContextVar[Exchange] = ContextVar("exchange")
 
 
@@ -65,13 +65,13 @@ def _seconds_left() -> float:
 
 
 def _may_wait_s() -> float:
-    """Seconds that may be waited now; who wants to wait longer asks again."""
+    """Seconds that this thread may wait now; to wait longer, it asks again."""
     return min(_seconds_left(), _exchange.get().share.go_on())
 
 
 def _in_time(call: Callable[..., _Result], *args: Any) -> _Result:
-    """Wait for `call` for as long as the exchange may go on. Looking up a name takes as long as the system's resolver
-    likes, and cannot be interrupted: what is late is left to end by itself.
+    """Call a function in a thread, and wait for it while the exchange may go on. Nothing can interrupt the system's
+    resolver: a call that is late ends by itself some time.
     """
     done: Future[_Result] = Future()
 
@@ -92,13 +92,13 @@ def _in_time(call: Callable[..., _Result], *args: Any) -> _Result:
 
 
 def _close(late: Future[Any]) -> None:
-    """Nobody takes it any more."""
+    """Close a connection that came too late for its exchange."""
     if late.exception() is None and isinstance(connected := late.result(), socket.socket):
         connected.close()
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """The addresses to try for a host, which may be one."""
+    """The addresses to try for a host, which may be an address itself."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -106,7 +106,7 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 class _Socket(socket.socket):
-    """Waits for as long as the exchange may go on. A timeout alone starts anew with each byte a slow server sends."""
+    """Waits while the exchange may go on. A mere timeout would start anew with each byte that a slow server sends."""
 
     def settimeout(self, value: float | None) -> None:
         super().settimeout(min(_may_wait_s(), value or math.inf))
@@ -125,7 +125,7 @@ class _Socket(socket.socket):
             try:
                 return wait(*args, **kwargs)
             except TimeoutError:
-                """It may go on, or `settimeout` says why not."""
+                """Ask again: `settimeout` raises if the exchange may not go on."""
 
 
 class _TLSSocket(_Socket, ssl.SSLSocket):
@@ -134,7 +134,7 @@ class _TLSSocket(_Socket, ssl.SSLSocket):
 
 
 def tls_context() -> ssl.SSLContext:
-    # The system's authorities, so that SSL_CERT_FILE can name a private one; certifi's where an image ships none.
+    # The system's authorities, so that SSL_CERT_FILE can name a private one, and certifi's for containers without any.
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     context.sslsocket_class = _TLSSocket
@@ -148,12 +148,12 @@ class _Connection(HTTPConnection):
         name = self._dns_host
         addresses = _addresses(name.strip("[]"), self.port)
         if not _exchange.get().trusted:
-            # All of them: a name that leads inside as well as outside means no good.
+            # All must be public: a name with a private address beside a public one means no good.
             addresses = [checked(address) for address in addresses]
         try:
             plain = self._connect(addresses)
         finally:
-            # TLS and the Host header go by the name.
+            # TLS and the Host header need the name.
             self._dns_host = name
         punctual = _Socket(fileno=plain.detach())
         try:
@@ -169,7 +169,7 @@ class _Connection(HTTPConnection):
             try:
                 return self._connect_to(address, min(_seconds_left(), _NEXT_ADDRESS_S))
             except urllib3.exceptions.HTTPError:
-                """The next one may be reached."""
+                """Try the next one."""
         return self._connect_to(last, _seconds_left())
 
     def _connect_to(self, address: str, timeout_s: float) -> socket.socket:
@@ -200,5 +200,5 @@ class Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        # The context holds the authorities already; requests would read its bundle again for every connection.
+        # The context holds the authorities; requests would read its bundle again for every connection.
         conn.cert_reqs = "CERT_REQUIRED"

@@ -1,4 +1,4 @@
-"""Which servers belong together: those of one site, and those at one endpoint."""
+"""Tells which servers belong together: those of one site, and those at one endpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tldextract
 
 from worker.web.addresses import bare
 
-#: The list of the wheel, with domains under which private companies give out names: nothing is downloaded or cached.
+#: The list of public suffixes in the wheel, with the domains under which companies give out names; it downloads nothing.
 _suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
 
 
 def site_of(host: str, port: int) -> str:
-    """The site of a host: its registrable domain, or, where it has none, host and port, or its endpoint."""
+    """The site of a host: its registrable domain; of an address, its endpoint; of any other name, host and port."""
     try:
         return endpoint_at(host.strip("[]"), port)
     except ValueError:
@@ -22,12 +22,12 @@ def site_of(host: str, port: int) -> str:
 
 
 def endpoint_at(address: str, port: int) -> str:
-    """The endpoint at an IP address.
+    """The endpoint at an IP address: with IPv6, all addresses of its /64.
 
     Raises:
-        ValueError: it is not an address.
+        ValueError: this is no IP address.
     """
     ip = bare(address)
-    # Who has one address of a /64 has them all.
+    # The owner of one address of a /64 owns all of them.
     network = ipaddress.ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
     return f"{network}:{port}"

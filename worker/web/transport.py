@@ -1,9 +1,9 @@
 """Sends requests to URLs that strangers gave.
 
-A name is resolved once, its addresses are checked (`worker.web.addresses`), and no others are connected to, so that a
-second DNS answer changes nothing. Checked here: ports, trusted hosts, no credentials in URLs, a deadline over the whole
-exchange, and the share of the worker's threads that its server may have (`worker.shares`). Redirects are never
-followed: each hop is a new `open`, checked anew.
+It resolves a name once, checks the addresses (`worker.web.addresses`) and connects to no others, so that a second DNS
+answer changes nothing. It also checks ports and credentials, keeps a deadline over the whole exchange
+(`worker.web.connections`), and gives a server no more than its share of the worker's threads (`worker.shares`). It never
+follows a redirect: each hop is a new `open`, checked anew.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from worker.web.connections import Adapter, Exchange, going_on, tls_context
 from worker.web.endpoints import DEFAULT_PORTS, host_and_port
 from worker.web.sites import site_of
 
-#: One connection an exchange; no compression, as unpacking is where a few bytes become many.
+#: One connection for each exchange, and no compression: a few bytes could unpack to very many.
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
 
 
 class Transport:
     """Sends one request at a time to a checked address. Safe to share among threads; keeps no connections or cookies.
 
-    `timeout_s` is named in messages; the deadline itself comes with each `open`. An answer must have begun, with its
-    status and headers complete, within `first_byte_s` seconds. `forbidden` and `unavailable` are the failures to raise:
-    the first permanent, the second retryable. `shares` says how many threads a server may have; without it, any number.
+    Messages name `timeout_s`; the deadline itself comes with each `open`. Status and headers of an answer must be there
+    within `first_byte_s` seconds. `forbidden` and `unavailable` are the failures to raise: the first is permanent, the
+    second retryable. `shares` says how many threads a server may have; without it, any number.
     Endpoints that are `trusted` may have private addresses and unusual ports.
     """
 
@@ -77,16 +77,15 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[requests.Response]:
-        """Send one request; the response's body is not read yet, and is as the server sent it (never decompressed).
+        """Send one request. The body of the response is still unread, and as the server sent it: nothing unpacks it.
 
-        `until` is in seconds of `time.monotonic`; reading the body inside the `with` obeys it too. Failures to resolve
-        are retryable like any other: a resolver's outage and a record that is not there yet look the same as a name
-        that never existed.
+        `until` is in seconds of `time.monotonic`, and holds for reading the body inside the `with` too. A name that does
+        not resolve is retryable: an outage of the resolver looks like a name that never existed.
 
         Raises:
             forbidden: scheme, port, address or form of the URL are not accepted.
             unavailable: no connection, no answer in time, or not all of it before `until`.
-            Busy: its server has all threads it may have. Nothing is wrong, but the request must come again.
+            Busy: the server has all threads it may have; the request must come again.
         """
         name = "the URL"
         exchange: Exchange | None = None
@@ -95,7 +94,7 @@ class Transport:
             with _Session(self._config) as session:
                 session.trust_env = False
                 prepared = session.prepare_request(request)
-                # The adapter takes host and port from this very string by the same function.
+                # The adapter takes host and port from this same string by the same function.
                 name, port, trusted = self._check(str(prepared.url))
                 for scheme in DEFAULT_PORTS:
                     session.mount(f"{scheme}://", Adapter(self._tls))
@@ -116,7 +115,7 @@ class Transport:
             raise self._unavailable(f"{name} cannot be reached, or broke off ({type(error).__name__})") from None
 
     def _check(self, url: str) -> tuple[str, int, bool]:
-        """The host as messages may show it, its port, and whether it is trusted."""
+        """The host as messages may show it, its port, and whether settings trust this endpoint."""
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS:
             raise self._forbidden("only http and https URLs are accepted")
@@ -131,5 +130,5 @@ class Transport:
 
 class _Session(HTTPSession):  # type: ignore[misc]
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[requests.PreparedRequest]:
-        # Even when told not to follow, requests looks for the next hop and reads all of the redirect's body for it.
+        # requests, though told not to follow, reads the whole body of a redirect to find the next hop.
         return iter(())

@@ -1,11 +1,9 @@
-"""Keeps the processes that decode, and ends those that take too long.
+"""Shares the decoding processes out among images, so that a slow image delays only other slow images.
 
-    bytes ─▶ quick: all images, small ones first, as long as sound ones of their size take ─▶ slices
-               │ large, or not done by then
-               ▼
-             patient: few processes, of lower priority, with the whole deadline and memory taken from the budget
-
-So an image that takes long waits for others of its kind, and no other waits for it.
+bytes ─▶ quick: every image, small ones first, for the time that a sound image of its size takes ─▶ slices
+           │ large, or not done by then
+           ▼
+         patient: few processes of lower priority; the image may take its whole deadline, and memory from the budget
 """
 
 from __future__ import annotations
@@ -26,21 +24,20 @@ from worker.score.decoding.budget import Hold
 from worker.score.decoding.child import Order
 from worker.score.decoding.process import Decoder, Large, TookTooLong
 
-#: Seconds of processor time after which an image is one of those that take long: some for each, more for each
-#: megapixel and each megabyte. A sound one takes a third of that.
+#: Seconds of processor time after which an image counts as slow: for each image, and more for each megapixel and each
+#: megabyte. A sound image takes a third of that.
 QUICK_CPU_S, QUICK_MEGAPIXEL_S, QUICK_MEGABYTE_S = 0.05, 0.1, 0.01
-#: Pixels of a small image (512 x 512 and a little), and the seconds that it may take at the most.
+#: Pixels of a small image at most (512 x 512 and a little more), and the seconds that it may take.
 SMALL_PIXELS, SMALL_S = 300_000, 0.1
-#: Niceness of the processes of images that are not small, and of those that take long: how much more patient they are
-#: with others' work.
+#: Niceness of a process that decodes an image which is not small, and of one that decodes a slow image.
 _NICE, _VERY_NICE = 5, 10
-#: How much later than another one an image has its turn, for each second that it may take longer.
+#: Seconds that an image waits longer than another for each second that it may take longer.
 _LATER = 20.0
-#: Seconds that an image waits for its bytes in memory.
+#: Seconds that a slow image waits for room in the memory budget.
 _ROOM_S = 5.0
-#: Seconds until an image for which no patient process is free is taken again, at random between.
+#: Seconds until an image that found no process is taken again: at random between these two.
 _AGAIN_S = (1.0, 4.0)
-#: Images that are remembered for having taken long.
+#: Slow images that are remembered.
 _REMEMBERED = 10_000
 
 
@@ -48,13 +45,13 @@ class Decoders:
     """Decodes images for one model. Safe to share among threads.
 
     Args:
-        count: processes for all images; half as many, one at least, are kept for those that take long.
+        count: quick processes; there are half as many patient ones, and at least one.
         cpu_s: seconds of processor time that one image may take.
-        waiting: threads that may wait for a patient process at a time, those it works for counted; twice as many may
-            wait with images that are not small.
-        max_pixels: of an image, at most.
-        cutter: the model's; None if it looks at no image.
-        expected: entered while a small image is about to come, which a batch may wait for.
+        waiting: threads that may have an image with the patient processes at a time, decoding or waiting; twice as many
+            may have one that is not small with the quick processes.
+        max_pixels: pixels of an image at most.
+        cutter: the model's cutter; None if the model looks at no image.
+        expected: entered while a small image is decoded, as a batch may wait for it.
     """
 
     def __init__(
@@ -83,20 +80,20 @@ class Decoders:
         self._patient.close()
 
     def quick(self, data: bytes) -> SlicedImage | None:
-        """Decode an image unless it takes long; then None.
+        """Decode an image; None if it is slow, so that `patient` must do it.
 
         Raises:
-            ImageError: no usable image.
-            Busy: too many wait already that take longer than small ones.
-            OutOfMemory, DecoderLost: it was not to be decoded now.
+            ImageError: these bytes are no usable image.
+            Busy: too many images that are not small wait already.
+            OutOfMemory, DecoderLost: decoding failed for a reason that may pass.
         """
         digest = hashlib.sha256(data).digest()
-        if digest in self._slow:  # it was put off, and is not to take its time again
+        if digest in self._slow:  # it was put off, and must not take a quick process again
             return None
         try:
             found = self._quickly(data, SMALL_PIXELS, SMALL_PIXELS)
             if isinstance(found, Large) and found.pixels <= WHOLE_PIXELS:
-                with _one_of(self._larger, "others come first"):
+                with _permit(self._larger, "other large images come first"):
                     found = self._quickly(data, WHOLE_PIXELS, found.pixels)
         except TookTooLong:
             pass
@@ -117,16 +114,16 @@ class Decoders:
             return decoder.decode(order, data)
 
     def patient(self, data: bytes, hold: Hold) -> SlicedImage:
-        """Decode an image that takes long; what it takes meanwhile, and what is kept of it, is taken from `hold`.
+        """Decode a slow image; `hold` takes room in the memory budget for the file and for what decoding needs.
 
         Raises:
-            Busy: too many wait already, or there is no room.
-            ImageTooCostly: it takes more than its seconds.
-            ImageError, OutOfMemory, DecoderLost: as `quick`.
+            Busy: too many slow images wait already, or the memory budget has no room.
+            ImageTooCostly: the image needs more than `cpu_s` seconds.
+            ImageError, OutOfMemory, DecoderLost: as `quick` raises them.
         """
         try:
             with (
-                _one_of(self._waiting, "others that take long to decode come first"),
+                _permit(self._waiting, "other slow images come first"),
                 self._patient.decoder() as decoder,
             ):
                 found = decoder.decode(self._order(data, self._cpu_s, 0, _VERY_NICE), data)
@@ -147,7 +144,7 @@ class Decoders:
 
 
 @contextmanager
-def _one_of(permits: threading.Semaphore, why_not: str) -> Iterator[None]:
+def _permit(permits: threading.Semaphore, why_not: str) -> Iterator[None]:
     if not permits.acquire(blocking=False):
         raise Busy(why_not, random.uniform(*_AGAIN_S))
     try:
@@ -159,14 +156,14 @@ def _one_of(permits: threading.Semaphore, why_not: str) -> Iterator[None]:
 class _Lane:
     """Processes of one kind, each for one image at a time.
 
-    An image has its turn the later the longer it may take, yet no later than so many times that after it came. Those
-    that take longer than small ones never take the last process that is free.
+    An image waits the longer the more time it may take, so that small ones go first, but not for ever. An image that is
+    not small never gets the last free process.
     """
 
     def __init__(self, count: int) -> None:
         self._all = [Decoder() for _ in range(count)]
         self._free = list(self._all)
-        #: Images that wait: when each has its turn, its number, and how many processes must be free.
+        #: Images that wait: each one's time on the monotonic clock, its number, and how many processes must be free.
         self._waiting: list[tuple[float, int, int]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()

@@ -1,7 +1,7 @@
-"""One process that decodes, as the worker sees it: what it is asked, what it may answer, and how it ends.
+"""A decoding process as the worker sees it: it starts it, asks it, checks its answer, and ends it.
 
-One image at a time, rather than a pool that shares its pipes among processes: one that is killed in the middle of an
-answer leaves nobody else waiting for the rest of it.
+Each process has a socket of its own, where the pools of Python share theirs: one that is killed in the middle of an answer
+leaves no other waiting for the rest.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from m3agiqa.errors import DecoderLost, ImageTooCostly, ImageTooLarge, ImageUnre
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.score.decoding.child import Order
 
-#: Seconds by the clock until a process that does not answer counts as hanging, and so many more for each of processor
-#: time: a busy machine gives a process less of it.
+#: Seconds of the clock after which a process that does not answer counts as hanging: some, and some more for each second
+#: of processor time that it may take, as a busy machine gives it less than one a second.
 _HANGS_S, _PATIENCE = 10.0, 6.0
 #: Seconds that a process may take to start.
 _START_S = 60.0
 #: Bytes of an answer at most.
 _MAX_ANSWER = 1 << 16
-#: What runs in a decoder.
+#: Module that runs in the process.
 _MODULE = "worker.score.decoding.child"
 
-#: All that a decoder sees of the worker's environment, which holds secrets.
+#: Variables that the process gets from the worker's environment, which holds secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
 _FAILURES: dict[str, type[M3AGIQAError]] = {
     failure.code: failure for failure in (ImageUnreadable, ImageTooLarge, ImageTooCostly, OutOfMemory)
@@ -46,7 +46,7 @@ _FAILURES: dict[str, type[M3AGIQAError]] = {
 
 
 class _Answer(BaseModel):
-    """What a decoder may say."""
+    """What a decoding process may answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,24 +57,24 @@ class _Answer(BaseModel):
     large: int | None = Field(default=None, gt=0)
     pixels: int = Field(default=0, ge=0)
     failure: Failure | None = None
-    #: Exit code of the process that decoded, the signal's number below zero, where it ended without an answer.
+    #: Exit code of a fork that ended without an answer; below zero, the number of the signal that ended it.
     ended: int | None = None
 
 
 class TookTooLong(Exception):
-    """The seconds of processor time are used up."""
+    """The image used up its seconds of processor time."""
 
 
 @dataclass(frozen=True)
 class Large:
-    """An image that was not decoded, as it has more pixels than asked for."""
+    """An image that was not decoded, because it has more pixels than the order allows."""
 
     pixels: int
     working_bytes: int
 
 
 class Decoder:
-    """One process, started when it is first needed and anew after each end."""
+    """One process: started when it is first needed, and started again when it has ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,11 +82,11 @@ class Decoder:
         self._connection: Connection | None = None
 
     def decode(self, order: Order, data: bytes) -> SlicedImage | Large:
-        """The image, or what its header says if it is larger than the order has decoded.
+        """Have an image decoded. Returns it, or its size if it has more pixels than the order allows.
 
         Raises:
-            TookTooLong: the order's seconds are over.
-            ImageError, OutOfMemory, DecoderLost: as `Decoders.quick`.
+            TookTooLong: it needs more seconds than the order allows.
+            ImageError, OutOfMemory, DecoderLost: as `Decoders.quick` raises them.
         """
         try:
             if self._process is None:
@@ -114,7 +114,7 @@ class Decoder:
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(ProcessLookupError):  # its group, for the one it decodes with
+        with suppress(ProcessLookupError):  # the whole group: its fork decodes
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert self._connection is not None
@@ -163,7 +163,7 @@ class Decoder:
             return self._connection.recv_bytes(_MAX_ANSWER)
         except (EOFError, ConnectionError):
             self._ended()
-            raise AssertionError("a process that ended is told apart") from None
+            raise AssertionError("_ended always raises") from None
         except OSError:
             raise ValueError("longer than an answer") from None
 
@@ -172,7 +172,7 @@ class Decoder:
         raise _why(self._process.wait(_START_S))
 
     def _image(self, found: _Answer, order: Order) -> SlicedImage:
-        """The image, copied out of the shared memory, which the decoder may change."""
+        """Copy the image out of the shared memory, which its decoder could change at any time."""
         assert found.info is not None
         slices: dict[Grid, Slices] = {}
         at = 0
@@ -180,7 +180,7 @@ class Decoder:
         for columns, rows, sizes in found.slices:
             grid = Grid(columns, rows)
             if len(sizes) != 1 + grid.slices or not all(0 < height * width <= MAX_PATCHES for height, width in sizes):
-                raise ValueError("slices that are none")
+                raise ValueError("slices that do not fit their grid")
             patches = []
             for height, width in sizes:
                 pixels = _read(self._memory, 3 * patch * patch * height * width, at)
@@ -189,13 +189,13 @@ class Decoder:
             slices[grid] = Slices(grid, tuple(patches), sizes)
         width, height = found.raw_size
         if not 0 <= width * height <= WHOLE_PIXELS:
-            raise ValueError("larger than what is kept")
+            raise ValueError("an image larger than any that is kept")
         raw = _read(self._memory, 3 * width * height, at)
         return SlicedImage(found.info, slices, raw.data, found.raw_size)
 
 
 def _why(code: int) -> Exception:
-    """Why a process ended with this code."""
+    """The error that stands for a process that ended with this code."""
     if code == -signal.SIGPROF:
         return TookTooLong()
     if code == -signal.SIGKILL:
@@ -205,7 +205,7 @@ def _why(code: int) -> Exception:
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     passed = {name: ours[name] for name in _PASSED_ON if name in ours}
-    # The paths this process found its modules in, whatever it was started with.
+    # The worker's own module paths, whatever it was started with.
     return {
         **passed,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
@@ -214,7 +214,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _shared_memory() -> int:
-    """A file in memory that is not /dev/shm's, which containers keep to 64 MB."""
+    """A file in memory, but not in /dev/shm, which containers limit to 64 MB."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("m3agiqa-decoder", 0)
     with tempfile.TemporaryFile() as file:
@@ -233,6 +233,6 @@ def _read(memory: int, size: int, at: int) -> np.ndarray[Any, np.dtype[np.uint8]
     while read < size:
         count = os.preadv(memory, [view[read:]], at + read)
         if not count:
-            raise ValueError("less than it says")
+            raise ValueError("less than it announced")
         read += count
     return pixels
