@@ -157,7 +157,7 @@ def reason(error: ClientError) -> tuple[int, str]:
 
 
 def knows_no_condition(status: int, code: str) -> bool:
-    """Whether this answer to `If-None-Match: *` shows that the service does not know the header, or misreads it (304)."""
+    """Whether this answer to `If-None-Match: *` shows that the service ignores the header, or misreads it (304)."""
     return status in (304, 501) or (status == 400 and code not in _BROKE_OFF and _mistake(status, code) is None)
 
 
@@ -166,8 +166,8 @@ class Failures:
     """Translates errors of S3 into ours, and logs once a minute those that an operator must mend.
 
     It raises `forbidden` for a malformed key, `denied` for a mistake that lasts, `mistaken` for one that may pass,
-    `missing` for a key that is not there, `refused` for any other 4xx, and `unavailable` for the rest. `at_most_s` bounds
-    the seconds until the next attempt that a service may ask for.
+    `missing` for a key that is not there, `refused` for any other 4xx, and `unavailable` for the rest. `at_most_s`
+    bounds the seconds until the next attempt that a service may ask for.
     """
 
     forbidden: type[M3AGIQAError]

@@ -1,8 +1,8 @@
 """Shares a worker's threads out among the servers it talks to, so that a slow server delays no other.
 
-A server has a *site* (its registered domain; each customer of a storage provider has a domain of his own) and an *endpoint*
-(its address, or the /64 of an IPv6 address, with the port). Many sites may share an endpoint, and a site may have many
-endpoints. A site is
+A server has a *site* (its registered domain; each customer of a storage provider has a domain of his own) and an
+*endpoint* (its address, or the /64 of an IPv6 address, with the port). Many sites may share an endpoint, and a site may
+have many endpoints. A site is
 
     quick     if its last exchanges took less than PATIENCE_S on average
     slow      if they took longer: an exchange begins only with a slow permit, and a quarter of the threads have one

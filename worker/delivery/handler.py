@@ -16,7 +16,7 @@ from worker.ops.reporting import failure_of
 _JITTER = 0.2
 #: Seconds that a delivery is put off at most because its receiver is busy.
 LONGEST_DELAY_S = 300.0
-#: Attempts after the first where only an operator can help, who learns more from a dead letter than from hours of trying.
+#: Attempts after the first where only an operator can help: a dead letter tells him more than hours of trying.
 RETRIES_IF_MISCONFIGURED = 3
 
 

@@ -67,7 +67,7 @@ class Objects:
                 self._look_and_put(wanted)
 
     def _put_if_none(self, wanted: dict[str, Any]) -> bool:
-        """Write the object if none is there. False if the service does not know that condition, so nothing was written."""
+        """Write the object if none is there; False if nothing was written, as the service does not know this condition."""
         try:
             self._s3.put_object(**wanted, IfNoneMatch="*")
         except ClientError as error:
@@ -87,7 +87,7 @@ class Objects:
         if bucket not in self._unconditional:
             self._unconditional.add(bucket)
             logger.warning(
-                "s3://%s takes no If-None-Match: from now on, the worker looks for each object and writes it if missing",
+                "s3://%s takes no If-None-Match: from now on, the worker looks for an object, and writes it if missing",
                 bucket,
             )
 

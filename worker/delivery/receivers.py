@@ -30,7 +30,8 @@ class Receivers:
     """Secrets and headers by receiver: those that a setting names, and all others.
 
     Raises:
-        ConfigError: a secret breaks the standard, a header is malformed or one of ours, or a receiver's name is no host.
+        ConfigError: a secret breaks the standard, a header is malformed or one of ours, or a receiver's name is no
+            host.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,7 +65,7 @@ class Receivers:
         }
 
     def signers(self, endpoint: str) -> list[Webhook]:
-        """What signs a callback to this endpoint. A receiver with secrets of its own gets no signature by another secret."""
+        """What signs a callback to this endpoint. A receiver with secrets of its own gets no other signature."""
         hosts = (endpoint, host_of_endpoint(endpoint))
         return next((self._host_signers[host] for host in hosts if host in self._host_signers), self._signers)
 

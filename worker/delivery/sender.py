@@ -60,7 +60,8 @@ class Sender:
         """Try to deliver once. When it returns, the receiver has the verdict.
 
         Raises:
-            DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign with.
+            DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign
+                with.
             DeliveryMisconfigured: an operator must change something, and may be about to.
             DeliveryGone: the receiver answered 410.
             DeliveryUnavailable: any other failure; `retry_after_s` if the receiver named a time.

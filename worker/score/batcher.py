@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an image waits longer for each point of its priority: a 0 overtakes a 3 that came up to 15 s before it, and
-#: a 9 that came up to 45 s before it. A batch takes less, so urgent images go first, yet no image waits for ever.
+#: Seconds that an image waits longer for each point of its priority: a 0 overtakes a 3 that came up to 15 s before it,
+#: and a 9 that came up to 45 s before it. A batch takes less, so urgent images go first, yet no image waits for ever.
 STEP_S = 5.0
 
 #: Seconds that a batch which is not full waits at most for images that are being opened: they come within

@@ -9,9 +9,9 @@ from itertools import zip_longest
 from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
 from urllib3.util import connection
 
-#: Prefixes of NAT64, by which networks with IPv6 alone reach IPv4: the last four bytes are the IPv4 address. The second one
-#: is the first /96 of 64:ff9b:1::/48, for use inside a network; the rest of that /48 has the four bytes elsewhere, so it
-#: counts as not public.
+#: Prefixes of NAT64, by which networks with IPv6 alone reach IPv4: the last four bytes are the IPv4 address. The second
+#: one is the first /96 of 64:ff9b:1::/48, for use inside a network; the rest of that /48 has the four bytes elsewhere,
+#: so it counts as not public.
 NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/96"))
 
 _NOT_PUBLIC = (

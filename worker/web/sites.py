@@ -8,7 +8,7 @@ import tldextract
 
 from worker.web.addresses import bare
 
-#: The list of public suffixes in the wheel, with the domains under which companies give out names; it downloads nothing.
+#: The list of public suffixes in the wheel, with the domains under which companies give out names; no download.
 _suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
 
 

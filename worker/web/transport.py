@@ -2,8 +2,8 @@
 
 It resolves a name once, checks the addresses (`worker.web.addresses`) and connects to no others, so that a second DNS
 answer changes nothing. It also checks ports and credentials, keeps a deadline over the whole exchange
-(`worker.web.connections`), and gives a server no more than its share of the worker's threads (`worker.shares`). It never
-follows a redirect: each hop is a new `open`, checked anew.
+(`worker.web.connections`), and gives a server no more than its share of the worker's threads (`worker.shares`). It
+never follows a redirect: each hop is a new `open`, checked anew.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Transport:
     ) -> Iterator[requests.Response]:
         """Send one request. The body of the response is still unread, and as the server sent it: nothing unpacks it.
 
-        `until` is in seconds of `time.monotonic`, and holds for reading the body inside the `with` too. A name that does
-        not resolve is retryable: an outage of the resolver looks like a name that never existed.
+        `until` is in seconds of `time.monotonic`, and holds for reading the body inside the `with` too. A name that
+        does not resolve is retryable: an outage of the resolver looks like a name that never existed.
 
         Raises:
             forbidden: scheme, port, address or form of the URL are not accepted.

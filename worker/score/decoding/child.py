@@ -3,9 +3,9 @@
 It forks for each image, which takes milliseconds where a new start takes a third of a second; the fork's memory goes
 when it ends.
 
-SOCKET and MEMORY are file descriptors. Orders and answers are JSON on the socket; the image's bytes, and then its slices,
-lie in the shared memory. The worker reads nothing else from here and checks all of it: an image may have taken over its
-decoder.
+SOCKET and MEMORY are file descriptors. Orders and answers are JSON on the socket; the image's bytes, and then its
+slices, lie in the shared memory. The worker reads nothing else from here and checks all of it: an image may have taken
+over its decoder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A decoding process as the worker sees it: it starts it, asks it, checks its answer, and ends it.
 
-Each process has a socket of its own, where the pools of Python share theirs: one that is killed in the middle of an answer
-leaves no other waiting for the rest.
+Each process has a socket of its own, where the pools of Python share theirs: one that is killed in the middle of an
+answer leaves no other waiting for the rest.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from m3agiqa.errors import DecoderLost, ImageTooCostly, ImageTooLarge, ImageUnre
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.score.decoding.child import Order
 
-#: Seconds of the clock after which a process that does not answer counts as hanging: some, and some more for each second
-#: of processor time that it may take, as a busy machine gives it less than one a second.
+#: Seconds of the clock after which a process that does not answer counts as hanging: some, and some more for each
+#: second of processor time that it may take, as a busy machine gives it less than one a second.
 _HANGS_S, _PATIENCE = 10.0, 6.0
 #: Seconds that a process may take to start.
 _START_S = 60.0
