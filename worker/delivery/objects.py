@@ -67,7 +67,7 @@ class Objects:
                 self._look_and_put(wanted)
 
     def _put_if_none(self, wanted: dict[str, Any]) -> bool:
-        """Write the object if none is there; False if nothing was written, as the service does not know this condition."""
+        """Write the object if none is there; False if nothing was written, as the service knows no such condition."""
         try:
             self._s3.put_object(**wanted, IfNoneMatch="*")
         except ClientError as error:
