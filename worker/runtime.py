@@ -1,4 +1,4 @@
-"""What a worker process owns, opened and closed in one order."""
+"""Opens what a worker process owns, and closes it in the opposite order."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a batch at the start; kernels are compiled in the first one.
+#: Seconds that a batch of the start-up check may take; the first one compiles kernels.
 START_TIMEOUT_S = 900.0
-#: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
-#: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
+#: Seconds after which a thread must leave the interpreter to another that wants it: a tenth of Python's default. The
+#: thread that scores waits for the GPU hundreds of times a batch, and each time then for threads that fetch.
 _SWITCH_INTERVAL_S = 0.0005
-#: One of so many threads may wait for an image that takes long to decode; the others are for everybody else.
+#: One of so many threads may wait for a slow image to be decoded; the others serve other images.
 SLOW_SHARE = 4
-#: A worker that stops waits so many times M3AGIQA_REDIS_SILENCE_S for a Redis that does not answer.
+#: How many times M3AGIQA_REDIS_SILENCE_S a worker that stops waits for a Redis that does not answer.
 SILENCES = 3
-#: A batch that outlives the deadline of those in it this many times will never end.
+#: How many times M3AGIQA_SCORE_TIMEOUT_S a batch may take before it counts as hanging.
 HANGING_AFTER = 2.0
 
 
 class Runtime:
-    """A worker of `queues` with so many threads, from the moment it is made until `close`.
+    """A worker of `queues` with `threads` threads. It works from the moment it is made until `close`.
 
     Raises:
         M3AGIQAError: a setting is wrong, or the model cannot be loaded.
@@ -112,13 +112,13 @@ class Runtime:
             self._stack.callback(self._health.stop)
 
     def ready(self, consumes: Callable[[], bool]) -> None:
-        """It takes tasks from now on, as long as `consumes` says so."""
+        """Say that Celery takes tasks from now on, while `consumes` returns true."""
         self._consumes, self._takes = consumes, True
         if self._health is not None:
             self._health.ready()
 
     def stopping(self) -> None:
-        """It takes no more tasks, and ends with those it has."""
+        """Say that Celery takes no more tasks, and ends once it has finished those it has."""
         self._takes = False
         self._watchdog.drain()
 
@@ -127,12 +127,12 @@ class Runtime:
         self._watchdog.interrupt()
 
     def score(self, task: str) -> str:
-        """Run a task of the score queue; says what was done."""
+        """Run a task of the score queue. Returns what was done, for the log."""
         assert self._scoring is not None, "a worker takes what its queues hold"
         return _told(self._scoring.run, task)
 
     def deliver(self, task: str) -> str:
-        """Run a task of the deliver queue; says what was done."""
+        """Run a task of the deliver queue. Returns what was done, for the log."""
         assert self._delivery is not None, "a worker takes what its queues hold"
         return _told(self._delivery.run, task)
 
@@ -160,7 +160,7 @@ def _answers(redis: Connection) -> bool:
 
 
 def _told(run: Callable[[str], str | None], task: str) -> str:
-    """What came of a task. Whatever it is, the ledger knows it: the message may go."""
+    """Run a task and return what came of it. In any case the ledger knows, so Celery may drop the message."""
     try:
         return run(task) or ""
     except NotOwed as error:
@@ -177,7 +177,7 @@ _current: Runtime | None = None
 
 @contextmanager
 def as_current(runtime: Runtime) -> Iterator[None]:
-    """What `current` gives meanwhile."""
+    """Have `current` return this runtime inside the block."""
     global _current
     _current = runtime
     try:
@@ -187,7 +187,7 @@ def as_current(runtime: Runtime) -> Iterator[None]:
 
 
 def current() -> Runtime:
-    """The runtime of this process, which Celery's tasks have no other way to."""
+    """The runtime of this process: Celery's tasks have no other way to reach it."""
     assert _current is not None, "tasks come only to a worker that has started"
     return _current
 
@@ -212,7 +212,7 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandl
 
 
 def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int) -> ScoreHandler:
-    # Not at the top: a worker that only delivers has no model.
+    # Imported here, because a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policies
     from m3agiqa.profile import ModelProfile
@@ -239,7 +239,7 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     known = None if profile is None else golden.Golden.load(profile.golden)
     for line in golden.check(partial(_score_at_start, batcher), model.info, known, max_batch=settings.max_batch):
         logger.info(line)
-    # What start-up left is there to stay: going through it would stop all threads for a part of a second.
+    # The garbage collector need not look again at what start-up made: looking stops all threads for a part of a second.
     gc.collect()
     gc.freeze()
     decoders = Decoders(
@@ -282,7 +282,7 @@ def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Fail
 
 
 def _logged(model: str) -> Callable[[float], None]:
-    """Logs how much of a model is loaded, at each tenth."""
+    """A function that logs each tenth of a model that is loaded."""
     tenths = 0
 
     def log(share: float) -> None:

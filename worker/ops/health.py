@@ -1,7 +1,7 @@
-"""Files that tell a container's probes how a worker is, and the command that reads them.
+"""Files by which a worker tells a container's probes that it lives and takes work, and the command that reads them.
 
 `python -m worker.ops.health ready|live QUEUE` exits 0 if a worker of that queue takes work (ready) or is alive (live).
-It is alive only from the end of its start-up, so give a probe of `live` a start-up probe of `ready` before it.
+A worker counts as alive only from the end of its start-up: put a start-up probe of `ready` before a probe of `live`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ STALE_S = 30.0
 
 
 class Health:
-    """Renews the heartbeat of `queues` from a thread, as long as `alive` says so, and says that it is ready, from
-    `ready` on and as long as `working` says so.
+    """Renews the heartbeat files of `queues` from a thread while `alive` returns true, and the files that say "ready"
+    from the call of `ready` on, while `working` returns true.
 
-    Its files bear its host and process: many workers may share a folder.
+    The files bear host and process id, so that workers may share a folder.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Health:
         folder.mkdir(parents=True, exist_ok=True)
         for queue in queues:
             for file in (*_files(folder, "heartbeat", queue), *_files(folder, "ready", queue)):
-                if not _fresh(file):  # of one that was killed
+                if not _fresh(file):  # a worker was killed
                     file.unlink(missing_ok=True)
         self._remove()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -115,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.ops.health", description="Ask how a worker is.")
     parser.add_argument("question", choices=("ready", "live"))
     parser.add_argument("queue", choices=("score", "deliver"))
-    parser.add_argument("--pid", type=int, metavar="N", help="of the worker, where several share this machine")
+    parser.add_argument(
+        "--pid", type=int, metavar="N", help="process id of the worker, where several share this machine"
+    )
     arguments = parser.parse_args(argv)
     try:
         folder = Settings.from_environment().health_dir
