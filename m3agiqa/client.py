@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 
 #: Requests that may wait before `submit` refuses more: some 500 MB of Redis, an hour's work of four GPUs.
 MAX_QUEUED = 100_000
-#: Seconds. What a producer that was refused is told to wait, at least and at most.
+#: Seconds that a refused producer is told to wait at least and at most.
 _RETRY_AFTER_S = (1.0, 60.0)
-#: Messages sent in one round trip by `submit_many`.
+#: Requests that `submit_many` sends in one round trip.
 _CHUNK = 500
-#: Seconds after which the verdict is looked for although nobody announced it.
+#: Seconds after which `result` looks for the verdict although no announcement came.
 _LOOK_AGAIN_S = 1.0
 
 _Item = TypeVar("_Item")
 
 
 class Client:
-    """Submits images to the queue in Redis; safe to share between threads.
+    """Submits images to the queue in Redis, and reads verdicts. Safe to share between threads.
 
-    `max_queued` requests may wait; beyond them `submit` refuses.
+    `submit` refuses while `max_queued` requests wait.
 
     Raises:
         ConfigError: `redis_url` is no Redis URL.
@@ -69,12 +69,12 @@ class Client:
     ) -> str:
         """Enqueue one image; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
 
-        To submit a request again under its `request_id` is safe: there is one task, and one verdict. The first request
-        of an id stands; another one under the same id becomes a dead letter.
+        To submit a request again under its `request_id` is safe: it has one task and one verdict. The first request
+        under an id stands; a different one under the same id becomes a dead letter.
 
         Raises:
             RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses it.
-            QueueFull: too many wait already; says when to come back.
+            QueueFull: too many requests wait; says when to come back.
             QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
         """
         fields = {
@@ -94,13 +94,13 @@ class Client:
     def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
         """Enqueue many images, 500 in a round trip; returns their request ids in order.
 
-        Each is a ScoreRequest or a mapping of its fields. A wrong one stops the call: the chunks before its own are
-        enqueued by then.
+        Each is a ScoreRequest or a mapping of its fields. A wrong one ends the call; the round trips before its own are
+        done by then.
 
         Raises:
             RequestInvalid: a field of a request is wrong, or `refuse_unknown_policy` refuses one.
-            QueueFull: too many wait already; says when to come back, and which were enqueued.
-            QueueUnavailable: Redis cannot be reached; says how many were enqueued for certain.
+            QueueFull: too many requests wait; says when to come back, and which were enqueued.
+            QueueUnavailable: Redis cannot be reached; says how many requests were enqueued for certain.
         """
         ids: list[str] = []
         for chunk in _chunks(requests):
@@ -121,7 +121,7 @@ class Client:
     def _full(self, ids: list[str]) -> QueueFull:
         with self._connection.redis() as redis:
             oldest_s = float(redis.get(keys.OLDEST) or 0)
-        # By then about a tenth of those that wait is done.
+        # By then, workers have done about a tenth of what waits.
         wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
         return QueueFull(
             f"{self._max_queued} requests wait already; come back in {wait_s:.0f} s ({len(ids)} enqueued)",
@@ -130,7 +130,8 @@ class Client:
         )
 
     def state(self, request_id: str) -> State | None:
-        """Where a request is; None if no worker took it in yet, or so long ago that it is forgotten.
+        """Where a request is; None before a worker has taken it in, and when it is forgotten, long after it was
+        settled.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -139,7 +140,7 @@ class Client:
             return state_of(redis, request_id)
 
     def history(self, request_id: str) -> tuple[str, ...]:
-        """What happened to a request: a line an event, each with its Unix time, the newest last.
+        """What happened to a request: a line for each event with its Unix time, the newest last.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -151,13 +152,13 @@ class Client:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
 
         Raises:
-            ResultTimeout: no verdict within that time; it may still come. Verdicts also expire.
+            ResultTimeout: no verdict within that time. It may still come, or may have expired.
             NewerVersion: the verdict is of a later version.
             QueueUnavailable: Redis cannot be reached.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._connection.redis() as redis, redis.pubsub() as announced:  # type: ignore[no-untyped-call]
-            # Subscribed before the first look: an announcement between the two is not missed.
+            # Subscribed before the first look, so that no announcement between the two is missed.
             announced.subscribe(keys.done(request_id))
             while True:
                 if (found := redis.get(keys.result(request_id))) is not None:
@@ -170,7 +171,7 @@ class Client:
                 announced.get_message(timeout=left)
 
     def results(self) -> Iterator[Verdict]:
-        """Every verdict that is in Redis now, in no order.
+        """Every verdict that is in Redis now, in no particular order.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -187,7 +188,7 @@ class Client:
                         logger.warning("%s cannot be read, and is left out", quoted(name, 200))
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """What workers gave up, the newest first; what cannot be read is named in the log and left out.
+        """What workers gave up, the newest first. The log names dead letters that cannot be read.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -195,7 +196,7 @@ class Client:
         yield from self._dead.all()
 
     def dead_letter_ids(self) -> list[str]:
-        """Ids of everything that workers gave up, also of what cannot be read.
+        """Ids of all dead letters, also of those that cannot be read.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -204,7 +205,7 @@ class Client:
             return [str(letter_id) for letter_id in redis.hkeys(keys.DEAD)]
 
     def dead_letter(self, letter_id: str) -> DeadLetter:
-        """One thing that workers gave up.
+        """One dead letter.
 
         Raises:
             UsageError: there is no such dead letter, or it cannot be read.
@@ -213,16 +214,16 @@ class Client:
         return self._dead.get(letter_id)
 
     def replay(self, letter: DeadLetter) -> bool:
-        """Put a dead letter back, with all its attempts; False if it is no dead letter any more.
+        """Put a dead letter back, with as many attempts as a new one. False if it is no dead letter any more.
 
         Raises:
-            UsageError: only its beginning was kept, its request was answered, or nothing is known of it any more.
+            UsageError: it was not kept whole, its request was answered meanwhile, or its request is forgotten.
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.replay(letter)
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a dead letter, also one that cannot be read; False if it is none any more.
+        """Forget a dead letter, even one that cannot be read. False if there is none of this id.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -230,19 +231,19 @@ class Client:
         return self._dead.drop(letter_id)
 
     def cancel(self, request_id: str) -> bool:
-        """Take a request back: it is answered with code `revoked`; False if it has its answer already.
+        """Take a request back: it is answered with code `revoked`. False if it was answered before.
 
         Raises:
-            UsageError: nothing is known of it.
-            QueueUnavailable: Redis cannot be reached, or does not let this user.
+            UsageError: no request has this id.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         return self._cancelling.cancel(request_id)
 
     def purge(self) -> Iterator[str]:
-        """Take back every request that waits for its score now; gives the id of each as it is answered.
+        """Take back every request that waits for its score now. Yields the id of each once it is answered.
 
         Raises:
-            QueueUnavailable: Redis cannot be reached, or does not let this user.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         yield from self._cancelling.purge()
 

@@ -1,4 +1,4 @@
-"""A task that a worker has, and what it may do with it."""
+"""A claim: a task that a worker has, and the ways in which it may end."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ _POISON = PoisonTask("its runs never ended: it kills its workers, or takes longe
 
 @dataclass(frozen=True)
 class Claim:
-    """A task that this worker has. Its methods raise QueueUnavailable if Redis stays away for about a minute."""
+    """A task that this worker has. Methods raise QueueUnavailable if Redis stays away for about a minute."""
 
     ledger: Ledger
     task: str
     #: "score", "callback" or "s3".
     kind: str
-    #: Counts its beginnings, by all workers.
+    #: Number of this run, counted over all workers.
     run: int
-    #: Counts from 1; a run that was lost or put off counts for none.
+    #: Number of this attempt, from 1. A run that was lost or put off was no attempt.
     attempt: int
     request: ScoreRequest
     #: The verdict to deliver, as JSON; empty while there is none.
     verdict: str
     history: tuple[str, ...]
-    #: Too many runs never ended: it is to be given up.
+    #: Whether too many runs did not end, so that the task must be given up.
     poisoned: bool = False
-    #: When it was begun, seconds of the monotonic clock.
+    #: When this run began, seconds of the monotonic clock.
     since: float = field(default_factory=time.monotonic)
 
     def mark_scoring(self) -> None:
-        """Write down that the image is fetched and waits for the model."""
+        """Record that the image is fetched and waits for the model."""
         self.ledger.mark(self, State.SCORING)
 
     def publish(self, verdict: Verdict) -> bool:
-        """Keep a verdict, announce it and owe its deliveries: all of it, or nothing if there is a verdict already.
+        """Keep the verdict, announce it and owe its deliveries. False, and nothing is done, if there is a verdict
+        already.
 
-        Says which. A poisoned task becomes a dead letter beside it.
+        A poisoned task becomes a dead letter too.
         """
         return self.ledger.publish(self, verdict, self.dead_letter(_POISON) if self.poisoned else None)
 
@@ -54,19 +55,19 @@ class Claim:
         self.ledger.settle(self)
 
     def postpone(self, delay_s: float, why: str) -> None:
-        """This attempt ended; the next one comes in `delay_s` seconds."""
+        """End this attempt; the next one is due in `delay_s` seconds."""
         self.ledger.postpone(self, delay_s, why, attempted=True)
 
     def release(self, delay_s: float = 0.0, *, why: str) -> None:
-        """Give it back unchanged, to be taken again in `delay_s` seconds by anybody."""
+        """Give the task back without counting an attempt; any worker may take it in `delay_s` seconds."""
         self.ledger.postpone(self, delay_s, why)
 
     def abandon(self, why: str) -> None:
-        """Give back what this worker cannot end any more; if that happens often, it is the task's fault."""
+        """Give back a task that this worker cannot finish; the run counts as lost, as the task may be to blame."""
         self.ledger.postpone(self, 0.0, why, fair=False)
 
     def bury(self, error: Exception) -> None:
-        """Give it up: it becomes a dead letter."""
+        """Give the task up: it becomes a dead letter."""
         self.ledger.bury(self, self.dead_letter(error))
 
     def dead_letter(self, error: Exception) -> DeadLetter:

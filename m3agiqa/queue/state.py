@@ -1,4 +1,4 @@
-"""Where a request is, and what happened to it, for whoever asks."""
+"""Reads from the ledger where a request is, and what happened to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m3agiqa.queue import keys
 
 
 class State(StrEnum):
-    """Where a request is."""
+    """Where a request is on its way."""
 
     SUBMITTED = "submitted"
     FETCHING = "fetching"
@@ -25,13 +25,11 @@ class State(StrEnum):
 
 
 def state_of(redis: Redis, request_id: str) -> State | None:
-    """Where a request is. Raises what redis-py raises."""
+    """Where a request is; None if the ledger does not know it. Raises what redis-py raises."""
     found = redis.hget(keys.request(request_id), "state")
     return State(found) if found in list(State) else None
 
 
 def history_of(redis: Redis, request_id: str) -> tuple[str, ...]:
-    """A line for everything that happened to a request, each with its Unix time, the newest last. Raises what redis-py
-    raises.
-    """
+    """A line for each event of a request, with its Unix time, the newest last. Raises what redis-py raises."""
     return tuple(str(redis.hget(keys.request(request_id), "history") or "").splitlines())
