@@ -13,13 +13,16 @@ a message that is forged, repeated, lost or late wakes a task that is owed anywa
 
 An entry is a hash:
 
-    state                 see `State` request, content      the request as JSON while anything is owed, and its
-    fingerprint, which a repetition shares priority              which list of the score queue its name goes on verdict
-    as JSON while deliveries are owed: exactly this is signed and sent score, callback, s3   attempts that have ended,
-    for each task that is still owed TASK.queued           when the name was queued; 0 once a worker has the task, and
-    while it waits for its next attempt; -1 while it waits alone, because several workers were lost with it TASK.run,
-    TASK.fair   how many runs were begun, and the number of the last run that ended properly buried                how
-    many of its tasks are dead letters history               a line for each event, the newest last
+    state                 see `State`
+    request, content      the request as JSON while anything is owed, and its fingerprint, which a repetition shares
+    priority              which list of the score queue its name goes on
+    verdict               as JSON while deliveries are owed: exactly this is signed and sent
+    score, callback, s3   attempts that have ended, for each task that is still owed
+    TASK.queued           when the name was queued; 0 once a worker has the task, and while it waits for its next
+                          attempt; -1 while it waits alone, because several workers were lost with it
+    TASK.run, TASK.fair   how many runs were begun, and the number of the last run that ended properly
+    buried                how many of its tasks are dead letters
+    history               a line for each event, the newest last
 
 Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was
 queued, at the end of its worker's lease, or when its next attempt is due. `sweep` queues tasks that are overdue, lost
