@@ -1,4 +1,4 @@
-"""`m3agiqa-submit`: submit images to the queue, and read what came of them."""
+"""`m3agiqa-submit`: submits images to the queue, and shows their verdicts."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from producers import cli_dead
 OK, FAILED, USAGE = 0, 1, 2
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
-#: Characters of a reason, or of an event: ours are shorter.
+#: Characters of a reason or an event at most; those that workers write are shorter.
 _REASON_CHARS = 4_000
-#: Rows of a CSV sent together; the progress bar moves by as many.
+#: Rows of a CSV that are sent together, and by which the progress bar moves.
 _ROWS = 200
 
 
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
     one.add_argument(
-        "--expires-in", type=float, metavar="SECONDS", help="after so long nobody waits for it, and it is not scored"
+        "--expires-in", type=float, metavar="SECONDS", help="the image is not scored any more after so long"
     )
     _add_waiting(one)
     one.set_defaults(run=_one)
@@ -160,7 +160,7 @@ def _csv(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _lines(file: Path) -> int | None:
-    """Lines of a file; None of a pipe, which can be read only once."""
+    """The number of lines of a file; None for a pipe, which can be read only once."""
     if not is_file(file):
         return None
     with file.open("rb") as lines:
@@ -193,7 +193,7 @@ def _submit_rows(client: Client, table: Iterable[Row], lines: int | None) -> int
 
 
 def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
-    """Print the id of each as it is queued; wait while too many others are."""
+    """Queue requests and print their ids. Waits while the queue is full."""
     rest = list(requests)
     while rest:
         pause_s = 0.0
@@ -211,7 +211,7 @@ def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
 def _request(row: Row) -> ScoreRequest:
     if row.error is not None:
         raise RequestInvalid(row.error)
-    # An empty prompt is a prompt; any other empty field is one left out.
+    # An empty prompt is a prompt; any other empty field counts as left out.
     fields: dict[str, object] = {name: value for name, value in row.values.items() if value or name == "prompt"}
     if "priority" in fields:
         if str(fields["priority"]) not in (known := [str(priority) for priority in keys.PRIORITIES]):
@@ -269,7 +269,7 @@ def _show(verdict: Verdict, *, as_json: bool) -> int:
 
 def _table(verdict: Verdict) -> Table:
     outcome = verdict.status if verdict.error is None else f"{verdict.error.code}: {verdict.error.message}"
-    # As text: brackets in a failure's words are no markup.
+    # As Text, as brackets in a failure's message are no markup.
     caption = Text(quoted(outcome, _REASON_CHARS))
     table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=caption)
     for aspect, scored in verdict.aspects.items():
@@ -281,7 +281,7 @@ def _table(verdict: Verdict) -> Table:
 
 @cache
 def _stderr() -> Console:
-    """Console for all that is not data, which goes to stdout."""
+    """The console for messages; data goes to stdout."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 

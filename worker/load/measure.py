@@ -1,8 +1,8 @@
-"""`python -m worker.load`: how fast the queue is without a model, and what a waiting request costs Redis.
+"""`python -m worker.load`: measures how fast the queue is without a model, and what a waiting request costs Redis.
 
-Starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small image with
-prompts of their own, and waits for their signed callbacks. With `--model`, a real one scores distinct images, and is
-held against itself without a queue. All of it shares this machine: a lower bound.
+It starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small image,
+each with another prompt, and waits for their signed callbacks. With `--model`, a real model scores distinct images, and
+then scores them again without a queue. All of it runs on this machine, so the rates are lower bounds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from worker.load.rig import Rig, rig
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of one burst; times in seconds, from the submission of a request to its callback."""
+    """Figures of one burst. Times are seconds from the submission of a request to its callback."""
 
     tasks: int
     submitted_per_s: float
@@ -64,7 +64,7 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
     else:
         for number, request in enumerate(requests(receiver.endpoint, tasks)):
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
-            # Not when it was made, but now.
+            # The time of submission, not that of making the request.
             client.submit_many([request.model_copy(update={"submitted_at": datetime.now(UTC)})])
     submitted_s = time.monotonic() - began
     waiting_bytes = (_most_used(redis) - before) / tasks
@@ -84,7 +84,7 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
 
 
 def _most_used(redis: Redis) -> int:
-    """Most bytes of Redis until everything has been taken in, from the inbox into the ledger."""
+    """Most bytes that Redis uses until workers have admitted all requests."""
     most = _used(redis)
     while any(redis.llen(keys.inbox(priority)) for priority in keys.PRIORITIES):
         time.sleep(0.02)
@@ -97,7 +97,7 @@ def _used(redis: Redis) -> int:
 
 
 def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
-    """Measure so many requests at once (or `rate` a second), one burst after the other.
+    """Measure one burst after the other; each is submitted at once, or `rate` requests a second.
 
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.

@@ -22,8 +22,8 @@ def _full_box(kind: bytes, *contents: bytes, version: int = 0) -> bytes:
 
 
 def _avif(*properties: bytes, items: Sequence[tuple[bytes, bytes, Sequence[int]]], references: bytes = b"") -> bytes:
-    """A file of `items`, the first of which is the image: kind, content, and which of the properties (from 1) it has.
-    Items of the same content share it.
+    """A file of `items`, the first of which is the image. An item has a kind, its content, and the numbers (from 1) of
+    its properties. Items with equal content share it.
     """
     start = _box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
     contents, offsets = b"", {content: 0 for _, content, _ in items}
@@ -52,7 +52,7 @@ def _avif(*properties: bytes, items: Sequence[tuple[bytes, bytes, Sequence[int]]
 
 
 def _coded(side: int) -> tuple[bytes, bytes, bytes]:
-    """A flat image in AV1: its samples, and two properties: how they are coded, and how many bits they have."""
+    """A flat image in AV1: its samples, and two properties, for their coding and their bits."""
     file = saved(Image.new("RGB", (side, side), "grey"), "AVIF", speed=10)
 
     def content(kind: bytes) -> bytes:
@@ -67,7 +67,7 @@ def _extent(side: int) -> bytes:
 
 
 def avif_grid() -> bytes:
-    """67 million pixels in 16,384 tiles, each with a decoder of its own."""
+    """67 million pixels in 16,384 tiles, each of which gets a decoder of its own."""
     across = LARGE // SMALL
     samples, coding, depth = _coded(SMALL)
     grid = struct.pack(">BBBBHH", 0, 0, across - 1, across - 1, LARGE, LARGE)
@@ -80,7 +80,7 @@ def avif_grid() -> bytes:
 
 
 def avif_directory() -> bytes:
-    """A small image that is to be turned, with a million fractions in its EXIF."""
+    """A small image, rotated, with a million fractions in its EXIF."""
     samples, coding, depth = _coded(SMALL)
     return _avif(
         _extent(SMALL), depth, coding, _box(b"irot", b"\1"),
@@ -90,7 +90,7 @@ def avif_directory() -> bytes:
 
 
 def _avif_items() -> bytes:
-    """Places of three million items in one box, among which each new one is looked for."""
+    """A box with the offsets of three million items: for each, a decoder searches all those before it."""
     count = (MOST_BYTES - 200) // 10
     offsets = b"".join(struct.pack(">I6x", number) for number in range(1, 1 + count))
     return _box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf") + _full_box(

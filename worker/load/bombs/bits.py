@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Bits:
-    """Bits as GIF and WEBP have them, the lowest first."""
+    """Bits in the order of GIF and WEBP: the lowest first."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []

@@ -11,12 +11,12 @@ from PIL import Image
 #: Functions that make a file each, by the file's name: its format, and what is wrong with it.
 Makers = dict[str, Callable[[], bytes]]
 
-#: Pixels a side. 8192 x 8192 are almost as many as are let through.
+#: Side of a large image, pixels: 8192 x 8192 is just below the limit.
 LARGE = 8192
-#: Pixels a side of an image that looks as light as any, and is decoded beside them.
+#: Side of an image that looks cheap enough for the quick decoders, pixels.
 LIGHT = 2100
 SMALL = 64
-#: Bytes of a file, a little below what is fetched at most (32 MiB).
+#: Bytes of a large file: just below what a worker fetches at most (32 MiB).
 MOST_BYTES = 32 * 2**20 - 4096
 
 

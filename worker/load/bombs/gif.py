@@ -9,7 +9,7 @@ from worker.load.bombs.common import LARGE, MOST_BYTES, SMALL, Makers
 
 
 def _gif(side: int, codes: bytes, *, bits: int = 8, before: bytes = b"", times: int = 1) -> bytes:
-    """A square image from LZW codes (in blocks of 255 bytes at most) of so many bits, repeated as a frame."""
+    """A square image from LZW codes that begin with `bits` bits, in blocks of 255 bytes; `times` such frames."""
     screen = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
     frame = struct.pack("<BHHHHBB", 0x2C, 0, 0, side, side, 0, bits) + codes + b"\0"
     return screen + before + frame * times + b";"
@@ -20,12 +20,12 @@ def _blocks(data: bytes) -> bytes:
     return b"".join(bytes([len(part)]) + part for part in parts)
 
 
-#: One pixel: clear, 0, end, in three bits each.
+#: Codes of one pixel: clear, 0, end, in three bits each.
 _DOT = b"\x02\x44\x01"
 
 
 def gif_flat() -> bytes:
-    """67 million pixels in 30 KB: each code stands for one pixel more than the one before, 3,839 in the end."""
+    """67 million pixels in 30 KB: each code stands for one pixel more than the code before it, up to 3,839."""
     clear, first, last = 256, 258, 4095
     codes = [(clear, 9), (0, 9), *((code, max(9, code.bit_length())) for code in range(first, last + 1))]
     longest = last - first + 2

@@ -10,7 +10,7 @@ from worker.load.bombs.common import LARGE, MOST_BYTES, SMALL, Makers
 
 _SOF0, _SOF2, _SOF10, _DHT, _SOS, _DQT, _DRI, _APP5, _APP14 = 0xC0, 0xC2, 0xCA, 0xC4, 0xDA, 0xDB, 0xDD, 0xE5, 0xEE
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-#: Blocks that one code of a progressive scan leaves as they are: symbol 0xE0 and 14 bits, all set.
+#: Blocks that one code of a progressive scan leaves unchanged: symbol 0xE0 and 14 bits, all set.
 _RUN = 32767
 
 
@@ -19,8 +19,8 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _frame(kind: int, side: int, components: int) -> bytes:
-    """Tables and the header of a square frame. Each table of codes has one code, a zero bit: for DC "as before", for AC
-    "nothing more" in a sequential frame, and a run of _RUN blocks in a progressive one.
+    """The tables and the header of a square frame. Each table of codes has a single code, a zero bit. It means "as
+    before" for DC; for AC it means "end of block" in a sequential frame, and _RUN unchanged blocks in a progressive one.
     """
     sampling = b"".join(bytes([number, 0x11, 0]) for number in range(1, 1 + components))
     codes = bytes([1, *[0] * 15])
@@ -38,7 +38,7 @@ def _scan(components: Sequence[int], band: tuple[int, int], approximation: int, 
 
 
 def _idle(side: int) -> bytes:
-    """Samples of a progressive scan that changes no block of a square image."""
+    """The samples of a progressive scan that changes no block of a square image."""
     runs = -(-((side // 8) ** 2) // _RUN)
     bits = ("0" + "1" * 14) * runs
     bits += "1" * (-len(bits) % 8)
@@ -46,8 +46,8 @@ def _idle(side: int) -> bytes:
 
 
 def _progressive(side: int, scans: int, *, refining: bool = True, components: int = 1, kind: int = _SOF2) -> bytes:
-    """A flat image whose `scans` scans, but for the first, do nothing. Those that refine look at every coefficient
-    all the same. With arithmetic coding a scan needs no samples to be decoded.
+    """A flat image of `scans` scans, of which only the first draws anything. A scan that refines still visits every
+    coefficient. With arithmetic coding, a decoder accepts a scan without samples.
     """
     everything = range(1, 1 + components)
     coded = kind == _SOF2
@@ -59,13 +59,13 @@ def _progressive(side: int, scans: int, *, refining: bool = True, components: in
 
 
 def _small_jpeg(*, before: bytes = b"", amid: bytes = b"") -> bytes:
-    """A sound image with something in front of its tables, or amid its samples."""
+    """A sound image with extra bytes before its tables, or in the middle of its samples."""
     samples = bytes((SMALL // 8) ** 2 // 8)
     return _SOI + before + _frame(_SOF0, SMALL, 1) + _scan([1], (0, 63), 0, samples + amid + samples) + _EOI
 
 
 def jpeg_restarts() -> bytes:
-    """A restart marker behind each of a million blocks."""
+    """A million blocks with a restart marker behind each."""
     blocks = (LARGE // 8) ** 2
     samples = b"".join(b"\x3f\xff" + bytes([0xD0 + number]) for number in range(8)) * (blocks // 8)
     return _SOI + _segment(_DRI, b"\0\1") + _frame(_SOF0, LARGE, 1) + _scan([1], (0, 63), 0, samples) + _EOI

@@ -12,13 +12,15 @@ from m3agiqa.colour import make_profile
 from m3agiqa.containers.png import SIGNATURE, chunk
 from worker.load.bombs.common import LARGE, LIGHT, MOST_BYTES, SMALL, Makers
 
-#: Colour types, and the channels of each.
+#: Colour types, and the number of channels of each.
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 
 
 def _deflated(block: bytes, times: int) -> bytes:
-    """`block` so many times over, as zlib packs it; quickly, as it is packed once."""
+    """`times` copies of `block` as a zlib stream, made quickly: the block is packed once, and its packed bytes
+    repeated.
+    """
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
     checksum = 1
@@ -37,10 +39,10 @@ def _png(
     before: Iterable[bytes] = (),
     behind: Iterable[bytes] = (),
 ) -> bytes:
-    """A square image, flat if no `pixels` are given, with chunks of all sorts before and behind them."""
+    """A square image with more chunks before and behind its pixels; it is flat if `pixels` is None."""
     if pixels is None:
         row = bytes(1 + _CHANNELS[colour] * depth * side // 8)
-        # The rows of an interlaced image are shorter and more, and all zeros too.
+        # An interlaced image has more and shorter rows, which are zeros too.
         pixels = _deflated(row * 4, side // 4 + interlaced)
     header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, interlaced)
     idat, end = chunk(b"IDAT", pixels), chunk(b"IEND", b"")
@@ -58,7 +60,7 @@ def _png_texts() -> bytes:
 
 
 def _profile(size: int) -> bytes:
-    """The table of colours with which a profile of about `size` bytes brings RGB to Lab (ICC.1:2010, 10.10, lut16)."""
+    """A colour profile of about `size` bytes, with a table from RGB to Lab (ICC.1:2010, 10.10, lut16)."""
     steps = int((size / 6) ** (1 / 3))
     table = struct.pack(">4s4xBBBx9iHH", b"mft2", 3, 3, steps, *[65536, 0, 0, 0, 65536, 0, 0, 0, 65536], 2, 2)
     ramp = struct.pack(">2H", 0, 65535)
@@ -68,15 +70,15 @@ def _profile(size: int) -> bytes:
 
 
 def _png_colours(side: int) -> bytes:
-    """A large table of colours for an image whose pixels hit it at random places."""
+    """An image whose pixels need random entries of a large table of colours."""
     rows = (b"\0" + random.Random(2).randbytes(3 * side)) * 64
     profile = chunk(b"iCCP", b"n\0\0" + zlib.compress(_profile(4 * 2**20 - 4096), 1))
     return _png(side, _RGB, pixels=_deflated(rows, side // 64), before=[profile])
 
 
 def png_light() -> bytes:
-    """An image that looks light, with all that makes a PNG slow: many chunks, passes, 16 bits, a filter that predicts
-    from three pixels, one colour that is transparent, and a large table of colours.
+    """An image that looks cheap, with everything that makes a PNG slow: many chunks, 16 bits, a filter that predicts
+    from three pixels, a transparent colour, and a large table of colours.
     """
     before = [
         chunk(b"iCCP", b"n\0\0" + zlib.compress(_profile(4 * 2**20 - 4096), 1)),
@@ -88,7 +90,7 @@ def png_light() -> bytes:
 
 
 def png_frames() -> bytes:
-    """An animation that shows a small image; each of its frames inflates to 200 MB, and none comes first."""
+    """A small image with an animation, whose frames inflate to 200 MB each."""
     control = chunk(b"acTL", struct.pack(">II", 100, 0))
 
     def frame(number: int) -> bytes:
@@ -105,7 +107,7 @@ def png_frames() -> bytes:
 
 
 def directory(tags: int, size: int) -> bytes:
-    """A TIFF structure with so many tags of fractions, which all say that they are the same `size` bytes."""
+    """A TIFF structure of `tags` tags, each an array of fractions in the same `size` bytes."""
     entries = b"".join(struct.pack("<HHII", 0xFFFF - tag, 5, size // 8, 8) for tag in range(tags))
     return (b"II*\0" + struct.pack("<IH", 8, tags) + entries).ljust(size + 16, b"\0")
 

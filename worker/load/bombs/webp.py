@@ -20,13 +20,13 @@ def _riff(kind: bytes, content: bytes) -> bytes:
 
 
 def _vp8l(side: int, bits: Bits, pixels: bytes = b"") -> bytes:
-    """A lossless image without alpha; `bits` come behind its header."""
+    """A lossless image without alpha: its header, then `bits`, then `pixels`."""
     header = side - 1 | side - 1 << 14
     return _riff(b"VP8L", b"\x2f" + header.to_bytes(4, "little") + bytes(bits) + pixels)
 
 
 def _only(*symbols: int) -> Bits:
-    """Codes with one symbol each, on which pixels spend no bit."""
+    """Codes with a single symbol each, so that a pixel takes no bit."""
     bits = Bits()
     for symbol in symbols:
         bits.put(0b101, 3).put(symbol, 8)
@@ -34,8 +34,8 @@ def _only(*symbols: int) -> Bits:
 
 
 def _bytewise(alphabets: int) -> Bits:
-    """Codes in which each of 256 symbols has eight bits. Among the codes of lengths only that of 8 exists, which is
-    the twelfth; 256 lengths follow.
+    """Codes of eight bits for each of 256 symbols. The code of code lengths has one symbol, 8, the twelfth in its
+    order; 256 lengths follow.
     """
     return Bits().repeat(Bits().put(0, 1).put(8, 4).put(0, 33).put(1, 3).put(1, 1).put(3, 3).put(254, 8), alphabets)
 
@@ -45,18 +45,18 @@ def _flat_vp8l(side: int) -> bytes:
 
 
 def webp_predicted() -> bytes:
-    """Each pixel predicted from those around it in the slowest of all ways, then its colours mixed."""
+    """Each pixel is predicted from its neighbours in the slowest way, then its colours are mixed."""
     bits = Bits()
     for transform, symbols in ((0, (11, 0, 0, 0, 0)), (1, (3, 5, 7, 0, 0))):
-        # In blocks of 512 pixels, each with the same parameters.
+        # One set of parameters for each block of 512 pixels.
         bits.put(1, 1).put(transform, 2).put(7, 3).put(0, 1).repeat(_only(*symbols), 1)
     bits.put(1, 1).put(2, 2)
     return _webp(_vp8l(LARGE, bits.put(0, 3).repeat(_only(1, 2, 3, 0, 0), 1)))
 
 
 def webp_codes() -> bytes:
-    """An image that looks light, with 65,536 groups of codes, each of which is a table of kilobytes in memory."""
-    # Groups change every four pixels; an image of its own holds their numbers, in red and green.
+    """An image that looks cheap, with 65,536 groups of codes, each of which takes kilobytes of memory."""
+    # The group changes every four pixels; another image holds the groups' numbers, in red and green.
     bits = Bits().put(0, 2).put(1, 1).put(0, 3).put(0, 1).repeat(_bytewise(2), 1).repeat(_only(0, 0, 0), 1)
     for block in range((LIGHT // 4) ** 2):
         bits.put(-1 - block & 0xFFFF, 16)
@@ -65,7 +65,7 @@ def webp_codes() -> bytes:
 
 
 def _animation(side: int, frames: int) -> bytes:
-    """Small frames on a canvas of that size."""
+    """Small frames on a canvas of `side` pixels."""
     corner = (side - 1).to_bytes(3, "little")
     frame = bytes(6) + (SMALL - 1).to_bytes(3, "little") * 2 + bytes([100, 0, 0, 0]) + _flat_vp8l(SMALL)
     return _webp(
