@@ -19,8 +19,8 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _frame(kind: int, side: int, components: int) -> bytes:
-    """The tables and the header of a square frame. Each table of codes has a single code, a zero bit. It means "as
-    before" for DC; for AC it means "end of block" in a sequential frame, and _RUN unchanged blocks in a progressive one.
+    """The tables and the header of a square frame. Each table of codes has a single code, a zero bit: for DC, it means
+    "as before"; for AC, "end of block" in a sequential frame, and _RUN unchanged blocks in a progressive one.
     """
     sampling = b"".join(bytes([number, 0x11, 0]) for number in range(1, 1 + components))
     codes = bytes([1, *[0] * 15])
