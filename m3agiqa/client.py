@@ -262,7 +262,7 @@ class Client:
 def refuse_unknown_policy(request: ScoreRequest) -> None:
     """Refuse a request whose policy the workers cannot find, where M3AGIQA_CONFIG_DIR names their folder here as well.
 
-    Elsewhere nobody but a worker knows the operator's policies: it answers with a failure.
+    Elsewhere, only a worker knows the operator's policies: it answers with a failure.
 
     Raises:
         RequestInvalid: there is no such policy.

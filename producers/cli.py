@@ -74,22 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("one", help="submit one image; prints its request id")
-    one.add_argument("image_url", metavar="URL")
-    one.add_argument("--prompt", required=True, type=console.text, help="what the image was generated from")
-    one.add_argument("--callback-url", help="receives the signed verdict by POST")
-    one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
-    one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
-    one.add_argument("--policy", help="default: the worker's")
-    one.add_argument(
-        "--priority", type=int, choices=keys.PRIORITIES, default=3, help="0 is the most urgent (default: 3)"
-    )
-    one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
-    one.add_argument(
-        "--expires-in", type=float, metavar="SECONDS", help="the image is not scored any more after so long"
-    )
-    _add_waiting(one)
-    one.set_defaults(run=_one)
+    _add_one(commands.add_parser("one", help="submit one image; prints its request id"))
 
     many = commands.add_parser("csv", help="submit the rows of a CSV; prints their request ids")
     many.add_argument("file", type=Path, metavar="FILE", help=f"with the columns {', '.join(_COLUMNS)}; two are needed")
@@ -117,6 +102,24 @@ def parser() -> argparse.ArgumentParser:
 
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     return whole
+
+
+def _add_one(one: argparse.ArgumentParser) -> None:
+    one.add_argument("image_url", metavar="URL")
+    one.add_argument("--prompt", required=True, type=console.text, help="what the image was generated from")
+    one.add_argument("--callback-url", help="receives the signed verdict by POST")
+    one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
+    one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
+    one.add_argument("--policy", help="default: the worker's")
+    one.add_argument(
+        "--priority", type=int, choices=keys.PRIORITIES, default=3, help="0 is the most urgent (default: 3)"
+    )
+    one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
+    one.add_argument(
+        "--expires-in", type=float, metavar="SECONDS", help="the image is not scored any more after so long"
+    )
+    _add_waiting(one)
+    one.set_defaults(run=_one)
 
 
 def _add_waiting(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ START_TIMEOUT_S = 900.0
 #: Seconds after which a thread must leave the interpreter to another that wants it: a tenth of Python's default. The
 #: thread that scores waits for the GPU hundreds of times a batch, and each time then for threads that fetch.
 _SWITCH_INTERVAL_S = 0.0005
-#: One of so many threads may wait for a slow image to be decoded; the others serve other images.
+#: Threads for each one that may wait for a slow image to be decoded; the others serve other images.
 SLOW_SHARE = 4
 #: How many times M3AGIQA_REDIS_SILENCE_S a worker that stops waits for a Redis that does not answer.
 SILENCES = 3

@@ -1,6 +1,6 @@
 """Every setting of the worker, read from the environment.
 
-One table and its checks, which is long because there are many settings: whoever looks for one looks here alone.
+It is one table with its checks, and long because there are many settings: a reader looks for one here alone.
 """
 
 from __future__ import annotations

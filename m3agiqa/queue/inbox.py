@@ -40,7 +40,7 @@ _AFTER_CONFLICT = 5
 
 #: Lists on which requests wait.
 _WAITING = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys.wakeups(keys.SCORE_QUEUE, step))]
-#: Fields that stand for those that an invalid request lacks.
+#: Values for fields that an invalid request lacks.
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 

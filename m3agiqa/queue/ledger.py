@@ -27,7 +27,7 @@ An entry is a hash:
 Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was
 queued, at the end of its worker's lease, or when its next attempt is due. `sweep` queues tasks that are overdue, lost
 ones first. It leaves out a task whose name is still on its list: names lie there in the order in which they were
-queued, so those that are not older than the oldest name are there. So a long queue does not fill with copies.
+queued, so a name that was queued after the oldest one there is there too. So a long queue does not fill with copies.
 
 A worker that was taken for dead and comes back may still publish, if it is the first. The ledger ignores anything else
 from it, because its run of the task is no longer the last one. A run that does not end properly killed its worker, or

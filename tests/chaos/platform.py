@@ -19,7 +19,7 @@ from tests.support import png
 
 SECRET = "whsec_" + "c2VjcmV0" * 5
 TROUBLES = ("500", "429", "hang", "reset")
-#: Of all requests, one in so many meets each trouble.
+#: One in so many requests meets each trouble.
 ONE_IN = 25
 #: Seconds that an answer hangs: longer than workers wait.
 HANG_S = 4.0

@@ -1,6 +1,7 @@
-"""Celery 5.6: whoever reaches Redis can end a worker, have it take no more tasks, or set its log level, by a message.
+"""Keeps a worker from obeying commands: in Celery 5.6, anybody who reaches Redis can end a worker, have it take no more
+tasks, or set its log level, by a message.
 
-Without `M3AGIQA_REMOTE_CONTROL` a worker answers questions, and obeys nobody.
+Without `M3AGIQA_REMOTE_CONTROL`, a worker answers questions and obeys no command.
 """
 
 from __future__ import annotations

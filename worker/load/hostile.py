@@ -232,7 +232,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
             )
         )
         measure(platform, Attack("", 0, []), _WARM_UP_S, per_s)
-        yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S, per_s)
+        yield measure(platform, Attack("(no attack)", 0, []), _QUIET_S, per_s)
         for name in arguments.only:
             names, copies = (list(BOMBS), 1) if name == ALL else ([name], arguments.repeat)
             yield measure(platform, images_attack(platform, images, names, copies, seconds), seconds, per_s)

@@ -30,7 +30,7 @@ from worker.load.rig import Rig, rig
 
 
 @dataclass(frozen=True)
-class Measured:
+class Burst:
     """Figures of one burst. Times are seconds from the submission of a request to its callback."""
 
     tasks: int
@@ -54,7 +54,7 @@ def requests(endpoint: str, tasks: int) -> Iterator[ScoreRequest]:
         )
 
 
-def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
+def measure(platform: Rig, tasks: int, rate: float | None) -> Burst:
     """Submit `tasks` requests, at once or `rate` a second, and wait for all of their callbacks."""
     client, redis, receiver = platform.client, platform.redis, platform.receiver
     before = _used(redis)
@@ -71,7 +71,7 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
     latencies_s = [arrived.latency_s for arrived in receiver.wait(tasks)]
     took_s = time.monotonic() - began
     cuts = quantiles(latencies_s, n=100)
-    return Measured(
+    return Burst(
         tasks=tasks,
         submitted_per_s=tasks / submitted_s,
         tasks_per_s=tasks / took_s,
@@ -96,7 +96,7 @@ def _used(redis: Redis) -> int:
     return int(redis.info("memory")["used_memory"])
 
 
-def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
+def run(bursts: Sequence[int], rate: float | None) -> Iterator[Burst]:
     """Measure one burst after the other; each is submitted at once, or `rate` requests a second.
 
     Raises:

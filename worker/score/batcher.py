@@ -95,7 +95,7 @@ class Batcher:
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
-        #: Batches wait for whoever is inside, so a thread enters it for milliseconds only.
+        #: Batches wait for the threads inside it, so a thread enters it for milliseconds only.
         self.expected = Expected()
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s

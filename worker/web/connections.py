@@ -190,7 +190,7 @@ class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
-class Adapter(HTTPAdapter):
+class CheckedAdapter(HTTPAdapter):
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
         super().__init__()

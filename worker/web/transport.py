@@ -22,7 +22,7 @@ from requests_hardened import Config, HTTPSession
 from m3agiqa.errors import M3AGIQAError
 from worker.shares import Shares
 from worker.web.addresses import NotPublic
-from worker.web.connections import Adapter, Exchange, going_on, tls_context
+from worker.web.connections import CheckedAdapter, Exchange, going_on, tls_context
 from worker.web.endpoints import DEFAULT_PORTS, host_and_port
 from worker.web.sites import site_of
 
@@ -97,7 +97,7 @@ class Transport:
                 # The adapter takes host and port from this same string by the same function.
                 name, port, trusted = self._check(str(prepared.url))
                 for scheme in DEFAULT_PORTS:
-                    session.mount(f"{scheme}://", Adapter(self._tls))
+                    session.mount(f"{scheme}://", CheckedAdapter(self._tls))
                 with self._shares.take(site_of(name, port)) as share:
                     exchange = Exchange(share, min(until, time.monotonic() + self._first_byte_s), trusted)
                     with going_on(exchange), session.send(prepared, stream=True) as response:
