@@ -143,11 +143,11 @@ def test_a_worker_whose_main_loop_hangs_is_not_ready_and_ends(behind: Callable[.
         "worker.ops.health.STALE_S, worker.ops.health.INTERVAL_S = 1, 0.1\n"
         "worker.ops.loops.STUCK_S = 3\n"
         "from worker.celery_patches import transport\n"
-        "read = transport.Channel._brpop_read\n"
+        "read = transport.NamesOnlyChannel._brpop_read\n"
         "def hang(self, **options):\n"
         f"    while pathlib.Path({str(file)!r}).exists(): threading.Event().wait(0.1)\n"
         "    return read(self, **options)\n"
-        "transport.Channel._brpop_read = hang\n"
+        "transport.NamesOnlyChannel._brpop_read = hang\n"
     )
     worker = behind("score", prelude=prelude)
     pid = worker.process.pid
