@@ -104,7 +104,7 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
 
 
 def submit(client: Client, platform: Platform, names: list[str]) -> None:
-    """As a backend does: again, until it is certain."""
+    """Submit as a backend does: again and again, until it is certain."""
     requests = [
         {
             "image_url": platform.url(f"missing/{name}.png" if name in MISSING else f"{name}.png"),

@@ -1,4 +1,4 @@
-"""What the containers would run, run without them."""
+"""Runs the commands of the containers without containers."""
 
 from __future__ import annotations
 

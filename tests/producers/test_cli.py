@@ -31,7 +31,7 @@ def _redis_of_the_test(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def requests(redis: Redis, priority: int = 3) -> list[ScoreRequest]:
-    """What waits in an inbox, the next one first."""
+    """The requests that wait in an inbox, the next one first."""
     return [inbox.parse(text, priority) for text in reversed(redis.lrange(keys.inbox(priority), 0, -1))]
 
 

@@ -123,7 +123,7 @@ def neighbours(redis_url: str) -> list[str]:
 
 ENTRY = keys.request("r")
 ROLES = ("producer", "operator", "score", "deliver", "monitor")
-#: What somebody might do, and who may.
+#: Commands that somebody might send, and the users who may.
 RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LPUSH", keys.inbox(3), "{}"], {"producer", "operator", "score", "deliver"}),
     (["LLEN", keys.inbox(3)], {"producer", "operator", "score", "deliver"}),

@@ -11,7 +11,7 @@ from m3agiqa.errors import ConfigError
 from m3agiqa.queue.address import DEFAULT, Address
 from m3agiqa.queue.connection import connect
 
-#: What is read, and as what.
+#: URLs, and what they are read as.
 READ = {
     "redis://host": "redis://host:6379/0",
     "redis://host/": "redis://host:6379/0",

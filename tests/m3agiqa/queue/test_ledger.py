@@ -21,7 +21,7 @@ from tests.support_verdicts import verdict
 
 
 def events(client: Client, name: str = "r") -> list[str]:
-    """What happened to a request, without when and by whom."""
+    """A request's history, without times and workers."""
     return [line.split(" ", 1)[1].partition(" by ")[0] for line in client.history(name)]
 
 

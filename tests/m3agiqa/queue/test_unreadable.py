@@ -21,7 +21,7 @@ Output = pytest.CaptureFixture[str]
 
 Broken = str | bytes | dict[str, str | bytes]
 
-#: What an entry of the ledger may be that is none: a string, or the fields of a hash.
+#: Malformed entries of the ledger: a string, or the fields of a hash.
 BROKEN: dict[str, Broken] = {
     "text": "no hash",
     "bytes": b"\xff\xfe",
@@ -257,7 +257,7 @@ def test_dropping_what_there_is_no_room_for(broken: Broken, redis_url: str, redi
     assert redis.ttl(keys.request("sound")) > 0
 
 
-#: What may lie where a dead letter, or a verdict, belongs.
+#: Texts that may lie in the place of a dead letter or a verdict.
 GARBAGE: dict[str, str | bytes] = {
     "words": "no JSON",
     "bytes": b"\xff\xfe",
