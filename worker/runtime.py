@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from m3agiqa import console
 from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
@@ -100,15 +99,14 @@ class Runtime:
         self._consumes: Callable[[], bool] = lambda: False
         self._health: Health | None = None
         if settings.health_dir is not None:
-            with _blaming("health_dir"):
-                self._health = Health(
-                    settings.health_dir,
-                    list(queues),
-                    alive=alive,
-                    working=lambda: (
-                        self._consumes() and transport.idle_s() < STALE_S and not any(loop.refused for loop in running)
-                    ),
-                )
+            self._health = Health(
+                settings.health_dir,
+                list(queues),
+                alive=alive,
+                working=lambda: (
+                    self._consumes() and transport.idle_s() < STALE_S and not any(loop.refused for loop in running)
+                ),
+            )
             self._stack.callback(self._health.stop)
 
     def ready(self, consumes: Callable[[], bool]) -> None:
@@ -229,7 +227,7 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
         policies = Policies(settings.policy)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
-    with _blaming("model"):
+    with _blaming("model", "device"):
         model = load_scorer(
             settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)
         )
@@ -267,14 +265,12 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
 
 
 @contextmanager
-def _blaming(field: str) -> Iterator[None]:
-    """Name the setting whose value is wrong."""
+def _blaming(*fields: str) -> Iterator[None]:
+    """Name the settings whose values may be wrong in front of a ConfigError."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{variable(field)}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{variable(field)}: {console.reason(error)}") from None
+        raise ConfigError(f"{' and '.join(map(variable, fields))}: {error}") from None
 
 
 def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:

@@ -155,7 +155,11 @@ def test_a_worker_can_be_stopped_while_redis_is_away(tmp_path: Path) -> None:
         (["-P", "threads", "-c", "7"], {}, "-c 8"),
         (["-P", "threads", "-c", "8"], {"MAX_BATCH": "many"}, "M3AGIQA_MAX_BATCH: "),
         (["-P", "threads", "-c", "8"], {"POLICY": "none-such"}, "M3AGIQA_POLICY: no policies file none-such"),
-        (["-P", "threads", "-c", "8"], {"MODEL": "none-such"}, "M3AGIQA_MODEL: no models file none-such"),
+        (
+            ["-P", "threads", "-c", "8"],
+            {"MODEL": "none-such"},
+            "M3AGIQA_MODEL and M3AGIQA_DEVICE: no models file none-such",
+        ),
         (["-P", "threads", "-c", "8"], {"WEBHOOK_HOST_HEADERS": "{"}, "M3AGIQA_WEBHOOK_HOST_HEADERS: "),
         (["-P", "threads", "-c", "8"], {"S3_ENDPOINT_URL": "store:9000"}, "M3AGIQA_S3_ENDPOINT_URL: "),
         (

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from m3agiqa import console
 from m3agiqa.errors import ConfigError
 from worker.settings import Settings
 
@@ -28,6 +29,9 @@ class Health:
     from the call of `ready` on, while `working` returns true.
 
     The files bear host and process id, so that workers may share a folder.
+
+    Raises:
+        ConfigError: nothing can be written to the folder.
     """
 
     def __init__(
@@ -44,7 +48,11 @@ class Health:
         self._is_ready = False
         self._looking = threading.Lock()
         self._stopping = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._heartbeats[0].touch()
+        except OSError as error:
+            raise ConfigError(f"M3AGIQA_HEALTH_DIR: {console.reason(error)}") from None
         for queue in queues:
             for file in (*_files(folder, "heartbeat", queue), *_files(folder, "ready", queue)):
                 if not _fresh(file):  # a worker was killed
