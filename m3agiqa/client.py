@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
+from m3agiqa import config
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
-from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, ResultTimeout
-from m3agiqa.queue import inbox, keys, ledger
+from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
+from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
-from m3agiqa.queue.ledger import State
+from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
 #: Requests that may wait before `submit` refuses more: some 500 MB of Redis, an hour's work of four GPUs.
 MAX_QUEUED = 100_000
-#: Seconds. What a producer that was refused is told to wait, at least and at most.
+#: Seconds that a refused producer is told to wait at least and at most.
 _RETRY_AFTER_S = (1.0, 60.0)
-#: Messages sent in one round trip by `submit_many`.
+#: Requests that `submit_many` sends in one round trip.
 _CHUNK = 500
-#: Seconds after which the verdict is looked for although nobody announced it.
+#: Seconds after which `result` looks for the verdict although no announcement came.
 _LOOK_AGAIN_S = 1.0
 
 _Item = TypeVar("_Item")
 
 
 class Client:
-    """Submits images to the queue in Redis; safe to share between threads.
+    """Submits images to the queue in Redis, and reads verdicts. Safe to share between threads.
 
-    `max_queued` requests may wait; beyond them `submit` refuses.
+    `submit` refuses while `max_queued` requests wait.
 
     Raises:
         ConfigError: `redis_url` is no Redis URL.
@@ -66,12 +69,12 @@ class Client:
     ) -> str:
         """Enqueue one image; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
 
-        To submit a request again under its `request_id` is safe: there is one task, and one verdict. The first request
-        of an id stands; another one under the same id becomes a dead letter.
+        To submit a request again under its `request_id` is safe: it has one task and one verdict. The first request
+        under an id stands; a different one under the same id becomes a dead letter.
 
         Raises:
-            RequestInvalid: a field is wrong.
-            QueueFull: too many wait already; says when to come back.
+            RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses it.
+            QueueFull: too many requests wait; says when to come back.
             QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
         """
         fields = {
@@ -91,17 +94,19 @@ class Client:
     def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
         """Enqueue many images, 500 in a round trip; returns their request ids in order.
 
-        Each is a ScoreRequest or a mapping of its fields. A wrong one stops the call: the chunks before its own are
-        enqueued by then.
+        Each is a ScoreRequest or a mapping of its fields. A wrong one ends the call; the round trips before its own are
+        done by then.
 
         Raises:
-            RequestInvalid: a field of a request is wrong.
-            QueueFull: too many wait already; says when to come back, and which were enqueued.
-            QueueUnavailable: Redis cannot be reached; says how many were enqueued for certain.
+            RequestInvalid: a field of a request is wrong, or `refuse_unknown_policy` refuses one.
+            QueueFull: too many requests wait; says when to come back, and which were enqueued.
+            QueueUnavailable: Redis cannot be reached; says how many requests were enqueued for certain.
         """
         ids: list[str] = []
         for chunk in _chunks(requests):
             parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
+            for request in parsed:
+                refuse_unknown_policy(request)
             try:
                 with self._connection.redis() as redis:
                     room = max(0, self._max_queued - inbox.waiting(redis))
@@ -116,7 +121,7 @@ class Client:
     def _full(self, ids: list[str]) -> QueueFull:
         with self._connection.redis() as redis:
             oldest_s = float(redis.get(keys.OLDEST) or 0)
-        # By then about a tenth of those that wait is done.
+        # By then, workers have done about a tenth of what waits.
         wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
         return QueueFull(
             f"{self._max_queued} requests wait already; come back in {wait_s:.0f} s ({len(ids)} enqueued)",
@@ -125,34 +130,35 @@ class Client:
         )
 
     def state(self, request_id: str) -> State | None:
-        """Where a request is; None if no worker took it in yet, or so long ago that it is forgotten.
+        """Where a request is; None before a worker has taken it in, and when it is forgotten, long after it was
+        settled.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
         with self._connection.redis() as redis:
-            return ledger.state_of(redis, request_id)
+            return state_of(redis, request_id)
 
     def history(self, request_id: str) -> tuple[str, ...]:
-        """What happened to a request: a line an event, each with its Unix time, the newest last.
+        """What happened to a request: a line for each event with its Unix time, the newest last.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
         with self._connection.redis() as redis:
-            return ledger.history_of(redis, request_id)
+            return history_of(redis, request_id)
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
 
         Raises:
-            ResultTimeout: no verdict within that time; it may still come. Verdicts also expire.
+            ResultTimeout: no verdict within that time. It may still come, or may have expired.
             NewerVersion: the verdict is of a later version.
             QueueUnavailable: Redis cannot be reached.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._connection.redis() as redis, redis.pubsub() as announced:  # type: ignore[no-untyped-call]
-            # Subscribed before the first look: an announcement between the two is not missed.
+            # Subscribed before the first look, so that no announcement between the two is missed.
             announced.subscribe(keys.done(request_id))
             while True:
                 if (found := redis.get(keys.result(request_id))) is not None:
@@ -165,7 +171,7 @@ class Client:
                 announced.get_message(timeout=left)
 
     def results(self) -> Iterator[Verdict]:
-        """Every verdict that is in Redis now, in no order.
+        """Every verdict that is in Redis now, in no particular order.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -182,7 +188,7 @@ class Client:
                         logger.warning("%s cannot be read, and is left out", quoted(name, 200))
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """What workers gave up, the newest first; what cannot be read is named in the log and left out.
+        """What workers gave up, the newest first. The log names dead letters that cannot be read.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -190,7 +196,7 @@ class Client:
         yield from self._dead.all()
 
     def dead_letter_ids(self) -> list[str]:
-        """Ids of everything that workers gave up, also of what cannot be read.
+        """Ids of all dead letters, also of those that cannot be read.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -199,25 +205,25 @@ class Client:
             return [str(letter_id) for letter_id in redis.hkeys(keys.DEAD)]
 
     def dead_letter(self, letter_id: str) -> DeadLetter:
-        """One thing that workers gave up.
+        """One dead letter.
 
         Raises:
-            RequestInvalid: there is no such dead letter, or it cannot be read.
+            UsageError: there is no such dead letter, or it cannot be read.
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.get(letter_id)
 
     def replay(self, letter: DeadLetter) -> bool:
-        """Put a dead letter back, with all its attempts; False if it is no dead letter any more.
+        """Put a dead letter back, with as many attempts as a new one. False if it is no dead letter any more.
 
         Raises:
-            RequestInvalid: only its beginning was kept, its request was answered, or nothing is known of it any more.
+            UsageError: it was not kept whole, its request was answered meanwhile, or its request is forgotten.
             QueueUnavailable: Redis cannot be reached.
         """
         return self._dead.replay(letter)
 
     def drop(self, letter_id: str) -> bool:
-        """Forget a dead letter, also one that cannot be read; False if it is none any more.
+        """Forget a dead letter, even one that cannot be read. False if there is none of this id.
 
         Raises:
             QueueUnavailable: Redis cannot be reached.
@@ -225,19 +231,19 @@ class Client:
         return self._dead.drop(letter_id)
 
     def cancel(self, request_id: str) -> bool:
-        """Take a request back: it is answered with code `revoked`; False if it has its answer already.
+        """Take a request back: it is answered with code `revoked`. False if it was answered before.
 
         Raises:
-            RequestInvalid: nothing is known of it.
-            QueueUnavailable: Redis cannot be reached, or does not let this user.
+            UsageError: no request has this id.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         return self._cancelling.cancel(request_id)
 
     def purge(self) -> Iterator[str]:
-        """Take back every request that waits for its score now; gives the id of each as it is answered.
+        """Take back every request that waits for its score now. Yields the id of each once it is answered.
 
         Raises:
-            QueueUnavailable: Redis cannot be reached, or does not let this user.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         yield from self._cancelling.purge()
 
@@ -251,6 +257,22 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_unknown_policy(request: ScoreRequest) -> None:
+    """Refuse a request whose policy the workers cannot find, where M3AGIQA_CONFIG_DIR names their folder here as well.
+
+    Elsewhere, only a worker knows the operator's policies: it answers with a failure.
+
+    Raises:
+        RequestInvalid: there is no such policy.
+    """
+    own = os.environ.get(config.OWN_DIR)
+    if request.policy is None or not own or not os.access(Path(own) / "policies", os.R_OK | os.X_OK):
+        return
+    if config.named("policies", request.policy) is None:
+        known = ", ".join(config.names("policies"))
+        raise RequestInvalid(f"policy: there is no {quoted(request.policy)}; one of: {known}")
 
 
 def _read(text: str, request_id: str) -> Verdict:

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
@@ -77,6 +76,8 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
         ConfigError: the file cannot be read, is no YAML, or has an unknown key or a wrong value; the message names file
             and field.
     """
+    import yaml  # not at the top: producers ask for names, and do without it
+
     try:
         return model.model_validate(yaml.safe_load(read_bytes(path)))
     except M3AGIQAError as error:

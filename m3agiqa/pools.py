@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """`count` threads; when the block fails, nothing more is begun, and Ctrl-C or a signal waits for none of them."""
+    """A pool of `count` threads. If the block raises, no more calls begin; after Ctrl-C, none is waited for."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool

@@ -2,6 +2,6 @@
 
 from m3agiqa.client import Client
 from m3agiqa.contract import ScoreRequest, Verdict
-from m3agiqa.queue.ledger import State
+from m3agiqa.queue.state import State
 
 __all__ = ["Client", "ScoreRequest", "State", "Verdict"]

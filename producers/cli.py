@@ -1,4 +1,4 @@
-"""`m3agiqa-submit`: submit images to the queue, and read what came of them."""
+"""`m3agiqa-submit`: submits images to the queue, and shows their verdicts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from rich.table import Table
 from rich.text import Text
 
 from m3agiqa import console
-from m3agiqa.client import MAX_QUEUED, Client
+from m3agiqa.client import MAX_QUEUED, Client, refuse_unknown_policy
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, DataError, QueueFull, RequestInvalid, ResultTimeout, UsageError
 from m3agiqa.paths import is_file
+from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
 from producers import cli_dead
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
-#: Characters of a reason, or of an event: ours are shorter.
+#: Characters of a reason or an event at most; those that workers write are shorter.
 _REASON_CHARS = 4_000
-#: Rows of a CSV sent together; the progress bar moves by as many.
+#: Rows of a CSV that are sent together, and by which the progress bar moves.
 _ROWS = 200
 
 
@@ -74,20 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("one", help="submit one image; prints its request id")
-    one.add_argument("image_url", metavar="URL")
-    one.add_argument("--prompt", required=True, type=console.text, help="what the image was generated from")
-    one.add_argument("--callback-url", help="receives the signed verdict by POST")
-    one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
-    one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
-    one.add_argument("--policy", help="default: the worker's")
-    one.add_argument("--priority", type=int, choices=(0, 3, 6, 9), default=3, help="0 is the most urgent (default: 3)")
-    one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
-    one.add_argument(
-        "--expires-in", type=float, metavar="SECONDS", help="after so long nobody waits for it, and it is not scored"
-    )
-    _add_waiting(one)
-    one.set_defaults(run=_one)
+    _add_one(commands.add_parser("one", help="submit one image; prints its request id"))
 
     many = commands.add_parser("csv", help="submit the rows of a CSV; prints their request ids")
     many.add_argument("file", type=Path, metavar="FILE", help=f"with the columns {', '.join(_COLUMNS)}; two are needed")
@@ -115,6 +103,24 @@ def parser() -> argparse.ArgumentParser:
 
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     return whole
+
+
+def _add_one(one: argparse.ArgumentParser) -> None:
+    one.add_argument("image_url", metavar="URL")
+    one.add_argument("--prompt", required=True, type=console.text, help="what the image was generated from")
+    one.add_argument("--callback-url", help="receives the signed verdict by POST")
+    one.add_argument("--s3-uri", help="s3://bucket/prefix the verdict is written below")
+    one.add_argument("--aspect", action="append", choices=[str(aspect) for aspect in Aspect], help="default: all")
+    one.add_argument("--policy", help="default: the worker's")
+    one.add_argument(
+        "--priority", type=int, choices=keys.PRIORITIES, default=3, help="0 is the most urgent (default: 3)"
+    )
+    one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
+    one.add_argument(
+        "--expires-in", type=float, metavar="SECONDS", help="the image is not scored any more after so long"
+    )
+    _add_waiting(one)
+    one.set_defaults(run=_one)
 
 
 def _add_waiting(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +164,7 @@ def _csv(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _lines(file: Path) -> int | None:
-    """Lines of a file; None of a pipe, which can be read only once."""
+    """The number of lines of a file; None for a pipe, which can be read only once."""
     if not is_file(file):
         return None
     with file.open("rb") as lines:
@@ -191,7 +197,7 @@ def _submit_rows(client: Client, table: Iterable[Row], lines: int | None) -> int
 
 
 def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
-    """Print the id of each as it is queued; wait while too many others are."""
+    """Queue requests and print their ids. Waits while the queue is full."""
     rest = list(requests)
     while rest:
         pause_s = 0.0
@@ -209,13 +215,15 @@ def _submit_patiently(client: Client, requests: Sequence[ScoreRequest]) -> None:
 def _request(row: Row) -> ScoreRequest:
     if row.error is not None:
         raise RequestInvalid(row.error)
-    # An empty prompt is a prompt; any other empty field is one left out.
+    # An empty prompt is a prompt; any other empty field counts as left out.
     fields: dict[str, object] = {name: value for name, value in row.values.items() if value or name == "prompt"}
     if "priority" in fields:
-        if fields["priority"] not in ("0", "3", "6", "9"):
-            raise RequestInvalid("priority: must be 0, 3, 6 or 9")
+        if str(fields["priority"]) not in (known := [str(priority) for priority in keys.PRIORITIES]):
+            raise RequestInvalid(f"priority: must be one of {', '.join(known)}")
         fields["priority"] = int(str(fields["priority"]))
-    return ScoreRequest.parse(fields)
+    request = ScoreRequest.parse(fields)
+    refuse_unknown_policy(request)
+    return request
 
 
 def _result(client: Client, arguments: argparse.Namespace) -> int:
@@ -265,7 +273,7 @@ def _show(verdict: Verdict, *, as_json: bool) -> int:
 
 def _table(verdict: Verdict) -> Table:
     outcome = verdict.status if verdict.error is None else f"{verdict.error.code}: {verdict.error.message}"
-    # As text: brackets in a failure's words are no markup.
+    # As Text, as brackets in a failure's message are no markup.
     caption = Text(quoted(outcome, _REASON_CHARS))
     table = Table("aspect", "score", "rating", title=f"{verdict.request_id}: {verdict.decision}", caption=caption)
     for aspect, scored in verdict.aspects.items():
@@ -277,7 +285,7 @@ def _table(verdict: Verdict) -> Table:
 
 @cache
 def _stderr() -> Console:
-    """Console for all that is not data, which goes to stdout."""
+    """The console for messages; data goes to stdout."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""`m3agiqa-submit dead`: look at what workers gave up, put it back, or forget it."""
+"""`m3agiqa-submit dead`: shows what workers gave up, puts it back, or forgets it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.text import Text
 
 from m3agiqa.client import Client
 from m3agiqa.console import DONE, FAILED, exit_code, say
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.quoting import quoted
 
-#: Characters of a reason, or of an event: ours are shorter.
+#: Characters of a reason or an event at most; those that workers write are shorter.
 _REASON_CHARS = 4_000
 
 
@@ -44,12 +44,12 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(model: BaseModel) -> str:
-    """`model` as JSON on one line and in ASCII: whatever a stranger wrote, nothing of it speaks to a terminal."""
+    """`model` as JSON on one line in ASCII, so that no text of a stranger can control a terminal."""
     return json.dumps(model.model_dump(mode="json"))
 
 
 def _list(client: Client, arguments: argparse.Namespace) -> int:
-    # The id whole, even on a narrow terminal: the other commands want it.
+    # The whole id, even on a narrow terminal: other commands take it.
     table = Table(Column("id", no_wrap=True, min_width=32), "died at", "why")
     for letter in client.dead_letters():
         if arguments.json:
@@ -72,7 +72,7 @@ def _show(client: Client, arguments: argparse.Namespace) -> int:
         return DONE
     table = Table(show_header=False)
     for name, value in letter.model_dump(mode="json", exclude={"history"}).items():
-        # Whole, but without what would speak to the terminal: anybody can push anything on a queue.
+        # Escaped, as any producer can push anything on an inbox, also what controls a terminal.
         table.add_row(name, Text(quoted(value, MAX_ENTRY_BYTES)))
     table.add_row("history", Text("\n".join(quoted(event, _REASON_CHARS) for event in letter.history)))
     Console(soft_wrap=True).print(table)
@@ -81,7 +81,7 @@ def _show(client: Client, arguments: argparse.Namespace) -> int:
 
 def _replay(client: Client, arguments: argparse.Namespace) -> int:
     if arguments.all:
-        # What can never be replayed stays where it is.
+        # Letters that were not kept whole can never be replayed.
         letters = [letter for letter in client.dead_letters() if not letter.cut]
     else:
         letters = [client.dead_letter(letter_id) for letter_id in arguments.ids]
@@ -89,7 +89,7 @@ def _replay(client: Client, arguments: argparse.Namespace) -> int:
     for letter in letters:
         try:
             code = _told(letter.id, client.replay(letter)) or code
-        except RequestInvalid as error:
+        except UsageError as error:
             say(f"{letter.id}: {error}")
             code = exit_code(error)
     return code

@@ -52,13 +52,13 @@ def worker_process(redis_url: str, web: Web, tmp_path: Path) -> Iterator[Callabl
     """Starts a real worker of a queue and waits until it is ready; it may fetch from `web` and call back to it."""
     started: list[Worker] = []
 
-    def start(queue: str, *, concurrency: int = 8, **settings: object) -> Worker:
+    def start(queue: str, *, concurrency: int | None = 8, **settings: object) -> Worker:
         defaults: dict[str, object] = {
             "redis_url": redis_url,
             "model": "fake",
             "max_batch": 4,
-            "fetch_allow_hosts": web.place,
-            "deliver_allow_hosts": web.place,
+            "fetch_allow_hosts": web.endpoint,
+            "deliver_allow_hosts": web.endpoint,
             "webhook_secrets": "whsec_" + "c2VjcmV0" * 5,
         }
         worker = start_worker(

@@ -66,11 +66,11 @@ class Web:
         self.gate.set()
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         return f"127.0.0.1:{self.server.server_port}"
 
     def url(self, path: str) -> str:
-        return f"http://{self.place}/{path}"
+        return f"http://{self.endpoint}/{path}"
 
     def count(self, path: str) -> int:
         return sum(1 for _, asked, _ in self.requests if asked == f"/{path}")
@@ -149,16 +149,17 @@ class Worker:
         self.process.wait(PATIENCE_S)
 
 
-def start_worker(folder: Path, queue: str, *, concurrency: int, prelude: str = "", **settings: object) -> Worker:
+def start_worker(folder: Path, queue: str, *, concurrency: int | None, prelude: str = "", **settings: object) -> Worker:
     """Start a worker with `settings` (names without M3AGIQA_), and nothing else of ours, in its environment.
 
-    `prelude` is Python run in its process before Celery.
+    `concurrency` is its -c, which None leaves out; `prelude` is Python run in its process before Celery.
     """
     folder.mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("M3AGIQA_")}
     settings = {"health_dir": folder / "health", **settings}
     environment |= {f"M3AGIQA_{name.upper()}": str(value) for name, value in settings.items()}
-    arguments = ["-A", "worker.app", "worker", "-P", "threads", "-c", str(concurrency), "-Q", queue, "-l", "INFO"]
+    arguments = ["-A", "worker.app", "worker", "-P", "threads", "-Q", queue, "-l", "INFO"]
+    arguments += [] if concurrency is None else ["-c", str(concurrency)]
     program = f"{prelude}\nimport sys\nfrom celery.__main__ import main\nsys.argv[0] = 'celery'\nsys.exit(main())"
     log_file = folder / "log"
     with log_file.open("wb") as log:

@@ -191,7 +191,7 @@ def test_a_deliver_worker_delivers_without_what_opens_and_scores_images(
         concurrency=2,
         prelude=BLOCKER.format(blocked={*TORCH, *IMAGES}),
         redis_url=redis_url,
-        deliver_allow_hosts=web.place,
+        deliver_allow_hosts=web.endpoint,
         webhook_secrets="whsec_" + "c2VjcmV0" * 5,
     )
     try:

@@ -24,24 +24,24 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": redis.broker_url,
         "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if redis.scheme == "rediss" else False,
-        # Redis may go away for any time, also while a worker starts, and may refuse commands during a failover.
+        # Redis may be away for any time, also while a worker starts, and may refuse commands during a failover.
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
         "broker_transport_options": {
             "visibility_timeout": settings.effective_visibility_timeout_s,
-            # The defaults look for abandoned messages only every 100 s.
+            # By default, kombu looks for abandoned messages only every 100 s.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            # Looking takes milliseconds. By default, one that dies while it looks stops all others for 300 s.
+            # Looking takes milliseconds. By default, a worker that dies meanwhile keeps others from looking for 300 s.
             "unacked_mutex_expire": 10,
             "queue_order_strategy": "priority",
             "priority_steps": list(keys.PRIORITIES),
             "sep": keys.SEPARATOR,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
-            # Or the main loop would wait for ever on a connection that died without a word.
+            # Otherwise the main loop would wait for ever on a connection that died without a word.
             "socket_timeout": settings.redis_silence_s,
             "health_check_interval": settings.redis_silence_s,
         },
@@ -53,21 +53,22 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # A worker takes no more than it works on, so that others may, and that priorities hold.
+        "worker_concurrency": settings.threads,
+        # A worker takes no more messages than it has threads: others stay for other workers, by priority.
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
-        # A task that waits for its turn would keep others from a worker's threads, and its lease would end.
+        # A rate limit would have a task wait inside a worker until its lease ends.
         "worker_disable_rate_limits": True,
-        # Verdicts are kept in the ledger.
+        # The ledger keeps verdicts.
         "result_backend": None,
         "task_ignore_result": True,
         "accept_content": ["json"],
         "task_serializer": "json",
         "enable_utc": True,
-        # Flower lives on events. Those of sending would need Celery in the producer.
+        # Flower shows what events tell. Events of sending would need Celery in the producer.
         "worker_send_task_events": True,
         "task_send_sent_event": False,
-        # Leave handlers that others put on the root logger, and stdout, alone.
+        # Celery leaves the root logger and stdout as they are.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }

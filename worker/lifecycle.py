@@ -1,7 +1,7 @@
-"""What happens when a worker starts and stops.
+"""Starts and stops a worker, as Celery's signals say.
 
-Everything is ready before the first message is taken, and stands until the last task has ended: Celery sends
-`celeryd_after_setup` before it connects, and `worker_shutdown` after its pool is empty.
+The runtime is there before the first message is taken and until the last task has ended: Celery sends
+`celeryd_after_setup` before it connects, and `worker_shutdown` once its pool is empty.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: What is closed as the worker ends.
+#: Closed as the worker ends.
 _open = ExitStack()
 
 
 def connect() -> None:
-    """Let a worker that starts from now on do so with what is below."""
+    """Connect the functions below to Celery's signals, for a worker that starts in this process later."""
     signals.celeryd_init.connect(_prepare)
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
@@ -43,20 +43,20 @@ def connect() -> None:
 
 def _prepare(**_: Any) -> None:
     """Prepare the process before Celery imports what Sentry's integration replaces."""
-    # In the worker alone: producers and Flower take nothing from the lists.
+    # In a worker alone: Flower takes no messages.
     transport.install()
-    # urllib3 logs a URL as a whole, and a server's headers, where these are malformed.
+    # urllib3 logs whole URLs, and a server's headers, where they are malformed.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     with _or_end():
         settings = Settings.from_environment()
-        quiet.install(settings.redis.place)
+        quiet.install(settings.redis.endpoint)
         setup_sentry(settings)
         if not settings.remote_control:
             refuse_commands()
 
 
 def _start(instance: Any, **_: Any) -> None:
-    """Build what the tasks need."""
+    """Check the command line and Redis, and make the runtime."""
     with _or_end():
         settings = Settings.from_environment()
         queues = list(instance.app.amqp.queues.consume_from)
@@ -70,12 +70,12 @@ def _start(instance: Any, **_: Any) -> None:
 
 @contextmanager
 def _or_end() -> Iterator[None]:
-    """End the process with a message that says what is wrong."""
+    """End the process with a line that says what is wrong, if something is."""
     try:
         yield
     except M3AGIQAError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        # Celery swallows every Exception here, and would go on without what the tasks need.
+        # Celery would swallow an Exception here, and go on without a runtime.
         raise SystemExit(1) from None
     except Exception:
         logger.exception("the worker cannot start")
@@ -87,26 +87,26 @@ def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings
         raise ConfigError("start the worker with -P threads: its tasks share one process, with the model in it")
     if keys.SCORE_QUEUE in queues and instance.concurrency < 2 * settings.max_batch:
         raise ConfigError(
-            f"start the worker with -c {2 * settings.max_batch} or more, twice M3AGIQA_MAX_BATCH: "
+            f"start the worker without -c, or with -c {2 * settings.max_batch} or more, twice M3AGIQA_MAX_BATCH: "
             "one batch is fetched while another is scored"
         )
 
 
 def _check_redis(settings: Settings) -> None:
-    """Refuse one that cannot hold the queue; one that is away is waited for."""
+    """Refuse a Redis that cannot hold the queue; the worker waits for one that is away."""
     with suppress(QueueUnavailable):
         server.fit(settings.redis.url, silence_s=settings.redis_silence_s)
 
 
 def _ready(sender: Any, **_: Any) -> None:
     with _or_end():
-        # It may have been away as the worker started.
+        # Redis may have been away as the worker started.
         _check_redis(Settings.from_environment())
     _end_at_once(runtime.current(), signal.SIGQUIT)
     queues = list(sender.app.amqp.queues.consume_from)
 
     def consumes() -> bool:
-        # None while the connection is lost.
+        # It is None while the connection is lost.
         consumer = sender.task_consumer
         return consumer is not None and all(consumer.consuming_from(queue) for queue in queues)
 
@@ -123,7 +123,7 @@ def _stopping(worker: runtime.Runtime, **_: Any) -> None:
 
 
 def _end_at_once(worker: runtime.Runtime, number: signal.Signals) -> None:
-    """Do so at this signal, at which Celery would wait for its threads."""
+    """End the process at once at this signal, where Celery would wait for its threads."""
     signal.signal(number, lambda *_: worker.interrupt())
 
 

@@ -1,4 +1,4 @@
-"""What a worker process owns, opened and closed in one order."""
+"""Opens what a worker process owns, and closes it in the opposite order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from m3agiqa.errors import Busy, NotOwed, QueueUnavailable, TaskRevoked
+from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
@@ -19,7 +19,7 @@ from worker.ops import loops
 from worker.ops.health import STALE_S, Health
 from worker.ops.loops import STUCK_S, Loop
 from worker.ops.watchdog import Watchdog
-from worker.settings import Settings
+from worker.settings import Settings, variable
 
 if TYPE_CHECKING:
     from m3agiqa.contract import Failure
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a batch at the start; kernels are compiled in the first one.
+#: Seconds that a batch of the start-up check may take; the first one compiles kernels.
 START_TIMEOUT_S = 900.0
-#: Seconds after which a thread must leave the interpreter to another that wants it, a tenth of Python's own. The one
-#: that scores waits for the GPU hundreds of times a batch, and after each time for threads that fetch.
+#: Seconds after which a thread must leave the interpreter to another that wants it: a tenth of Python's default. The
+#: thread that scores waits for the GPU hundreds of times a batch, and each time then for threads that fetch.
 _SWITCH_INTERVAL_S = 0.0005
-#: One of so many threads may wait for an image that takes long to decode; the others are for everybody else.
+#: Threads for each one that may wait for a slow image to be decoded; the others serve other images.
 SLOW_SHARE = 4
-#: A worker that stops waits so many times M3AGIQA_REDIS_SILENCE_S for a Redis that does not answer.
+#: How many times M3AGIQA_REDIS_SILENCE_S a worker that stops waits for a Redis that does not answer.
 SILENCES = 3
-#: A batch that outlives the deadline of those in it this many times will never end.
+#: How many times M3AGIQA_SCORE_TIMEOUT_S a batch may take before it counts as hanging.
 HANGING_AFTER = 2.0
 
 
 class Runtime:
-    """A worker of `queues` with so many threads, from the moment it is made until `close`.
+    """A worker of `queues` with `threads` threads. It works from the moment it is made until `close`.
 
     Raises:
         M3AGIQAError: a setting is wrong, or the model cannot be loaded.
@@ -75,7 +75,7 @@ class Runtime:
             self._scoring = scoring = _scoring(self._stack, settings, ledger, threads)
             checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
-        running = loops.of_ledger(ledger, lambda: all(check() for check in checks), at_once=at_once)
+        running = loops.ledger_loops(ledger, lambda: all(check() for check in checks), at_once=at_once)
         self._stack.callback(Loop.stop, running)
         checks += [lambda loop=loop: loop.alive for loop in running]  # type: ignore[misc]
 
@@ -110,13 +110,13 @@ class Runtime:
             self._stack.callback(self._health.stop)
 
     def ready(self, consumes: Callable[[], bool]) -> None:
-        """It takes tasks from now on, as long as `consumes` says so."""
+        """Say that Celery takes tasks from now on, while `consumes` returns true."""
         self._consumes, self._takes = consumes, True
         if self._health is not None:
             self._health.ready()
 
     def stopping(self) -> None:
-        """It takes no more tasks, and ends with those it has."""
+        """Say that Celery takes no more tasks, and ends once it has finished those it has."""
         self._takes = False
         self._watchdog.drain()
 
@@ -125,12 +125,12 @@ class Runtime:
         self._watchdog.interrupt()
 
     def score(self, task: str) -> str:
-        """Run a task of the score queue; says what was done."""
+        """Run a task of the score queue. Returns what was done, for the log."""
         assert self._scoring is not None, "a worker takes what its queues hold"
         return _told(self._scoring.run, task)
 
     def deliver(self, task: str) -> str:
-        """Run a task of the deliver queue; says what was done."""
+        """Run a task of the deliver queue. Returns what was done, for the log."""
         assert self._delivery is not None, "a worker takes what its queues hold"
         return _told(self._delivery.run, task)
 
@@ -158,7 +158,7 @@ def _answers(redis: Connection) -> bool:
 
 
 def _told(run: Callable[[str], str | None], task: str) -> str:
-    """What came of a task. Whatever it is, the ledger knows it: the message may go."""
+    """Run a task and return what came of it. In any case the ledger knows, so Celery may drop the message."""
     try:
         return run(task) or ""
     except NotOwed as error:
@@ -175,7 +175,7 @@ _current: Runtime | None = None
 
 @contextmanager
 def as_current(runtime: Runtime) -> Iterator[None]:
-    """What `current` gives meanwhile."""
+    """Have `current` return this runtime inside the block."""
     global _current
     _current = runtime
     try:
@@ -185,7 +185,7 @@ def as_current(runtime: Runtime) -> Iterator[None]:
 
 
 def current() -> Runtime:
-    """The runtime of this process, which Celery's tasks have no other way to."""
+    """The runtime of this process: Celery's tasks have no other way to reach it."""
     assert _current is not None, "tasks come only to a worker that has started"
     return _current
 
@@ -210,7 +210,7 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandl
 
 
 def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int) -> ScoreHandler:
-    # Not at the top: a worker that only delivers has no model.
+    # Imported here, because a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policies
     from m3agiqa.profile import ModelProfile
@@ -223,17 +223,21 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     from worker.score.handler import LONGEST_DELAY_S, ScoreHandler
     from worker.shares import Shares
 
-    policies = Policies(settings.policy)
+    with _blaming("policy"):
+        policies = Policies(settings.policy)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
-    model = load_scorer(settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model))
+    with _blaming("model", "device"):
+        model = load_scorer(
+            settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)
+        )
     batcher = Batcher(model, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
     stack.callback(batcher.stop, settings.score_timeout_s)
     profile = None if isinstance(model, FakeScorer) else ModelProfile.load(settings.model)
     known = None if profile is None else golden.Golden.load(profile.golden)
     for line in golden.check(partial(_score_at_start, batcher), model.info, known, max_batch=settings.max_batch):
         logger.info(line)
-    # What start-up left is there to stay: going through it would stop all threads for a part of a second.
+    # The garbage collector need not look again at what start-up made: looking stops all threads for a part of a second.
     gc.collect()
     gc.freeze()
     decoders = Decoders(
@@ -260,12 +264,21 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     )
 
 
+@contextmanager
+def _blaming(*fields: str) -> Iterator[None]:
+    """Name the settings whose values may be wrong in front of a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{' and '.join(map(variable, fields))}: {error}") from None
+
+
 def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:
     return [future.result(START_TIMEOUT_S) for future in batcher.submit_together(jobs)]
 
 
 def _logged(model: str) -> Callable[[float], None]:
-    """Logs how much of a model is loaded, at each tenth."""
+    """A function that logs each tenth of a model that is loaded."""
     tenths = 0
 
     def log(share: float) -> None:

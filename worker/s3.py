@@ -1,4 +1,4 @@
-"""S3, limited to named buckets."""
+"""A client for S3, limited to named buckets, and what S3's errors mean."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ SCHEME = "s3://"
 
 @dataclass(frozen=True)
 class _Mistake:
-    """Something that only an operator can change."""
+    """Something that an operator must change."""
 
     what: str
-    #: It may be over soon, without anybody's doing or because somebody is at it.
+    #: Whether a later attempt may succeed: by itself, or because an operator is at work.
     passes: bool = False
 
 
@@ -78,9 +78,9 @@ _BY_STATUS = {
     501: _UNSUPPORTED,
     507: _QUOTA,
 }
-#: Words in the codes that services other than AWS have for it.
-_OF_QUOTAS = ("quota", "storagefull", "insufficientstorage", "capexceeded", "cap_exceeded")
-#: They come with status 400, and are gone with the next try.
+#: Words in the codes by which services other than AWS say that a quota is used up.
+_QUOTA_WORDS = ("quota", "storagefull", "insufficientstorage", "capexceeded", "cap_exceeded")
+#: Codes that come with status 400, though the next attempt may succeed.
 _BROKE_OFF = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest"})
 _NO_CREDENTIALS = (
     NoCredentialsError,
@@ -92,12 +92,12 @@ _NO_CREDENTIALS = (
 
 
 def client(settings: Settings, timeout_s: float) -> Any:
-    """A client that many threads may share. Credentials and region come from where the AWS tools look for them.
+    """A client that threads may share. It finds credentials and region where the AWS tools find them.
 
-    `timeout_s` bounds each wait for the service; nothing is tried again here, as the queue does that.
+    `timeout_s` bounds each wait for the service. The client tries nothing again: the queue does.
 
     Raises:
-        ConfigError: what the AWS tools' variables and files say makes no client.
+        ConfigError: the AWS tools' variables and files are wrong.
     """
     try:
         session = boto3.session.Session()
@@ -110,7 +110,7 @@ def client(settings: Settings, timeout_s: float) -> Any:
                 read_timeout=timeout_s,
                 retries={"total_max_attempts": 1},
                 max_pool_connections=64,
-                # None, as for all that is fetched and delivered; left out, the environment's would be taken.
+                # No proxy, as for all that is fetched and delivered; without this, botocore takes the environment's.
                 proxies={},
                 user_agent=settings.effective_user_agent,
                 s3={"addressing_style": settings.effective_s3_addressing_style},
@@ -121,7 +121,7 @@ def client(settings: Settings, timeout_s: float) -> Any:
         )
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(
-            f"no client for S3 can be made ({type(error).__name__}): see AWS_PROFILE, AWS_DEFAULT_REGION and "
+            f"cannot make a client for S3 ({type(error).__name__}): see AWS_PROFILE, AWS_DEFAULT_REGION and "
             "M3AGIQA_S3_ENDPOINT_URL"
         ) from None
     made.meta.events.register("before-call.s3.HeadBucket", _ask_once)
@@ -129,19 +129,19 @@ def client(settings: Settings, timeout_s: float) -> Any:
 
 
 def _ask_once(params: dict[str, Any], **_: Any) -> None:
-    """Let botocore not ask for a bucket's region to learn why it was sent elsewhere as it asked for that very region.
+    """Keep botocore from following a redirect of its question for a bucket's region.
 
-    It does so until the stack is full (1.44), where an endpoint redirects whatever it is asked: http to https, say.
+    Where an endpoint redirects everything (http to https, say), botocore 1.44 asks again until the stack is full.
     """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def split(url: str, buckets: Collection[str], forbidden: type[M3AGIQAError]) -> tuple[str, str]:
-    """Bucket and key of `s3://bucket/key`, or bucket and prefix. What follows the bucket is taken literally: S3 knows
-    no query, fragment or escape in it, and a space is a space.
+    """Bucket and key, or bucket and prefix, of `s3://bucket/key`. The key is literal: S3 knows no query, fragment or
+    escape in it, and a space is a space.
 
     Raises:
-        forbidden: the bucket is not one of `buckets`, or the key could lead out of it.
+        forbidden: the bucket is not one of `buckets`, or the key could lead out of the bucket.
     """
     bucket, _, key = url[len(SCHEME) :].partition("/")
     if bucket not in buckets:
@@ -152,22 +152,22 @@ def split(url: str, buckets: Collection[str], forbidden: type[M3AGIQAError]) -> 
 
 
 def reason(error: ClientError) -> tuple[int, str]:
-    """HTTP status and S3's word for it."""
+    """HTTP status, and S3's code for the error."""
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"]), quoted(error.response["Error"]["Code"])
 
 
 def knows_no_condition(status: int, code: str) -> bool:
-    """Whether a service that answers so to If-None-Match: * may not know it, or take it for a question: 304."""
+    """Whether this answer to `If-None-Match: *` shows that the service ignores the header, or misreads it (304)."""
     return status in (304, 501) or (status == 400 and code not in _BROKE_OFF and _mistake(status, code) is None)
 
 
 @dataclass(frozen=True)
 class Failures:
-    """What is raised for an error of S3, and once a minute logged if only an operator can change it.
+    """Translates errors of S3 into ours, and logs once a minute those that an operator must mend.
 
-    `forbidden` is for what cannot be asked for, `denied` for a mistake that lasts, `mistaken` for one that may pass,
-    `missing` where there is no such key, `refused` for other answers of 4xx, and `unavailable` for the rest.
-    `at_most_s` bounds how long a service may ask to be left alone.
+    It raises `forbidden` for a malformed key, `denied` for a mistake that lasts, `mistaken` for one that may pass,
+    `missing` for a key that is not there, `refused` for any other 4xx, and `unavailable` for the rest. `at_most_s`
+    bounds the seconds until the next attempt that a service may ask for.
     """
 
     forbidden: type[M3AGIQAError]
@@ -180,7 +180,7 @@ class Failures:
     _seldom: Seldom = field(default_factory=Seldom)
 
     @contextmanager
-    def of(self, bucket: str) -> Iterator[None]:
+    def translated(self, bucket: str) -> Iterator[None]:
         try:
             yield
         except ClientError as error:
@@ -215,7 +215,7 @@ class Failures:
 
 
 def _mistake(status: int, code: str) -> _Mistake | None:
-    if any(word in code.lower() for word in _OF_QUOTAS):
+    if any(word in code.lower() for word in _QUOTA_WORDS):
         return _QUOTA
     if 300 <= status < 400 and status != 304:
         return _REGION

@@ -1,4 +1,7 @@
-"""Every setting of the worker, read from the environment."""
+"""Every setting of the worker, read from the environment.
+
+It is one table with its checks, and long because there are many settings: a reader looks for one here alone.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,22 @@ PREFIX = "M3AGIQA_"
 #: What Kubernetes puts into the environment of every container for a Service named m3agiqa-something.
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
+_LEAST_THREADS = 32
+
 #: Comma-separated in the environment.
 Names = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
-Delays = Annotated[tuple[float, ...], NoDecode]
+Delays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], NoDecode]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65_535)], ...], NoDecode]
+
+#: No number of seconds, bytes or images makes sense beyond, and timers take none that is much larger.
+_MOST = 2**32
 
 
 class Settings(BaseSettings):
     """One field per environment variable, `M3AGIQA_` in front of its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True, allow_inf_nan=False)
 
     redis_url: SecretStr = Field(
         default=SecretStr(DEFAULT),
@@ -50,7 +59,11 @@ class Settings(BaseSettings):
     model: str = Field(
         default="mini", description="Name of a profile, a path to one, or `fake` for scores without a model."
     )
-    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|(cpu|cuda)(:\d{1,3})?)$",
+        description="cpu, cuda, cuda:N, or auto: a GPU if there is one.",
+    )
     policy: str = Field(default="default", description="Policy of requests that name none.")
     config_dir: Path | None = Field(
         default=None,
@@ -95,9 +108,7 @@ class Settings(BaseSettings):
         description="Seconds of these until its server must have begun to answer, status and headers complete.",
     )
     fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of an image as fetched, at most.")
-    fetch_ports: Annotated[tuple[int, ...], NoDecode] = Field(
-        default=(80, 443), description="Ports an image may be fetched from."
-    )
+    fetch_ports: Ports = Field(default=(80, 443), description="Ports an image may be fetched from.")
     fetch_allow_hosts: Names = Field(
         default=(), description="host:port pairs trusted although their address is private or their port unusual."
     )
@@ -208,6 +219,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
+    @field_validator("*")
+    @classmethod
+    def _within_reach(cls, value: object) -> object:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int | float) and number > _MOST for number in numbers):
+            raise ValueError(f"must be at most {_MOST}")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, value: SecretStr) -> SecretStr:
@@ -253,6 +272,11 @@ class Settings(BaseSettings):
         return 3 * (self.fetch_timeout_s + self.max_wait_ms / 1000 + self.score_timeout_s)
 
     @property
+    def threads(self) -> int:
+        """Threads of a worker that is started without -c: batches stay full where images take long to fetch."""
+        return max(_LEAST_THREADS, 3 * self.max_batch)
+
+    @property
     def effective_decoders(self) -> int:
         return self.decoders or min(8, max(2, processors() // 2))
 
@@ -263,17 +287,29 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: a wrong value, or a variable with our prefix that no setting has: a misspelt guard is no guard.
         """
-        known = {PREFIX + name.upper() for name in cls.model_fields}
+        known = {variable(name) for name in cls.model_fields}
         given = (name for name in os.environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
         if unknown := sorted(name for name in given if name not in known):
             raise ConfigError(f"no such setting: {', '.join(unknown)}")
         try:
             return cls()
         except ValidationError as error:
-            raise ConfigError(f"environment: {describe_validation(error)}") from None
+            raise ConfigError(_by_variable(describe_validation(error))) from None
         except SettingsError as error:
-            # It names the field, and nothing of the value.
-            raise ConfigError(f"environment: {error}: it must be JSON") from None
+            # It names the field in quotes, and nothing of the value.
+            _, field, *_ = str(error).split('"')
+            raise ConfigError(f"{variable(field)}: it must be JSON") from None
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _by_variable(told: str) -> str:
+    """What is wrong with some fields, with the names of their variables instead of theirs."""
+    fields = "|".join(sorted(Settings.model_fields, key=len, reverse=True))
+    return re.sub(rf"(^|; )({fields})(?=[.:])", lambda found: found[1] + variable(found[2]), told)
 
 
 def processors() -> int:
@@ -286,7 +322,7 @@ def table() -> str:
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = f"`{shown}`" if field.default not in (None, (), {}) and (shown := _shown(field.default)) else ""
-        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
     return "\n".join(rows)
 
 

@@ -1,28 +1,27 @@
-"""Shares a worker's threads out among the servers it talks to, so that slow ones keep nobody else waiting.
+"""Shares a worker's threads out among the servers it talks to, so that a slow server delays no other.
 
-A server is known by its *site* (the domain that somebody registered; each customer of a storage provider has one of his
-own) and by its *endpoint* (the address connected to, of IPv6 its /64, and the port). Many sites may be at one endpoint,
-and one site may have many endpoints. A site is
+A server has a *site* (its registered domain; each customer of a storage provider has a domain of his own) and an
+*endpoint* (its address, or the /64 of an IPv6 address, with the port). Many sites may share an endpoint, and a site may
+have many endpoints. A site is
 
     quick     if its last exchanges took less than PATIENCE_S on average
-    slow      if they took longer: an exchange needs a slow permit to begin, of which there are a quarter of the threads
-    unknown   if there was none yet
+    slow      if they took longer: an exchange begins only with a slow permit, and a quarter of the threads have one
+    unknown   before its first exchange
 
-    may hold of the threads              quick              unknown or slow    slow
+    threads that may be held by          quick              unknown or slow    slow
     all servers together                 all                half               a quarter
     a site, or an endpoint               `per_server`       a quarter          an eighth
 
-**No exchange lasts longer than PATIENCE_S without a slow permit**, whoever it is with: it gets one then, or is cut off.
-So three quarters of the threads are free again within a second, whatever servers do. Where unknown sites have no room
-left, the one that was looked at longest gives way to another, and is looked at twice as long when its turn comes again:
-how long a site waits for its first exchange does not depend on how many came before it.
+**No exchange lasts longer than PATIENCE_S without a slow permit**: after that time it gets one or is cut off. So three
+quarters of the threads are free again within a second, whatever servers do. Where unknown sites fill their share, the
+exchange that has lasted longest gives way to another site's, and its site may take twice as long next time. So a site
+does not wait longer for its first exchange because many came before it.
 
-Nobody waits here for room: an exchange that has none is `Busy`, and its task is put off.
+No thread waits here: an exchange without room raises `Busy`, and its task is put off.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import random
 import threading
@@ -33,52 +32,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-import tldextract
-
 from m3agiqa.errors import Busy
-from worker.web.addresses import bare
 
 #: Seconds that an exchange may take without a slow permit; a site that takes longer on average is slow.
 PATIENCE_S = 1.0
-#: Seconds after which an exchange with an unknown site may have to give way to one with another, for the first time.
+#: Seconds after which the first exchange with an unknown site may have to give way to another site's.
 FIRST_LOOK_S = 0.25
-#: Sites and endpoints remembered. Of those that are forgotten, nothing is known.
+#: Sites and endpoints that are remembered; a forgotten one is unknown again.
 MOST_SERVERS = 4096
 
-#: Seconds between two looks of an exchange whether it has to give way.
+#: Seconds after which an exchange asks again whether it has to give way.
 _GLANCE_S = 0.1
-#: Seconds that a task is put off, at least.
+#: Seconds that a task is put off at least.
 _LEAST_DELAY_S = 0.1
-#: Delays grow by up to this part at random, so that what was put off together does not come back together.
+#: Part by which a delay grows at random at most, so that tasks put off together do not come back together.
 _JITTER = 0.2
-#: Weight of the newest exchange in a mean.
+#: Weight of the newest exchange in a running mean.
 _NEWEST = 1 / 4
-#: An exchange that was cut off for its slowness would have taken longer than it did: it counts as so many times that.
+#: Factor for the seconds of an exchange that was cut off because it was slow: it would have taken longer.
 _CUT_OFF_COUNTS = 2.0
-
-#: The list of the wheel, with domains under which private companies give out names: nothing is downloaded or cached.
-_suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
-
-
-def site_of(host: str, port: int) -> str:
-    """The site of a host: its registrable domain, or, where it has none, host and port, or its endpoint."""
-    try:
-        return endpoint_at(host.strip("[]"), port)
-    except ValueError:
-        pass
-    return _suffixes.extract_str(host).top_domain_under_public_suffix or f"{host}:{port}"
-
-
-def endpoint_at(address: str, port: int) -> str:
-    """The endpoint at an IP address.
-
-    Raises:
-        ValueError: it is not an address.
-    """
-    ip = bare(address)
-    # Who has one address of a /64 has them all.
-    place = ipaddress.ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
-    return f"{place}:{port}"
 
 
 class _Pace(IntEnum):
@@ -89,13 +61,13 @@ class _Pace(IntEnum):
 
 @dataclass(eq=False, slots=True)
 class _Limit:
-    """A limit: at most `most` exchanges at a time."""
+    """At most `most` exchanges at a time."""
 
     most: int
     held: int = 0
-    #: Mean seconds from the beginning of an exchange until it leaves.
+    #: Running mean of the seconds that an exchange stays.
     mean_s: float = 0.1
-    #: Exchanges turned away since one last left.
+    #: Exchanges turned away since the last one left.
     turned_away: int = 0
 
     def leave(self, took_s: float) -> None:
@@ -104,27 +76,27 @@ class _Limit:
         self.mean_s += (took_s - self.mean_s) * _NEWEST
 
     def turn_away(self) -> float:
-        """Seconds after which there may be room."""
+        """Count an exchange that found no room; returns the seconds after which there may be some."""
         self.turned_away += 1
         return self.mean_s * self.turned_away / self.most * random.uniform(1, 1 + _JITTER)
 
 
 class _Server:
-    """A site, an endpoint, or all of them: what it may hold and, of a site, how quick it is."""
+    """A site, an endpoint, or all servers together: how many threads it may hold, and how quick a site is."""
 
     def __init__(self, name: str, since: float, *, exchanges: int, tardy: int, slow: int) -> None:
-        #: Name by which those who are put off are told of it.
+        #: Name for the message to a task that is put off.
         self.name = name
-        #: When it was first asked for.
+        #: When its first exchange was asked for.
         self.since = since
         self._limits = (_Limit(exchanges), _Limit(tardy), _Limit(slow))
-        #: Mean seconds of an exchange; None if there was none.
+        #: Running mean of an exchange's seconds; None before the first.
         self._mean_s: float | None = None
-        #: Seconds that it is looked at while it is unknown.
+        #: Seconds that an exchange has before it may have to give way, while the site is unknown.
         self.look_s = FIRST_LOOK_S
 
     def limits(self, pace: _Pace) -> tuple[_Limit, ...]:
-        """What an exchange of this pace counts for: the slower, the more."""
+        """The limits that an exchange of this pace counts for: a slow one counts for all of them."""
         return self._limits[:pace]
 
     @property
@@ -143,43 +115,43 @@ class _Server:
 
 @dataclass(eq=False, slots=True)
 class Share:
-    """What an exchange holds of the threads while it goes on. For the thread that carries it out."""
+    """An exchange's part of the threads. Only the thread that carries the exchange out may use it."""
 
     _shares: Shares
     _began: float
     _may_give_way: bool
-    #: Its site, then its endpoints.
+    #: The exchange's site, then its endpoints.
     _servers: list[_Server] = field(default_factory=list)
     _pace: _Pace = _Pace.QUICK
     _held: list[_Limit] = field(default_factory=list)
-    #: Seconds after which it may have to give way.
+    #: Seconds after which the exchange may have to give way.
     _look_s: float = FIRST_LOOK_S
     _gave_way: bool = False
-    #: Its time counts so many times for its site.
+    #: Factor by which its seconds count for its site.
     _counts: float = 1.0
 
     def meet(self, endpoint: str) -> None:
-        """Go on with this endpoint.
+        """Take room at an endpoint that the exchange connects to.
 
         Raises:
-            Busy: there is no room for it.
+            Busy: the endpoint has all threads it may have.
         """
         self._shares._meet(self, endpoint)
 
     def go_on(self) -> float:
-        """Seconds after which it must ask again whether it may go on.
+        """Ask whether the exchange may go on; returns the seconds after which it must ask again.
 
         Raises:
-            Busy: it may not.
+            Busy: it may not go on.
         """
         return self._shares._go_on(self)
 
 
 class Shares:
-    """Who may have how many of `threads`. Safe to share among these.
+    """Says how many of `threads` each server may have. Safe to share among threads.
 
-    `per_server` bounds the exchanges with one site or endpoint, `slow_share` is the part of the threads with slow
-    permits, and a task is put off for `longest_delay_s` seconds at most. `clock` gives seconds.
+    `per_server` bounds the exchanges with one site or endpoint, `slow_share` is the part of the threads that get slow
+    permits, and a task is put off for `longest_delay_s` seconds at most. `clock` returns seconds.
     """
 
     def __init__(
@@ -192,7 +164,7 @@ class Shares:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         permits = max(1, int(threads * slow_share))
-        # Unknown servers have room even while all slow permits are taken.
+        # Unknown sites have room even while all slow permits are taken.
         tardy = max(1, threads // 2, min(threads, permits + threads // 4))
         self._all = _Server("slow and unknown servers", clock(), exchanges=threads, tardy=tardy, slow=permits)
         self._threads = threads
@@ -201,18 +173,17 @@ class Shares:
         self._longest_delay_s = longest_delay_s
         self._clock = clock
         self._servers: OrderedDict[str, _Server] = OrderedDict()
-        #: Exchanges with unknown sites that may have to give way, in the order they began in.
+        #: Exchanges with unknown sites that may have to give way, the oldest first.
         self._looking: dict[Share, None] = {}
         self._lock = threading.Lock()
 
     @contextmanager
     def take(self, site: str, *, may_give_way: bool = True) -> Iterator[Share]:
-        """Hold what an exchange with `site` needs; `may_give_way` says that it asks `Share.go_on` whenever it waits.
-
-        One that does not may hang for longer than others: a quarter of the threads is beyond its site's reach.
+        """Hold the threads that an exchange with `site` counts for. `may_give_way` says that the exchange calls
+        `Share.go_on` whenever it waits; a site whose exchanges do not can never hold the last quarter of the threads.
 
         Raises:
-            Busy: there is no room for it, or none any more.
+            Busy: there is no room, or the exchange has to give way.
         """
         share = Share(self, self._clock(), may_give_way)
         self._meet(share, site)
@@ -233,7 +204,7 @@ class Shares:
                 self._stay(share)
                 self._admit(share, share._pace)
             except Busy:
-                # Its site did nothing yet that could be counted.
+                # The site has done nothing yet that could count.
                 share._counts = 0.0
                 raise
 
@@ -260,7 +231,7 @@ class Shares:
                 share._servers[0].count((now - share._began) * share._counts)
 
     def _admit(self, share: Share, pace: _Pace) -> None:
-        """Let an exchange hold what one of this pace has to."""
+        """Have an exchange count for all limits of this pace."""
         now, needed = self._clock(), []
         for server in (*share._servers, self._all):
             for limit in server.limits(pace):
@@ -279,7 +250,7 @@ class Shares:
             self._looking.pop(share, None)
 
     def _make_room(self, limit: _Limit, newer: Share, now: float) -> bool:
-        """Whether another site gave way. What its exchange held is free at once; its thread is so in a moment."""
+        """Have another site's exchange give way, if one may; its limits are free at once, its thread in a moment."""
         for share in self._looking:
             site = share._servers[0]
             if site is not newer._servers[0] and limit in share._held and now - share._began >= share._look_s:
@@ -307,7 +278,7 @@ class Shares:
         return Busy(f"{server.name} held all threads they may have", delay_s)
 
     def _soon_s(self, share: Share) -> float:
-        """Seconds until others have been looked at; those that wait longest ask least often, to keep nobody busy."""
+        """Seconds until other sites have had their exchange; a site that has waited long asks less often."""
         waited_s = self._clock() - share._servers[0].since
         return random.uniform(FIRST_LOOK_S, 1) * min(max(waited_s, PATIENCE_S), self._longest_delay_s)
 

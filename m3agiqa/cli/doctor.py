@@ -115,7 +115,7 @@ def _add_redis(table: Table, todo: list[str], url: str | None) -> None:
         table.add_row("redis", Text(str(error)))
         todo.append("start Redis or give its --redis-url  # for the queue; `score` and `batch` need none")
         return
-    table.add_row("redis", Text(f"{address.place} answers: {found.name}"))
+    table.add_row("redis", Text(f"{address.endpoint} answers: {found.name}"))
     for trouble in found.warnings if found.unfit is None else (found.unfit,):
         table.add_row("", Text(trouble, style="yellow" if found.unfit is None else "red"))
     if found.unfit is not None:

@@ -1,1 +1,1 @@
-"""The protocol in Redis: the `inbox` producers write to, the `ledger` of what workers owe, `dead` letters."""
+"""The protocol in Redis: the `inbox` that producers write, the `ledger` of what workers owe, and `dead` letters."""

@@ -1,4 +1,4 @@
-"""Where Redis is: one reading of its URL for producers, workers, Flower and `doctor`."""
+"""Reads the URL of Redis, in one way for producers, workers, Flower and `doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from m3agiqa.errors import ConfigError
 
 DEFAULT = "redis://localhost:6379/0"
-#: Variables with the URL, and with what may be left out of it.
+#: Variables with the URL, and with user and password, which the URL may then leave out.
 URL_VARIABLE = "M3AGIQA_REDIS_URL"
 USERNAME_VARIABLE = "M3AGIQA_REDIS_USERNAME"
 PASSWORD_VARIABLE = "M3AGIQA_REDIS_PASSWORD"  # noqa: S105
@@ -24,7 +24,7 @@ _OPTIONS = {
     *("ssl_cert_reqs", "ssl_check_hostname"),
 }
 
-#: Nothing of the URL is shown: wherever it is torn, a part of a password may stand.
+#: Shows nothing of the URL: any part of a malformed one may belong to a password.
 _FORM = (
     "the Redis URL must look like redis://user:password@host:6379/0, rediss:// for TLS, or unix:///path?db=0; "
     f"write #, /, ? and @ in a password as %23, %2F, %3F and %40, % as %25, a space as %20, or set {PASSWORD_VARIABLE}"
@@ -33,12 +33,12 @@ _FORM = (
 
 @dataclass(frozen=True)
 class Address:
-    """A Redis, and who we are there."""
+    """A Redis, and the user and password to log in with."""
 
-    #: redis, rediss with TLS, or unix.
+    #: redis, rediss (with TLS) or unix.
     scheme: str
-    #: `host:port`, or the path of a socket: what may be shown.
-    place: str
+    #: `host:port`, or the path of a socket. Messages may show it.
+    endpoint: str
     db: int
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -47,10 +47,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read what an operator wrote, also in quotes or among spaces, as some files of variables give it.
+        """Read a URL as an operator wrote it: some files of variables leave quotes or spaces around it.
 
         Raises:
-            ConfigError: not a Redis URL; says how one looks, and nothing of this one.
+            ConfigError: this is no Redis URL. The message says how one looks, and shows nothing of this one.
         """
         text = re.sub(r"""^(['"])(.*)\1$""", r"\2", url.strip()).strip()
         try:
@@ -67,47 +67,55 @@ class Address:
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         path = unquote(parts.path)
         if scheme == "unix":
-            place, db = path, options.pop("db", "0")
-            named = place.startswith("/") and not parts.hostname
+            endpoint, db = path, options.pop("db", "0")
+            named = endpoint.startswith("/") and not parts.hostname
         else:
-            # Python has no brackets around an IPv6 address.
+            # urlsplit drops the brackets of an IPv6 address.
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            place, db = f"{host}:{_PORT if parts.port is None else parts.port}", path.removeprefix("/")
+            endpoint, db = f"{host}:{_PORT if parts.port is None else parts.port}", path.removeprefix("/")
             db = options.pop("db", db) or "0"
             named = bool(parts.hostname) and parts.port != 0
         if not scheme or not named or not re.fullmatch("[0-9]{1,6}", db) or not _OPTIONS.issuperset(options):
             raise ValueError
         return cls(
-            scheme, place, int(db), unquote(parts.username or ""), unquote(parts.password or ""), tuple(options.items())
+            scheme,
+            endpoint,
+            int(db),
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+            tuple(options.items()),
         )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The Redis that the environment names, by default that of this machine.
+        """The Redis that the environment names; without a URL there, the one on this machine.
 
         Raises:
-            ConfigError: as `parse`.
+            ConfigError: as `parse`, with the variable's name.
         """
         given = {name: environment.get(name, "") for name in (URL_VARIABLE, USERNAME_VARIABLE, PASSWORD_VARIABLE)}
-        found = cls.parse(given[URL_VARIABLE] or DEFAULT)
+        try:
+            found = cls.parse(given[URL_VARIABLE] or DEFAULT)
+        except ConfigError as error:
+            raise ConfigError(f"{URL_VARIABLE}: {error}") from None
         return found.as_user(given[USERNAME_VARIABLE], given[PASSWORD_VARIABLE])
 
     def as_user(self, username: str, password: str) -> Self:
-        """The same Redis with these credentials, each where it is not empty."""
+        """The same Redis with this user and password, where they are not empty."""
         return replace(self, username=username or self.username, password=password or self.password)
 
     @property
     def url(self) -> str:
-        """What redis-py reads, every odd character escaped."""
+        """The URL for redis-py, with odd characters escaped."""
         if self.scheme == "unix":
-            return f"unix://{self._user}{quote(self.place)}?{urlencode({'db': self.db})}"
-        return f"{self.scheme}://{self._user}{self.place}/{self.db}{self._query}"
+            return f"unix://{self._user}{quote(self.endpoint)}?{urlencode({'db': self.db})}"
+        return f"{self.scheme}://{self._user}{self.endpoint}/{self.db}{self._query}"
 
     @property
     def broker_url(self) -> str:
-        """What kombu reads, which has another form for sockets."""
+        """The URL for kombu, which writes sockets in another form."""
         if self.scheme == "unix":
-            return f"redis+socket://{self._user}{quote(self.place)}?{urlencode({'virtual_host': self.db})}"
+            return f"redis+socket://{self._user}{quote(self.endpoint)}?{urlencode({'virtual_host': self.db})}"
         return self.url
 
     @property

@@ -1,4 +1,4 @@
-"""Requests that an operator takes back: answered with a failure that says so, and not scored."""
+"""Takes requests back for an operator: each is answered with a failure of code `revoked`, and not scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from m3agiqa.contract import Failure, ScoreRequest
-from m3agiqa.errors import NewerVersion, RequestInvalid, TaskRevoked
+from m3agiqa.errors import NewerVersion, RequestInvalid, TaskRevoked, UsageError
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.inbox import Admission, refusal
@@ -15,14 +15,14 @@ from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the answers are kept, and bytes of dead letters: as workers do by default.
+#: Seconds to keep an answer, and bytes of dead letters to keep: the defaults of workers.
 _RESULT_TTL_S, _DEAD_LETTERS_BYTES = 86_400, 64 * 2**20
 
 
 class Cancelling:
     """Takes requests back. Methods raise QueueUnavailable as `Connection` does.
 
-    A worker that has one already finishes it, and nobody is told what it found.
+    A worker that is scoring one finishes it, and drops the result.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -30,40 +30,41 @@ class Cancelling:
         self._admission = Admission(connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES)
 
     def cancel(self, request_id: str) -> bool:
-        """Answer one request with code `revoked`, and owe the deliveries of that; False if its score is owed no more.
+        """Answer one request with code `revoked`, and owe the deliveries of that answer. False if it was answered
+        before.
 
         Raises:
-            RequestInvalid: nothing is known of it, or it cannot be read.
+            UsageError: no request has this id, or this version cannot read it.
         """
         self._take_in()
         if not self._connection.call("exists", keys.request(request_id)):
-            raise RequestInvalid(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
+            raise UsageError(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
         return self._answer(request_id)
 
     def purge(self) -> Iterator[str]:
-        """Take back whatever waits for its score now; gives the id of each as it is answered."""
+        """Take back every request that waits for its score now. Yields the id of each once it is answered."""
         self._take_in()
         tasks = [str(task) for task in self._connection.call("zrange", keys.OWED, 0, -1)]
         for request_id in (task for task in tasks if ":" not in task):
             try:
                 if self._answer(request_id):
                     yield request_id
-            except RequestInvalid as invalid:
-                logger.warning("%s", invalid)
+            except UsageError as error:
+                logger.warning("%s", error)
 
     def _take_in(self) -> None:
-        """Do what workers do with the inbox: maybe there is none."""
+        """Admit what lies in the inbox, as workers do: perhaps none is running."""
         for priority in keys.PRIORITIES:
             while self._admission.admit(priority):
                 pass
 
     def _answer(self, request_id: str) -> bool:
         text = self._connection.call("hget", keys.request(request_id), "request")
-        if text is None:  # settled, and only remembered
+        if text is None:  # it is settled, and only its state is left
             return False
         try:
             request = ScoreRequest.parse(json.loads(text))
         except (ValueError, RecursionError, RequestInvalid, NewerVersion):
-            raise RequestInvalid(f"request {quoted(request_id)} cannot be read by this version") from None
+            raise UsageError(f"request {quoted(request_id)} cannot be read by this version") from None
         verdict = refusal(request, Failure.from_error(TaskRevoked())).model_dump_json()
         return bool(self._connection.run("cancel", [request_id, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))

@@ -1,4 +1,4 @@
-"""One way to reach Redis, and one failure when it cannot be reached."""
+"""Connects to Redis, and turns its errors into one of ours that says what to do."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.scripts import text
 
-#: Seconds that Redis may be silent before a connection counts as dead: longer than any command we send takes. Proxies,
-#: firewalls and hosts that freeze drop connections without a word.
+#: Seconds without an answer after which a connection counts as dead: longer than any command of ours takes. Proxies,
+#: firewalls and frozen hosts drop connections without a word.
 SILENCE_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-#: Seconds for which a command is tried again, with pauses growing to a second.
+#: Seconds for which a command is tried again, with pauses that grow to a second.
 PATIENCE_S = 1.0
 
-#: What passes by itself, or by an operator's hand, and is worth another try: full memory, and a failover under way.
+#: Errors that are worth another try: a lost connection, full memory, a failover under way.
 _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 
 _Result = TypeVar("_Result")
 
 
 class _NotSaving(RedisError):
-    """Redis takes no writes, as it cannot save them (MISCONF); redis-py has no class for it."""
+    """Redis refuses writes because it cannot save them (MISCONF). redis-py has no class for that."""
 
 
 IN_CLUSTER = "it is a node of a Redis Cluster; name a Redis or Valkey that is none"
-#: What Redis says where redis-py keeps its code to itself: its class there, words of its own, and ours.
+#: Refusals whose code redis-py does not pass on: the class it raises, words in its message, and our sentence.
 _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
     (AuthenticationError, "invalid", "WRONGPASS, it refused the password: check user and password in its URL"),
     (AuthenticationError, "without any password", "it knows no password: leave out the one in its URL"),
@@ -71,7 +71,7 @@ _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
 
 
 class _Patience(Retry):
-    """Tries again for so many seconds, and not so many times: a try of a silent Redis takes long."""
+    """Tries again for a number of seconds, not a number of times: one try of a silent Redis takes long."""
 
     def __init__(self, seconds: float, errors: tuple[type[Exception], ...]) -> None:
         super().__init__(ExponentialBackoff(cap=1.0, base=0.05), -1, errors)
@@ -91,7 +91,7 @@ class _Patience(Retry):
 
 
 def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> Redis:
-    """A client for `url`, safe to share between threads; connects on first use. What it reads are strings.
+    """A client for `url` that reads strings. It connects on first use, and threads may share it.
 
     Raises:
         ConfigError: not a Redis URL.
@@ -101,7 +101,7 @@ def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILE
     return Redis.from_url(
         address.url,
         decode_responses=True,
-        # Whatever a stranger wrote can be read, and written again as it was.
+        # Any bytes that a stranger wrote can be read, and written again as they were.
         encoding_errors="surrogateescape",
         socket_timeout=silence_s,
         **({} if address.scheme == "unix" else over_tcp),
@@ -112,7 +112,7 @@ def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILE
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn redis-py's failures into ours, saying what to do.
+    """Turn redis-py's errors into ours, which say what to do.
 
     Raises:
         QueueUnavailable: Redis cannot be reached, or refused the command.
@@ -120,28 +120,28 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise QueueUnavailable(named(error, Address.parse(url).place)) from None
+        raise QueueUnavailable(named(error, Address.parse(url).endpoint)) from None
 
 
-def named(error: RedisError, place: str) -> str:
-    """What went wrong with the Redis at `place`, and what to do, in one line without any content."""
+def named(error: RedisError, endpoint: str) -> str:
+    """A line that says what went wrong with the Redis at `endpoint`, and what to do. It shows no data."""
     for kind, theirs, ours in _REFUSALS:
         if isinstance(error, kind) and theirs in str(error):
-            return f"Redis at {place} refused a command: {ours}"
+            return f"Redis at {endpoint} refused a command: {ours}"
     if isinstance(error, InvalidResponse):
-        return f"what answers at {place} is no Redis; is its URL right?"
+        return f"what answers at {endpoint} is no Redis; is its URL right?"
     if isinstance(error, ConnectionError | TimeoutError):
-        return f"Redis at {place} cannot be reached ({_cause(error)}); is it running, and its URL right?"
-    # Redis' own code (NOREPLICAS, BUSY, ...) is the first word; around it stands what the command carries.
-    return f"Redis at {place} refused a command: {_code(error)}"
+        return f"Redis at {endpoint} cannot be reached ({_cause(error)}); is it running, and its URL right?"
+    # Only the first word, which is Redis' code (NOREPLICAS, BUSY ...): the rest may hold what the command carried.
+    return f"Redis at {endpoint} refused a command: {_code(error)}"
 
 
 class Connection:
-    """A Redis, safe to share between threads; connects on first use.
+    """A connection to Redis that threads may share; it connects on first use.
 
-    Methods raise QueueUnavailable if it cannot be reached or refuses. What passes (a lost connection, a failover, want
-    of memory, a disk that is full) is tried again for `patience_s` seconds. A connection on which Redis says nothing
-    for `silence_s` seconds is given up.
+    Methods raise QueueUnavailable if Redis cannot be reached or refuses a command. They try again for `patience_s`
+    seconds what may pass: a lost connection, a failover, full memory, a full disk. They give up a connection on which
+    Redis says nothing for `silence_s` seconds.
 
     Raises:
         ConfigError: not a Redis URL.
@@ -161,7 +161,7 @@ class Connection:
         return self._patiently(lambda: known(args=arguments))
 
     def call(self, command: str, *arguments: Any, **options: Any) -> Any:
-        """Call the method of redis-py's client that is named like the command."""
+        """Call redis-py's method of this name."""
         return self._patiently(lambda: getattr(self._redis, command)(*arguments, **options))
 
     def _patiently(self, act: Callable[[], Any]) -> Any:
@@ -187,10 +187,10 @@ class Connection:
 
 
 def _code(error: RedisError) -> str:
-    """The first word of what Redis said, also where a script passes it on."""
+    """The first word of Redis' message, also where a script passes the message on."""
     return str(error).rpartition("caused error: ")[2].partition(" ")[0]
 
 
 def _cause(error: Exception) -> str:
-    """The name of the system's own error, which redis-py calls a ConnectionError whatever it was."""
+    """The name of the system's error behind redis-py's ConnectionError."""
     return type(error.__context__ if isinstance(error.__context__, OSError) else error).__name__

@@ -1,13 +1,13 @@
-"""The inbox: what producers write, and how it becomes a task.
+"""The inbox: producers write entries, and workers admit them as tasks.
 
     producer ──LPUSH──▶ m3agiqa:inbox:N ──admit──┬─ new ─▶ the ledger, and its name on the score queue
-                                                 ├─ known, and the same ─▶ gone: a repetition
-                                                 ├─ known, and other, malformed, or too large ─▶ dead letter
+                                                 ├─ a known request once more ─▶ gone
+                                                 ├─ another one under a known id, malformed, too large ─▶ dead letter
                                                  └─ of a later version ─▶ m3agiqa:newer:N
 
-An entry is a `ScoreRequest` as JSON; the list says its priority, whatever the entry does. A worker looks at what comes
-next, judges it, and has one script move it: if it is not there any more, another worker was here. So no crash loses an
-entry or doubles one.
+An entry is a `ScoreRequest` as JSON. Its list decides its priority, even if the entry names another. A worker peeks at
+the next entries, judges them, and moves them by one script, which moves no entry that another worker has taken
+meanwhile. So no crash loses an entry or doubles one.
 """
 
 from __future__ import annotations
@@ -31,26 +31,27 @@ from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of an entry at most: above the largest that the contract allows, every character escaped.
+#: Bytes of an entry at most: more than the largest request that the contract allows, with every character escaped.
 MAX_ENTRY_BYTES = 1_048_576
-#: Entries and bytes looked at together.
+#: Entries and bytes that are peeked at together.
 _ENTRIES, _BYTES = 100, 4 * MAX_ENTRY_BYTES
+#: Entries that are moved together behind a conflict: more conflicts may follow, and all behind one are sent again.
 _AFTER_CONFLICT = 5
 
-#: Where requests wait.
+#: Lists on which requests wait.
 _WAITING = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys.wakeups(keys.SCORE_QUEUE, step))]
-#: Stands for what is wrong in an invalid request.
+#: Values for fields that an invalid request lacks.
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 
 def push(redis: Redis, requests: Sequence[ScoreRequest]) -> None:
-    """Put requests into the inbox, by one LPUSH for each run of equal priorities. Raises what redis-py raises."""
+    """Push requests on the inbox, with one LPUSH for each run of equal priorities. Raises what redis-py raises."""
     for priority, group in groupby(requests, key=lambda request: request.priority):
         redis.lpush(keys.inbox(priority), *(request.to_json() for request in group))
 
 
 def waiting(redis: Redis) -> int:
-    """Requests that no worker has begun. Raises what redis-py raises."""
+    """The number of requests that no worker has begun. Raises what redis-py raises."""
     with redis.pipeline(transaction=False) as pipeline:
         for name in _WAITING:
             pipeline.llen(name)
@@ -58,11 +59,11 @@ def waiting(redis: Redis) -> int:
 
 
 def parse(text: str, priority: int) -> ScoreRequest:
-    """The request that an entry asks for.
+    """The request in an entry. A field that is null counts as left out.
 
-    A field that is null is one left out. Raises:
-        RequestInvalid: what is wrong with it, without its content.
-        NewerVersion: a worker of a later version must read it.
+    Raises:
+        RequestInvalid: it is malformed; the message shows nothing of it.
+        NewerVersion: only a worker of a later version can read it.
     """
     return ScoreRequest.parse(_fields(text, priority))
 
@@ -76,13 +77,13 @@ def _fields(text: str, priority: int) -> dict[str, object]:
     if not isinstance(found, dict):
         raise RequestInvalid('must be a JSON object such as {"image_url": "https://...", "prompt": "..."}')
     if found.get("metadata") == []:
-        # PHP has no other empty object.
+        # PHP writes an empty object so.
         found["metadata"] = {}
     return {**{name: value for name, value in found.items() if value is not None}, "priority": priority}
 
 
 def _finite(text: str) -> float:
-    """Python would take NaN, and 1e999 for infinity, which no JSON can pass on."""
+    """A number of JSON. Python would accept NaN, and read 1e999 as infinity, which no JSON can hold."""
     if not math.isfinite(number := float(text)):
         raise ValueError("not a finite number")
     return number
@@ -90,18 +91,18 @@ def _finite(text: str) -> float:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What comes next in an inbox: its size in bytes, and its text, or the beginning of one that is too large."""
+    """An entry of an inbox: its size in bytes, and its text, or only the beginning if it is too large."""
 
     size_bytes: int
     text: str
 
 
 class Admission:
-    """Moves what lies in the inbox into the ledger. Safe to share among threads; raises QueueUnavailable as
-    `Connection` does.
+    """Moves entries of the inbox into the ledger. Safe to share among threads; raises QueueUnavailable as `Connection`
+    does.
 
-    A verdict of a refused request is kept for `result_ttl_s` seconds, and of all dead letters `dead_letters_bytes` are,
-    at most.
+    The verdict of a refused request is kept for `result_ttl_s` seconds, and at most `dead_letters_bytes` of dead
+    letters.
     """
 
     def __init__(self, connection: Connection, *, result_ttl_s: int, dead_letters_bytes: int) -> None:
@@ -110,13 +111,13 @@ class Admission:
         self._dead_letters_bytes = dead_letters_bytes
 
     def wait(self, priority: int, timeout_s: int) -> bool:
-        """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
+        """Wait until an entry lies in the inbox of this priority. False if none came within `timeout_s` seconds."""
         inbox = keys.inbox(priority)
-        # From the end of a list to the same end: the list stays as it is, and the command waits while it is empty.
+        # It moves an entry from the end of the list to the same end: nothing changes, but it waits for an entry.
         return self._connection.call("blmove", inbox, inbox, timeout_s, "RIGHT", "RIGHT") is not None
 
     def admit(self, priority: int) -> int:
-        """Move what comes next, up to 100 entries; returns how many were moved."""
+        """Move the next entries, up to 100; returns how many were moved."""
         inbox = keys.inbox(priority)
         looked = self._connection.run("peek", [inbox, _ENTRIES, _BYTES, MAX_ENTRY_BYTES, KEPT_CHARS])
         entries = [_Entry(int(size), text) for size, text in looked]
@@ -125,7 +126,6 @@ class Admission:
             count, conflict = self._move(priority, [self._judged(entry, priority) for entry in batch])
             if conflict:
                 count += self._move(priority, [self._conflict(batch[count], priority)])[0]
-                # Where one is, more may be, and all behind it are judged and sent anew.
                 together = _AFTER_CONFLICT
             moved += count
             if count < len(batch) and not conflict:  # another worker was here
@@ -140,7 +140,7 @@ class Admission:
         return int(count), bool(conflict)
 
     def _judged(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
-        """What `admit.lua` is told of an entry."""
+        """The arguments of `admit.lua` for an entry."""
         fields: dict[str, object] = {}
         try:
             if entry.size_bytes > MAX_ENTRY_BYTES:
@@ -153,8 +153,9 @@ class Admission:
         except RequestInvalid as invalid:
             return self._dead(entry, priority, Failure.from_error(invalid), _known(fields))
         except Exception as error:
-            # Or it would end every worker that looks at it. What the error says may be the entry's own words.
-            logger.error("nobody foresaw an entry of %s: %s", keys.inbox(priority), type(error).__name__)
+            # Otherwise the entry would end every worker. The error's message may quote it, so the log names its type
+            # alone.
+            logger.error("an entry of %s raised %s", keys.inbox(priority), type(error).__name__)
             return self._dead(entry, priority, Failure.from_error(error))
         return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
 
@@ -167,7 +168,7 @@ class Admission:
         self, entry: _Entry, priority: int, failure: Failure, request: ScoreRequest | None = None
     ) -> tuple[str | int, ...]:
         request_id = None if request is None else request.request_id
-        letter = DeadLetter.of_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
+        letter = DeadLetter.from_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
         logger.warning("an entry of %s became dead letter %s: %s", letter.queue, letter.id, failure.code)
         answered: tuple[str, ...] = ("", "", "", "", "")
         if request is not None:
@@ -182,7 +183,7 @@ class Admission:
 
 
 def _known(fields: dict[str, object]) -> ScoreRequest | None:
-    """The valid fields of an invalid request, good for answering it; None if it does not say which it is."""
+    """A request of the valid fields of an invalid one, by which to answer it; None if it has no valid id."""
     valid = {name: fields[name] for name in ScoreRequest.model_fields if name in fields and _fits(name, fields[name])}
     return ScoreRequest.model_validate({**_UNKNOWN, **valid}) if is_request_id(valid.get("request_id")) else None
 
@@ -196,7 +197,7 @@ def _fits(name: str, value: object) -> bool:
 
 
 def refusal(request: ScoreRequest, failure: Failure) -> Verdict:
-    """The verdict of a request that no worker scores."""
+    """The verdict on a request that no worker will score."""
     return Verdict(
         request_id=request.request_id,
         status="failed",

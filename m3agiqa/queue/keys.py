@@ -1,27 +1,31 @@
-"""Names in Redis. Scripts have them as constants, see `m3agiqa.queue.scripts`."""
+"""Names of keys, lists and channels in Redis. Scripts get them as constants, see `m3agiqa.queue.scripts`."""
 
 from __future__ import annotations
 
-#: Celery's queues and tasks. The names of tasks to run lie on a queue's lists, one list a priority.
+from typing import get_args
+
+from m3agiqa.contract import Priority
+
+#: Celery's queues and tasks. A queue has a list for each priority, with the names of tasks to run.
 SCORE_QUEUE = "score"
 DELIVER_QUEUE = "deliver"
 SCORE_TASK = "m3agiqa.score"
 DELIVER_TASK = "m3agiqa.deliver"
-#: Most urgent first. The most urgent one's list has the queue's bare name.
-PRIORITIES = (0, 3, 6, 9)
+#: Priorities, the most urgent first, whose list has the queue's bare name.
+PRIORITIES: tuple[int, ...] = get_args(Priority)
 SEPARATOR = ":"
 
-#: Sorted set: every task that is owed, by when to look after it, in seconds of the Redis server's clock.
+#: Sorted set: every task that is owed, by the time to look after it, seconds of the Redis server's clock.
 OWED = "m3agiqa:owed"
-#: Sorted set: tasks whose entries in the ledger nobody can read, by when they were set aside.
+#: Sorted set: tasks whose entry in the ledger cannot be read, by the time they were set aside.
 UNREAD = "m3agiqa:unread"
 #: Seconds that the oldest request on the score queue has waited, with a short time to live.
 OLDEST = "m3agiqa:oldest"
-#: Hash: what was given up, one JSON object each, by its id.
+#: Hash: dead letters as JSON by id.
 DEAD = "m3agiqa:dead"
-#: Sorted set: the ids of dead letters by when they came.
+#: Sorted set: ids of dead letters by the time they came.
 DEAD_ORDER = "m3agiqa:dead:order"
-#: Numbers: the bytes of all dead letters, and how many were dropped to make room for others.
+#: Numbers: bytes of all dead letters, and dead letters dropped to make room for others.
 DEAD_BYTES = "m3agiqa:dead:bytes"
 DEAD_DROPPED = "m3agiqa:dead:dropped"
 
@@ -37,12 +41,12 @@ def inbox(priority: int) -> str:
 
 
 def newer(priority: int) -> str:
-    """The list of requests that wait for a worker of a later version."""
+    """The list of entries that wait for a worker of a later version."""
     return f"m3agiqa:newer:{priority}"
 
 
 def wakeups(queue: str, priority: int = 0) -> str:
-    """The list of `queue` for one of PRIORITIES, with names of tasks to run."""
+    """The list of `queue` for a priority, with names of tasks to run."""
     if priority not in PRIORITIES:
         raise ValueError(f"priority {priority} is none of {PRIORITIES}")
     return f"{queue}{SEPARATOR}{priority}" if priority else queue
@@ -64,5 +68,5 @@ def done(request_id: str) -> str:
 
 
 def scores(key: str) -> str:
-    """Key of what the model said about an image with a prompt, as JSON, with a time to live."""
+    """Key of remembered scores of an image and a prompt, as JSON, with a time to live."""
     return _SCORES + key

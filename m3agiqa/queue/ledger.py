@@ -1,8 +1,8 @@
 """The ledger in Redis: every request that is owed an answer, so that no crash between two commands loses one.
 
-A *task* is one thing to do: scoring a request (its name is the request's id) or one delivery of its verdict
-(`ID:callback`, `ID:s3`). What is to be done stands in the ledger, which workers alone write. Messages carry a name and
-nothing else: one that is forged, repeated, lost or late wakes a task that is owed anyway, or nobody.
+A *task* is one thing to do: to score a request (the task's name is the request's id), or to deliver its verdict once
+(`ID:callback`, `ID:s3`). The ledger, which workers alone write, says what to do. A message carries a task's name alone:
+a message that is forged, repeated, lost or late wakes a task that is owed anyway, or none.
 
     admit ──▶ queued ──claim──▶ with a worker ──┬─ publish (scored) ─▶ gone; a task for each delivery is queued
                 ▲                  │            ├─ settle (delivered) ─▶ gone; with the last one, settled
@@ -14,24 +14,24 @@ nothing else: one that is forged, repeated, lost or late wakes a task that is ow
 An entry is a hash:
 
     state                 see `State`
-    request, content      the request as JSON while anything is owed, and what tells its repetition from another request
-    priority              where its name is queued
-    verdict               as JSON, while deliveries are owed: what is signed and sent is this
-    score, callback, s3   of each task that is still owed, how many attempts have ended
-    TASK.queued           when its name was queued; 0 once a worker took it, and while it waits to be tried again, -1
-                          while it waits because several workers were lost with it
-    TASK.run, TASK.fair   how often a worker began it, and which of these runs last ended properly
+    request, content      the request as JSON while anything is owed, and its fingerprint, which a repetition shares
+    priority              which list of the score queue its name goes on
+    verdict               as JSON while deliveries are owed: exactly this is signed and sent
+    score, callback, s3   attempts that have ended, for each task that is still owed
+    TASK.queued           when the name was queued; 0 once a worker has the task, and while it waits for its next
+                          attempt; -1 while it waits alone, because several workers were lost with it
+    TASK.run, TASK.fair   how many runs were begun, and the number of the last run that ended properly
     buried                how many of its tasks are dead letters
-    history               a line for everything above, the newest last
+    history               a line for each event, the newest last
 
-Each owed task has one time at which somebody must look after it (the sorted set `keys.OWED`): soon after it was queued,
-after the lease of the worker that has it, or when it is due again. `sweep` queues what is overdue, what was lost in
-front of all. A name that is still waiting there is told by the time at which its list's oldest was queued: along a list
-these times grow, so that a long queue never fills with copies.
+Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was
+queued, at the end of its worker's lease, or when its next attempt is due. `sweep` queues tasks that are overdue, lost
+ones first. It leaves out a task whose name is still on its list: names lie there in the order in which they were
+queued, so a name that was queued after the oldest one there is there too. So a long queue does not fill with copies.
 
-A worker that was thought dead and comes back may still publish, if it is the first to do so. Anything else it does is
-ignored, because its run of the task is not the last one. A run that never ends properly took its worker along, or went
-with it. So many of them in a row make a poison task; from the second on, tasks lost together come again apart.
+A worker that was taken for dead and comes back may still publish, if it is the first. The ledger ignores anything else
+from it, because its run of the task is no longer the last one. A run that does not end properly killed its worker, or
+died with it: several in a row make a poison task, and from the second on, tasks that were lost together run apart.
 """
 
 from __future__ import annotations
@@ -44,128 +44,39 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 
-from redis import Redis
-
-from m3agiqa.contract import Failure, ScoreRequest, Verdict
-from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, PoisonTask, QueueUnavailable, RequestInvalid
+from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
+from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.connection import SILENCE_S, Connection
 from m3agiqa.queue.dead import DeadLetter
 from m3agiqa.queue.inbox import Admission
+from m3agiqa.queue.state import State
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: work already done is worth waiting for a Redis that restarts.
+#: Seconds for which a command is tried again: work that is done is worth waiting for a Redis that restarts.
 PATIENCE_S = 60.0
-#: Overdue tasks queued by one run of the script, which blocks Redis meanwhile.
+#: Overdue tasks that one run of the script queues at most, as Redis does nothing else meanwhile.
 SWEPT_AT_ONCE = 100
-#: Seconds that a request of a later version is left to others.
+#: Seconds for which a request of a later version is left to workers of that version.
 _NEWER_S = 5.0
-
-_POISON = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
-
-
-class State(StrEnum):
-    """Where a request is."""
-
-    SUBMITTED = "submitted"
-    FETCHING = "fetching"
-    SCORING = "scoring"
-    #: The verdict is there, and its deliveries are queued.
-    SCORED = "scored"
-    DELIVERING = "delivering"
-    #: Nothing is owed any more.
-    SETTLED = "settled"
-    #: Given up: a dead letter says why.
-    DEAD = "dead"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A task that this worker has. Its methods raise QueueUnavailable if Redis stays away for about a minute."""
-
-    ledger: Ledger
-    task: str
-    #: "score", "callback" or "s3".
-    kind: str
-    #: Counts its beginnings, by all workers.
-    run: int
-    #: Counts from 1; a run that was lost or put off counts for none.
-    attempt: int
-    request: ScoreRequest
-    #: The verdict to deliver, as JSON; empty while there is none.
-    verdict: str
-    history: tuple[str, ...]
-    #: Too many runs never ended: it is to be given up.
-    poisoned: bool = False
-    #: When it was begun, seconds of the monotonic clock.
-    since: float = field(default_factory=time.monotonic)
-
-    def mark_scoring(self) -> None:
-        """Write down that the image is fetched and waits for the model."""
-        self.ledger.mark(self, State.SCORING)
-
-    def publish(self, verdict: Verdict) -> bool:
-        """Keep a verdict, announce it and owe its deliveries: all of it, or nothing if there is a verdict already.
-
-        Says which. A poisoned task becomes a dead letter beside it.
-        """
-        return self.ledger.publish(self, verdict, self.dead_letter(_POISON) if self.poisoned else None)
-
-    def delivered(self) -> None:
-        self.ledger.settle(self)
-
-    def postpone(self, delay_s: float, why: str) -> None:
-        """This attempt ended; the next one comes in `delay_s` seconds."""
-        self.ledger.postpone(self, delay_s, why, attempted=True)
-
-    def release(self, delay_s: float = 0.0, *, why: str) -> None:
-        """Give it back unchanged, to be taken again in `delay_s` seconds by anybody."""
-        self.ledger.postpone(self, delay_s, why)
-
-    def abandon(self, why: str) -> None:
-        """Give back what this worker cannot end any more; if that happens often, it is the task's fault."""
-        self.ledger.postpone(self, 0.0, why, fair=False)
-
-    def bury(self, error: Exception) -> None:
-        """Give it up: it becomes a dead letter."""
-        self.ledger.bury(self, self.dead_letter(error))
-
-    def dead_letter(self, error: Exception) -> DeadLetter:
-        failure = Failure.from_error(error)
-        return DeadLetter(
-            queue=keys.SCORE_QUEUE if self.kind == "score" else keys.DELIVER_QUEUE,
-            request_id=self.request.request_id,
-            kind=self.kind,
-            code=failure.code,
-            reason=failure.message,
-            attempts=max(1, self.run if self.poisoned else self.attempt),
-            task=self.task,
-            history=self.history,
-            message=self.request.to_json(),
-        )
-
-    @property
-    def poison(self) -> PoisonTask:
-        return _POISON
 
 
 class Ledger:
-    """What workers do to the ledger. Safe to share between threads.
+    """All that workers do with the ledger. Safe to share between threads.
 
     Every method raises QueueUnavailable if Redis stays away for about a minute.
 
     Args:
-        redis_url: of the Redis.
-        lease_s: seconds for which a task is a worker's, unless it says again that it has it.
-        longest_run_s: seconds after which it may not say so any more.
-        max_lost_runs: runs in a row that never ended, from which on a task is poison.
-        result_ttl_s: seconds for which verdicts are kept, and settled requests remembered.
-        dead_letters_bytes: kept of dead letters at most; then the oldest ones are dropped.
+        redis_url: URL of the Redis.
+        lease_s: seconds for which a worker has a task, unless it renews the lease.
+        longest_run_s: seconds after which it cannot renew the lease any more.
+        max_lost_runs: runs in a row that do not end, after which a task is poison.
+        result_ttl_s: seconds for which verdicts are kept and settled requests remembered.
+        dead_letters_bytes: bytes of dead letters to keep; beyond, the oldest are dropped.
         silence_s: seconds without an answer after which a connection is given up.
     """
 
@@ -180,7 +91,7 @@ class Ledger:
         dead_letters_bytes: int = 64 * 2**20,
         silence_s: float = SILENCE_S,
     ) -> None:
-        #: Connection to Redis, also for what is kept beside the ledger.
+        #: The connection, which others may use for what they keep beside the ledger.
         self.connection = Connection(redis_url, patience_s=PATIENCE_S, silence_s=silence_s)
         self._run = self.connection.run
         self._longest_run_s = longest_run_s
@@ -194,14 +105,14 @@ class Ledger:
 
     @contextmanager
     def claim(self, task: str) -> Iterator[Claim]:
-        """Have a task for `lease_s` seconds, and while `renew` is called.
+        """Lease a task for `lease_s` seconds, and longer while `renew` is called.
 
-        What leaves the block as `Busy` puts the task off, QueueUnavailable gives it back, and what nobody foresaw makes
-        it a dead letter; all of them go on to the caller.
+        If the block raises `Busy`, the task is put off; if QueueUnavailable, it is given back; if any other error, it
+        becomes a dead letter. The error goes on to the caller in each case.
 
         Raises:
-            NotOwed: it is done, given up, or unknown; somebody has it; it waits until it is due; or it is for workers
-                of a later version.
+            NotOwed: the task is done, given up or unknown; another worker has it; it is not due yet; or only workers of
+                a later version can read it.
         """
         claim = self._take(task)
         with self._lock:
@@ -212,7 +123,7 @@ class Ledger:
             claim.release(busy.delay_s, why=str(busy))
             raise
         except QueueUnavailable:
-            # If Redis does not take that either, the lease ends by itself.
+            # If Redis does not take this either, the lease ends by itself.
             with suppress(QueueUnavailable):
                 claim.release(why="its outcome could not be kept")
             raise
@@ -225,7 +136,7 @@ class Ledger:
                 self._held.pop((task, claim.run), None)
 
     def held(self) -> list[Claim]:
-        """The tasks that this process has."""
+        """The claims that this process has now."""
         with self._lock:
             return list(self._held.values())
 
@@ -249,7 +160,7 @@ class Ledger:
         )
 
     def _read(self, task: str, run: int, request: str) -> ScoreRequest:
-        """Raises NotOwed for what is not to be read here."""
+        """Parse a task's request. Raises NotOwed if a later version must read it, or if nothing can."""
         try:
             return ScoreRequest.parse(json.loads(request))
         except NewerVersion as newer:
@@ -264,7 +175,7 @@ class Ledger:
                 reason="its request in the ledger cannot be read",
                 attempts=1,
                 task=task,
-                # What is no UTF-8 came as halves of surrogate pairs.
+                # Bytes that are no UTF-8 came as halves of surrogate pairs.
                 message=request.encode(errors="surrogateescape").decode(errors="backslashreplace"),
             )
             self._run("bury", [task, run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
@@ -302,16 +213,16 @@ class Ledger:
         self._run("bury", [claim.task, claim.run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
 
     def renew(self) -> None:
-        """Keep what this process has for another `lease_s` seconds, but nothing for longer than `longest_run_s`."""
+        """Renew this process' leases for another `lease_s` seconds, but none that began `longest_run_s` seconds ago."""
         now = time.monotonic()
         going = [claim for claim in self.held() if now - claim.since < self._longest_run_s]
         if going:
             self._run("renew", [self.lease_s, *(word for claim in going for word in (claim.task, claim.run))])
 
     def sweep(self) -> int:
-        """Queue what is overdue; returns how many tasks were overdue, `SWEPT_AT_ONCE` at most.
+        """Queue tasks that are overdue; returns how many were, `SWEPT_AT_ONCE` at most.
 
-        Each is queued once, however many call. What cannot be read is set aside.
+        Each is queued once, however many workers sweep. Entries that cannot be read are set aside.
         """
         overdue, unread = self._run("sweep", [SWEPT_AT_ONCE])
         if unread:
@@ -319,11 +230,11 @@ class Ledger:
         return int(overdue)
 
     def wait(self, priority: int, timeout_s: int) -> bool:
-        """Whether anything lies in the inbox of this priority, at the latest after `timeout_s` seconds."""
+        """Wait until an entry lies in the inbox of this priority. False if none came within `timeout_s` seconds."""
         return self._admission.wait(priority, timeout_s)
 
     def admit(self, priority: int) -> int:
-        """Take up what comes next in the inbox of this priority, up to 100 entries; returns how many."""
+        """Take in the next entries of the inbox of this priority, up to 100; returns how many."""
         return self._admission.admit(priority)
 
     def close(self) -> None:
@@ -333,16 +244,3 @@ class Ledger:
 @cache
 def _whoami() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def state_of(redis: Redis, request_id: str) -> State | None:
-    """Where a request is. Raises what redis-py raises."""
-    found = redis.hget(keys.request(request_id), "state")
-    return State(found) if found in list(State) else None
-
-
-def history_of(redis: Redis, request_id: str) -> tuple[str, ...]:
-    """A line for everything that happened to a request, each with its Unix time, the newest last. Raises what redis-py
-    raises.
-    """
-    return tuple(str(redis.hget(keys.request(request_id), "history") or "").splitlines())

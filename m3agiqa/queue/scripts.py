@@ -1,6 +1,4 @@
-"""The scripts in `lua/`: everything that is done to the ledger is one, as Redis runs a script as one step that nobody
-sees half done.
-"""
+"""The scripts in `lua/`. Only scripts change the ledger: Redis runs each as one step, which nobody sees half done."""
 
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ _NAMES = {
     "SCORE_QUEUE": keys.SCORE_QUEUE,
     "DELIVER_QUEUE": keys.DELIVER_QUEUE,
 }
-#: What ends work needs little memory and frees more: Redis runs it although its memory is full. Any other script it
-#: refuses as a whole then, rather than in the middle.
+#: Scripts that end work need little memory and free more, so Redis runs them though its memory is full. It refuses any
+#: other script then before it starts, not in the middle.
 _ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop"})
 
 
 @cache
 def text(name: str) -> str:
-    """A script as Redis gets it."""
+    """The text of a script as Redis gets it."""
     flags = " flags=allow-oom" if name in _ALWAYS else ""
     names = f"local {', '.join(_NAMES)} = {', '.join(map(repr, _NAMES.values()))}"
     return "\n".join([f"#!lua{flags}", names, _file("prelude"), _file(name)])

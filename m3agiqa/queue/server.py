@@ -1,4 +1,4 @@
-"""What answers at a Redis URL, and whether it can hold the queue."""
+"""Checks what answers at a Redis URL, and whether it can hold the queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m3agiqa.queue.connection import IN_CLUSTER, SILENCE_S, connect, translated
 
 #: Major version of the oldest Redis whose scripts may say that they run although memory is full.
 _OLDEST = 7
-#: What Redis does when its memory is full: it refuses, and drops nothing.
+#: The maxmemory-policy by which Redis refuses writes when its memory is full, and drops nothing.
 _KEEPING = "noeviction"
 
 
@@ -22,7 +22,7 @@ _KEEPING = "noeviction"
 class Server:
     """What answers at a Redis URL."""
 
-    #: Such as "Valkey 9.0.1".
+    #: Product and version, such as "Valkey 9.0.1".
     name: str
     #: Why it cannot hold the queue; None if it can.
     unfit: str | None = None
@@ -31,11 +31,11 @@ class Server:
 
 
 def look(url: str) -> Server:
-    """Ask Redis what it is, and how it keeps what it is given; what its user may not ask stays open.
+    """Ask Redis for its product, version and settings. Answers that its user may not see count as good ones.
 
     Raises:
         ConfigError: not a Redis URL.
-        QueueUnavailable: no answer, a wrong password, or something else than Redis.
+        QueueUnavailable: no answer, a wrong password, or not a Redis.
     """
     with connect(url, patience_s=0) as redis, translated(url):
         told = _info(redis)
@@ -46,13 +46,13 @@ def fit(url: str, *, silence_s: float = SILENCE_S) -> None:
     """Refuse a server that cannot hold the queue.
 
     Raises:
-        ConfigError: not a Redis URL, or such a server.
-        QueueUnavailable: as `look`.
+        ConfigError: not a Redis URL, or a server that cannot hold the queue.
+        QueueUnavailable: as `look` raises it.
     """
     with connect(url, patience_s=0, silence_s=silence_s) as redis, translated(url):
         told = _info(redis)
     if told is not None and (unfit := _server(told, saves=True).unfit):
-        raise ConfigError(f"Redis at {Address.parse(url).place} cannot hold the queue: {unfit}")
+        raise ConfigError(f"Redis at {Address.parse(url).endpoint} cannot hold the queue: {unfit}")
 
 
 def _info(redis: Redis) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ def _unfit(told: dict[str, Any], product: str, number: str) -> str | None:
 
 
 def _saves(redis: Redis, told: dict[str, Any]) -> bool:
-    """Whether a restart finds what was there; taken for granted where we may not ask."""
+    """Whether Redis saves to its disk; true where its user may not ask."""
     if told.get("aof_enabled"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""What befalls workers and Redis, at random but by a seed."""
+"""Faults of workers and Redis, at random times by a seed."""
 
 from __future__ import annotations
 

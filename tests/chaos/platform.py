@@ -19,7 +19,7 @@ from tests.support import png
 
 SECRET = "whsec_" + "c2VjcmV0" * 5
 TROUBLES = ("500", "429", "hang", "reset")
-#: Of all requests, one in so many meets each trouble.
+#: One in so many requests meets each trouble.
 ONE_IN = 25
 #: Seconds that an answer hangs: longer than workers wait.
 HANG_S = 4.0
@@ -46,11 +46,11 @@ class Platform:
         self._lock = threading.Lock()
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         return f"127.0.0.1:{self.server.server_port}"
 
     def url(self, path: str) -> str:
-        return f"http://{self.place}/{path}"
+        return f"http://{self.endpoint}/{path}"
 
     def trouble(self, who: str) -> str | None:
         with self._lock:

@@ -87,8 +87,8 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
         "deliver_timeout_s": 2,
         "score_retry_delays_s": delays,
         "deliver_retry_delays_s": delays,
-        "fetch_allow_hosts": platform.place,
-        "deliver_allow_hosts": platform.place,
+        "fetch_allow_hosts": platform.endpoint,
+        "deliver_allow_hosts": platform.endpoint,
         "webhook_secrets": SECRET,
         "prelude": DYING.format(calm=str(folder / "calm")),
     }
@@ -104,7 +104,7 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
 
 
 def submit(client: Client, platform: Platform, names: list[str]) -> None:
-    """As a backend does: again, until it is certain."""
+    """Submit as a backend does: again and again, until it is certain."""
     requests = [
         {
             "image_url": platform.url(f"missing/{name}.png" if name in MISSING else f"{name}.png"),

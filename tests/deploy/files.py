@@ -60,7 +60,7 @@ def interpolate(value: Any, variables: dict[str, str]) -> Any:
 
 
 def environment(service: str, variables: dict[str, str]) -> dict[str, str]:
-    """What the service's container has in its environment, less what the image itself sets."""
+    """The environment of a service's container, without variables that the image sets."""
     declared = interpolate(SERVICES[service].get("environment", {}), variables)
     passed = {name: variables.get(name) if value is None else str(value) for name, value in declared.items()}
     return {name: value for name, value in passed.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What Compose reads."""
+"""Checks what Compose reads."""
 
 from __future__ import annotations
 

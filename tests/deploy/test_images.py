@@ -1,4 +1,4 @@
-"""What the images are built from."""
+"""Checks what container images are built from."""
 
 from __future__ import annotations
 

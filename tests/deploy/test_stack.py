@@ -1,4 +1,4 @@
-"""What the containers would run, run without them."""
+"""Runs the commands of the containers without containers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path: Path, web: Web) -> Iterator[Stack]:
-    variables = dict.fromkeys(("M3AGIQA_FETCH_ALLOW_HOSTS", "M3AGIQA_DELIVER_ALLOW_HOSTS"), web.place)
+    variables = dict.fromkeys(("M3AGIQA_FETCH_ALLOW_HOSTS", "M3AGIQA_DELIVER_ALLOW_HOSTS"), web.endpoint)
     stack = Stack(tmp_path, {**variables, "M3AGIQA_MODEL": "fake"})
     yield stack
     stack.down()

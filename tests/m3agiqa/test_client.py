@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -12,7 +13,8 @@ from m3agiqa.client import Client
 from m3agiqa.contract import ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.support import eventually
 from tests.support_verdicts import verdict
 
@@ -26,6 +28,41 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 def requests(redis: Redis, priority: int = 3) -> list[ScoreRequest]:
     """What waits in an inbox, the next one first."""
     return [inbox.parse(text, priority) for text in reversed(redis.lrange(keys.inbox(priority), 0, -1))]
+
+
+@pytest.fixture
+def own_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The operator's folder of policies, with one called `strict`, as the environment names it."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "strict.yaml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    return folder
+
+
+def test_a_policy_that_no_worker_can_find_is_refused_where_their_folder_is_known(
+    client: Client, redis: Redis, own_policies: Path
+) -> None:
+    # when a request names a policy of the operator's, or one that ships, it is taken
+    client.submit_many(
+        [{"image_url": "https://host/a.png", "prompt": "", "policy": name} for name in ("strict", "default")]
+    )
+    # and when it names none of them, nothing is enqueued
+    with pytest.raises(RequestInvalid, match=r"policy: there is no strct; one of: .*strict"):
+        client.submit(image_url="https://host/a.png", prompt="", policy="strct")
+    assert [request.policy for request in requests(redis)] == ["strict", "default"]
+
+
+@pytest.mark.parametrize("folder", ["", "missing", "models-alone"])
+def test_a_policy_is_left_to_the_worker_where_nobody_knows_its_folder(
+    client: Client, redis: Redis, own_policies: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a producer without that folder, or whose folder has no policies in it
+    (own_policies.parent / "models-alone").mkdir()
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", folder and str(own_policies.parent / folder))
+    # then a policy that is unknown here is enqueued
+    client.submit(image_url="https://host/a.png", prompt="", policy="strct")
+    assert [request.policy for request in requests(redis)] == ["strct"]
 
 
 def test_public_names() -> None:

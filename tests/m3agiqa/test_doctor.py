@@ -53,7 +53,7 @@ def test_a_machine_that_can_score_passes(
     assert main(["doctor", "--redis-url", redis_url]) == 0
 
     out = capsys.readouterr().out
-    assert f"{Address.parse(redis_url).place} answers" in out
+    assert f"{Address.parse(redis_url).endpoint} answers" in out
     assert "model mini" in out
     assert "profile published is not downloaded" in out
     assert "next: m3agiqa download" in out
@@ -234,7 +234,7 @@ def hand_on(source: socket.socket, target: socket.socket) -> None:
 def test_rediss_speaks_tls_and_checks_the_certificate(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, _, port = Address.parse(redis_url).place.partition(":")
+    host, _, port = Address.parse(redis_url).endpoint.partition(":")
     certificate = make_certificate(tmp_path)
     with speaking_tls((host, int(port)), certificate) as url:
         with pytest.raises(QueueUnavailable, match="SSLCertVerificationError"):

@@ -31,7 +31,7 @@ def _redis_of_the_test(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def requests(redis: Redis, priority: int = 3) -> list[ScoreRequest]:
-    """What waits in an inbox, the next one first."""
+    """The requests that wait in an inbox, the next one first."""
     return [inbox.parse(text, priority) for text in reversed(redis.lrange(keys.inbox(priority), 0, -1))]
 
 
@@ -115,6 +115,26 @@ def test_a_csv_with_bad_rows(redis: Redis, tmp_path: Path, capsys: Output) -> No
     assert "line 7: it has 2 cells" in output.err
     assert "3 rows were not submitted" in output.err
     assert "secret" not in output.err
+
+
+def test_a_policy_that_no_worker_can_find_is_a_wrong_option_and_a_bad_row(
+    redis: Redis, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given the folder in which workers look, with no policy of its own
+    (tmp_path / "policies").mkdir()
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    # when an image is submitted with an unknown policy, then it is wrong usage
+    assert main(["one", "https://host/a.png", "--prompt", "", "--policy", "strct"]) == 2
+    # and when a row of a file names one, the other rows are submitted
+    file = write(
+        tmp_path / "a.csv",
+        ("image_url", "prompt", "policy"),
+        ("https://host/a.png", "", "strct"),
+        ("https://host/b.png", "", "observe"),
+    )
+    assert main(["csv", file]) == 1
+    assert "line 2: policy: there is no strct; one of: default, observe" in capsys.readouterr().err
+    assert [request.policy for request in requests(redis)] == ["observe"]
 
 
 def test_a_csv_as_a_spreadsheet_writes_it(redis: Redis, tmp_path: Path, capsys: Output) -> None:

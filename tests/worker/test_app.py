@@ -6,7 +6,7 @@ from kombu.transport.redis import Channel, Transport
 
 from m3agiqa.errors import ConfigError
 from worker.app import configuration
-from worker.settings import PREFIX, Settings
+from worker.settings import Settings, variable
 
 
 def test_every_setting_exists_in_this_celery() -> None:
@@ -27,18 +27,9 @@ def test_the_visibility_timeout_leaves_room_for_a_slow_image() -> None:
     assert configuration(settings)["broker_transport_options"]["visibility_timeout"] == 333
 
 
-def test_what_kubernetes_says_of_a_service_is_no_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_REDIS", "PORT", "PORT_6379_TCP", "PORT_6379_TCP_ADDR"):
-        monkeypatch.setenv(f"M3AGIQA_REDIS_{name}", "tcp://10.0.0.1:6379")
-    assert Settings.from_environment().max_batch == 8
-    monkeypatch.setenv("M3AGIQA_MAX_BATHC", "9")
-    with pytest.raises(ConfigError, match="no such setting: M3AGIQA_MAX_BATHC"):
-        Settings.from_environment()
-
-
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
-        monkeypatch.setenv(PREFIX + name.upper(), "")
+        monkeypatch.setenv(variable(name), "")
     assert Settings.from_environment() == Settings()
     # and a list is made empty by a comma
     monkeypatch.setenv("M3AGIQA_SCORE_RETRY_DELAYS_S", ",")

@@ -202,17 +202,17 @@ def test_the_same_image_and_prompt_are_scored_once(client: Client, web: Web, wor
 def test_a_slow_receiver_keeps_no_other_waiting(client: Client, web: Web, worker_process: Start) -> None:
     # given a worker with four threads, and many verdicts for a receiver that never answers
     with socket.create_server(("127.0.0.1", 0), backlog=64) as dead:
-        place = f"127.0.0.1:{dead.getsockname()[1]}"
+        endpoint = f"127.0.0.1:{dead.getsockname()[1]}"
         worker_process("score")
         worker_process(
             "deliver",
             concurrency=4,
             deliver_max_per_host=2,
             deliver_timeout_s=PATIENCE_S,
-            deliver_allow_hosts=f"{place},{web.place}",
+            deliver_allow_hosts=f"{endpoint},{web.endpoint}",
         )
         stuck = [
-            client.submit(image_url=web.url("a.png"), prompt="", callback_url=f"http://{place}/") for _ in range(20)
+            client.submit(image_url=web.url("a.png"), prompt="", callback_url=f"http://{endpoint}/") for _ in range(20)
         ]
         eventually(lambda: [client.state(one) for one in stuck].count("delivering") >= 2, "the slow receiver is busy")
         # when others want theirs

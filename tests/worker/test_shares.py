@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from m3agiqa.errors import Busy
-from worker import shares as module
-from worker.shares import FIRST_LOOK_S, MOST_SERVERS, PATIENCE_S, Share, Shares, endpoint_at, site_of
+from worker.shares import FIRST_LOOK_S, MOST_SERVERS, PATIENCE_S, Share, Shares
+from worker.web import sites
+from worker.web.sites import endpoint_at, site_of
 
 
 class Clock:
@@ -453,7 +454,7 @@ def test_the_list_of_suffixes_comes_with_its_package(
     """Nothing is downloaded, and nothing cached."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TLDEXTRACT_CACHE", str(tmp_path / "cache"))
-    suffixes: Any = module._suffixes
+    suffixes: Any = sites._suffixes
     monkeypatch.setattr(suffixes, "_extractor", None)
     assert site_of("a.customer.co.uk", 443) == "customer.co.uk"
     assert connects.tried == []

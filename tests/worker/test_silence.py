@@ -68,7 +68,7 @@ class BlackHole:
 
 @pytest.fixture
 def hole(redis_url: str) -> Iterator[BlackHole]:
-    host, _, port = Address.parse(redis_url).place.rpartition(":")
+    host, _, port = Address.parse(redis_url).endpoint.rpartition(":")
     hole = BlackHole(host, int(port))
     yield hole
     hole.close()
@@ -86,8 +86,8 @@ def behind(hole: BlackHole, redis_url: str, web: Web, tmp_path: Path) -> Iterato
             "redis_silence_s": SILENCE_S,
             "model": "fake",
             "max_batch": 4,
-            "fetch_allow_hosts": web.place,
-            "deliver_allow_hosts": web.place,
+            "fetch_allow_hosts": web.endpoint,
+            "deliver_allow_hosts": web.endpoint,
             "webhook_secrets": "whsec_" + "c2VjcmV0" * 5,
         }
         folder = tmp_path / f"behind{len(started)}"
@@ -143,11 +143,11 @@ def test_a_worker_whose_main_loop_hangs_is_not_ready_and_ends(behind: Callable[.
         "worker.ops.health.STALE_S, worker.ops.health.INTERVAL_S = 1, 0.1\n"
         "worker.ops.loops.STUCK_S = 3\n"
         "from worker.celery_patches import transport\n"
-        "read = transport.Channel._brpop_read\n"
+        "read = transport.NamesOnlyChannel._brpop_read\n"
         "def hang(self, **options):\n"
         f"    while pathlib.Path({str(file)!r}).exists(): threading.Event().wait(0.1)\n"
         "    return read(self, **options)\n"
-        "transport.Channel._brpop_read = hang\n"
+        "transport.NamesOnlyChannel._brpop_read = hang\n"
     )
     worker = behind("score", prelude=prelude)
     pid = worker.process.pid

@@ -136,7 +136,9 @@ def test_images_of_a_worker_overtake_those_that_drip(
 ) -> None:
     # given a worker, and more URLs of a slow server than it has threads
     slow = serve(drip)
-    worker_process("score", concurrency=8, fetch_timeout_s=PATIENCE_S, fetch_allow_hosts=f"{slow.netloc},{web.place}")
+    worker_process(
+        "score", concurrency=8, fetch_timeout_s=PATIENCE_S, fetch_allow_hosts=f"{slow.netloc},{web.endpoint}"
+    )
     dripping = [client.submit(image_url=f"{slow.url}/{number}", prompt="") for number in range(30)]
     # when others are submitted
     others = [client.submit(image_url=web.url(f"{number}.png"), prompt="") for number in range(10)]

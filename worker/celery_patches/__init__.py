@@ -1,1 +1,1 @@
-"""What we change in Celery and kombu, a file each, with why and the version it was seen in."""
+"""Changes to Celery and kombu: a file for each, with its reason and the version in which it was needed."""

@@ -1,7 +1,7 @@
-"""Celery's events, none of them lost between threads.
+"""Keeps Celery 5.6 from losing events between threads.
 
-Celery's dispatcher publishes its buffer and then empties it. What a task's thread adds in between is dropped, and
-Flower may show that task as running for ever.
+Its dispatcher publishes a buffer and then empties it: an event that a task's thread adds in between is lost, and Flower
+may show that task as running for ever.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""kombu 5.7's Redis transport, of which Celery sees messages that were written here.
+"""A Redis transport for kombu 5.7 that takes nothing from a message but a task's name.
 
-Celery and kombu trust what lies on a list: something that is not JSON ends the worker, a message without a delivery tag
-drops its connection, an odd header ends the worker or is never acknowledged. Here a message is a name and nothing else
-(see `wakeups`); what carries none wakes nobody.
+Celery and kombu trust what lies on a list: a text that is not JSON ends the worker, a message without a delivery tag
+drops its connection, an odd header ends the worker or is never acknowledged. This transport reads a name from a message
+and gives Celery a new message with it (see `wakeups`); it drops a message without a name.
 
-Nor does anybody see from outside whether Celery's main loop, which takes messages, still comes round: `idle_s` tells.
+It also tells how long Celery's main loop has stood still (`idle_s`), which nothing else shows.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _QUEUES = (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)
 
 
 def install() -> None:
-    """Use it in this process from now on, for every Redis URL."""
-    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
+    """Have kombu use this transport in this process for every Redis URL."""
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:NamesOnlyTransport"))
 
 
 def idle_s() -> float:
     """Seconds since Celery's main loop last came round, or tried to reach Redis."""
-    return time.monotonic() - Transport.came_round
+    return time.monotonic() - NamesOnlyTransport.came_round
 
 
 def _come_round() -> None:
-    Transport.came_round = time.monotonic()
+    NamesOnlyTransport.came_round = time.monotonic()
 
 
 class NamesOnlyRedis(Redis):
-    """Answers a BRPOP that got a message without a name like one that got none."""
+    """Drops messages without a task's name: BRPOP then seems to have found nothing."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ class NamesOnlyRedis(Redis):
         list_key, raw = reply
         queue, _, priority = list_key.decode().partition(keys.SEPARATOR)
         if queue not in _QUEUES:
-            # What workers ask each other as they start is answered on lists of Celery's own.
+            # Lists of Celery's own: workers ask each other questions as they start.
             return reply
         name = wakeups.name_in(raw, queue)
         if name is None:
@@ -58,11 +58,11 @@ class NamesOnlyRedis(Redis):
         return list_key, wakeups.message(queue, int(priority or 0), name).encode()
 
 
-class Channel(kombu_redis.Channel):
+class NamesOnlyChannel(kombu_redis.Channel):
     _pooled: NamesOnlyRedis | None = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
-        """One client for a pool of connections, where kombu makes one for every command, each like the others."""
+        """One client for each pool of connections, where kombu makes a new one for every command."""
         if asynchronous:
             return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
         if self._pooled is None or self._pooled.connection_pool is not self.pool:
@@ -74,9 +74,9 @@ class Channel(kombu_redis.Channel):
         return NamesOnlyRedis
 
 
-class Transport(kombu_redis.Transport):
-    Channel = Channel
-    #: When the main loop last did, in seconds of the monotonic clock.
+class NamesOnlyTransport(kombu_redis.Transport):
+    Channel = NamesOnlyChannel
+    #: When the main loop last came round, seconds of the monotonic clock.
     came_round = time.monotonic()
 
     def establish_connection(self) -> Any:

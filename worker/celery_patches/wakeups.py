@@ -1,8 +1,8 @@
-"""The message that Celery sees for a name on a list.
+"""Reads the task's name from a message on a list, and writes the message that Celery sees instead.
 
-Celery 5.6 and kombu 5.7 believe headers that anybody can write: `timelimit` or `stamped_headers` of another type end a
-worker, `shadow` of another type is never acknowledged, `compression` makes a message vanish with its body in the log.
-So nothing of a message is believed but a task's name, and the rest is written here.
+Celery 5.6 and kombu 5.7 believe headers that anybody can write: `timelimit` or `stamped_headers` of a wrong type end a
+worker, a message with `shadow` of a wrong type is never acknowledged, one with `compression` vanishes and leaves its
+body in the log. So this worker believes the name alone, and writes the rest of the message itself.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import uuid
 
 from m3agiqa.queue import keys
 
-#: Form of the name of a request, or of one of its deliveries, by queue.
+#: Form of a task's name by queue: the id of a request, or the name of one of its deliveries.
 _NAME = {
     keys.SCORE_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
     keys.DELIVER_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}:(callback|s3)"),
 }
 _TASKS = {keys.SCORE_QUEUE: keys.SCORE_TASK, keys.DELIVER_QUEUE: keys.DELIVER_TASK}
-#: Bytes of a message that are looked at: kombu's own, which it puts back, are shorter.
+#: Bytes of a message at most: those that kombu puts back are shorter.
 _MOST_BYTES = 4_096
 
 
 def name_in(raw: bytes, queue: str) -> str | None:
-    """The name that a message on `queue` carries: it is the name, or one of `message`, which kombu puts back whole when
-    a worker stops. None if there is none.
+    """The task's name in a message on `queue`, or None. The message is the name itself, or a text that `message` wrote,
+    which kombu puts back when a worker stops.
     """
     if len(raw) > _MOST_BYTES:
         return None
@@ -45,7 +45,7 @@ def name_in(raw: bytes, queue: str) -> str | None:
 
 
 def message(queue: str, priority: int, name: str) -> str:
-    """A message of Celery's protocol 2 that asks for a task by name, as kombu takes it from a Redis list."""
+    """A message of Celery's protocol 2 for a task's name, in the form in which kombu takes it from a Redis list."""
     body = [[name], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
     return json.dumps(
         {
@@ -72,7 +72,7 @@ def message(queue: str, priority: int, name: str) -> str:
                 "delivery_info": {"exchange": "", "routing_key": queue},
                 "priority": priority,
                 "body_encoding": "base64",
-                # A worker counts on its being unique.
+                # kombu needs a tag that is unique.
                 "delivery_tag": str(uuid.uuid4()),
             },
         }

@@ -1,4 +1,4 @@
-"""Takes verdicts to their receivers."""
+"""Delivers verdicts to their receivers."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m3agiqa.errors import Busy, DeliveryMisconfigured
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 from worker.delivery.sender import Delivery, Sender
 from worker.ops.reporting import failure_of
 
-#: Delays grow by up to this part at random, so that what failed together does not come back together.
+#: Part by which a delay grows at random at most, so that deliveries which failed together do not come back together.
 _JITTER = 0.2
-#: Seconds that a delivery is put off for a busy receiver, at most.
+#: Seconds that a delivery is put off at most because its receiver is busy.
 LONGEST_DELAY_S = 300.0
-#: Attempts after the first where only an operator can help: a dead letter tells more than hours of trying.
+#: Attempts after the first where only an operator can help: a dead letter tells him more than hours of trying.
 RETRIES_IF_MISCONFIGURED = 3
 
 
 @dataclass(frozen=True)
 class DeliveryHandler:
-    """Runs one delivery of a verdict. `retry_delays_s` are the seconds after its first attempts."""
+    """Runs one delivery of a verdict. `retry_delays_s` are the seconds to wait after the first, second ... attempt that
+    failed.
+    """
 
     ledger: Ledger
     sender: Sender
     retry_delays_s: Sequence[float]
 
     def run(self, task: str) -> str:
-        """Deliver; what may work later is tried again later, everything else becomes a dead letter. Says what was done.
+        """Deliver a verdict. A failure that may pass is tried again later; any other makes the delivery a dead letter.
+        Returns what was done, for the log.
 
         Raises:
             NotOwed: there is nothing to do.
             Busy: the receiver has all threads it may have; the delivery comes again.
-            QueueUnavailable: the outcome could not be kept; the delivery comes again.
+            QueueUnavailable: Redis did not take the outcome; the delivery comes again.
         """
         with self.ledger.claim(task) as claim:
             if claim.poisoned:
@@ -65,5 +69,5 @@ class DeliveryHandler:
 def _delivery(claim: Claim) -> Delivery:
     request = claim.request
     url = request.callback_url if claim.kind == "callback" else request.s3_uri
-    assert url is not None, "a delivery is owed where the request names a place"
+    assert url is not None, "a delivery is owed where the request says where to"
     return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at)

@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class Objects:
-    """Writes each verdict once. The first one stays: a repeated delivery changes nothing that a reader may have seen.
+    """Writes each verdict once. A repeated delivery leaves the first object as it is, as somebody may have read it.
 
     Raises:
-        ConfigError: the AWS tools' variables and files make no client.
+        ConfigError: the AWS tools' variables and files are wrong.
     """
 
     def __init__(self, settings: Settings, at_most_s: float) -> None:
         self._buckets = settings.deliver_s3_buckets
-        # Without a bucket it can never be used, and looking for credentials takes time.
+        # Looking for credentials takes time, and without a bucket nothing uses them.
         self._s3: Any = s3.client(settings, settings.deliver_timeout_s) if self._buckets else None
-        #: Buckets whose service was seen to know no If-None-Match.
+        #: Buckets whose service refused If-None-Match.
         self._unconditional: set[str] = set()
         self._failures = s3.Failures(
             forbidden=DeliveryForbidden,
@@ -44,12 +44,12 @@ class Objects:
         """Bucket and prefix of a URL.
 
         Raises:
-            DeliveryForbidden: the bucket is not allowed, or the prefix could lead out of it.
+            DeliveryForbidden: settings do not allow the bucket, or the prefix could lead out of it.
         """
         return s3.split(url, self._buckets, DeliveryForbidden)
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
-        """Write a verdict unless one is there.
+        """Write a verdict unless one is there already.
 
         Raises:
             DeliveryError: it was not written.
@@ -59,15 +59,15 @@ class Objects:
             "Key": key,
             "Body": body,
             "ContentType": "application/json",
-            # Buckets with Object Lock take nothing without a checksum, and every service knows this one.
+            # Buckets with Object Lock demand a checksum, and every service knows this one.
             "ContentMD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
         }
-        with self._failures.of(bucket):
+        with self._failures.translated(bucket):
             if bucket in self._unconditional or not self._put_if_none(wanted):
                 self._look_and_put(wanted)
 
     def _put_if_none(self, wanted: dict[str, Any]) -> bool:
-        """Whether the object is there now; False if the service leaves that open."""
+        """Write the object if none is there; False if nothing was written, as the service knows no such condition."""
         try:
             self._s3.put_object(**wanted, IfNoneMatch="*")
         except ClientError as error:
@@ -87,7 +87,7 @@ class Objects:
         if bucket not in self._unconditional:
             self._unconditional.add(bucket)
             logger.warning(
-                "s3://%s takes no If-None-Match: from now on, each object is looked for first, and written if missing",
+                "s3://%s takes no If-None-Match: from now on, the worker looks for an object, and writes it if missing",
                 bucket,
             )
 
@@ -98,7 +98,7 @@ class Objects:
             status, _ = s3.reason(error)
             if is_temporary(status) and status != 501:
                 raise
-            # Nobody may look, or it is missing: it is the same verdict that would be written again.
+            # It is missing, or the worker may not look: writing again would write the same verdict.
             return False
         # An object without content is a write that broke off.
         return bool(found.get("ContentLength"))

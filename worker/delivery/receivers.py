@@ -1,4 +1,4 @@
-"""What the requests to a receiver carry: signatures, and headers it wants."""
+"""Headers of a callback: its signatures, and those that its receiver wants."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from standardwebhooks import Webhook
 from m3agiqa.errors import ConfigError, DeliveryForbidden
 from m3agiqa.quoting import quoted
 from worker.settings import Settings
-from worker.web.endpoints import by_place, endpoint_of, host_of_endpoint
+from worker.web.endpoints import by_host, endpoint_of, host_of_endpoint
 
-#: What a setting may not say: how the message is framed, what its body is, and who signed it.
+#: Headers that no setting may name: they frame the message, describe its body, and sign it.
 _OURS = re.compile(
     "accept-encoding|connection|content-.*|expect|host|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade"
     "|user-agent|webhook-.*",
     re.IGNORECASE,
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: No control character and nothing beyond ASCII; blanks inside alone, as those around it are no part of it.
+#: Printable ASCII, with blanks inside only: HTTP drops those around a value.
 _HEADER_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
 
 
 class Receivers:
-    """What the settings say of receivers: of single ones, and of all others.
+    """Secrets and headers by receiver: those that a setting names, and all others.
 
     Raises:
-        ConfigError: a secret breaks the standard, a header can be none or is ours, or either is for what is no host.
+        ConfigError: a secret breaks the standard, a header is malformed or one of ours, or a receiver's name is no
+            host.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._signers = _signers(settings.webhook_secrets)
         self._host_signers = {
-            place: _signers(secrets)
-            for place, secrets in by_place("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
+            host: _signers(secrets)
+            for host, secrets in by_host("M3AGIQA_WEBHOOK_HOST_SECRETS", settings.webhook_host_secrets).items()
         }
         self._headers = {
-            _endpoint(place): _headers(headers)
-            for place, headers in by_place("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
+            _endpoint(host): _headers(headers)
+            for host, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
         }
 
     def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:
-        """Headers that `body` is posted with.
+        """All headers to post `body` with.
 
         Raises:
-            DeliveryForbidden: the URL is malformed, or nothing is set to sign with.
+            DeliveryForbidden: the URL is malformed, or no setting has a secret to sign with.
         """
         try:
             endpoint = endpoint_of(url)
@@ -64,14 +65,14 @@ class Receivers:
         }
 
     def signers(self, endpoint: str) -> list[Webhook]:
-        """A receiver with secrets of its own learns none that another one verifies with."""
-        places = (endpoint, host_of_endpoint(endpoint))
-        return next((self._host_signers[place] for place in places if place in self._host_signers), self._signers)
+        """What signs a callback to this endpoint. A receiver with secrets of its own gets no other signature."""
+        hosts = (endpoint, host_of_endpoint(endpoint))
+        return next((self._host_signers[host] for host in hosts if host in self._host_signers), self._signers)
 
 
 def _signed(request_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
-    """Standard Webhooks headers, with one signature a secret so that a receiver may hold the old or the new one."""
-    # Dots separate what is signed, so an id may hold none; request ids have no "~" that this could collide with.
+    """Headers of Standard Webhooks, with a signature by each secret: a receiver may still have the old one."""
+    # What is signed is joined by dots, so an id may hold none; no request id has a "~" that could collide.
     message_id = request_id.replace(".", "~")
     now = datetime.now(UTC)
     return {
@@ -88,7 +89,7 @@ def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
 def _signer(secret: str) -> Webhook:
     text = secret.removeprefix("whsec_").rstrip("=")
     try:
-        # The package would take "hunter2" for base64 as well.
+        # The package itself would accept "hunter2" as base64.
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         key = b""
@@ -99,11 +100,11 @@ def _signer(secret: str) -> Webhook:
     return Webhook(key)
 
 
-def _endpoint(place: str) -> str:
-    """A place that names its port. Without one, whoever submits could have secrets sent to any, in clear text too."""
-    if re.search(r":\d+\Z", place):
-        return place
-    raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {place} must be host:port or https://host")
+def _endpoint(host: str) -> str:
+    """Refuse a host without a port: whoever submits could have its headers sent to any port, in clear text too."""
+    if re.search(r":\d+\Z", host):
+        return host
+    raise ConfigError(f"M3AGIQA_WEBHOOK_HOST_HEADERS: {host} must be host:port or https://host")
 
 
 def _headers(headers: Mapping[str, SecretStr]) -> dict[str, str]:

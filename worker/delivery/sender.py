@@ -1,4 +1,4 @@
-"""Sends a verdict where its caller wants it: a signed callback, or an S3 object."""
+"""Sends a verdict to its receiver: as a signed callback, or as an object in S3."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from worker.delivery.receivers import Receivers
 from worker.settings import Settings
 from worker.shares import Shares
 from worker.web.answers import host_of, retry_after_s
+from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
 
-#: Seconds. A receiver cannot ask for more patience than this.
+#: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One verdict on its way to one place."""
+    """One verdict on its way to one receiver."""
 
     request_id: str
     #: "callback" or "s3".
     kind: str
-    #: Where to: the callback's URL, or `s3://bucket/prefix`.
+    #: The callback's URL, or `s3://bucket/prefix`.
     url: str
-    #: The verdict as JSON; what is signed and sent is exactly its UTF-8.
+    #: The verdict as JSON; its UTF-8 is signed and sent as it is.
     body: str
     submitted_at: datetime
 
 
 class Sender:
-    """Delivers. Safe to share among threads.
+    """Delivers verdicts. Safe to share among threads.
 
-    `shares` says how many threads a receiver may have; a bucket counts as one. Without it, any number.
+    `shares` says how many threads a receiver may have; a bucket counts as a receiver. Without it, any number.
 
     Raises:
-        ConfigError: a setting is wrong: see `Receivers`, `Transport` and `Objects`.
+        ConfigError: a setting is wrong: see `allowed_endpoints`, `Receivers` and `Objects`.
     """
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
@@ -46,7 +47,7 @@ class Sender:
         self._timeout_s = settings.deliver_timeout_s
         self._web = Transport(
             timeout_s=settings.deliver_timeout_s,
-            allow_hosts=settings.deliver_allow_hosts,
+            trusted=allowed_endpoints("M3AGIQA_DELIVER_ALLOW_HOSTS", settings.deliver_allow_hosts),
             forbidden=DeliveryForbidden,
             unavailable=DeliveryUnavailable,
             user_agent=settings.effective_user_agent,
@@ -56,14 +57,15 @@ class Sender:
         self._objects = Objects(settings, MAX_RETRY_AFTER_S)
 
     def send(self, delivery: Delivery) -> None:
-        """Deliver once; returning means that the receiver has it.
+        """Try to deliver once. When it returns, the receiver has the verdict.
 
         Raises:
-            DeliveryForbidden: the destination is not allowed or does not exist, or nothing is configured to sign with.
-            DeliveryMisconfigured: only an operator can change why it was not delivered, and may be about to.
+            DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign
+                with.
+            DeliveryMisconfigured: an operator must change something, and may be about to.
             DeliveryGone: the receiver answered 410.
-            DeliveryUnavailable: anything else; `retry_after_s` if the receiver named a time.
-            Busy: the receiver has all threads it may have; nothing was sent, or not all of it.
+            DeliveryUnavailable: any other failure; `retry_after_s` if the receiver named a time.
+            Busy: the receiver has all threads it may have; it got nothing, or not all.
         """
         if delivery.kind == "callback":
             self._post(delivery)
@@ -76,7 +78,7 @@ class Sender:
         with self._web.open(
             "POST", delivery.url, until=until, body=delivery.body.encode(), headers=headers
         ) as response:
-            # The body is left unread: the status says all, and a receiver cannot make us wait for more.
+            # The body is left unread: the status says all, and a long body would keep this thread.
             host, status = host_of(response), response.status_code
             asked_for_s = retry_after_s(response.headers.get("retry-after", ""), MAX_RETRY_AFTER_S)
         if 200 <= status < 300:
@@ -92,7 +94,7 @@ class Sender:
 
 
 def _key(prefix: str, delivery: Delivery) -> str:
-    """Key of a verdict in its bucket, by the date of submission (UTC), which every repetition of a delivery shares."""
+    """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
     day = delivery.submitted_at.astimezone(UTC).date().isoformat()
     name = f"results/v1/dt={day}/{delivery.request_id}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

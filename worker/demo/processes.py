@@ -1,4 +1,4 @@
-"""Workers and Flower as processes of this machine."""
+"""Starts workers and Flower as processes of this machine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Seconds until a process must be up: importing torch takes most of it on a slow machine.
+#: Seconds until a process must be ready; on a slow machine, importing torch takes most of them.
 START_TIMEOUT_S = 180.0
-#: Seconds a process gets to stop by itself.
+#: Seconds for which a process may stop by itself.
 STOP_TIMEOUT_S = 30.0
 
 
 class DemoFailed(Exception):
-    """Something did not come up, or did not come back."""
+    """A process did not start, or a verdict did not come."""
 
 
 @contextmanager
 def running(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own group, ended with the block."""
+    """A Celery process in a process group of its own, which ends with the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "worker.app", *arguments],

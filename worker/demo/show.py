@@ -1,7 +1,7 @@
-"""`make demo`: the whole way of an image, on this machine alone, in real processes.
+"""`make demo`: shows the whole way of an image in real processes on this machine.
 
-Starts a Valkey, both workers and Flower on loopback, serves the images beside this module and some bad ones, submits
-them as a generator backend would, receives the signed callbacks, verifies them, and prints what came back.
+It starts a Valkey, both workers and Flower on loopback, serves the images beside this module and some bad ones, submits
+them as a generator backend would, receives and verifies the signed callbacks, and prints a table of the verdicts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Submission:
 
 
 class Web:
-    """Serves the images and receives the callbacks, verifying each."""
+    """Serves the images, and receives and verifies the callbacks."""
 
     def __init__(self, secret: str) -> None:
         self._webhook = Webhook(secret)
@@ -67,7 +67,7 @@ class Web:
         self._verdicts: dict[str, Verdict] = {}
         self._forged = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Web:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -78,10 +78,10 @@ class Web:
         self._server.server_close()
 
     def wait(self, request_ids: Sequence[str], timeout_s: float) -> Iterator[Verdict]:
-        """Verdicts of these requests, each as soon as it was called back.
+        """Yields the verdicts of these requests, each as soon as its callback has come.
 
         Raises:
-            DemoFailed: one did not come in time.
+            DemoFailed: one did not come in time, or a signature did not verify.
         """
         waiting = list(request_ids)
         deadline = time.monotonic() + timeout_s
@@ -131,17 +131,17 @@ class Web:
         return Handler
 
 
-def submissions(place: str) -> list[Submission]:
-    """The images that ship with the project, and bad ones."""
+def submissions(endpoint: str) -> list[Submission]:
+    """The images that ship with the project, and some bad ones."""
     with (IMAGES / "manifest.csv").open(encoding="utf-8", newline="") as file:
         shipped = [
-            Submission(row["file"], f"http://{place}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
+            Submission(row["file"], f"http://{endpoint}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
         ]
     return [
         *shipped,
-        Submission("(missing: 404)", f"http://{place}/missing.png", "an image that is not there"),
-        Submission("(a text file)", f"http://{place}/text.png", "an image that is a text"),
-        Submission("(a truncated JPEG)", f"http://{place}/truncated.jpg", "half a cup of coffee"),
+        Submission("(missing: 404)", f"http://{endpoint}/missing.png", "an image that is not there"),
+        Submission("(a text file)", f"http://{endpoint}/text.png", "an image that is a text"),
+        Submission("(a truncated JPEG)", f"http://{endpoint}/truncated.jpg", "half a cup of coffee"),
         Submission("(a private address)", "http://169.254.169.254/latest/meta-data/", "the keys of the cloud"),
     ]
 
@@ -150,7 +150,7 @@ def run(console: Console, *, keep: bool) -> None:
     """Run the demo.
 
     Raises:
-        DemoFailed: something did not come up, or a verdict did not come back.
+        DemoFailed: a process did not start, or a verdict did not come.
     """
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     with ExitStack() as stack:
@@ -158,14 +158,14 @@ def run(console: Console, *, keep: bool) -> None:
         console.print("Starting Valkey, a score worker, a deliver worker and Flower on 127.0.0.1 ...")
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         web = stack.enter_context(Web(secret))
-        environment = _environment(folder, redis_url, secret, web.place)
+        environment = _environment(folder, redis_url, secret, web.endpoint)
         flower = _start(stack, folder, environment)
         client = stack.enter_context(Client(redis_url))
 
-        sent = submissions(web.place)
+        sent = submissions(web.endpoint)
         names = {
             client.submit(
-                image_url=item.image_url, prompt=item.prompt, callback_url=f"http://{web.place}/verdicts"
+                image_url=item.image_url, prompt=item.prompt, callback_url=f"http://{web.endpoint}/verdicts"
             ): item
             for item in sent
         }
@@ -178,23 +178,23 @@ def run(console: Console, *, keep: bool) -> None:
             _until_interrupted()
 
 
-def _environment(folder: Path, redis_url: str, secret: str, place: str) -> dict[str, str]:
-    """What the workers see: this machine's settings, none of the user's for the worker."""
+def _environment(folder: Path, redis_url: str, secret: str, endpoint: str) -> dict[str, str]:
+    """The workers' environment: that of this process, but for the user's settings for workers."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     settings = {
         "REDIS_URL": redis_url,
         "MODEL": "mini",
         "DEVICE": "cpu",
         "WEBHOOK_SECRETS": secret,
-        "FETCH_ALLOW_HOSTS": place,
-        "DELIVER_ALLOW_HOSTS": place,
+        "FETCH_ALLOW_HOSTS": endpoint,
+        "DELIVER_ALLOW_HOSTS": endpoint,
         "HEALTH_DIR": str(folder),
     }
     return inherited | {PREFIX + name: value for name, value in settings.items()}
 
 
 def _start(stack: ExitStack, folder: Path, environment: dict[str, str]) -> str:
-    """Start both workers and Flower, wait until they are ready; returns Flower's address."""
+    """Start both workers and Flower, and wait until they are ready. Returns Flower's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -206,7 +206,7 @@ def _start(stack: ExitStack, folder: Path, environment: dict[str, str]) -> str:
         except requests.RequestException:
             return False
 
-    # Flower first: it shows only what it heard of.
+    # Flower first: it shows only events that it has received.
     parts: list[tuple[str, list[str], Callable[[], bool]]] = [
         ("flower", ["flower", "--address=127.0.0.1", f"--port={port}"], flower_is_up),
         ("deliver", [*_WORKER, "-c", "4", "-Q", "deliver", "-n", "deliver@demo"], partial(is_ready, folder, "deliver")),
@@ -227,7 +227,7 @@ def _until_interrupted() -> None:
 
 
 def table(rows: Sequence[tuple[str, Verdict]]) -> Table:
-    """What came back, a row an image."""
+    """A table of the verdicts, a row for each image."""
     shown = Table("image", "decision", *Aspect, "reason or failure", title="Verdicts")
     for name, verdict in rows:
         decision = f"[{_STYLES[verdict.decision]}]{verdict.decision}[/]"
@@ -238,12 +238,12 @@ def table(rows: Sequence[tuple[str, Verdict]]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every image came back as a verified verdict."""
+    """Run the demo. Returns 0 if a verified verdict came for every image."""
     parser = argparse.ArgumentParser(prog="python -m worker.demo", description=main.__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, with Flower's address printed")
     arguments = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    # Ending by SIGTERM must run the same clean-up as Ctrl-C.
+    # SIGTERM runs the same clean-up as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(console, keep=arguments.keep)

@@ -1,1 +1,1 @@
-"""Measures workers: under load, and beside images and servers that mean ill."""
+"""Measures workers under load, and under attack by hostile images and servers."""

@@ -1,8 +1,8 @@
-"""`python -m worker.load.hostile`: what images and servers that mean ill cost a worker, and how others fare.
+"""`python -m worker.load.hostile`: measures what hostile images and servers cost a worker, and its other callers.
 
-Starts a Valkey and both workers on loopback. A neighbour submits a small image some times a second, first alone, then
-beside many copies of each of the `bombs` at once, and with `--servers` beside servers that take their time. All of it
-shares this machine: an upper bound.
+It starts a Valkey and both workers on loopback. A neighbour submits a small image some times a second: first alone,
+then while many copies of each of the `bombs` are submitted at once, and with `--servers` beside slow servers too. All
+of it runs on this machine, so the times are upper bounds.
 """
 
 from __future__ import annotations
@@ -36,45 +36,46 @@ from worker.load.memory import Memory
 from worker.load.rig import STUCK_AFTER_S, Arrived, Receiver, Rig, rig
 from worker.load.slow_servers import ADDRESSES, SlowServers
 
-#: Seconds for which the neighbour is watched at least.
+#: Seconds for which the neighbour submits at least.
 _LEAST_S = 5.0
-#: Seconds alone at the start: the first are not counted.
+#: Seconds for which the neighbour is alone at the start: a warm-up that does not count, and the part that does.
 _WARM_UP_S, _QUIET_S = 3.0, 10.0
-#: Seconds between two looks at whether the rest has come.
+#: Seconds between two looks whether the remaining callbacks have come.
 _LOOK_S = 0.1
-#: What stands for all bombs together.
+#: Name for all bombs together.
 ALL = "all"
 _NEIGHBOUR = "neighbour"
-#: Says that a request was not answered before the time was over.
+#: Outcome of a request that was not answered in time.
 PUT_OFF = "put off"
 
-#: Requests for images from servers that send a byte a second, and for callbacks to those that take seconds to answer.
+#: Requests with images from servers that send a byte a second, and requests with callbacks to servers that take
+#: seconds.
 _DRIPS, _CALLBACKS = 100, 200
 
 
 @dataclass(frozen=True)
 class Attack:
     name: str
-    #: Bytes of its files, one of each.
+    #: Bytes of its files, each counted once.
     size: int
     requests: Sequence[ScoreRequest]
-    #: Ends what it keeps waiting, once its time is over.
+    #: Ends the attack's waits once its time is over.
     end: Callable[[], None] = lambda: None
-    #: The neighbour comes only once all of it is scored, so that it waits for receivers alone.
+    #: Whether the neighbour begins only once the attack's images are scored, so that it waits for receivers alone.
     scored_first: bool = False
 
 
 @dataclass(frozen=True)
 class Suffered:
-    """What an attack cost; times in seconds, from the submission of a request to its callback."""
+    """What an attack cost. Times are seconds from the submission of a request to its callback."""
 
     name: str
     size: int
-    #: Requests by what they came to: "scored", the code of a failure, or PUT_OFF.
+    #: Requests by outcome: "scored", the code of a failure, or PUT_OFF.
     outcomes: dict[str, int]
-    #: None if half of them were put off.
+    #: None if at least half of them were put off.
     median_s: float | None
-    #: Bytes of the worker and its decoders at the most, and how many more than before.
+    #: Most bytes that the worker and its decoders took, and how many more than before the attack.
     peak_bytes: int
     more_bytes: int
     neighbour_p50_s: float
@@ -85,10 +86,10 @@ class Suffered:
 
 
 class HostileImages:
-    """The files of bombs, each made when it is first asked for and kept in a folder; the neighbour's image.
+    """Serves the neighbour's image and the bombs, each of which is made on its first request and kept in a folder.
 
-    Of the files, the one that was asked for last stays in memory: to read it anew for each of many copies would take
-    more of this machine than the worker that is measured.
+    The bomb that was served last stays in memory: to read it for each of many copies would take more of this machine
+    than the worker that is measured.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,7 +103,7 @@ class HostileImages:
         return self._file(name).stat().st_size
 
     def serve(self, path: str) -> bytes:
-        """Bytes of the image called NAME, for `/NAME/NUMBER`."""
+        """The image NAME for the path `/NAME/NUMBER`."""
         name = path.split("/")[1]
         return self._neighbour if name == _NEIGHBOUR else self._read(name)
 
@@ -116,22 +117,22 @@ class HostileImages:
 _numbers = count()
 
 
-def request(place: str, name: str, seconds: float, *, callback: str | None = None) -> ScoreRequest:
-    """One that nobody has made before, and nobody waits for after so many seconds."""
+def request(endpoint: str, name: str, seconds: float, *, callback: str | None = None) -> ScoreRequest:
+    """A request with a URL and a prompt of its own, which expires after so many seconds."""
     number = next(_numbers)
     return ScoreRequest(
-        image_url=f"http://{place}/{name}/{number}",
+        image_url=f"http://{endpoint}/{name}/{number}",
         prompt=f"what {name} shows, number {number}",
-        callback_url=f"http://{callback or place}/verdicts",
+        callback_url=f"http://{callback or endpoint}/verdicts",
         expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
     )
 
 
 def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: float) -> Suffered:
-    """Submit the attack, and the neighbour's requests until all is answered or so many seconds are over.
+    """Submit the attack, and the neighbour's requests until the attack is answered or so many seconds are over.
 
     Raises:
-        DemoFailed: the worker is stuck: what is over does not end.
+        DemoFailed: callbacks do not come even after the attack has ended.
     """
     receiver, client, memory = platform.receiver, platform.client, Memory(platform.score_pid)
     arrived: dict[str, Arrived] = {}
@@ -142,7 +143,7 @@ def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: flo
             client.result(copy, STUCK_AFTER_S)
         began = time.monotonic()
         while (past := time.monotonic() - began) < seconds and (past < _LEAST_S or not arrived.keys() >= set(copies)):
-            neighbours |= set(client.submit_many([request(receiver.place, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
+            neighbours |= set(client.submit_many([request(receiver.endpoint, _NEIGHBOUR, 2 * STUCK_AFTER_S)]))
             time.sleep(max(0.0, began + len(neighbours) / neighbours_per_s - time.monotonic()))
             arrived |= {each.request_id: each for each in receiver.take()}
         in_time = [arrived[name] for name in copies if name in arrived and arrived[name].error != "expired"]
@@ -169,7 +170,7 @@ def measure(platform: Rig, attack: Attack, seconds: float, neighbours_per_s: flo
 
 
 def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) -> None:
-    """Wait for the rest, so that it weighs on no other measurement."""
+    """Wait for the remaining callbacks, so that they weigh on no other measurement."""
     last = time.monotonic()
     while missing := names - arrived.keys():
         if came := receiver.take():
@@ -181,29 +182,30 @@ def _finish(receiver: Receiver, arrived: dict[str, Arrived], names: set[str]) ->
 
 
 def images_attack(platform: Rig, images: HostileImages, names: Sequence[str], copies: int, seconds: float) -> Attack:
-    """An attack with so many copies of one bomb; or with one copy of each of many."""
+    """An attack with `copies` copies of each bomb of `names`."""
     sizes = [images.size(name) for name in names]
-    requests = [request(platform.receiver.place, name, seconds) for name in names for _ in range(copies)]
+    requests = [request(platform.receiver.endpoint, name, seconds) for name in names for _ in range(copies)]
     return Attack(names[0] if len(names) == 1 else ALL, sum(sizes), requests)
 
 
 def server_attacks(platform: Rig, slow: SlowServers, seconds: float) -> Iterator[Attack]:
-    """Images that never come, from one address and from many; callbacks to one address that has many names, beside as
-    many that are answered at once.
+    """Attacks by slow servers: images that never come, from one address and from many, and slow callbacks to one
+    address under many names. Between them, as many callbacks that are answered at once, to compare with.
     """
-    place = platform.receiver.place
+    endpoint = platform.receiver.endpoint
     for name, addresses in (("images from 1 slow address", slow.addresses[:1]), ("from 40", slow.addresses)):
         slow.slow_again(platform.receiver)
         drips = [
-            request(addresses[number % len(addresses)], "drip", seconds, callback=place) for number in range(_DRIPS)
+            request(addresses[number % len(addresses)], "drip", seconds, callback=endpoint) for number in range(_DRIPS)
         ]
         yield Attack(name, 0, drips, slow.hurry)
-    prompt_requests = [request(place, _NEIGHBOUR, seconds) for _ in range(_CALLBACKS)]
+    prompt_requests = [request(endpoint, _NEIGHBOUR, seconds) for _ in range(_CALLBACKS)]
     yield Attack("callbacks answered at once", 0, prompt_requests)
     for name, scored_first in (("callbacks to 40 slow names", False), ("the same, once scored", True)):
         slow.slow_again(platform.receiver)
         callbacks = [
-            request(place, _NEIGHBOUR, seconds, callback=slow.names[number % ADDRESSES]) for number in range(_CALLBACKS)
+            request(endpoint, _NEIGHBOUR, seconds, callback=slow.names[number % ADDRESSES])
+            for number in range(_CALLBACKS)
         ]
         yield Attack(name, 0, callbacks, slow.hurry, scored_first)
 
@@ -230,7 +232,7 @@ def run(arguments: argparse.Namespace) -> Iterator[Suffered]:
             )
         )
         measure(platform, Attack("", 0, []), _WARM_UP_S, per_s)
-        yield measure(platform, Attack("(nobody)", 0, []), _QUIET_S, per_s)
+        yield measure(platform, Attack("(no attack)", 0, []), _QUIET_S, per_s)
         for name in arguments.only:
             names, copies = (list(BOMBS), 1) if name == ALL else ([name], arguments.repeat)
             yield measure(platform, images_attack(platform, images, names, copies, seconds), seconds, per_s)
@@ -243,8 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 0 if every request was answered in the end."""
     parser = argparse.ArgumentParser(prog="python -m worker.load.hostile", description=main.__doc__)
     parser.add_argument("--model", default="fake", metavar="PROFILE", help="what scores the images (fake)")
-    parser.add_argument("--threads", type=int, default=32, metavar="N", help="of the worker that scores (32)")
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="for each bomb at most (30)")
+    parser.add_argument("--threads", type=int, default=32, metavar="N", help="threads of the score worker (32)")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="seconds for each bomb at most (30)")
     parser.add_argument(
         "--neighbours-per-s", type=float, default=5.0, metavar="N", help="the neighbour's requests a second (5)"
     )

@@ -1,8 +1,8 @@
-"""`python -m worker.load`: how fast the queue is without a model, and what a waiting request costs Redis.
+"""`python -m worker.load`: measures how fast the queue is without a model, and what a waiting request costs Redis.
 
-Starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small image with
-prompts of their own, and waits for their signed callbacks. With `--model`, a real one scores distinct images, and is
-held against itself without a queue. All of it shares this machine: a lower bound.
+It starts a Valkey and both workers on loopback with the fake scorer, submits bursts of requests for one small image,
+each with another prompt, and waits for their signed callbacks. With `--model`, a real model scores distinct images, and
+then scores them again without a queue. All of it runs on this machine, so the rates are lower bounds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from worker.load.rig import Rig, rig
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What became of one burst; times in seconds, from the submission of a request to its callback."""
+class Burst:
+    """Figures of one burst. Times are seconds from the submission of a request to its callback."""
 
     tasks: int
     submitted_per_s: float
@@ -45,33 +45,33 @@ class Measured:
     settled_bytes: float
 
 
-def requests(place: str, tasks: int) -> Iterator[ScoreRequest]:
+def requests(endpoint: str, tasks: int) -> Iterator[ScoreRequest]:
     for number in range(tasks):
         yield ScoreRequest(
-            image_url=f"http://{place}/{number}.png",
+            image_url=f"http://{endpoint}/{number}.png",
             prompt=f"a grey square, number {number} of {tasks}, as nobody has asked for it before",
-            callback_url=f"http://{place}/verdicts",
+            callback_url=f"http://{endpoint}/verdicts",
         )
 
 
-def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
+def measure(platform: Rig, tasks: int, rate: float | None) -> Burst:
     """Submit `tasks` requests, at once or `rate` a second, and wait for all of their callbacks."""
     client, redis, receiver = platform.client, platform.redis, platform.receiver
     before = _used(redis)
     began = time.monotonic()
     if rate is None:
-        client.submit_many(requests(receiver.place, tasks))
+        client.submit_many(requests(receiver.endpoint, tasks))
     else:
-        for number, request in enumerate(requests(receiver.place, tasks)):
+        for number, request in enumerate(requests(receiver.endpoint, tasks)):
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
-            # Not when it was made, but now.
+            # The time of submission, not that of making the request.
             client.submit_many([request.model_copy(update={"submitted_at": datetime.now(UTC)})])
     submitted_s = time.monotonic() - began
     waiting_bytes = (_most_used(redis) - before) / tasks
     latencies_s = [arrived.latency_s for arrived in receiver.wait(tasks)]
     took_s = time.monotonic() - began
     cuts = quantiles(latencies_s, n=100)
-    return Measured(
+    return Burst(
         tasks=tasks,
         submitted_per_s=tasks / submitted_s,
         tasks_per_s=tasks / took_s,
@@ -84,7 +84,7 @@ def measure(platform: Rig, tasks: int, rate: float | None) -> Measured:
 
 
 def _most_used(redis: Redis) -> int:
-    """Most bytes of Redis until everything has been taken in, from the inbox into the ledger."""
+    """Most bytes that Redis uses until workers have admitted all requests."""
     most = _used(redis)
     while any(redis.llen(keys.inbox(priority)) for priority in keys.PRIORITIES):
         time.sleep(0.02)
@@ -96,8 +96,8 @@ def _used(redis: Redis) -> int:
     return int(redis.info("memory")["used_memory"])
 
 
-def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
-    """Measure so many requests at once (or `rate` a second), one burst after the other.
+def run(bursts: Sequence[int], rate: float | None) -> Iterator[Burst]:
+    """Measure one burst after the other; each is submitted at once, or `rate` requests a second.
 
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
@@ -111,6 +111,20 @@ def run(bursts: Sequence[int], rate: float | None) -> Iterator[Measured]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 0 if every callback came."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.model is None:
+            _measure_queue(arguments)
+        else:
+            _measure_model(arguments)
+    except (DemoFailed, M3AGIQAError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(prog="python -m worker.load", description=main.__doc__)
     parser.add_argument(
         "bursts", nargs="*", type=int, default=[1000, 5000, 20_000], help="requests of each burst (1000 5000 20000)"
@@ -125,16 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.model is None:
-            _measure_queue(arguments)
-        else:
-            _measure_model(arguments)
-    except (DemoFailed, M3AGIQAError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
 
 
 def _measure_queue(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What a worker and its decoders take of memory."""
+"""Measures the memory of a worker and its decoders."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-#: Seconds between two looks at it.
+#: Seconds between two measurements.
 _LOOK_S = 0.1
 
 
 def tree_bytes(pid: int) -> int:
-    """Memory of a process and its children: their shares of what is resident, and the files in memory that they pass
-    images by, which are resident in none of them.
+    """Memory of a process and its children: their proportional shares of resident memory, and the memory files by which
+    they pass images, which are resident in none of them.
     """
     return sum(_resident_bytes(each) for each in (pid, *_children(pid))) + _passed_bytes(pid)
 
@@ -38,14 +38,14 @@ def _passed_bytes(pid: int) -> int:
 
 
 def _read(file: Path) -> str:
-    """Nothing of a process or a thread that has ended."""
+    """The text of a file of /proc; empty if its process or thread has ended."""
     with suppress(OSError):
         return file.read_text(encoding="ascii")
     return ""
 
 
 class Memory:
-    """The memory of a worker and its decoders at the most, while it is watched."""
+    """The most memory that a worker and its decoders take while they are watched."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid

@@ -1,6 +1,6 @@
-"""What load is measured with: a Valkey and both workers on loopback, and a server of images that takes verdicts.
+"""Starts what a measurement needs: a Valkey and both workers on loopback, and a server of images that takes callbacks.
 
-All of it shares this machine: a lower bound.
+All of it runs on this machine, so the rates measured are lower bounds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from worker.demo.processes import DemoFailed, running, wait_until
 from worker.ops.health import is_ready
 from worker.settings import PREFIX
 
-#: Seconds without a callback after which what is measured counts as stuck.
+#: Seconds without a callback after which the workers count as stuck.
 STUCK_AFTER_S = 120.0
-#: Seconds until a worker must be up: a large model is loaded and tested first.
+#: Seconds until a worker must be ready: it loads its model and checks it first.
 START_TIMEOUT_S = 600.0
 _DELIVER_THREADS = 16
 
-#: Images to serve: `/N.png` is the N-th, from the first again behind the last; or what a function gives for a path.
+#: Images to serve: a list, of which `/N.png` is the N-th (the first again behind the last), or a function of the path.
 ServedImages = Sequence[bytes] | Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A verdict that was called back."""
+    """A verdict that a callback brought."""
 
     #: Seconds since its request was submitted.
     latency_s: float
@@ -61,7 +61,7 @@ class Receiver:
         self._arrived: dict[str, Arrived] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.socket.listen(1024)
-        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"127.0.0.1:{self._server.server_port}"
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -147,8 +147,8 @@ class Rig:
 
 @contextmanager
 def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: int, **settings: object) -> Iterator[Rig]:
-    """Everything, started and ready; `settings` are the workers', by their names in lower case without the prefix.
-    Beside the receiver they may ask `hosts` (host:port).
+    """Start everything and wait until it is ready. `settings` are those of the workers, named in lower case and without
+    the prefix. Workers may talk to the receiver, and to `hosts` (host:port).
 
     Raises:
         DemoFailed: a worker did not come up.
@@ -158,7 +158,7 @@ def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: in
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         receiver = Receiver(images)
         stack.enter_context(receiver.serving())
-        environment = _environment(folder, redis_url, [receiver.place, *hosts], settings)
+        environment = _environment(folder, redis_url, [receiver.endpoint, *hosts], settings)
         pids = {}
         for queue, threads in (("score", score_threads), ("deliver", _DELIVER_THREADS)):
             log = folder / f"{queue}.log"
@@ -172,14 +172,14 @@ def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: in
 
 
 def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: Mapping[str, object]) -> dict[str, str]:
-    """What the workers see: this machine's variables, none of the user's for workers."""
+    """The workers' environment: that of this process, but for the user's settings for workers."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {
         "redis_url": redis_url,
         "webhook_secrets": "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
         "fetch_allow_hosts": ",".join(hosts),
         "deliver_allow_hosts": ",".join(hosts),
-        # All callbacks go to one place here.
+        # All callbacks go to one server here.
         "deliver_max_per_host": _DELIVER_THREADS,
         "health_dir": folder,
     }

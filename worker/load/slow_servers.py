@@ -1,4 +1,4 @@
-"""Servers of this machine that take their time."""
+"""Slow servers on this machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from worker.load.rig import Receiver
 
-#: Addresses, and names of one of them.
+#: Number of addresses, and of names for the first address.
 ADDRESSES = 40
 #: Seconds between two bytes of an image, and until a callback is answered.
 _BYTE_S, _ANSWER_S = 1.0, 8.0
 
 
 class SlowServers:
-    """An HTTP server at each of many addresses of this machine: images come a byte a second, callbacks are answered
-    after seconds. `hurry` ends all waits.
+    """An HTTP server at each of many addresses of this machine. It sends images a byte a second, and answers callbacks
+    after seconds; `hurry` ends all waits.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class SlowServers:
         others = [f"127.0.0.{number}" for number in range(2, 1 + ADDRESSES)]
         self._servers = [first, *(ThreadingHTTPServer((host, self._port), self._handler()) for host in others)]
         self.addresses = [f"{host}:{self._port}" for host in ("127.0.0.1", *others)]
-        #: Spellings of one address that only a resolver knows for the same.
+        #: Spellings of one address that only a resolver recognises as the same.
         self.names = [f"0x{'0' * number}7f.1:{self._port}" for number in range(ADDRESSES)]
 
     @contextmanager
@@ -43,7 +43,7 @@ class SlowServers:
             server.server_close()
 
     def slow_again(self, receiver: Receiver) -> None:
-        """Take time from now on, and tell `receiver` of each callback that was answered."""
+        """Be slow from now on, and pass each callback on to `receiver` once it is answered."""
         self._receiver = receiver
         self._over.clear()
 
@@ -58,7 +58,7 @@ class SlowServers:
                 self.send_response(200)
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
-                with suppress(OSError):  # the worker's patience ends before
+                with suppress(OSError):  # the worker gives up first
                     while not servers._over.wait(_BYTE_S):
                         self.wfile.write(b"\0")
 

@@ -1,4 +1,4 @@
-"""How much of a model's own throughput a worker reaches: the same images by way of the queue, and without it."""
+"""Measures how much of a model's own throughput a worker reaches: the same images by the queue, and without it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from producers import ScoreRequest
 from worker.demo.processes import DemoFailed
 from worker.load.rig import Arrived, rig
 
-#: Stages of a verdict that are not the model's.
+#: Stages of a verdict in which no model works.
 _AROUND = frozenset({"queue", "fetch", "open", "score", "prepare", "wait"})
-#: Full batches that the model scores without a queue. Both ways, one comes first that is not counted.
+#: Full batches that the model scores without a queue. Both ways begin with one that does not count.
 _REPEATS = 3
 
 
@@ -38,7 +38,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What became of the images of a load; all of them are submitted at once, to a worker that scored before."""
+    """Figures of a load, all of whose images are submitted at once to a worker that has scored a batch before."""
 
     pictures: int
     #: Seconds from the first submission to the last callback.
@@ -46,20 +46,20 @@ class Throughput:
     pictures_per_s: float
     #: Images a second of the model without a queue, in full batches.
     engine_per_s: float
-    #: Images in a batch, on the average over batches.
+    #: Mean number of images in a batch.
     batch: float
-    #: Seconds that the model took for one of the largest batches.
+    #: Median seconds that the model took for a batch of the largest size seen.
     batch_s: float
     #: Seconds from submission until a thread of the worker took a request.
     queue_p50_s: float
     queue_p95_s: float
-    #: Milliseconds that an image, opened and cut, waited for its batch.
+    #: Milliseconds that an image waited for its batch after it was opened and cut.
     wait_p50_ms: float
     wait_p95_ms: float
 
     @property
     def share(self) -> float:
-        """Share of the engine's own throughput that was reached."""
+        """The worker's throughput as a part of the engine's own."""
         return self.pictures_per_s / self.engine_per_s
 
 
@@ -80,16 +80,16 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
     }
     progress("starting Valkey and the workers")
     with rig([_png(image) for image in images], score_threads=2 * load.max_batch, **settings) as platform:
-        place = platform.receiver.place
-        platform.client.submit_many(_requests(place, range(first)))
+        endpoint = platform.receiver.endpoint
+        platform.client.submit_many(_requests(endpoint, range(first)))
         platform.receiver.wait(first)
         progress(f"{load.pictures} images by way of the queue")
         began = time.monotonic()
-        platform.client.submit_many(_requests(place, range(first, len(images))))
+        platform.client.submit_many(_requests(endpoint, range(first, len(images))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
     progress(f"took {seconds:.1f} s; the model without a queue")
-    # Only now: both at once would share the device.
+    # Only after the worker has ended, as both would share the device.
     scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
     return summary(arrived, seconds, _engine_per_s(scoring, images[: load.max_batch]))
 
@@ -105,7 +105,7 @@ def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> 
         seconds=seconds,
         pictures_per_s=len(arrived) / seconds,
         engine_per_s=engine_per_s,
-        # A batch of n is in n verdicts, a part of 1 / n in each.
+        # Each of the n verdicts of a batch counts for 1 / n of it.
         batch=len(arrived) / sum(1 / each.batch for each in arrived if each.batch),
         batch_s=median(_model_ms(each) for each in arrived if each.batch == largest) / 1000,
         queue_p50_s=queue[0] / 1000,
@@ -120,7 +120,7 @@ def _model_ms(arrived: Arrived) -> float:
 
 
 def _engine_per_s(scoring: Scoring, images: Sequence[DecodedImage]) -> float:
-    """Images a second in full batches, cut beforehand, as a worker does it while the batch before is scored."""
+    """Images a second in full batches. They are cut beforehand: a worker does that while it scores the batch before."""
     times = []
     for _ in range(_REPEATS + 1):
         jobs = [scoring.prepare(Job(image, _prompt(number))) for number, image in enumerate(images)]
@@ -132,12 +132,12 @@ def _engine_per_s(scoring: Scoring, images: Sequence[DecodedImage]) -> float:
     return len(images) / median(islice(times, 1, None))
 
 
-def _requests(place: str, numbers: Iterable[int]) -> list[ScoreRequest]:
+def _requests(endpoint: str, numbers: Iterable[int]) -> list[ScoreRequest]:
     return [
         ScoreRequest(
-            image_url=f"http://{place}/{number}.png",
+            image_url=f"http://{endpoint}/{number}.png",
             prompt=_prompt(number),
-            callback_url=f"http://{place}/verdicts",
+            callback_url=f"http://{endpoint}/verdicts",
         )
         for number in numbers
     ]

@@ -1,7 +1,7 @@
-"""Files that tell a container's probes how a worker is, and the command that reads them.
+"""Files by which a worker tells a container's probes that it lives and takes work, and the command that reads them.
 
 `python -m worker.ops.health ready|live QUEUE` exits 0 if a worker of that queue takes work (ready) or is alive (live).
-It is alive only from the end of its start-up, so give a probe of `live` a start-up probe of `ready` before it.
+A worker counts as alive only from the end of its start-up: put a start-up probe of `ready` before a probe of `live`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from m3agiqa import console
 from m3agiqa.errors import ConfigError
 from worker.settings import Settings
 
@@ -24,10 +25,13 @@ STALE_S = 30.0
 
 
 class Health:
-    """Renews the heartbeat of `queues` from a thread, as long as `alive` says so, and says that it is ready, from
-    `ready` on and as long as `working` says so.
+    """Renews the heartbeat files of `queues` from a thread while `alive` returns true, and the files that say "ready"
+    from the call of `ready` on, while `working` returns true.
 
-    Its files bear its host and process: many workers may share a folder.
+    The files bear host and process id, so that workers may share a folder.
+
+    Raises:
+        ConfigError: nothing can be written to the folder.
     """
 
     def __init__(
@@ -44,10 +48,14 @@ class Health:
         self._is_ready = False
         self._looking = threading.Lock()
         self._stopping = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._heartbeats[0].touch()
+        except OSError as error:
+            raise ConfigError(f"M3AGIQA_HEALTH_DIR: {console.reason(error)}") from None
         for queue in queues:
             for file in (*_files(folder, "heartbeat", queue), *_files(folder, "ready", queue)):
-                if not _fresh(file):  # of one that was killed
+                if not _fresh(file):  # a worker was killed
                     file.unlink(missing_ok=True)
         self._remove()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -115,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.ops.health", description="Ask how a worker is.")
     parser.add_argument("question", choices=("ready", "live"))
     parser.add_argument("queue", choices=("score", "deliver"))
-    parser.add_argument("--pid", type=int, metavar="N", help="of the worker, where several share this machine")
+    parser.add_argument(
+        "--pid", type=int, metavar="N", help="process id of the worker, where several share this machine"
+    )
     arguments = parser.parse_args(argv)
     try:
         folder = Settings.from_environment().health_dir

@@ -1,4 +1,4 @@
-"""Threads of a worker that do something over and over until it stops."""
+"""Threads that repeat a step until their worker stops: they take in requests, sweep, and renew leases."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from m3agiqa.queue.ledger import PATIENCE_S, SWEPT_AT_ONCE, Ledger
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the end of loops is waited for: one that waits for a Redis that is away ends with its process.
+#: Seconds to wait for loops to end: a loop that waits for an absent Redis ends with the process.
 _STOP_S = 5.0
 #: Seconds between two sweeps.
 _SWEEP_S = 0.5
-#: Seconds that an empty inbox is waited at, or left alone.
+#: Seconds to wait at an empty inbox, or between two looks at it.
 _WAIT_S = 1
-#: Seconds that no turn takes: those for which a command is tried again, and as long again for those behind it.
+#: Seconds that no sound step takes: three times those for which one command is tried again.
 STUCK_S = 3 * PATIENCE_S
 
 
 class Loop:
-    """Calls `turn` again and again from a thread, `pause_s` seconds after it returned, or at once where it says that
-    there is more to do.
+    """Repeats `step` in a thread: `pause_s` seconds after it returned, or at once where it returned true, as there is
+    more to do.
 
-    What Redis refuses is logged, and tried again after a second. A turn that takes `stuck_s` seconds will never end.
+    A step that Redis refuses is logged and repeated after a second. A step that takes `stuck_s` seconds counts as
+    stuck.
     """
 
     def __init__(
-        self, name: str, turn: Callable[[], bool | None], pause_s: float = 0.0, stuck_s: float = STUCK_S
+        self, name: str, step: Callable[[], bool | None], pause_s: float = 0.0, stuck_s: float = STUCK_S
     ) -> None:
-        self._name, self._turn, self._pause_s = name, turn, pause_s
+        self._name, self._step, self._pause_s = name, step, pause_s
         self._stuck_after_s = max(1.0, pause_s) + stuck_s
         self._came_round = time.monotonic()
         self._stopping = threading.Event()
@@ -44,17 +45,17 @@ class Loop:
 
     @property
     def alive(self) -> bool:
-        """Whether it still comes round."""
+        """Whether the thread runs and its step is not stuck."""
         return self._thread.is_alive() and time.monotonic() - self._came_round < self._stuck_after_s
 
     @property
     def refused(self) -> bool:
-        """Whether Redis let the latest turn not end."""
+        """Whether Redis refused the latest step."""
         return self._refused
 
     @staticmethod
     def stop(loops: Sequence[Loop]) -> None:
-        """Stop them within a few seconds all together, even while Redis is away."""
+        """Stop several loops within a few seconds in all, even while Redis is away."""
         for loop in loops:
             loop._stopping.set()
         until = time.monotonic() + _STOP_S
@@ -66,18 +67,17 @@ class Loop:
         while not self._stopping.wait(pause_s):
             self._came_round = time.monotonic()
             try:
-                more = self._turn()
+                more = self._step()
                 pause_s, self._refused = 0.0 if more else self._pause_s, False
             except QueueUnavailable as error:
                 logger.error("%s waits: %s", self._name, error)
                 pause_s, self._refused = max(1.0, self._pause_s), True
 
 
-def of_ledger(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> list[Loop]:
-    """What every worker does for all: take in, sweep, and renew what it has itself, as long as `alive` says that its
-    work moves.
+def ledger_loops(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) -> list[Loop]:
+    """The loops of a worker: it takes in requests, sweeps, and renews its own leases while `alive` returns true.
 
-    `at_once` says that it takes in whatever comes as it comes; otherwise, what nobody else took in within a second.
+    With `at_once`, it takes in requests as they come; without, it looks once a second for those that no other took in.
     """
 
     def sweep() -> bool:

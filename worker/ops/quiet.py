@@ -1,7 +1,7 @@
-"""Says a trouble with Redis once a minute in one line, whatever number of threads meets it however often.
+"""Logs a trouble with Redis once a minute and in one line, however many threads meet it.
 
-Celery 5.6 says that it lost Redis with a traceback and a warning of a setting, that it connects and that it cannot, at
-every try, which are dozens a second where Redis lets it connect and then refuses a command.
+Celery 5.6 logs a traceback and a warning each time it loses Redis, and a line each time it tries to connect: dozens a
+second where Redis lets it connect and then refuses a command.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from m3agiqa.queue.connection import named
 from worker.ops.seldom import Seldom
 
-#: Seconds for which what was said is not said again.
+#: Seconds before the same record may be logged again.
 _AGAIN_S = 60.0
-#: Names of the loggers, ours and Celery's, that tell of Redis.
+#: Loggers, ours and Celery's, that log troubles with Redis.
 _LOGGERS = (
     *("worker.ops.loops", "worker.runtime"),
     *(f"celery.worker.consumer.{name}" for name in ("consumer", "connection", "mingle")),
@@ -24,23 +24,25 @@ _LOGGERS = (
 
 
 class OnceAMinute(logging.Filter):
-    """Lets a record pass if none of its kind did for a minute: the same words, or the same words with the same error.
+    """Lets a record pass if none like it passed for a minute: one with the same words, and the same error if it has
+    one.
 
-    An error of Redis at `place` is named, and its traceback left out.
+    Where a record has an error of the Redis at `endpoint`, a sentence for it replaces the traceback.
     """
 
-    def __init__(self, place: str, again_s: float = _AGAIN_S) -> None:
+    def __init__(self, endpoint: str, again_s: float = _AGAIN_S) -> None:
         super().__init__()
-        self._place = place
+        self._endpoint = endpoint
         self._seldom = Seldom(again_s)
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = _error_in(record)
         if error is None:
             return self._seldom.now((record.getMessage(), ""))
-        words = named(error, self._place) if isinstance(error, RedisError) else str(error)
+        words = named(error, self._endpoint) if isinstance(error, RedisError) else str(error)
         new = self._seldom.now((str(record.msg), words))
-        # Celery's word for many lost connections in a second; to import it would be too early for Sentry.
+        # RestartFreqExceeded: Celery lost many connections in a second. To import its class would be too early for
+        # Sentry.
         if new and (isinstance(error, RedisError) or type(error).__name__ == "RestartFreqExceeded"):
             _rewrite(record, error, words)
         return new
@@ -60,8 +62,8 @@ def _rewrite(record: logging.LogRecord, error: BaseException, words: str) -> Non
     record.exc_info = record.exc_text = None
 
 
-def install(place: str) -> None:
-    """Do so in this process from now on, for the Redis at `place`."""
-    once = OnceAMinute(place)
+def install(endpoint: str) -> None:
+    """Filter these loggers in this process from now on, for the Redis at `endpoint`."""
+    once = OnceAMinute(endpoint)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(once)

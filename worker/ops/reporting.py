@@ -1,7 +1,7 @@
-"""Reports errors to Sentry, without what people wrote or where their images lie.
+"""Reports errors to Sentry, without prompts and URLs.
 
-An event is built anew from the few fields listed here. Removing what is known to be private would pass whatever the
-next release of the SDK adds.
+It builds an event anew from the few fields listed here: if it removed what is known to be private instead, it would
+pass on whatever the next release of the SDK adds.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _EXCEPTION = ("type", "module", "thread_id")
 _MECHANISM = ("type", "handled")
 _FRAME = (
     *("filename", "abs_path", "function", "module", "lineno", "in_app"),
-    *("pre_context", "context_line", "post_context"),  # our source, not our data
+    *("pre_context", "context_line", "post_context"),  # lines of source, no data
 )
-#: Their messages are format strings; what a stranger's library logs may be a URL as a whole.
+#: Loggers whose messages are format strings. Other libraries may log whole URLs.
 _LOGGERS = ("worker", "m3agiqa", "producers", "celery", "kombu")
 
 
 def failure_of(error: Exception, request_id: str) -> Failure:
-    """What becomes of an error; one that nobody foresaw is reported."""
+    """The failure that stands for an error. An error that is none of ours is reported."""
     if not isinstance(error, errors.M3AGIQAError):
         logger.error("unexpected failure of request %s", request_id, exc_info=error)
     return Failure.from_error(error)
 
 
 def setup_sentry(settings: Settings) -> None:
-    """Report errors of this process from now on; does nothing without `sentry_dsn`.
+    """Report errors of this process from now on, if `sentry_dsn` is set.
 
     Raises:
-        ConfigError: the DSN is not one.
+        ConfigError: it is no DSN.
     """
     if settings.sentry_dsn is None:
         return
@@ -69,7 +69,7 @@ def setup_sentry(settings: Settings) -> None:
             environment=settings.sentry_environment,
             release=f"m3agiqa@{__version__}",
             integrations=integrations,
-            # The others trace every HTTP request, and send headers of theirs along to strangers.
+            # Sentry's other integrations trace every HTTP request, and send headers of their own to strangers.
             default_integrations=False,
             auto_enabling_integrations=False,
             trace_propagation_targets=[],
@@ -85,7 +85,7 @@ def setup_sentry(settings: Settings) -> None:
 
 
 def _drop(event: Any, hint: Any) -> None:
-    """No transaction leaves: the names of its spans are URLs and commands."""
+    """Send no transaction: its spans are named by URLs and commands."""
 
 
 def _scrub(event: Any, hint: Any) -> Any:
@@ -103,7 +103,7 @@ def _scrub(event: Any, hint: Any) -> Any:
 def _exception(value: dict[str, Any]) -> dict[str, Any]:
     kept = _only(value, _EXCEPTION)
     if value.get("module") == errors.__name__:
-        # Ours hold nothing private; those of others may hold anything.
+        # Messages of our own errors hold nothing private; others may hold anything.
         kept["value"] = value.get("value")
     kept["mechanism"] = _only(value.get("mechanism"), _MECHANISM)
     frames = (value.get("stacktrace") or {}).get("frames") or []

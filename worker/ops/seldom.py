@@ -1,4 +1,4 @@
-"""What may be logged again and again, and is to be logged now and then."""
+"""Limits how often the same thing is logged."""
 
 from __future__ import annotations
 

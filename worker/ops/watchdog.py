@@ -1,9 +1,9 @@
-"""Ends a worker that can do no more good, so that whatever supervises it starts another.
+"""Ends a worker that can do no more work, so that its supervisor starts another.
 
-Threads cannot be killed: one that hangs in the GPU's driver keeps its worker from ever stopping by itself. So the
-process ends at once, after its tasks were given back. One that has grown too large is merely asked to stop, and
-finishes what it began. One that stops waits for its tasks, but not for a Redis that says nothing any more: what it
-could not give back comes to others as its leases end.
+Nothing can kill a thread: one that hangs in the GPU's driver keeps its worker from stopping by itself. So the watchdog
+gives the worker's tasks back and ends the process at once. A worker that has grown too large is asked to stop, and
+finishes its tasks first. A worker that stops waits for its tasks, but not for a Redis that does not answer: tasks that
+it could not give back go to other workers when their leases end.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from collections.abc import Callable
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.memory import resident_bytes
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
-#: Exit codes of a worker that was ended for hanging (EX_SOFTWARE), that stopped while Redis was away (EX_TEMPFAIL), and
-#: that was interrupted twice.
+#: Exit codes of a worker that hung (EX_SOFTWARE), that stopped while Redis was away (EX_TEMPFAIL), and that was
+#: interrupted twice.
 HUNG, CUT_OFF, INTERRUPTED = 70, 75, 130
-#: Seconds to give the tasks back in, also where somebody waits at a terminal. If Redis is away as well, their leases
-#: end by themselves.
+#: Seconds to give tasks back in, and where somebody waits at a terminal. If Redis is away, their leases end by
+#: themselves.
 _GIVE_BACK_S, _GIVE_BACK_SOON_S = 10.0, 2.0
 
 
 class Watchdog:
-    """A thread that looks every `interval_s` seconds whether `alive` says so still, and how much memory there is.
+    """A thread that checks every `interval_s` seconds whether `alive` returns true and how much memory the process has.
 
-    `growth_limit_bytes` counts from now on; 0 is no limit. A Redis that did not answer for `silence_s` seconds is not
-    waited for by a worker that stops.
+    The process may grow by `growth_limit_bytes` from now on; 0 is no limit. A worker that stops does not wait longer
+    than `silence_s` seconds for a Redis that does not answer.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class Watchdog:
         self._thread.start()
 
     def drain(self) -> None:
-        """The worker stops from now on."""
+        """Say that the worker is stopping."""
         self._drains = True
 
     def interrupt(self) -> None:
-        """End at once, and leave nothing to Celery, which would wait for its threads."""
+        """End the process at once, where Celery would wait for its threads."""
         self._end(INTERRUPTED, "interrupted again", _GIVE_BACK_SOON_S)
 
     def stop(self) -> None:

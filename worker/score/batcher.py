@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a point of priority is worth: a 3 lets those zeros go first that came up to 15 s after it, a 9 those of
-#: 45 s. Batches take less, so the more urgent go first where more wait than fit, yet nobody waits for ever.
+#: Seconds that an image waits longer for each point of its priority: a 0 overtakes a 3 that came up to 15 s before it,
+#: and a 9 that came up to 45 s before it. A batch takes less, so urgent images go first, yet no image waits for ever.
 STEP_S = 5.0
 
-#: Seconds that a batch which is not full waits at most for images that are about to come: they do within
+#: Seconds that a batch which is not full waits at most for images that are being opened: they come within
 #: milliseconds, and a batch of their own would take a second.
 GRACE_S = 1.0
-#: Seconds between two looks at whether there are any.
+#: Seconds between two looks whether an image is still being opened.
 _LOOK_S = 0.005
 
-#: Seconds between two results that are handed out while another batch is scored. Each wakes a thread that answers and
-#: takes another request; all at once they keep the thread that scores from the interpreter.
+#: Seconds between two results that are handed out while the next batch is scored. Each result wakes a thread, which
+#: answers and takes another request; if all woke at once, the thread that scores would wait for the interpreter.
 PAUSE_S = 0.05
-#: Share of a batch's time within which all of its results are handed out.
+#: Part of the time that a batch took, within which all of its results are handed out.
 SPREAD = 0.4
 
 
 class Expected:
-    """Counts who is about to come: `with expected:`."""
+    """Counts the threads that are opening an image for the next batch: each does so in `with expected:`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,41 +61,41 @@ class Expected:
 
 @dataclass(order=True)
 class _Waiting:
-    """Ordered by when its turn is, in seconds of the monotonic clock, and then by number."""
+    """A job that waits for a batch. Jobs are ordered by `due`, seconds of the monotonic clock, and then by number."""
 
-    turn: float
+    due: float
     number: int
     job: Job = field(compare=False)
     future: Future[Scores | Failure] = field(compare=False)
-    #: When it was ready for a batch, seconds of the same clock.
+    #: When the job was ready for a batch, seconds of the same clock.
     since: float = field(compare=False)
-    #: Seconds that preparing it took.
+    #: Seconds that preparing the job took.
     prepared_s: float = field(compare=False, default=0.0)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """A result to be handed out at `due`, in seconds of the monotonic clock, or as soon as no batch is scored."""
+    """A result to hand out at `due`, seconds of the monotonic clock, or earlier if no batch is being scored."""
 
     due: float
     future: Future[Scores | Failure]
     result: Scores | Failure
 
 
-#: Comes after all that wait.
+#: Ends the queue: it is ordered behind every job.
 _END = _Waiting(math.inf, 0, cast("Job", None), Future(), math.inf)
 
 
 class Batcher:
-    """A batch goes when `max_batch` images wait for it, or its first has waited `max_wait_s` seconds and no other is
-    about to come.
+    """Scores a batch when it has `max_batch` images, or when its first has waited `max_wait_s` seconds and no other is
+    being opened.
 
-    Where more wait than fit, the more urgent go first, and among equals who came first.
+    Where more images wait than fit, the more urgent go first, and among equals the one that came first.
     """
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
         self.scoring = scoring
-        #: Counter to be entered by whoever opens an image that comes within milliseconds; batches wait for it.
+        #: Batches wait for the threads inside it, so a thread enters it for milliseconds only.
         self.expected = Expected()
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
@@ -113,30 +113,30 @@ class Batcher:
             thread.start()
 
     def submit(self, job: Job, priority: Priority = 3) -> Future[Scores | Failure]:
-        """The future's result is what the scorer gave for `job`; a scorer that raised becomes a Failure there.
+        """Queue a job; its future will hold what the scorer returned for it, or a Failure if the scorer raised.
 
-        What needs no model is done here, in the caller's thread, while the model works on others.
+        The caller's thread prepares the job (what needs no model) while the model works on other jobs.
         """
         [future] = self.submit_together([job], priority)
         return future
 
     def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
-        """Submit jobs that fill batches together, each as `submit` does."""
+        """Queue several jobs as `submit` does, so that they fill batches together."""
         began = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
         with self.expected:
             prepared = [self.scoring.prepare(job) for job in jobs]
             since = time.monotonic()
             for job, future in zip(prepared, futures, strict=True):
-                turn = since + priority * STEP_S
-                self._queue.put(_Waiting(turn, next(self._numbers), job, future, since, since - began))
+                due = since + priority * STEP_S
+                self._queue.put(_Waiting(due, next(self._numbers), job, future, since, since - began))
         return futures
 
     def score(self, job: Job, timeout_s: float, priority: Priority = 3) -> Scores | Failure:
-        """Wait for `job` to be scored.
+        """Submit a job and wait for its outcome.
 
         Raises:
-            ScoringTimeout: not within `timeout_s` seconds.
+            ScoringTimeout: there is none within `timeout_s` seconds.
         """
         until = time.monotonic() + timeout_s
         future = self.submit(job, priority)
@@ -156,7 +156,7 @@ class Batcher:
         )
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Score what was submitted, then end the threads; wait for that `timeout_s` seconds at most."""
+        """Score every job submitted so far, then end the threads. Returns after `timeout_s` seconds at the latest."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self._queue.put(_END)
         for thread in self._threads:
@@ -180,7 +180,7 @@ class Batcher:
             return self._queue.get(timeout=patience_s)
 
     def _fill(self, first: _Waiting) -> list[_Waiting]:
-        """A batch, maybe of nobody: whom nobody waits for any more is left out."""
+        """Gather a batch that begins with `first`. Jobs whose callers gave up are left out, so it may be empty."""
         batch = [first] if first.future.set_running_or_notify_cancel() else []
         until = first.since + self._max_wait_s
         latest = max(until, time.monotonic()) + GRACE_S
@@ -217,11 +217,11 @@ class Batcher:
             self._began = None
         ended = time.monotonic()
         pause_s = min(PAUSE_S, SPREAD * (ended - began) / len(batch))
-        for place, (waiting, result) in enumerate(zip(batch, results, strict=True)):
+        for position, (waiting, result) in enumerate(zip(batch, results, strict=True)):
             if isinstance(result, Scores):
                 before_ms = {"prepare": waiting.prepared_s * 1000, "wait": (began - waiting.since) * 1000}
                 result = replace(result, timings_ms={**before_ms, **result.timings_ms}, batch=len(batch))
-            self._scored.put(_Scored(ended + place * pause_s, waiting.future, result))
+            self._scored.put(_Scored(ended + position * pause_s, waiting.future, result))
 
     def _hand_out(self) -> None:
         while scored := self._scored.get():

@@ -16,13 +16,13 @@ _ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
 
 
 def fingerprint(model: ModelInfo, profile: str) -> str:
-    """SHA-256 of all that a score depends on beside image and prompt; `profile` is the model's profile as JSON."""
+    """SHA-256 of what a score depends on apart from image and prompt: model and profile, the latter as JSON."""
     return hashlib.sha256(f"{model.model_dump_json()}\n{profile}".encode()).hexdigest()
 
 
 class ScoreCache:
-    """Scores by the image's bytes, the prompt, the aspects and the model; policies are applied anew each time.
-    They are remembered for `ttl_s` seconds; 0, not at all.
+    """Remembers scores for `ttl_s` seconds by the image's bytes, the prompt, the aspects and the model; with 0, it
+    remembers none. Decisions are not remembered: a policy judges the scores anew each time.
 
     Methods raise QueueUnavailable if Redis stays away.
     """
@@ -36,7 +36,7 @@ class ScoreCache:
         found = self._connection.call("get", self._key(job)) if self._ttl_s else None
         try:
             return None if found is None else Scores(_ASPECTS.validate_json(found))
-        except ValidationError:  # of another version
+        except ValidationError:  # another version wrote it
             return None
 
     def put(self, job: Job, scores: Scores) -> None:

@@ -18,28 +18,29 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.settings import Settings
 from worker.shares import Share, Shares
 from worker.web.answers import host_of, is_temporary, length_of, location_of, retry_after_s
+from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 2**20
-#: Bytes of the memory budget that are taken at a time while an image comes in.
+#: Bytes that are taken from the memory budget at a time while an image comes in.
 HELD_AHEAD = 2**20
-#: Threads that read on in a body longer than one chunk at a time, and seconds after which another one does so too.
-#: Each needs the interpreter for every chunk; many of them would keep it from those that take requests.
-LARGE_AT_A_TIME, TURN_S = 2, 0.05
+#: Permits to read on in a body that is longer than one chunk, and seconds after which a thread reads on without one.
+#: Such a thread needs the interpreter for every chunk; many of them would keep it from threads that take requests.
+LARGE_AT_A_TIME, PERMIT_WAIT_S = 2, 0.05
 
-#: Content codings that leave a body as it is. S3 keeps, as if it were one, how an object was sent there.
+#: Content codings that leave a body as it is. S3 returns aws-chunked, which is how the object was once uploaded.
 _UNENCODED = {"", "identity", "aws-chunked"}
-#: Transfer codings that are undone as the body is read.
+#: Transfer codings that urllib3 undoes as it reads the body.
 _UNDONE = {"", "identity", "chunked"}
-#: Seconds. An image server cannot ask for more patience than this.
+#: Seconds until the next attempt that an image server may ask for at most.
 MAX_RETRY_AFTER_S = 300.0
 
 
 class Fetcher:
     """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
 
-    `shares` says how many threads a server may have; a bucket counts as one. Without it, any number.
+    `shares` says how many threads a server may have; a bucket counts as a server. Without it, any number.
 
     Raises:
         ConfigError: `fetch_allow_hosts` holds something other than host:port.
@@ -47,13 +48,13 @@ class Fetcher:
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
         self._shares = shares or Shares()
-        self._turns = threading.Semaphore(LARGE_AT_A_TIME)
+        self._permits = threading.Semaphore(LARGE_AT_A_TIME)
         self._timeout_s = settings.fetch_timeout_s
         self._max_bytes = settings.fetch_max_bytes
         self._buckets = settings.fetch_s3_buckets
         self._web = Transport(
             timeout_s=settings.fetch_timeout_s,
-            allow_hosts=settings.fetch_allow_hosts,
+            trusted=allowed_endpoints("M3AGIQA_FETCH_ALLOW_HOSTS", settings.fetch_allow_hosts),
             ports=settings.fetch_ports,
             forbidden=FetchForbidden,
             unavailable=FetchUnavailable,
@@ -71,21 +72,22 @@ class Fetcher:
             unavailable=FetchUnavailable,
             at_most_s=MAX_RETRY_AFTER_S,
         )
-        # Without a bucket it can never be used, and looking for credentials takes time.
+        # Looking for credentials takes time, and without a bucket nothing uses them.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
 
     def fetch(self, url: str, hold: Hold | None = None) -> bytes:
-        """The bytes at `url`, whatever they are; while they come in, `hold` grows with them if there is one.
+        """Return the bytes at `url`. While they come in, `hold` takes room for them from the memory budget.
 
-        Messages of failures hold the host and the status, never path, query or credentials.
+        Messages of failures name host and status, never path, query or credentials.
 
         Raises:
             FetchForbidden: scheme, address, port or bucket are not allowed, or the URL is malformed.
             FetchRefused: the server will not serve it (4xx), redirects too often, encodes it unasked, or contradicts
                 itself about its length.
-            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if it says when.
+            FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if the server says
+                when to come again.
             ImageTooLarge: more than `fetch_max_bytes`.
-            Busy: the server has all threads it may have, or memory has no room now; nothing is known of the image.
+            Busy: the server has all threads it may have, or the memory budget has no room; the image is still unknown.
         """
         until = time.monotonic() + self._timeout_s
         hold = hold or Hold(Budget(self._max_bytes))
@@ -100,7 +102,7 @@ class Fetcher:
                     return self._body(response, hold)
                 # A redirect's own body is never read: it has no limit of its own.
                 url = urljoin(response.url, location_of(response))
-        raise FetchRefused(f"{host_of(response)} redirects, and that for more than {MAX_REDIRECTS} times")
+        raise FetchRefused(f"{host_of(response)} redirects more than {MAX_REDIRECTS} times")
 
     def _body(self, response: requests.Response, hold: Hold) -> bytes:
         host, status = host_of(response), response.status_code
@@ -121,10 +123,10 @@ class Fetcher:
     def _from_s3(self, url: str, until: float, hold: Hold) -> bytes:
         bucket, key = s3.split(url, self._buckets, FetchForbidden)
         assert self._s3 is not None, "a bucket is allowed, so there is a client"
-        # Nothing interrupts boto3: who waits in it gives way to nobody, and stops between chunks at best.
-        with self._s3_failures.of(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
+        # Nothing interrupts boto3: a thread that waits in it cannot give way, and stops between chunks at best.
+        with self._s3_failures.translated(bucket), self._shares.take(f"s3://{bucket}", may_give_way=False) as share:
             found = self._s3.get_object(Bucket=bucket, Key=key)
-            # Some services say no length, and send in chunks, whose end tells itself.
+            # Some services give no length, and send in chunks, the last of which says that it is the last.
             length = found.get("ContentLength", 0)
             with found["Body"] as body:
                 data = self._capped(self._chunks(body, until, share), length, hold)
@@ -140,26 +142,26 @@ class Fetcher:
                 raise FetchUnavailable(f"S3 took more than {self._timeout_s:g} s")
             share.go_on()
 
-    def _in_turn(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The first chunk is free; further ones are read by few threads at a time."""
+    def _by_permit(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Every thread may read the first chunk; few threads at a time read further ones."""
         yield from itertools.islice(chunks, 1)
         while True:
-            turn = self._turns.acquire(timeout=TURN_S)
+            permit = self._permits.acquire(timeout=PERMIT_WAIT_S)
             try:
                 chunk = next(chunks, None)
                 if chunk is None:
                     return
                 yield chunk
             finally:
-                if turn:
-                    self._turns.release()
+                if permit:
+                    self._permits.release()
 
     def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
         if announced > self._max_bytes:
             raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
         body = io.BytesIO()
         held = 0
-        for chunk in self._in_turn(iter(chunks)):
+        for chunk in self._by_permit(iter(chunks)):
             body.write(chunk)
             if (size := body.tell()) > self._max_bytes:
                 raise ImageTooLarge(f"more than {self._max_bytes} bytes")

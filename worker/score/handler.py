@@ -14,7 +14,8 @@ from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.claim import Claim
+from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
 from worker.score.batcher import Batcher
@@ -23,13 +24,15 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.score.decoding.pool import Decoders
 from worker.score.fetch import Fetcher
 
-#: Seconds that a request is put off for a busy image server, at most.
+#: Seconds that a request is put off at most because its image server is busy.
 LONGEST_DELAY_S = 30.0
 
 
 @dataclass(frozen=True)
 class ScoreHandler:
-    """Runs one request. `retry_delays_s` are the seconds after its first attempts, `timeout_s` those for its score."""
+    """Runs one request. `retry_delays_s` are the seconds to wait after the first, second ... attempt that failed,
+    `timeout_s` the seconds until a fetched image must have its score.
+    """
 
     ledger: Ledger
     fetcher: Fetcher
@@ -42,12 +45,12 @@ class ScoreHandler:
     timeout_s: float
 
     def run(self, task: str) -> str:
-        """Fetch, open, score, decide, publish; says what was done.
+        """Fetch, open, score, decide, publish. Returns what was done, for the log.
 
         Raises:
             NotOwed: there is nothing to do.
-            Busy: what it needs is taken; the request comes again.
-            QueueUnavailable: the outcome could not be kept; the request comes again.
+            Busy: a server, a decoder or memory has no room; the request comes again.
+            QueueUnavailable: Redis did not take the outcome; the request comes again.
         """
         with self.ledger.claim(task) as claim:
             request, verdict = claim.request, _Verdict(claim, self.policies.default)
@@ -76,13 +79,13 @@ class ScoreHandler:
             return verdict.publish(outcome, self.batcher)
 
     def revoke(self, task: str) -> None:
-        """Answer a request that an operator took back. Raises as `run`."""
+        """Answer a request that an operator took back. Raises what `run` raises."""
         with self.ledger.claim(task) as claim:
             revoked = Failure.from_error(TaskRevoked())
             _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
-        """Fetch and decode; what the image takes of the memory budget stays with `hold`."""
+        """Fetch and decode; `hold` keeps room in the memory budget for the image."""
         with verdict.stage("fetch"):
             data = self.fetcher.fetch(request.image_url, hold)
         with verdict.stage("open"):
@@ -103,7 +106,7 @@ class ScoreHandler:
 
 
 class _Verdict:
-    """What is known of a verdict while it comes about: the policy, the image, milliseconds by stage."""
+    """A verdict in the making: its policy, its image, and the milliseconds of each stage."""
 
     def __init__(self, claim: Claim, policy: Policy) -> None:
         self._claim = claim
@@ -134,7 +137,7 @@ class _Verdict:
             attempt=self._claim.attempt,
         )
         if not self._claim.publish(verdict):
-            return "another worker was first"
+            return "another worker published first"
         return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
 
 
@@ -144,6 +147,6 @@ def _still_wanted(request: ScoreRequest) -> None:
 
 
 def _passing(outcome: Scores | Failure) -> Failure | None:
-    """A failure that may not be there next time."""
+    """A failure that may be gone at the next attempt, if there is one."""
     failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
     return next((failure for failure in failures if failure.retryable), None)

@@ -1,1 +1,1 @@
-"""The one way out to the web, for addresses that strangers gave."""
+"""Requests to URLs that strangers gave: the only way in which a worker asks the web."""

@@ -1,4 +1,4 @@
-"""Which addresses strangers may lead to."""
+"""Tells which addresses a stranger's URL may lead to."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from itertools import zip_longest
 from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
 from urllib3.util import connection
 
-#: Where there is no other way out than through NAT64, every IPv4 address takes the last four bytes of one of these: of
-#: the well-known prefix, or of the first /96 of 64:ff9b:1::/48, which networks use among themselves. In the others of
-#: that /48 the four bytes lie elsewhere, depending on the network: they are not public.
+#: Prefixes of NAT64, by which networks with IPv6 alone reach IPv4: the last four bytes are the IPv4 address. The second
+#: one is the first /96 of 64:ff9b:1::/48, for use inside a network; the rest of that /48 has the four bytes elsewhere,
+#: so it counts as not public.
 NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/96"))
 
 _NOT_PUBLIC = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, on an address that looks public
     ipaddress.ip_network("fec0::/10"),  # site-local: deprecated, still routed where it is in use
 )
-#: Addresses of a name that are tried.
+#: Addresses of one name that are tried at most.
 _MOST_ADDRESSES = 4
 
 
 class NotPublic(Exception):
-    """No OSError, which urllib3 would take for a broken connection."""
+    """An address that strangers may not reach. It is no OSError, which urllib3 would take for a broken connection."""
 
 
 def bare(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address that is meant: an IPv4 one if it only has the form of an IPv6 one, mapped or for NAT64.
+    """The address itself: the IPv4 one inside an IPv6 address that is mapped or for NAT64.
 
     Raises:
         ValueError: it is not an address.
     """
-    # Without the network interface that a link-local one may name.
+    # A link-local address may name a network interface behind %.
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         return ip.ipv4_mapped or (ipaddress.IPv4Address(ip.packed[-4:]) if _by_nat64(ip) else ip)
@@ -40,10 +40,10 @@ def bare(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def checked(address: str) -> str:
-    """The address to connect to.
+    """The address to connect to, if it is public.
 
     Raises:
-        NotPublic: this machine may be able to reach it, but strangers are not to.
+        NotPublic: strangers may not reach it, even if this machine can.
     """
     ip = bare(address)
     try:
@@ -60,7 +60,7 @@ def _by_nat64(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def lookup(host: str, port: int) -> list[str]:
-    """Addresses of a name, two families in turn, the system's choice first."""
+    """Addresses of a name, IPv4 and IPv6 alternating, the system's first choice first."""
     found = socket.getaddrinfo(host, port, family=connection.allowed_gai_family(), type=socket.SOCK_STREAM)
     ours = [str(address[0]) for family, *_, address in found if family == found[0][0]]
     others = [str(address[0]) for family, *_, address in found if family != found[0][0]]

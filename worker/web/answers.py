@@ -1,4 +1,4 @@
-"""What servers answer, and what they mean by it."""
+"""Reads what servers answer: status, length, redirect, and when to come again."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-#: Statuses that may be gone with the next try; every 5xx is one as well.
+#: Statuses that may be gone at the next attempt, beside every 5xx.
 TEMPORARY_STATUSES = frozenset({408, 425, 429})
-#: Interim answers, 103 and the like, that may come before the one that counts.
+#: Interim answers (103 and the like) that may come before the final one.
 _MOST_INTERIM = 32
 
 
 class Answer(HTTPResponse):
-    """An answer as Python reads it, for whatever servers say before it and of its length."""
+    """Python's HTTP answer, which copes with interim answers before it and with odd lengths."""
 
     def begin(self) -> None:
-        """Read on until the answer itself: of those announcing it, Python skips none but 100."""
+        """Read up to the final answer: Python itself skips no interim answer but 100."""
         for _ in range(_MOST_INTERIM):
             super().begin()
             if not 100 < self.status < 200 or self.status == HTTPStatus.SWITCHING_PROTOCOLS:
                 return self._agree_on_length()
-            self.headers = None  # type: ignore[assignment]  # it has not begun, as far as Python can tell
+            self.headers = None  # type: ignore[assignment]  # so that Python begins anew
         raise BadStatusLine("interim answers without end")
 
     def _agree_on_length(self) -> None:
-        """Leave one Content-Length at most; those that contradict one another are kept as no number."""
+        """Leave one Content-Length at most. Several that contradict one another become a text that is no number."""
         said = self.headers.get_all("content-length", [])
         lengths = {length.strip() for value in said for length in value.split(",")} - {""}
         del self.headers["content-length"]
         if not lengths or "chunked" in self.headers.get("transfer-encoding", "").lower():
-            # Chunks say themselves where they end.
+            # The chunks say where the body ends.
             return
         self.headers["content-length"] = " or ".join(sorted(lengths))
         if self.length != 0:
@@ -45,17 +45,17 @@ class Answer(HTTPResponse):
 
 
 def _number(text: str) -> int | None:
-    """None if it is none; a huge one is as large as numbers get."""
+    """The number; None if the text is none. One too large for 18 digits becomes the largest."""
     if not re.fullmatch("[0-9]+", text):
         return None
     return int(text) if len(text) <= 18 else sys.maxsize
 
 
 def length_of(response: requests.Response) -> int | None:
-    """Bytes of the body, as its server says; None if it does not, or sends it in chunks.
+    """Bytes of the body by its Content-Length; None if there is none, or if the body comes in chunks.
 
     Raises:
-        ValueError: it says what is no length, or several.
+        ValueError: the header is no length, or several.
     """
     text = response.headers.get("content-length")
     if text is None:
@@ -76,9 +76,9 @@ def host_of(response: requests.Response) -> str:
 
 
 def location_of(response: requests.Response) -> str:
-    """Where a redirect leads, possibly relative to its own URL."""
+    """Where a redirect leads: a URL, or one relative to the redirect's own."""
     location = response.headers["location"]
-    # Servers send UTF-8 though headers are Latin-1, which is what http.client decodes them by.
+    # Servers send UTF-8, though headers are Latin-1, by which http.client has decoded them.
     raw = location.encode("latin-1")
     try:
         return raw.decode()
@@ -87,7 +87,7 @@ def location_of(response: requests.Response) -> str:
 
 
 def retry_after_s(header: str, at_most_s: float) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None if it says neither."""
+    """Seconds that a Retry-After header asks for, by a number or a date; None if it holds neither."""
     text = header.strip()
     if re.fullmatch(r"\d{1,18}", text):
         seconds = float(text)

@@ -1,10 +1,10 @@
-"""How `host:port` is spelt: one way for whatever leads to the same place."""
+"""How `host:port` is spelt: one way for whatever leads to the same endpoint."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -14,11 +14,11 @@ import requests
 from m3agiqa.errors import ConfigError
 from m3agiqa.quoting import quoted
 
-#: Any other port needs the allow-list.
+#: Ports by scheme. Any other port must stand in the allow-list.
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
-#: Underscores are in no registered name, but in many of containers.
+#: No registered name has an underscore, but many names of containers do.
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _IPV4 = re.compile(r"\d+(\.\d+){3}")
 
@@ -26,16 +26,16 @@ _Value = TypeVar("_Value")
 
 
 def endpoint_of(url: str) -> str:
-    """`host:port` of an http or https URL, spelt in one way for whatever leads there.
+    """`host:port` of an http or https URL; URLs that lead to the same endpoint give the same text.
 
-    The host is in lower case, a name in ASCII (IDNA, as requests has it when it connects) without a dot at its end, an
-    IPv6 address in its short form and in brackets; the port is there also if it is the scheme's own.
+    The host is in lower case: a name in ASCII (IDNA, as requests connects to it) without a dot at its end, or an IPv6
+    address in its short form and in brackets. The port is there even if it is the scheme's own.
 
     Raises:
-        ValueError: another scheme, or nothing that could be a host. The text may hold the URL.
+        ValueError: another scheme, or nothing that could be a host. Its message may hold the URL.
     """
     if urlsplit(url).port == 0:
-        # requests would leave it out.
+        # requests would drop it.
         raise ValueError("no port has this number")
     prepared = requests.PreparedRequest()
     prepared.prepare_url(url, None)
@@ -44,10 +44,10 @@ def endpoint_of(url: str) -> str:
 
 
 def host_and_port(parts: SplitResult) -> tuple[str, int]:
-    """Host and port of a URL that requests has prepared, spelt as `endpoint_of` does.
+    """Host and port of a URL that requests has prepared, spelt as by `endpoint_of`.
 
     Raises:
-        ValueError: as `endpoint_of`.
+        ValueError: as `endpoint_of` raises it.
     """
     port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
     host = parts.hostname or ""
@@ -58,26 +58,28 @@ def host_and_port(parts: SplitResult) -> tuple[str, int]:
         return (f"[{address}]" if address.version == 6 else str(address)), port
     name = host.removesuffix(".")
     if not _HOST_NAME.fullmatch(name) or (name != host and _IPV4.fullmatch(name)):
-        raise ValueError("no name that a host could have")
+        raise ValueError("not a name of a host")
     return name, port
 
 
-def allowed(entry: str) -> str:
-    """What an entry of an allow-list means.
+def allowed_endpoints(setting: str, entries: Iterable[str]) -> frozenset[str]:
+    """The endpoints that an allow-list names.
 
     Raises:
-        ConfigError: it is not host:port.
+        ConfigError: an entry is not host:port.
     """
-    try:
+    return frozenset(_allowed(setting, entry) for entry in entries)
+
+
+def _allowed(setting: str, entry: str) -> str:
+    with suppress(ValueError):
         if _HOST_AND_PORT.fullmatch(entry):
             return endpoint_of(f"http://{entry}")
-    except ValueError:
-        pass
-    raise ConfigError(f"allowed host {quoted(entry)!r} is not host:port, such as images.internal:8080")
+    raise ConfigError(f"{setting}: {quoted(entry)!r} is not host:port, such as images.internal:8080")
 
 
-def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
-    """What a setting has for single hosts, by `place_named`.
+def by_host(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The values that a setting has for single hosts, by what `host_named` makes of their names.
 
     Raises:
         ConfigError: something cannot be a host, or two spellings name the same one.
@@ -85,18 +87,18 @@ def by_place(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
     found: dict[str, _Value] = {}
     for name, value in entries.items():
         try:
-            place = place_named(name)
+            host = host_named(name)
         except ValueError:
             raise ConfigError(f"{setting}: {quoted(name)!r} is not host, host:port or https://host") from None
-        if place in found:
-            raise ConfigError(f"{setting}: {place} is there twice, in two spellings")
-        found[place] = value
+        if host in found:
+            raise ConfigError(f"{setting}: {host} is there twice, in two spellings")
+        found[host] = value
     return found
 
 
-def place_named(entry: str) -> str:
-    """What a setting means by `host:port`, by `https://host` (port 443) or by `host` (any port, and none is in the
-    result); spelt as `endpoint_of` does.
+def host_named(entry: str) -> str:
+    """What a setting means by `host:port` or `https://host` (port 443), which are endpoints, or by `host`, which has no
+    port in the result and stands for any; spelt as by `endpoint_of`.
 
     Raises:
         ValueError: nothing of these.

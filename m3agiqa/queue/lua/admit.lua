@@ -1,16 +1,17 @@
--- Move what comes next in an inbox into the ledger. ARGV: the list, its priority, the list of what is for later
--- versions, seconds a verdict is kept, bytes of all dead letters at most; then ten of each entry: its size, its text as
--- `peek` told it, and what becomes of it,
---     'owe', id, content, request, '', '', '', '';
---     'dead', id of who is answered or '', content, request, verdict, kinds of deliveries, id and text of the letter;
+-- Move the next entries of an inbox into the ledger. ARGV: the list, its priority, the list of entries for later
+-- versions, seconds to keep a verdict, bytes of all dead letters at most; then ten for each entry: its size, its text
+-- as `peek` returned it, and what to do with it,
+--     'owe', id, fingerprint, request, '', '', '', '';
+--     'dead', id of the request to answer or '', fingerprint, request, verdict, kinds of deliveries, id and text of the
+--     letter;
 --     'newer', and seven times ''.
--- Gives how many were moved, and whether the next one's id stands for another request, which is left as it is.
+-- Returns how many were moved, and whether the next entry conflicts: its id stands for another request. It stays there.
 local list, priority, later, ttl, most = unpack(ARGV, 1, 5)
 local moved = 0
 for at = 6, #ARGV, 10 do
     local size, text, what, id, content, request, verdict, kinds, letter_id, letter = unpack(ARGV, at, at + 9)
     local raw = redis.call('LINDEX', list, -1)
-    -- Another worker was here.
+    -- Another worker has moved it.
     if not raw or #raw ~= tonumber(size) or string.sub(raw, 1, #text) ~= text then break end
     local entry = REQUEST .. id
     local kind = id == '' and 'none' or redis.call('TYPE', entry).ok

@@ -1,5 +1,5 @@
--- Give a task up. ARGV: task, run, id and text of its dead letter, bytes of all of them at most. Gives whether the run
--- was its last.
+-- Give a task up. ARGV: task, run, id and text of its dead letter, bytes of all dead letters at most. Returns whether
+-- this run was the task's latest; if not, nothing is done.
 local task, run, id, letter, most = unpack(ARGV)
 local entry, kind = split(task)
 return try(task, function()

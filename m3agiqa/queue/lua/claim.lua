@@ -1,11 +1,11 @@
--- Take a task. ARGV: task, seconds of the lease, runs lost at most, who asks. Gives what came of it, and for 'begun'
--- and 'poison' the run, the attempts that ended before it, request, verdict and history.
+-- Give a task to a worker. ARGV: task, seconds of the lease, runs lost at most, the worker's name. Returns an outcome
+-- and, for 'begun' and 'poison', the run, the attempts that ended before it, request, verdict and history.
 local task, lease, most, who = unpack(ARGV)
 local entry, kind = split(task)
 local found = try(task, function()
     local owed, queued, fair = unpack(redis.call('HMGET', entry, kind, kind .. '.queued', kind .. '.fair'))
     if not owed then return {'gone'} end
-    -- Also when its lease is over: whether it comes again, and when, is for the sweeper to say.
+    -- Even if its lease is over: the sweep decides whether and when the task comes again.
     if tonumber(queued) <= 0 then return {'taken'} end
     local request, verdict = unpack(redis.call('HMGET', entry, 'request', 'verdict'))
     local attempts = tonumber(owed) + 0

@@ -1,4 +1,4 @@
--- Forget a dead letter. ARGV: its id, its task ('' if it never became one). Gives whether it was there.
+-- Forget a dead letter. ARGV: its id, its task ('' if it never became one). Returns whether it was there.
 local letter, task = unpack(ARGV)
 if not take_letter(letter) then return 0 end
 if task ~= '' then

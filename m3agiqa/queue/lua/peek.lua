@@ -1,5 +1,5 @@
--- Look at what comes next in an inbox. ARGV: the list, how many entries and bytes at most, bytes of an entry at most,
--- bytes told of a larger one. Gives size and text of each, the next one first.
+-- Return the next entries of an inbox. ARGV: the list, entries and bytes at most, bytes of an entry at most, bytes to
+-- return of a larger one. Returns size and text of each, the next one first.
 local list, entries, most, largest, told = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 if redis.call('TYPE', list).ok ~= 'list' then return {} end
 local found, bytes = {}, 0

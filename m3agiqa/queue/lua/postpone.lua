@@ -1,5 +1,5 @@
--- Have a task taken again later. ARGV: task, run, 1 if this was an attempt, 1 if the run ended properly, in how many
--- seconds, why. Gives whether the run was its last.
+-- Put a task off. ARGV: task, run, 1 if this was an attempt, 1 if the run ended properly, seconds until the next run,
+-- why. Returns whether this run was the task's latest; if not, nothing is done.
 local task, run, attempt, fair, delay, why = unpack(ARGV)
 local entry, kind = split(task)
 return try(task, function()

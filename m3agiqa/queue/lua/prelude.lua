@@ -1,17 +1,17 @@
--- What all scripts share, in front of each. `m3agiqa.queue.scripts` puts the names of keys before it.
--- The server's clock decides: those of workers differ.
+-- The beginning of every script. `m3agiqa.queue.scripts` puts the names of keys in front of it.
+-- Times are of the server's clock, as the clocks of workers differ.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 
--- Seconds a name may be on no list and with no worker before it counts as lost on its way. Taking one to writing that
--- down is a matter of milliseconds.
+-- Seconds after which a name that is on no list and with no worker counts as lost. A worker that takes a name claims
+-- its task within milliseconds.
 local LOST_AFTER_S = 30
--- Characters of history kept: some forty events.
+-- Characters of history that are kept: some forty events.
 local HISTORY_CHARS = 3000
--- Seconds a request is remembered whose last dead letter was dropped, so that a late copy is not taken for a new one.
+-- Seconds for which a request whose last dead letter was dropped is remembered, so that a late copy is no new request.
 local DROPPED_TTL_S = 86400
 
--- A task's entry, and its kind: score, callback or s3.
+-- The key of a task's entry, and the task's kind: score, callback or s3.
 local function split(task)
     local id, kind = string.match(task, '^([^:]*):?(.*)$')
     return REQUEST .. id, kind == '' and 'score' or kind
@@ -34,30 +34,30 @@ local function list_of(entry, kind)
     return priority == '0' and SCORE_QUEUE or SCORE_QUEUE .. ':' .. priority
 end
 
--- Put a task's name on its list, as the last, or in front of one that was queued at `ahead_of`: along a list, these
--- times always grow.
+-- Put a task's name at the end of its list, or in front of the name that was queued at `ahead_of`. The times at which
+-- names were queued always grow along a list.
 local function wake(task, ahead_of)
     local entry, kind = split(task)
-    -- What one script queues has an order as well; each of them takes longer than this.
+    -- Names that one script queues get times of their own; to queue one takes longer than this.
     now = now + 0.000001
     local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
     redis.call('HSET', entry, kind .. '.queued', string.format('%.6f', queued))
     redis.call('ZADD', OWED, now + LOST_AFTER_S, task)
     local list = list_of(entry, kind)
     local type = redis.call('TYPE', list).ok
-    -- Or a key of somebody else's would stop a script half-way. The sweep looks again.
+    -- A foreign key of this name would stop the script half-way. The sweep tries again.
     if type == 'list' or type == 'none' then redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, task) end
     return queued
 end
 
--- Owe a task, with all its attempts.
+-- Owe a task that has had no attempt yet.
 local function owe(task)
     local entry, kind = split(task)
     redis.call('HSET', entry, kind, 0)
     wake(task)
 end
 
--- When the name that is taken next was put on its list; math.huge if there is none, or nobody wrote it down.
+-- The time at which the next name of a list was queued; math.huge if there is no name, or no time is recorded.
 local function oldest(list)
     if redis.call('TYPE', list).ok ~= 'list' then return math.huge end
     local task = redis.call('LINDEX', list, -1)
@@ -68,7 +68,7 @@ local function oldest(list)
     return queued > 0 and queued or math.huge
 end
 
--- Take a task that is done with from its entry, and settle the request with its last one.
+-- Remove a finished task from its entry; with its last task, the request is settled.
 local function remove(entry, kind, task, ttl)
     redis.call('HDEL', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair')
     redis.call('ZREM', OWED, task)
@@ -84,14 +84,14 @@ local function remove(entry, kind, task, ttl)
     end
 end
 
--- Count one dead letter less for a request. Gives whether that was its last.
+-- Count one dead letter less for a request. Returns whether it was the last.
 local function fewer(entry)
     local left = (tonumber(redis.call('HGET', entry, 'buried') or 0) or 0) - 1
     if left > 0 then redis.call('HSET', entry, 'buried', left) else redis.call('HDEL', entry, 'buried') end
     return left <= 0
 end
 
--- One dead letter less for a request; it is forgotten after its last.
+-- Record that a dead letter of a request is gone; after the last one, the request is forgotten.
 local function unbury(entry, why)
     if redis.call('TYPE', entry).ok ~= 'hash' or redis.call('HEXISTS', entry, 'buried') == 0 then return end
     note(entry, why)
@@ -100,21 +100,21 @@ local function unbury(entry, why)
     end
 end
 
--- Take a dead letter away; false if there is none of this id.
+-- Remove a dead letter and return it; false if there is none of this id.
 local function take_letter(id)
     local letter = redis.call('HGET', DEAD, id)
     if not letter then return false end
     redis.call('HDEL', DEAD, id)
-    -- What a stranger put there was never counted.
+    -- A letter that a stranger wrote was never counted.
     if redis.call('ZREM', DEAD_ORDER, id) == 1 then redis.call('INCRBY', DEAD_BYTES, -#letter) end
     return letter
 end
 
--- Keep a dead letter, and drop the oldest ones where all of them are more than `most` bytes.
+-- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes.
 local function keep_letter(id, letter, most)
-    -- What one script gives up has an order as well.
+    -- Letters that one script writes get times of their own.
     now = now + 0.000001
-    -- Somebody may have deleted them by hand.
+    -- An operator may have deleted the letters by hand.
     if redis.call('EXISTS', DEAD) == 0 then redis.call('DEL', DEAD_ORDER, DEAD_BYTES) end
     redis.call('ZADD', DEAD_ORDER, now, id)
     local bytes = redis.call('INCRBY', DEAD_BYTES, #letter)
@@ -134,7 +134,7 @@ local function keep_letter(id, letter, most)
     end
 end
 
--- Keep a verdict, announce it, and owe its deliveries, which are named in `kinds`.
+-- Keep a verdict, announce it, and owe its deliveries of these `kinds`.
 local function publish(id, verdict, ttl, kinds)
     local entry = REQUEST .. id
     redis.call('SET', RESULT .. id, verdict, 'EX', ttl)
@@ -146,8 +146,8 @@ local function publish(id, verdict, ttl, kinds)
     redis.call('PUBLISH', DONE .. id, '')
 end
 
--- Do something with a task's entry. One that cannot be understood is set aside, so that no other waits for it;
--- then, nil. What Redis itself refuses is its own matter, and fails the script.
+-- Call `act`, which works on a task's entry. If the entry is malformed, set the task aside, so that no other waits for
+-- it, and return nil. Any other error of Redis fails the script.
 local function try(task, act)
     local sound, found = pcall(act)
     if sound then return found end

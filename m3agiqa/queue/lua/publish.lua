@@ -1,7 +1,7 @@
--- Keep a verdict and owe its deliveries. ARGV: the request's id, its content, the request, its verdict, kinds of
--- deliveries, seconds that it is kept, id and text of a dead letter that says more ('' if there is none), bytes of all
--- of them at most. Gives 1; 0 if there is a verdict already; 2 if nothing was known of the request, as after Redis lost
--- its data: what was scored is worth keeping all the same.
+-- Keep a verdict and owe its deliveries. ARGV: the request's id, its fingerprint, the request, the verdict, kinds of
+-- deliveries, seconds to keep the verdict, id and text of a dead letter ('' if there is none), bytes of all dead
+-- letters at most. Returns 1; 0 if there is a verdict already; 2 if the request is unknown, as after Redis lost its
+-- data: the verdict is worth keeping all the same.
 local id, content, request, verdict, kinds, ttl, letter_id, letter, most = unpack(ARGV)
 local entry = REQUEST .. id
 local known = redis.call('TYPE', entry).ok == 'hash'

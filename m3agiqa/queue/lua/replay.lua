@@ -1,6 +1,5 @@
--- Put a dead letter back. ARGV: its id, its task ('' if it never became one), the inbox and the text it came with.
--- Gives 1; 0 if it is gone; -1 if its request has a verdict, which would stay the one that holds; -2 if nothing is
--- known of it.
+-- Put a dead letter back. ARGV: its id, its task ('' if it never became one), its inbox, and its text.
+-- Returns 1; 0 if it is gone; -1 if its request has a verdict, which stands; -2 if its request is forgotten.
 local id, task, inbox, text = unpack(ARGV)
 if task == '' then
     if not take_letter(id) then return 0 end

@@ -1,4 +1,4 @@
--- Write down that a delivery arrived. ARGV: task, seconds a settled request is remembered. Gives whether it was owed.
+-- Record that a delivery arrived. ARGV: task, seconds to remember a settled request. Returns whether it was owed.
 local task, ttl = unpack(ARGV)
 local entry, kind = split(task)
 return try(task, function()

@@ -1,10 +1,10 @@
--- Put what is overdue on its list, what was lost in front of all. ARGV: how many at most. Gives how many were overdue,
--- and how many of them nobody can read.
+-- Queue overdue tasks again, lost ones first. ARGV: how many at most. Returns how many were overdue, and how many of
+-- them cannot be read.
 
--- Seconds over which tasks that lost two workers in a row are spread, and again as many for each further one. They were
--- together both times; apart, the one that is to blame takes no others along until it is found out.
+-- Seconds over which tasks that lost two workers in a row are spread, and as many more for each further worker lost.
+-- They were together both times. Apart, the one that is to blame takes no others along until it is poison.
 local SPREAD_S = 15
--- Seconds between two looks at a name that waits in a long queue, at most.
+-- Seconds between two looks at most at a name that waits in a long queue.
 local LOOK_AGAIN_S = 600
 
 local since = {}
@@ -28,13 +28,13 @@ local function look_after(at, task)
     if queued > 0 and queued >= waits_since(list) then
         redis.call('ZADD', OWED, now + math.min(math.max(now - queued, LOST_AFTER_S), LOOK_AGAIN_S), task)
     elseif queued == 0 and lost > 1 then
-        -- Multiples of the golden ratio fall evenly.
+        -- Multiples of the golden ratio spread evenly.
         local wait = SPREAD_S * (lost - 1) * ((at * 0.618034 + now) % 1)
         redis.call('HSET', entry, kind .. '.queued', -1)
         redis.call('ZADD', OWED, now + wait, task)
         note(entry, kind .. string.format(' was lost %d times in a row, again in %.1f s', lost, wait))
     elseif queued > 0 or lost > 0 then
-        -- It has waited before.
+        -- It has waited apart already.
         since[list] = wake(task, waits_since(list))
         note(entry, kind .. ' was lost, queued again')
     else

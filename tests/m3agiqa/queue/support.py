@@ -1,4 +1,4 @@
-"""What tests of the queue share: requests, workers that get lost, and the passing of time."""
+"""Helpers of the queue's tests: requests, workers that get lost, and the passing of time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from redis import Redis
 
 from m3agiqa.contract import ScoreRequest
 from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.dead import DeadLetter
-from m3agiqa.queue.ledger import Claim, Ledger
+from m3agiqa.queue.ledger import Ledger
 from tests.support_verdicts import verdict
 
 #: Where the name of `request` is queued.
@@ -17,7 +18,7 @@ LIST = "score:6"
 
 _PLACES = {"callback": {"callback_url": "https://host/hook"}, "s3": {"s3_uri": "s3://out/verdicts"}}
 
-#: What a worker may do about a task that it has.
+#: Ways in which a worker may end a claim.
 ENDS: dict[str, Callable[[Claim], object]] = {
     "postpone": lambda claim: claim.postpone(0, why="c"),
     "release": lambda claim: claim.release(why="c"),

@@ -11,7 +11,7 @@ from m3agiqa.errors import ConfigError
 from m3agiqa.queue.address import DEFAULT, Address
 from m3agiqa.queue.connection import connect
 
-#: What is read, and as what.
+#: URLs, and what they are read as.
 READ = {
     "redis://host": "redis://host:6379/0",
     "redis://host/": "redis://host:6379/0",
@@ -59,9 +59,9 @@ def test_what_is_none_is_told_without_a_part_of_it(url: str) -> None:
 
 def test_nothing_but_the_place_is_shown() -> None:
     address = Address.parse("redis://me:hush@host:7/3")
-    assert address.place == "host:7"
+    assert address.endpoint == "host:7"
     assert "hush" not in repr(address)
-    assert Address.parse("unix:///run/redis.sock").place == "/run/redis.sock"
+    assert Address.parse("unix:///run/redis.sock").endpoint == "/run/redis.sock"
 
 
 def test_the_environment_may_give_the_password_apart() -> None:
@@ -73,7 +73,7 @@ def test_the_environment_may_give_the_password_apart() -> None:
         "M3AGIQA_REDIS_PASSWORD": "#/?%@ :é",
     }
     address = Address.from_environment(given)
-    assert (address.username, address.password, address.place) == ("new", "#/?%@ :é", "host:6379")
+    assert (address.username, address.password, address.endpoint) == ("new", "#/?%@ :é", "host:6379")
     assert Address.parse(address.url) == address
 
 

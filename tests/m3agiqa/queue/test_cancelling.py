@@ -6,9 +6,10 @@ import pytest
 from redis import Redis
 
 from m3agiqa.client import Client
-from m3agiqa.errors import NotOwed, RequestInvalid
+from m3agiqa.errors import NotOwed, UsageError
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, letters, owe, pass_time, request
 from tests.support_verdicts import verdict
 
@@ -83,7 +84,7 @@ def test_what_has_its_answer_keeps_it(client: Client, redis: Redis, ledger: Ledg
 
 @pytest.mark.parametrize("name", ["r", "", "a:callback", "\x1b[31m", "x" * 5000])
 def test_what_nobody_knows_is_told(name: str, client: Client) -> None:
-    with pytest.raises(RequestInvalid, match=r"^no request \S* is known") as told:
+    with pytest.raises(UsageError, match=r"^no request \S* is known") as told:
         client.cancel(name)
     assert "\x1b" not in str(told.value)
 
@@ -97,7 +98,7 @@ def test_what_cannot_be_read_is_told_and_others_are_purged(
     redis.hset(keys.request("torn"), "request", "{")
     inbox.push(redis, [request("new")])
     redis.lpush(keys.inbox(0), "no JSON")
-    with pytest.raises(RequestInvalid, match="torn cannot be read"):
+    with pytest.raises(UsageError, match="torn cannot be read"):
         client.cancel("torn")
     # when all is purged
     assert set(client.purge()) == {"waits", "new"}

@@ -7,10 +7,11 @@ import pytest
 from redis import Redis
 
 from m3agiqa.client import Client
-from m3agiqa.errors import DeliveryGone, NotOwed, RequestInvalid
+from m3agiqa.errors import DeliveryGone, NotOwed, UsageError
 from m3agiqa.queue import keys
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, begin_again, letters, owe, publish, request, taken
 from tests.support_verdicts import verdict
 
@@ -168,10 +169,10 @@ def test_what_cannot_be_replayed_says_why_and_stays(ledger: Ledger, client: Clie
     admit(ledger, redis, "[" + " " * MAX_ENTRY_BYTES + "]")
     # when they are put back
     for letter, said in zip(letters(redis), ("answered with a failure", "forgotten", "not kept whole"), strict=True):
-        with pytest.raises(RequestInvalid, match=said):
+        with pytest.raises(UsageError, match=said):
             client.replay(letter)
         stranger = letter.model_copy(update={"task": None, "queue": "m3agiqa:newer:3", "cut": False})
-        with pytest.raises(RequestInvalid, match="came from no inbox"):
+        with pytest.raises(UsageError, match="came from no inbox"):
             client.replay(stranger)
     # then they are still there
     assert redis.hlen(keys.DEAD) == 3

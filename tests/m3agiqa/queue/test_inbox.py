@@ -1,4 +1,4 @@
-"""What producers write, in any language, and what becomes of it."""
+"""Producers write entries in any language, and workers admit or refuse them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES, Admission
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, letters, owe, publish, request
 from tests.support import eventually
 from tests.support_verdicts import verdict
@@ -519,7 +520,7 @@ def test_a_worker_that_dies_while_it_looks_loses_nothing(ledger: Ledger, redis: 
 
 @pytest.fixture
 def after_peek(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What happens between a worker's look at the inbox and its next step, each once."""
+    """Does things between a worker's peek at the inbox and its next step, each once."""
     happen: list[Callable[[], object]] = []
     run = Connection.run
 

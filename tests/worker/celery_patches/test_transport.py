@@ -19,7 +19,7 @@ from worker.celery_patches import wakeups
 def connection(redis_url: str) -> Iterator[Connection]:
     options = {"queue_order_strategy": "priority", "priority_steps": list(keys.PRIORITIES), "sep": keys.SEPARATOR}
     with Connection(
-        redis_url, transport="worker.celery_patches.transport:Transport", transport_options=options
+        redis_url, transport="worker.celery_patches.transport:NamesOnlyTransport", transport_options=options
     ) as connection:
         yield connection
 

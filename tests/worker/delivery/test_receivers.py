@@ -98,7 +98,7 @@ def sent(made: Receivers, url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("place", "url"),
+    ("host", "url"),
     [
         ("tenant.example:443", "https://Tenant.example./hook?x"),
         ("https://tenant.example", "https://tenant.example:443/"),
@@ -107,8 +107,8 @@ def sent(made: Receivers, url: str) -> dict[str, str]:
         ("[::1]:443", "https://[0::1]/"),
     ],
 )
-def test_a_receiver_gets_the_headers_it_wants(place: str, url: str) -> None:
-    made = receivers(webhook_host_headers={place: {"Authorization": "Bearer a b", "X-Team": "m3"}})
+def test_a_receiver_gets_the_headers_it_wants(host: str, url: str) -> None:
+    made = receivers(webhook_host_headers={host: {"Authorization": "Bearer a b", "X-Team": "m3"}})
     headers = sent(made, url)
     assert (headers["authorization"], headers["x-team"]) == ("Bearer a b", "m3")
     assert headers["Content-Type"] == "application/json"
@@ -130,10 +130,10 @@ def test_no_other_receiver_gets_them(url: str) -> None:
     assert "authorization" not in {name.lower() for name in sent(made, url)}
 
 
-@pytest.mark.parametrize("place", ["tenant.example", "[::1]", "::1", "*.example", "", "https://tenant.example/hook"])
-def test_headers_are_for_a_host_and_a_port(place: str) -> None:
+@pytest.mark.parametrize("host", ["tenant.example", "[::1]", "::1", "*.example", "", "https://tenant.example/hook"])
+def test_headers_are_for_a_host_and_a_port(host: str) -> None:
     with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_HOST_HEADERS"):
-        receivers(webhook_host_headers={place: {"X-Team": "m3"}})
+        receivers(webhook_host_headers={host: {"X-Team": "m3"}})
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,6 @@ def test_what_is_not_as_it_should_be_is_an_error_that_does_not_show_it(
     setting: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"M3AGIQA_{setting}", text)
-    with pytest.raises(ConfigError, match=setting.lower()) as failure:
+    with pytest.raises(ConfigError, match=setting) as failure:
         Settings.from_environment()
     assert "hunter2" not in str(failure.value)

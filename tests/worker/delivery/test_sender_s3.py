@@ -283,7 +283,7 @@ def test_an_s3_service_that_hangs_is_given_up(serve: Any, aws: None) -> None:
 
 
 def test_moto_itself_refuses_to_overwrite(bucket: Any) -> None:
-    """What the tests above rest on."""
+    """The tests above rely on this."""
     bucket.put_object(Key="k", Body=b"1")
     with pytest.raises(ClientError, match="PreconditionFailed"):
         bucket.put_object(Key="k", Body=b"2", IfNoneMatch="*")

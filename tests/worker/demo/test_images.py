@@ -14,7 +14,7 @@ def test_the_manifest_names_every_image_once() -> None:
     files = [row["file"] for row in ROWS]
     assert len(files) == len(set(files)) == 12
     assert set(files) == {file.name for file in FOLDER.iterdir()} - {"manifest.csv", "LICENCES.md"}
-    assert sum(1 for row in ROWS if row["spoilt"]) == 6
+    assert sum(1 for row in ROWS if row["distorted"]) == 6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])

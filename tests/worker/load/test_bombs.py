@@ -22,11 +22,11 @@ REFUSED = (
     "png-chunks",
     "png-idats",
 )
-#: Those that an encoder takes seconds to write.
+#: Bombs that an encoder takes seconds to write.
 SLOW_TO_MAKE = {"avif-flat", "avif-noise", "webp-noise"}
-#: Whose header alone takes seconds: a decoder process is ended for it.
+#: Bombs whose header alone takes seconds: a worker ends the process that reads it.
 SLOW_TO_READ = {"avif-directory", "avif-grid", "avif-items", "jpeg-stuffing"}
-#: Those with much around a small image, which is all that is decoded.
+#: Bombs with much data around a small image, which alone is decoded.
 LIGHT = ("jpeg-fill", "jpeg-markers", "png-directory", "png-frames", "png-profile", "png-texts")
 #: Seconds of processor time; a walk that is not bounded takes far more.
 AT_MOST_S = 3.0
@@ -42,7 +42,7 @@ def test_parts_and_scans_without_number_are_refused_unseen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BOMBS.keys() - SLOW_TO_MAKE - SLOW_TO_READ - {*REFUSED}))
-def test_the_rest_is_a_image_or_a_typed_error(name: str) -> None:
+def test_the_rest_is_an_image_or_a_typed_error(name: str) -> None:
     data = BOMBS[name]()
     assert len(data) <= Settings().fetch_max_bytes
     began = time.process_time()

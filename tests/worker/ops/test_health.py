@@ -16,7 +16,7 @@ from worker.ops.health import STALE_S, Health, is_live, is_ready, main
 
 @pytest.fixture
 def another_pid() -> int:
-    """Of a process that has ended."""
+    """The id of a process that has ended."""
     ended = subprocess.Popen(["true"])
     ended.wait()
     return ended.pid

@@ -176,7 +176,7 @@ def test_an_address_that_does_not_answer_costs_a_moment_and_no_image(
         return real(("127.0.0.1", server.server_port), timeout, **options)
 
     monkeypatch.setattr(connection, "create_connection", create_connection)
-    monkeypatch.setattr("worker.web.transport._NEXT_ADDRESS_S", 0.05)
+    monkeypatch.setattr("worker.web.connections._NEXT_ADDRESS_S", 0.05)
     # When an image is fetched from it, then the other one gives it
     assert Fetcher(Settings(fetch_timeout_s=PATIENCE_S)).fetch("http://dual.example/") == b"image"
     assert tried == [SIX, PUBLIC]

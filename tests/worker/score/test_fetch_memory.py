@@ -1,4 +1,4 @@
-"""What a body takes of the memory budget while it comes in, and of the turns to read on."""
+"""A body takes room in the memory budget and a permit to read on while it comes in, and gives both back."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_what_a_fetch_took_is_given_back_however_it_ends(serve: Any) -> None:
     assert budget.taken_bytes == 0
 
 
-def test_a_turn_to_read_on_is_given_back_as_often_as_it_was_taken(serve: Any) -> None:
+def test_a_permit_to_read_on_is_given_back_as_often_as_it_was_taken(serve: Any) -> None:
     server = serve(lambda request: request.reply(200, bytes(4 * CHUNK_BYTES)))
     fetcher = trusting(server)
-    # One that says so if it is given back too often.
-    fetcher._turns = turns = threading.BoundedSemaphore(LARGE_AT_A_TIME)
+    # A bounded one raises if it is released too often.
+    fetcher._permits = permits = threading.BoundedSemaphore(LARGE_AT_A_TIME)
     for _ in range(LARGE_AT_A_TIME + 1):
         assert len(fetcher.fetch(server.url)) == 4 * CHUNK_BYTES
-    assert all(turns.acquire(blocking=False) for _ in range(LARGE_AT_A_TIME))
+    assert all(permits.acquire(blocking=False) for _ in range(LARGE_AT_A_TIME))

@@ -304,7 +304,7 @@ def test_the_first_verdict_stays(outside: Outside, ledger: Ledger, redis: Redis,
         raise FetchRefused("gone since")
 
     outside.quick = meanwhile  # type: ignore[method-assign]
-    assert slow.run(task) == "another worker was first"
+    assert slow.run(task) == "another worker published first"
     assert client.result("r", timeout=0).status == "scored"
     assert client.state("r") == State.SETTLED
 

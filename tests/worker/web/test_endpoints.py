@@ -1,4 +1,4 @@
-"""One spelling for each place that a URL or a setting can name."""
+"""One spelling for each endpoint that a URL or a setting can name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.web.endpoints import endpoint_of, place_named
+from worker.web.endpoints import endpoint_of, host_named
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_what_names_no_host(url: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(["", "http://", "https://"]), st.text(st.characters(), max_size=30))
-def test_any_text_is_a_place_or_a_value_error(scheme: str, text: str) -> None:
-    for find in (endpoint_of, place_named):
+def test_any_text_is_an_endpoint_or_a_value_error(scheme: str, text: str) -> None:
+    for find in (endpoint_of, host_named):
         try:
-            place = find(scheme + text)
+            found = find(scheme + text)
         except ValueError:
             continue
-        assert place.isascii()
-        assert place == place.lower()
+        assert found.isascii()
+        assert found == found.lower()
 
 
 @pytest.mark.parametrize(
-    ("entry", "place"),
+    ("entry", "host"),
     [
         ("Tenant.example", "tenant.example"),
         ("tenant.example.", "tenant.example"),
@@ -93,8 +93,8 @@ def test_any_text_is_a_place_or_a_value_error(scheme: str, text: str) -> None:
         ("[::1]:443", "[::1]:443"),
     ],
 )
-def test_a_setting_names_a_host_or_one_of_its_ports(entry: str, place: str) -> None:
-    assert place_named(entry) == place
+def test_a_setting_names_a_host_or_one_of_its_ports(entry: str, host: str) -> None:
+    assert host_named(entry) == host
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_a_setting_names_a_host_or_one_of_its_ports(entry: str, place: str) -> N
 )
 def test_a_setting_that_names_no_host(entry: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        place_named(entry)
+        host_named(entry)

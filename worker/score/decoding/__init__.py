@@ -1,4 +1,5 @@
-"""Strangers' images are decoded in processes of their own: `pool` keeps them, `child` is what runs in one.
+"""Decodes strangers' images in processes of their own: `pool` shares them out, `process` starts, asks and ends one, and
+`child` runs in it.
 
-Neither a decoder that hangs, nor one that grows or dies, costs the worker more than the image it was at.
+A decoder that hangs, grows or dies costs the worker the image it was decoding, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""How much memory images may take at a time: as fetched, while they are decoded, and until they are scored."""
+"""Limits the memory that all images take together: as fetched, while they are decoded, and until they are scored."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 from m3agiqa.errors import Busy
 
-#: Seconds until a task that found no room is taken again, at random between.
+#: Seconds until a task that found no room is taken again: at random between these two.
 _AGAIN_S = (0.5, 2.0)
 
 
 class Budget:
-    """Bytes that images share. Safe to share among threads.
+    """Bytes for all images together. Safe to share among threads.
 
-    An image that takes more than all of it has its turn when no other takes any.
+    An image that needs more than the whole budget gets it once no other image holds any.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -31,7 +31,7 @@ class Budget:
 
     @contextmanager
     def hold(self) -> Iterator[Hold]:
-        """What one image takes, given back at the end."""
+        """Room for one image, given back at the end of the block."""
         hold = Hold(self)
         try:
             yield hold
@@ -50,17 +50,17 @@ class Budget:
 
 
 class Hold:
-    """One image's part of a budget."""
+    """The part of a budget that one image takes."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._bytes = 0
 
     def resize(self, size_bytes: int, wait_s: float = 0.0) -> None:
-        """Take `size_bytes` in all from now on; less is always possible.
+        """Hold `size_bytes` from now on, instead of what is held; to hold less always succeeds.
 
         Raises:
-            Busy: there is no room for more within `wait_s` seconds.
+            Busy: the budget has no room for more within `wait_s` seconds.
         """
         self._budget._exchange(self._bytes, size_bytes, wait_s)
         self._bytes = size_bytes

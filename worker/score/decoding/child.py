@@ -1,10 +1,11 @@
-"""A process that has images decoded: `python -m worker.score.decoding.child SOCKET MEMORY`, started by
-the `pool`. It forks one more for each image, which costs milliseconds, where to start anew costs a third of a second;
-what an image took of memory goes with it.
+"""The decoding process: `python -m worker.score.decoding.child SOCKET MEMORY`, which `process` starts.
 
-Orders and answers are JSON on the socket, an image's bytes and its slices lie in the shared memory; SOCKET and MEMORY
-are file descriptors. The answer is all that the worker takes from here, and it believes none of it unchecked: a decoder
-may have been taken over by the image it was given.
+It forks for each image, which takes milliseconds where a new start takes a third of a second; the fork's memory goes
+when it ends.
+
+SOCKET and MEMORY are file descriptors. Orders and answers are JSON on the socket; the image's bytes, and then its
+slices, lie in the shared memory. The worker reads nothing else from here and checks all of it: an image may have taken
+over its decoder.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ _MARGIN_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Order:
-    """What the worker asks for."""
+    """What the worker asks a decoder to do."""
 
-    #: Bytes of the file in the shared memory.
+    #: Size of the file in the shared memory, bytes.
     size_bytes: int
     max_pixels: int
-    #: More pixels are not decoded: the answer says how many there are, and how much memory that would take.
+    #: An image with more pixels is not decoded: the answer says how many it has, and how much memory it would take.
     most_pixels: int
-    #: Seconds of processor time after which decoding is ended, and more for each megapixel and each megabyte.
+    #: Seconds of processor time that decoding may take, and more for each megapixel and each megabyte of the image.
     cpu_s: float
     megapixel_s: float
     megabyte_s: float
-    #: Niceness of the image's process: how much more patient it is with others' work.
+    #: Niceness of the fork that decodes: the higher, the more other work goes first.
     niceness: int
     #: Patch, scale and numbers of slices of the model's cutter; None cuts nothing.
     cutter: tuple[int, int, tuple[int, ...]] | None
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
     """Serve orders until the worker closes the socket."""
     socket, memory = (int(argument) for argument in arguments)
     Image.init()
-    # One thread: the processor time of all of them counts, and the others' cores are not ours.
+    # One thread: the limit counts the processor time of all threads, and other cores have other images.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.MAX_IMAGE_PIXELS = None  # read_header checks sizes
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -105,7 +106,7 @@ def _failed(error: Exception) -> dict[str, Any]:
 
 
 def _has_room(size_bytes: int) -> bool:
-    """Whether this process could have that much now: what decoders call broken may be their own want of memory."""
+    """Whether this process could allocate that much now. Decoders that lack memory call the image broken."""
     try:
         mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError:
@@ -114,21 +115,21 @@ def _has_room(size_bytes: int) -> bool:
 
 
 def _limit_seconds(cpu_s: float, *, more: bool = False) -> None:
-    """End this process after so much processor time from now on, also in the middle of a decoder; `more` adds to what
-    is left.
+    """Have the kernel end this process after so much processor time, even in the middle of a decoder; `more` adds to
+    what is left.
     """
     left_s = signal.getitimer(signal.ITIMER_PROF)[0] if more else 0.0
     signal.setitimer(signal.ITIMER_PROF, left_s + cpu_s)
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process take `more_bytes` beyond what it has."""
+    """Limit this process to `more_bytes` more than it has."""
     hard = resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + more_bytes + _MARGIN_BYTES, hard))
 
 
 def _written(cut: SlicedImage, memory: int) -> dict[str, Any]:
-    """Write slices one after the other, then the image they were cut from; returns their sizes."""
+    """Write the slices one after the other, then the image they were cut from. Returns the answer, with their sizes."""
     at = 0
     for slices in cut.slices.values():
         for patch in slices.patches:

@@ -33,6 +33,7 @@ from tests.support import PATIENCE_S, eventually, png
 from worker.score.decoding import pool
 from worker.score.decoding.budget import Budget
 from worker.score.decoding.pool import Decoders
+from worker.score.decoding.process import _shared_memory
 
 CUTTER = Cutter(Slicing(), (9, 4))
 Start = Callable[..., Decoders]
@@ -164,7 +165,7 @@ def test_a_process_that_is_killed_says_nothing_about_its_image(start: Start) -> 
 
 
 def test_a_process_that_hangs_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_HANGS_S", 0.5)
+    monkeypatch.setattr("worker.score.decoding.process._HANGS_S", 0.5)
     decoders = start()
     decoders.quick(png())
     process = decoder_of(decoders)._process
@@ -181,7 +182,7 @@ def test_a_decoder_that_grows_beyond_its_image_is_stopped_and_the_image_not_blam
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A decoder that wants more memory than an image of its size may take says that the image is broken.
-    monkeypatch.setattr(pool, "_MODULE", "tests.worker.score.decoding.greedy")
+    monkeypatch.setattr("worker.score.decoding.process._MODULE", "tests.worker.score.decoding.greedy")
     decoders = start()
     with Budget(10**9).hold() as hold, pytest.raises(OutOfMemory):
         decoders.patient(png(), hold)
@@ -277,7 +278,7 @@ def test_a_decoder_that_was_taken_over_is_not_believed(answer: bytes, start: Sta
     decoder = decoder_of(decoders)
     decoder.end()
     ours, theirs = socket.socketpair()
-    decoder._connection, decoder._memory = Connection(ours.detach()), pool._shared_memory()
+    decoder._connection, decoder._memory = Connection(ours.detach()), _shared_memory()
     decoder._process = Ended()
     other = Connection(theirs.detach())
     answered = answer.replace(b'"INFO"', found.info.model_dump_json().encode())

@@ -1,0 +1,35 @@
+"""Reads from the ledger where a request is, and what happened to it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from redis import Redis
+
+from m3agiqa.queue import keys
+
+
+class State(StrEnum):
+    """Where a request is on its way."""
+
+    SUBMITTED = "submitted"
+    FETCHING = "fetching"
+    SCORING = "scoring"
+    #: The verdict is there, and its deliveries are queued.
+    SCORED = "scored"
+    DELIVERING = "delivering"
+    #: Nothing is owed any more.
+    SETTLED = "settled"
+    #: Given up: a dead letter says why.
+    DEAD = "dead"
+
+
+def state_of(redis: Redis, request_id: str) -> State | None:
+    """Where a request is; None if the ledger does not know it. Raises what redis-py raises."""
+    found = redis.hget(keys.request(request_id), "state")
+    return State(found) if found in list(State) else None
+
+
+def history_of(redis: Redis, request_id: str) -> tuple[str, ...]:
+    """A line for each event of a request, with its Unix time, the newest last. Raises what redis-py raises."""
+    return tuple(str(redis.hget(keys.request(request_id), "history") or "").splitlines())
