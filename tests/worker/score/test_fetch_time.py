@@ -63,9 +63,9 @@ def test_a_server_must_begin_to_answer_sooner(answer: Any, serve: Any) -> None:
 
 def test_once_it_began_to_answer_a_server_has_all_the_time(serve: Any) -> None:
     def answer(request: Any) -> None:
-        request.reply(200, b"im", content_length="5")
+        request.reply(200, b"pict", content_length="7")
         request.server.over.wait(1)
-        request.wfile.write(b"age")
+        request.wfile.write(b"ure")
 
     server = serve(answer)
     assert trusting(server, fetch_first_byte_s=0.5, fetch_timeout_s=PATIENCE_S).fetch(server.url) == b"picture"
