@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3agiqa import config
-from m3agiqa.errors import RequestInvalid
+from m3agiqa.errors import DataError
 from m3agiqa.files import image_digest
 from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
@@ -130,20 +130,20 @@ class Material:
         progress: Progress,
     ) -> None:
         if missing := [label for label in settings.labels if label not in data.columns]:
-            raise RequestInvalid(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
+            raise DataError(f"{data.folder} has no column {', '.join(missing)}, only {', '.join(data.columns)}")
         entries = {entry.name: entry for entry in data.entries}
         by_name: dict[str, list[ConversationRecord]] = {}
         for item in conversations:
             by_name.setdefault(item.image, []).append(item)
         self.names = [name for name in entries if name in by_name]
         if not self.names:
-            raise RequestInvalid(f"no image of {data.folder} has a conversation")
+            raise DataError(f"no image of {data.folder} has a conversation")
         self.conversations = [by_name[name] for name in self.names]
         split = settings.split.names(data)
         number = {name: index for index, name in enumerate(self.names)}
         self.train, self.val = ([number[name] for name in split[part] if name in number] for part in ("train", "val"))
         if not self.train or not self.val:
-            raise RequestInvalid("the split leaves no image with a conversation for train or val")
+            raise DataError("the split leaves no image with a conversation for train or val")
         self.images = load_images(
             data, self.names, settings.side, device, lambda loaded: progress.images(loaded, len(self.names))
         )
@@ -165,9 +165,7 @@ class Material:
         known[self.train] = self.scores[self.train]
         smooth = out_of_fold(self.pooled, known, [entries[name].prompt for name in self.names], settings.seed)
         if not bool(smooth.isfinite().all()):
-            raise RequestInvalid(
-                f"{', '.join(settings.labels)}: too few scores or prompts in the part train to learn from"
-            )
+            raise DataError(f"{', '.join(settings.labels)}: too few scores or prompts in the part train to learn from")
         self.pooled, self.ratings = _standardised(self.pooled), _standardised(smooth)
         some = self.maps[:: max(1, len(self.names) // _AT_ONCE)].float()
         self._map_scale = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -193,7 +191,7 @@ def pretrain(
     """Train a base into the folder `run`, continuing what a killed run left there; returns the base's folder.
 
     Raises:
-        RequestInvalid: the data set or the run's folder does not allow it.
+        DataError: the data set or the run's folder does not allow it.
     """
     folder = Run(run)
     with folder.alone():

@@ -39,7 +39,7 @@ def load_images(
     """Uint8 RGB [n, 3, side, side] on `device`: what is not that size is resized.
 
     Raises:
-        RequestInvalid: an image cannot be read; says which.
+        DataError: an image cannot be read; says which.
     """
 
     def load(name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The way from a data set to a trained head: labels, split, states, training."""
+"""Trains a head on a data set: takes its labels, splits it, has the frozen model read its images, and fits the head."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from m3agiqa.train.head.settings import HeadTraining
 from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 from m3agiqa.train.run import digest
 
-#: What may change in a run that goes on: how long it is, and what it takes of the disk.
+#: Settings that may change when a run goes on: its length, and its room on the disk.
 _CHANGEABLE = ("epochs", "cache_gb")
 
-#: Threads that open images while others are opened or read.
+#: Threads that open images.
 _THREADS = 8
 
 
 @dataclass(frozen=True)
 class HeadTask:
-    """What is to be trained, on what."""
+    """The head to be trained, and the data set it learns from."""
 
     data: DataSet
     aspect: Aspect
     #: Column of the human scores.
     label: str
     settings: HeadTraining
-    #: Image to description; None has the frozen model write its own.
+    #: Descriptions by image; None has the frozen model write its own.
     descriptions: Mapping[str, str] | None = None
-    #: Images the frozen model reads together.
+    #: Images that the frozen model reads together.
     batch_size: int = 8
 
 
@@ -98,10 +98,11 @@ def train_head(
     report: Callable[[Epoch], None],
     note: Callable[[str], None],
 ) -> list[Epoch]:
-    """Train a head into the folder `run`; continues what a killed run left there.
+    """Train a head into the folder `run`, from where a killed run ended there.
 
     Raises:
-        DataError: the data set, the run's folder or the cache does not allow it.
+        DataError: the data set cannot be learned from.
+        OutputError: the folder holds another run, or the disk or the cache is full.
         ConfigError, CheckpointError: as loading a model does.
     """
     frozen = Frozen(task, device)
@@ -161,7 +162,7 @@ def _train(
 
 
 def _drawn(names: Sequence[str], settings: HeadTraining) -> list[str]:
-    """The share of a part's images that is used, in their order."""
+    """Draw the share of a part's images that is used, in their order."""
     count = max(1, round(settings.share * len(names)))
     drawn = set(random.Random(settings.seed).sample(names, count))
     return [name for name in names if name in drawn]
@@ -183,7 +184,7 @@ def _labels(task: HeadTask, note: Callable[[str], None]) -> dict[str, float]:
 
 
 def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str], list[str]]:
-    """What each image's states are called in the cache, and what is wrong with those that can have none."""
+    """The name of each image's states in the cache, and a sentence for each image that can have none."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in labels}
     states: dict[str, str] = {}
     failed: list[str] = []
@@ -198,7 +199,7 @@ def _named(task: HeadTask, labels: Mapping[str, float]) -> tuple[dict[str, str],
 
 
 def _fill(task: HeadTask, states: dict[str, str], frozen: Frozen, cache: StateCache, progress: Progress) -> list[str]:
-    """Have every image's states in the cache; those that failed are taken out of `states` and told."""
+    """Fill the cache with every image's states. An image that fails leaves `states`; returns a sentence for each."""
     entries = {entry.name: entry for entry in task.data.entries if entry.name in states}
     missing = [name for name, state in states.items() if state not in cache]
     engine = frozen.load() if missing else None
@@ -224,7 +225,7 @@ def _job(task: HeadTask, entry: Entry) -> Job:
 
 
 def _state_name(task: HeadTask, entry: Entry) -> str | M3AGIQAError:
-    """An image's name in the cache, or why it can have none."""
+    """The name of an image's states in the cache, or why there are none."""
     if task.descriptions is not None and entry.name not in task.descriptions:
         return CheckpointError("no description")
     try:
