@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from m3agiqa import hub
@@ -17,15 +17,12 @@ from m3agiqa.cutting import Cutter
 from m3agiqa.errors import DeviceLost
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.profile import ModelProfile
+from m3agiqa.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from m3agiqa.engine.scoring import Engine
 
 __all__ = ["FakeScorer", "Job", "Scorer", "Scores", "Scoring", "load_scorer"]
-
-
-#: Called with the share of the weights that are loaded, 0 to 1.
-Progress = Callable[[float], None]
 
 
 class Scoring(Protocol):
@@ -64,7 +61,7 @@ class Scorer:
         device: str = "auto",
         *,
         max_batch: int = 8,
-        progress: Progress = lambda share: None,
+        progress: Progress = unseen,
     ) -> Self:
         """Find, download if need be, and load a profile's weights.
 
@@ -174,7 +171,7 @@ class FakeScorer:
 
 
 def load_scorer(
-    model: ModelProfile | str, device: str = "auto", *, max_batch: int = 8, progress: Progress = lambda share: None
+    model: ModelProfile | str, device: str = "auto", *, max_batch: int = 8, progress: Progress = unseen
 ) -> Scoring:
     """The scorer for a profile, its name or path; "fake", or "fake:0.5" for one that takes half a second a batch.
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from m3agiqa.bench.random_weights import adapter_config, adapter_tensors, base_tensors, head_tensors
 from m3agiqa.contract import Aspect
-from m3agiqa.engine.loading import Network, Progress, assemble
+from m3agiqa.engine.loading import Network, assemble
 from m3agiqa.model.adapters import SAVED_MODULES, Adapter
 from m3agiqa.model.checkpoints import Tensors
 from m3agiqa.model.head import Head
@@ -18,6 +18,7 @@ from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.shape import Shape
 from m3agiqa.model.tokens import PAD, PAD_ID, ConversationTokenizer
 from m3agiqa.model.writing import SPECIAL_TOKENS
+from m3agiqa.progress import Progress, unseen
 
 
 def random_network(
@@ -27,7 +28,7 @@ def random_network(
     dtype: torch.dtype,
     seed: int = 0,
     stored: torch.dtype | None = None,
-    progress: Progress = lambda share: None,
+    progress: Progress = unseen,
 ) -> Network:
     """A network with an adapter, its saved modules and a head per aspect.
 

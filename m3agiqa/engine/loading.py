@@ -23,9 +23,7 @@ from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.model.vision import Tower
 from m3agiqa.outputs import make_folder
-
-#: Called with the share of the weights that are loaded, 0 to 1.
-Progress = Callable[[float], None]
+from m3agiqa.progress import Progress, unseen
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,7 +79,7 @@ def load_network(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    progress: Progress = lambda share: None,
+    progress: Progress = unseen,
 ) -> Network:
     """Load the base in `base`, an adapter's folder and a head's file per aspect; without heads if they are None.
 
@@ -112,7 +110,7 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    progress: Progress = lambda share: None,
+    progress: Progress = unseen,
 ) -> Network:
     """Build a network of its parts; `make_heads` makes the heads, given the language model's output layer."""
     meter = _Meter(files, adapters.values(), progress)

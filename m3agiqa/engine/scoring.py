@@ -17,7 +17,7 @@ from m3agiqa.cutting import Cutter, SlicedImage
 from m3agiqa.engine.clock import Clock
 from m3agiqa.engine.decoding import ModelRunner
 from m3agiqa.engine.encoding import EncodedImage
-from m3agiqa.engine.loading import Network, Progress, choose_device, load_network
+from m3agiqa.engine.loading import Network, choose_device, load_network
 from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.ops import moved
 from m3agiqa.engine.rows import Row, alive, failing_alone
@@ -36,6 +36,7 @@ from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import TokenizedConversation
 from m3agiqa.profile import ModelProfile
+from m3agiqa.progress import Progress, unseen
 
 #: Threads that cut images: Pillow leaves the interpreter to others while it resizes.
 _CUTTING_THREADS = 8
@@ -79,7 +80,7 @@ class Engine:
         *,
         max_batch: int = 8,
         heads: bool = True,
-        progress: Progress = lambda share: None,
+        progress: Progress = unseen,
     ) -> Self:
         """Load a profile's parts; without `heads`, an engine that reads and does not rate.
 
