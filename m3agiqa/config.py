@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import ConfigError, M3AGIQAError
+from m3agiqa.errors import ConfigError, DataError
 from m3agiqa.inputs import read_bytes
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
@@ -80,7 +80,7 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
 
     try:
         return model.model_validate(yaml.safe_load(read_bytes(path)))
-    except M3AGIQAError as error:
+    except DataError as error:
         raise ConfigError(str(error)) from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe_validation(error)}") from error

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from m3agiqa.colour import Colour
-from m3agiqa.containers.still import Parts, Still
+from m3agiqa.containers.still import PartCounter, Still
 
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 #: The boxes that lead to an image's properties; each has this many bytes before the first box inside it.
@@ -23,7 +23,7 @@ def recognises(data: bytes) -> bool:
 
 def still(data: bytes) -> Still:
     """The whole file: its decoder takes the first image by itself, and turns it as the boxes say."""
-    parts = Parts()
+    parts = PartCounter()
     colour = Colour()
     for kind, start, end in _boxes(data, 0, len(data), parts):
         if kind == b"colr" and colour.cicp is None and end - start >= 11 and data[start : start + 4] == b"nclx":
@@ -31,10 +31,10 @@ def still(data: bytes) -> Still:
     return Still(format="AVIF", data=data, size=None, colour=colour, orientation=None)
 
 
-def _boxes(data: bytes, at: int, end: int, parts: Parts) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes, at: int, end: int, parts: PartCounter) -> Iterator[tuple[bytes, int, int]]:
     """Kind, begin and end of content of each box along _PATH."""
     while at + 8 <= end:
-        parts.one()
+        parts.count()
         length, kind = struct.unpack_from(">I4s", data, at)
         start = at + 8
         if length == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from m3agiqa.containers.still import Parts, Still
+from m3agiqa.containers.still import PartCounter, Still
 from m3agiqa.errors import ImageUnreadable
 
 _IMAGE, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B
@@ -18,7 +18,7 @@ def recognises(data: bytes) -> bool:
 
 def still(data: bytes) -> Still:
     """The first frame on a canvas of the screen's size, or larger where the frame reaches beyond the screen."""
-    parts = Parts()
+    parts = PartCounter()
     control = b""
     first: Still | None = None
     frames = 0
@@ -26,7 +26,7 @@ def still(data: bytes) -> Still:
         width, height, flags = struct.unpack_from("<HHB", data, 6)
         at = tables = 13 + _table_bytes(flags)
         while data[at] != _TRAILER:
-            parts.one()
+            parts.count()
             if data[at] == _EXTENSION:
                 end = _behind_blocks(data, at + 2, parts)
                 if data[at + 1] == _GRAPHIC_CONTROL:
@@ -63,9 +63,9 @@ def _table_bytes(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _behind_blocks(data: bytes, at: int, parts: Parts) -> int:
+def _behind_blocks(data: bytes, at: int, parts: PartCounter) -> int:
     """Where a chain of blocks ends. Each begins with its length, and an empty one closes the chain."""
     while length := data[at]:
-        parts.one()
+        parts.count()
         at += 1 + length
     return at + 1

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from m3agiqa.colour import Colour
 from m3agiqa.containers import exif
-from m3agiqa.containers.still import Parts, Still
+from m3agiqa.containers.still import PartCounter, Still
 from m3agiqa.errors import ImageUnreadable
 
 #: A marker, but no stuffed data, restart or padding in front of another marker.
@@ -95,9 +95,9 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Marker and content of each segment, with the samples that follow a start of scan."""
-    parts, at = Parts(), 2
+    parts, at = PartCounter(), 2
     while (found := _MARKER.search(data, at)) is not None:
-        parts.one()
+        parts.count()
         marker, at = data[found.start() + 1], found.end()
         if marker == _EOI:
             yield marker, b"", b""

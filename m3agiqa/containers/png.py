@@ -12,7 +12,7 @@ import numpy as np
 from m3agiqa.colour import MAX_PROFILE_BYTES, Colour
 from m3agiqa.containers import exif
 from m3agiqa.containers.apng import FirstFrame, frame_count
-from m3agiqa.containers.still import Parts, Still
+from m3agiqa.containers.still import PartCounter, Still
 from m3agiqa.errors import ImageUnreadable
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -134,9 +134,9 @@ def _file(header: _Header, chunks: Iterable[bytes], pixels: Sequence[bytes]) -> 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """Kind, content, and whether the checksum is right."""
-    parts, at = Parts(), len(SIGNATURE)
+    parts, at = PartCounter(), len(SIGNATURE)
     while at + 8 <= len(data):
-        parts.one()
+        parts.count()
         length, kind = struct.unpack_from(">I4s", data, at)
         content = data[at + 8 : at + 8 + length]
         end = at + 8 + length

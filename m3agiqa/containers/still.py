@@ -36,17 +36,17 @@ class Still:
     passes: int = 1
 
 
-class Parts:
+class PartCounter:
     """Counts the parts of one file.
 
     Raises:
-        ImageTooCostly: `one` is called more than MAX_PARTS times.
+        ImageTooCostly: `count` is called more than MAX_PARTS times.
     """
 
     def __init__(self) -> None:
         self._left = MAX_PARTS
 
-    def one(self) -> None:
+    def count(self) -> None:
         self._left -= 1
         if self._left < 0:
             raise ImageTooCostly(f"the file has more than {MAX_PARTS:,} parts")

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from m3agiqa.colour import Colour
-from m3agiqa.containers.still import Parts, Still
+from m3agiqa.containers.still import PartCounter, Still
 from m3agiqa.errors import ImageUnreadable
 
 _ALPHA_FLAG = 0x10
@@ -22,7 +22,7 @@ def still(data: bytes) -> Still:
     """The image, or the first frame of an animation on its canvas. Viewers obey no orientation in a WebP, and a colour
     profile only where the header announces it and nothing moves.
     """
-    parts = Parts()
+    parts = PartCounter()
     extended = b""
     offset = (0, 0)
     image: dict[bytes, bytes] = {}
@@ -68,9 +68,9 @@ def _image(chunks: Iterator[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return image
 
 
-def _chunks(data: bytes, at: int, parts: Parts) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(data: bytes, at: int, parts: PartCounter) -> Iterator[tuple[bytes, bytes]]:
     while at + 8 <= len(data):
-        parts.one()
+        parts.count()
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > len(data):
             raise ImageUnreadable("truncated WEBP")

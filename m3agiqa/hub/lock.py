@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import describe_validation
-from m3agiqa.errors import CheckpointError, M3AGIQAError
+from m3agiqa.errors import CheckpointError, DataError, OutputError
 from m3agiqa.inputs import read_bytes
 from m3agiqa.outputs import make_folder, write
 
@@ -63,7 +63,7 @@ class Lock(_Record):
         """
         try:
             return cls.model_validate_json(read_bytes(path))
-        except M3AGIQAError as error:
+        except DataError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
             raise CheckpointError(f"lock {error}; {_ELSEWHERE}") from error
@@ -79,7 +79,7 @@ class Lock(_Record):
         make_room_for(path)
         try:
             write(path, self.model_dump_json(indent=2) + "\n")
-        except M3AGIQAError as error:
+        except OutputError as error:
             raise CheckpointError(f"{error}; {_ELSEWHERE}") from error
 
 
@@ -91,7 +91,7 @@ def make_room_for(path: Path) -> None:
     """
     try:
         make_folder(path.parent)
-    except M3AGIQAError as error:
+    except OutputError as error:
         raise CheckpointError(f"{error}; {_ELSEWHERE}") from error
 
 
