@@ -182,14 +182,14 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(*_: object, **__: object) -> None:
         raise CheckpointError("this would take long")
 
-    from m3agiqa.train.adapter import responses, trainee
+    from m3agiqa.train.adapter import trainee
     from m3agiqa.train.base import pretrain
-    from m3agiqa.train.head import training
+    from m3agiqa.train.head import states, training
 
-    monkeypatch.setattr(training.Frozen, "reader", begin)
+    monkeypatch.setattr(training.Frozen, "load", begin)
     monkeypatch.setattr(pretrain, "Material", begin)
     monkeypatch.setattr(trainee.Trainee, "load", begin)
-    monkeypatch.setattr(responses.Answerer, "of", begin)
+    monkeypatch.setattr(states, "load_frozen", begin)
     monkeypatch.setattr(outputs, "READER_S", 0.0)
     monkeypatch.setattr(inputs, "WRITER_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "x")
