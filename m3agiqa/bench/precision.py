@@ -103,7 +103,7 @@ def run(
         images=settings.images,
         tokens=settings.tokens,
         beams=settings.beams,
-        spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in Aspect),
+        spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in exact[0]),
         from_float32=max(abs(one.score - other.score) for one, other in _pairs(together, exact)),
         alone_from_batch=max(abs(one.score - other.score) for one, other in _pairs(alone, together)),
         tokens_matching=sum(matches) / len(matches),

@@ -111,14 +111,17 @@ class Engine:
     def prepare(self, job: Job) -> Job:
         """Cut an image as its description will want it; safe in any thread, while a batch runs in another.
 
-        Raises nothing: `encode` meets the same error again, where it gets its type.
+        An error is left to `encode`, which repeats the work and gives the error its type.
         """
-        with suppress(ImageTooLarge, RuntimeError):  # a lost device raises the latter
+        with suppress(ImageTooLarge, RuntimeError):  # RuntimeError: the device is lost
             return replace(job, prepared=self._prepared(job))
         return job
 
     def run(self, jobs: Sequence[Job]) -> list[Scores]:
-        """Score a batch, in order. A failure of one image and aspect is in its scores; any other is raised."""
+        """Score a batch, in order.
+
+        A failure of one image and aspect is in that image's `Scores`; one of the whole batch is raised.
+        """
         clock = Clock(self._device)
         rows = self.encode(jobs)
         clock.mark("encode")
@@ -167,19 +170,20 @@ class Engine:
 
     @torch.inference_mode()
     def read(self, rows: Sequence[Row], session: Session) -> list[torch.Tensor]:
-        """States [tokens, hidden] of the whole conversation, of every row that is then alive, in order.
+        """States [tokens, hidden] of the whole conversation, for each row that has not failed when this returns.
 
-        What was read before the description is not read again, as far as the ids and the image's slices agree.
+        Tokens that a conversation shares with its prompt (same ids, same slices) keep the states that `prefill` read. A
+        conversation that shares none has its image encoded in other slices first.
         """
+        # No row fails between `prefill` and here, so the session's sequences are the rows alive now.
         sequences = dict(enumerate(alive(rows)))
         for row in sequences.values():
             with failing_alone(row):
                 row.converse(self.network.tokenizer)
         states: dict[int, torch.Tensor] = {}
         for anew in (False, True):
-            part = {
-                number: row for number, row in sequences.items() if row.failure is None and (row.known == 0) is anew
-            }
+            going = {number: row for number, row in sequences.items() if row.failure is None}
+            part = {number: row for number, row in going.items() if anew == (row.known == 0)}
             if anew:
                 self._encode((row, row.conversation.grid) for row in part.values())
             conversations, known = [row.conversation for row in part.values()], [row.known for row in part.values()]
@@ -199,7 +203,7 @@ class Engine:
                 lengths = moved(torch.tensor([len(read) for _, read in own]), self._device)
                 padded = pad_sequence([read for _, read in own], batch_first=True)
                 scored.append((own, head(padded, lengths, exact=exact)))
-        for own, raw in scored:  # only now: asking waits for the device
+        for own, raw in scored:  # after every head was started: `tolist` waits for the device
             for (row, _), score in zip(own, raw.tolist(), strict=True):
                 with failing_alone(row):
                     row.rate(score)

@@ -98,7 +98,7 @@ class Run:
     def keep_metrics(self, history: Sequence[Mapping[str, float | None]]) -> None:
         """Write `metrics.csv`: the numbers of each epoch or evaluation, whose names are the columns."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(history[0]))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for line in history for name in line)))
         writer.writeheader()
         writer.writerows(history)
         write(self.path / "metrics.csv", text.getvalue())

@@ -24,7 +24,7 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.score.decoding.pool import Decoders
 from worker.score.fetch import Fetcher
 
-#: Seconds that a request is put off at most because its image server is busy.
+#: Longest wait for the turn of a busy image server, seconds; `worker/runtime.py` hands it to `Shares`.
 LONGEST_DELAY_S = 30.0
 
 
@@ -143,10 +143,10 @@ class _Verdict:
 
 def _still_wanted(request: ScoreRequest) -> None:
     if request.expires_at is not None and datetime.now(UTC) >= request.expires_at:
-        raise RequestExpired("its expires_at passed before it was scored")
+        raise RequestExpired("the request's expires_at passed before its image was scored")
 
 
 def _passing(outcome: Scores | Failure) -> Failure | None:
-    """A failure that may be gone at the next attempt, if there is one."""
+    """The first failure that is retryable, or None."""
     failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
     return next((failure for failure in failures if failure.retryable), None)

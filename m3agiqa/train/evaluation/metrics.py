@@ -82,6 +82,10 @@ def fit_logistic(scores: Floats, labels: Floats) -> Callable[[Floats], Floats]:
     return lambda values: logistic(values, *best)
 
 
+#: Metrics of all images together by name, and whether the logistic maps the scores to the labels first.
+_POOLED = {"srcc": (srcc, False), "plcc": (plcc, False), "plcc_logistic": (plcc, True), "krcc": (krcc, False)}
+
+
 def correlations(
     scores: Sequence[float],
     labels: Sequence[float],
@@ -99,20 +103,11 @@ def correlations(
     within = _within_groups(x, y, groups, seed, resamples)
     reason = _why_none(x, y)
     if reason is not None:
-        missing = Estimate(None, reason=reason)
-        return {
-            **dict.fromkeys(("srcc", "plcc", "plcc_logistic", "krcc"), missing),
-            "srcc_within_groups": within,
-        }
-    mapped = fit_logistic(x, y)(x)
+        return {**dict.fromkeys(_POOLED, Estimate(None, reason=reason)), "srcc_within_groups": within}
+    mapped = {False: x, True: fit_logistic(x, y)(x)}
     draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    return {
-        "srcc": _estimate(srcc, x, y, draws),
-        "plcc": _estimate(plcc, x, y, draws),
-        "plcc_logistic": _estimate(plcc, mapped, y, draws),
-        "krcc": _estimate(krcc, x, y, draws),
-        "srcc_within_groups": within,
-    }
+    pooled = {name: _estimate(metric, mapped[fitted], y, draws) for name, (metric, fitted) in _POOLED.items()}
+    return {**pooled, "srcc_within_groups": within}
 
 
 def srcc_by_group(scores: Floats, labels: Floats, groups: Sequence[str]) -> dict[str, float]:

@@ -87,3 +87,14 @@ def test_images_are_known_by_content(tmp_path: Path) -> None:
     assert one == same != other
     assert image_digest(tmp_path / "none") is None
     assert digest("ab", "c") != digest("a", "bc")
+
+
+def test_metrics_may_gain_a_number_while_a_run_is_continued(tmp_path: Path) -> None:
+    # Given a run whose first epoch was told by an earlier version
+    run = Run(tmp_path)
+
+    # When a later one tells more of the second
+    run.keep_metrics([{"epoch": 0, "srcc": 0.5}, {"epoch": 1, "srcc": 0.6, "krcc": 0.4}])
+
+    # Then both stand in the table
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,srcc,krcc", "0,0.5,", "1,0.6,0.4"]

@@ -24,7 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m3agiqa.contract import Failure, ImageInfo
 from m3agiqa.cutting import WHOLE_PIXELS, SlicedImage
-from m3agiqa.errors import DecoderLost, ImageTooCostly, ImageTooLarge, ImageUnreadable, M3AGIQAError, OutOfMemory
+from m3agiqa.errors import (
+    DecoderLost,
+    ImageError,
+    M3AGIQAError,
+    OutOfMemory,
+)
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.score.decoding.child import Order
 
@@ -40,9 +45,9 @@ _MODULE = "worker.score.decoding.child"
 
 #: Variables that the process gets from the worker's environment, which holds secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
-_FAILURES: dict[str, type[M3AGIQAError]] = {
-    failure.code: failure for failure in (ImageUnreadable, ImageTooLarge, ImageTooCostly, OutOfMemory)
-}
+#: Failures that a decoding process may report: what may be wrong with an image, and too little memory.
+_IMAGE_ERRORS: list[type[M3AGIQAError]] = [ImageError, *ImageError.__subclasses__()]
+_FAILURES: dict[str, type[M3AGIQAError]] = {failure.code: failure for failure in [*_IMAGE_ERRORS, OutOfMemory]}
 
 
 class _Answer(BaseModel):

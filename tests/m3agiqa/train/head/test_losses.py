@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import get_args
 
 import pytest
 import torch
@@ -105,3 +106,7 @@ def test_a_mixture_is_the_weighted_sum() -> None:
     assert float(mixed) == pytest.approx(
         2 * float(LOSSES["mse"](scores, LABELS)) + 0.5 * float(LOSSES["ranknet"](scores, LABELS))
     )
+
+
+def test_every_name_that_a_configuration_may_use_is_a_loss() -> None:
+    assert set(get_args(LossName)) == set(LOSSES)
