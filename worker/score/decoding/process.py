@@ -45,9 +45,9 @@ _MODULE = "worker.score.decoding.child"
 
 #: Variables that the process gets from the worker's environment, which holds secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
-#: Failures that a decoding process may report: what may be wrong with an image, and too little memory.
-_IMAGE_ERRORS: list[type[M3AGIQAError]] = [ImageError, *ImageError.__subclasses__()]
-_FAILURES: dict[str, type[M3AGIQAError]] = {failure.code: failure for failure in [*_IMAGE_ERRORS, OutOfMemory]}
+#: What a decoding process may report: what may be wrong with an image, and too little memory.
+_REPORTED: tuple[type[M3AGIQAError], ...] = (ImageError, *ImageError.__subclasses__(), OutOfMemory)
+_FAILURES = {failure.code: failure for failure in _REPORTED}
 
 
 class _Answer(BaseModel):
