@@ -15,6 +15,7 @@ from m3agiqa.train.base.settings import Pretraining
 from m3agiqa.train.base.views import load_images
 from m3agiqa.train.data.conversations import ConversationRecord
 from m3agiqa.train.data.dataset import PREFIX, DataSet
+from m3agiqa.train.data.swap import SWAP
 from m3agiqa.train.evaluation.metrics import srcc, srcc_by_group
 
 #: Images read at once where nothing is learned.
@@ -70,7 +71,14 @@ class Material:
         #: Images kept back, without those whose scores are only assumed.
         self.val = scored or kept_back
         self._groups = [entries[names[index]].group(PREFIX) or "" for index in self.val]
-        scores = [[entries[name].label(label) for label in self.labels] for name in names]
+        # A score under another's prompt is about the pair: the teacher sees the image alone.
+        scores = [
+            [
+                None if entries[name].values.get(_DISTORTION) == SWAP else entries[name].label(label)
+                for label in self.labels
+            ]
+            for name in names
+        ]
         self.scores = torch.tensor([[math.nan if score is None else score for score in row] for row in scores])
         known = self.scores[self.train].isfinite().sum(0)
         if few := [label for label, count in zip(self.labels, known.tolist(), strict=True) if count < 2]:
