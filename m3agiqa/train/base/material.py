@@ -15,14 +15,12 @@ from m3agiqa.train.base.settings import Pretraining
 from m3agiqa.train.base.views import load_images
 from m3agiqa.train.data.conversations import ConversationRecord
 from m3agiqa.train.data.dataset import PREFIX, DataSet
+from m3agiqa.train.data.splits import DISTORTION, scored
 from m3agiqa.train.data.swap import SWAP
 from m3agiqa.train.evaluation.metrics import srcc, srcc_by_group
 
 #: Images read at once where nothing is learned.
 AT_ONCE = 32
-#: Column that names what was done to an image whose scores are assumed; empty where people scored it.
-_DISTORTION = "distortion"
-
 #: One line of metrics.csv.
 Numbers = dict[str, float]
 
@@ -67,14 +65,13 @@ class Material:
         self.train, kept_back = ([number[name] for name in split[part] if name in number] for part in ("train", "val"))
         if not self.train or not kept_back:
             raise DataError("the split leaves no image with a conversation for train or val")
-        scored = [index for index in kept_back if not entries[names[index]].values.get(_DISTORTION)]
-        #: Images kept back, without those whose scores are only assumed.
-        self.val = scored or kept_back
+        #: Images kept back, without copies whose scores are only assumed.
+        self.val = [number[name] for name in scored(data, [names[index] for index in kept_back])]
         self._groups = [entries[names[index]].group(PREFIX) or "" for index in self.val]
         # A score under another's prompt is about the pair: the teacher sees the image alone.
         scores = [
             [
-                None if entries[name].values.get(_DISTORTION) == SWAP else entries[name].label(label)
+                None if entries[name].values.get(DISTORTION) == SWAP else entries[name].label(label)
                 for label in self.labels
             ]
             for name in names

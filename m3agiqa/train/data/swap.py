@@ -20,11 +20,10 @@ from m3agiqa.errors import DataError, UsageError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
-from m3agiqa.train.data.splits import Split
+from m3agiqa.train.data.splits import DISTORTION, Split
 
 #: What stands in the column `distortion`.
 SWAP = "prompt"
-_DISTORTION = "distortion"
 _THREADS = 16
 
 
@@ -93,7 +92,7 @@ def swap(data: DataSet, descriptions: Sequence[Path], settings: Swaps, output: P
         said = [_said(pair, chance.choice(settings.sentences)) for pair in pairs]
         write(output / "descriptions.jsonl", jsonl.dump([*kept, *said]))
         table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, list(dict.fromkeys([*data.columns, _DISTORTION])))
+        writer = csv.DictWriter(table, list(dict.fromkeys([*data.columns, DISTORTION])))
         writer.writeheader()
         writer.writerows(entry.values for entry in entries.values())
         writer.writerows(_row(pair, settings) for pair in pairs)
@@ -109,7 +108,7 @@ def swap(data: DataSet, descriptions: Sequence[Path], settings: Swaps, output: P
 
 def _pairs(data: DataSet, settings: Swaps) -> Iterator[Pair]:
     """Each image with another's prompt; each prompt as often as it has images, so that a split falls as before."""
-    entries = {entry.name: entry for entry in data.entries if not entry.values.get(_DISTORTION)}
+    entries = {entry.name: entry for entry in data.entries if not entry.values.get(DISTORTION)}
     chance = random.Random(settings.seed)
     for part in settings.split.names(data).values():
         names = [name for name in part if name in entries]
@@ -131,7 +130,7 @@ def _row(pair: Pair, settings: Swaps) -> dict[str, str]:
         **{column: f"{score:g}" for column, score in settings.scores.items()},
         "name": pair.name,
         "prompt": pair.prompt,
-        _DISTORTION: SWAP,
+        DISTORTION: SWAP,
     }
 
 
