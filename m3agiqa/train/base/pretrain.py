@@ -39,7 +39,7 @@ def pretrain(
 
     Raises:
         DataError: the data set is wrong.
-        RequestInvalid: the run's folder does not allow it.
+        OutputError: the run's folder does not allow it.
     """
     folder = Run(run)
     with folder.alone():

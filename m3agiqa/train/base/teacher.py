@@ -63,7 +63,7 @@ def tune(
     """The backbone, trained to tell human scores in the folder `folder`, going on from what a killed run left there.
 
     Raises:
-        RequestInvalid: another run stands in the folder.
+        OutputError: another run stands in the folder.
         CheckpointError: what stands there is damaged.
     """
     state = folder.resume(identity)

@@ -55,7 +55,7 @@ class RunFolder(Run):
     def save(
         self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch], dtype: torch.dtype
     ) -> None:
-        """Keep the last epoch's numbers and state, and its head, calibrated and in `dtype`, if it is the best so far."""
+        """Keep the last epoch's numbers and state, and its head, calibrated, in `dtype`, if it is the best so far."""
         best = best_epoch(history)
         if best == len(history) - 1:
             named = self.path / f"best-epoch={best:02d}-val_SRCC={history[best]['srcc'] or 0:.2f}.ckpt"
