@@ -66,7 +66,7 @@ def test_distorted_copies_are_taken_over_and_not_paired(data: Path, tmp_path: Pa
 
 
 def test_what_stands_in_the_way_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert swap(data, tmp_path) == 1
+    assert swap(data, tmp_path) == 2
     assert "is not empty; name a new folder" in capsys.readouterr().err
 
     table = data / "data.csv"
