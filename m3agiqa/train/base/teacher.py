@@ -104,10 +104,10 @@ class _Tuner:
         self._scores = material.standardised()
 
     def learn(self, epoch: int) -> float:
-        """Learn from each image once, in an order that the epoch's own generator draws; gives the mean loss."""
+        """Learn once from each image with a score, in an order that the epoch draws; gives the mean loss."""
         tuning = self._settings.teacher
         generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + epoch)
-        train = self._material.train
+        train = [number for number in self._material.train if bool(self._material.scores[number].isfinite().any())]
         order = [train[index] for index in torch.randperm(len(train), generator=generator).tolist()]
         batches = [order[start : start + tuning.batch_size] for start in range(0, len(order), tuning.batch_size)]
         self._backbone.train()
