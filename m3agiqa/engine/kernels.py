@@ -130,6 +130,7 @@ def _attend(  # type: ignore[no-untyped-def]
     return new_highest, total * decay + tl.sum(weights, 1), mixed
 
 
+# One function, long as it is: its two loops share what a program keeps in registers.
 @triton.jit  # type: ignore[untyped-decorator]
 def _decode_attention(  # type: ignore[no-untyped-def]
     queries,

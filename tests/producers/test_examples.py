@@ -199,7 +199,7 @@ def test_the_readmes_program_waits_for_a_verdict(
     # given a worker of this machine
     worker_process("score")
     [program] = [text for text in python_blocks(ROOT / "README.md") if "client.submit(" in text]
-    here = program.replace("redis://localhost:6379/0", redis_url).replace("127.0.0.1:8000", web.place)
+    here = program.replace("redis://localhost:6379/0", redis_url).replace("127.0.0.1:8000", web.endpoint)
     # when the README's program runs
     exec(compile(here, "README.md", "exec"), {})  # noqa: S102
     # then it prints what was decided

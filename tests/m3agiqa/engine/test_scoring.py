@@ -14,6 +14,7 @@ from m3agiqa.engine.loading import Network, load_network
 from m3agiqa.engine.scoring import Engine
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
+from m3agiqa.model.precision import products
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.profile import Describe, ModelProfile
 from tests.m3agiqa.golden import BUNDLED, CPU, WORDS, Case, every_case
@@ -225,22 +226,21 @@ def test_a_conversation_that_was_read_to_its_end_is_scored(network) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_are_as_exact_as_the_states_they_are_given(
-    network: Network, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    # given a process in which nobody has said how to multiply
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def test_heads_are_as_exact_as_the_states_they_are_given(dtype: torch.dtype) -> None:
+    # given heads that tell what a GPU would multiply in
     drawn = random_network(TINY, device=CPU, dtype=dtype)
     seen: list[bool] = []
     for head in drawn.heads.values():
         head.projection.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
     profile = ModelProfile.load("published").model_copy(update={"describe": Describe(max_new_tokens=3)})
     # when
-    [scores] = Engine(drawn, profile, CPU).run([Job(image(64, 64), "x")])
+    with products(exact=True):
+        [scores] = Engine(drawn, profile, CPU).run([Job(image(64, 64), "x")])
+        after = torch.backends.cuda.matmul.allow_tf32
     # then heads alone multiply otherwise
     assert set(scores.aspects) == set(Aspect)
     assert seen == [dtype != torch.float32] * len(Aspect)
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not after
 
 
 def test_a_network_without_heads_is_read_and_not_rated(network: Network) -> None:

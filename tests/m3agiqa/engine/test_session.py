@@ -192,7 +192,7 @@ def test_captured_steps_write_what_plain_ones_do(
 def test_a_session_ends_the_one_before(network: Network) -> None:
     # given a cache that has slots for one batch
     runner = ModelRunner(network.language, Describe(max_new_tokens=5), [7], most=2)
-    runner.cache = KVCache(network.language.shape, 300, CPU, torch.float32, fixed=True)
+    runner.cache = KVCache(network.language.shape, 500, CPU, torch.float32, fixed=True)
     # when several batches need nearly all of them
     first, second = (Session(runner, sequences([40, 30]), [0, 1]).generate() for _ in range(2))
     # then each has them

@@ -14,6 +14,7 @@ from m3agiqa.bench.random_weights import TINY, write_head
 from m3agiqa.errors import CheckpointError
 from m3agiqa.model.checkpoints import read_head
 from m3agiqa.model.head import Head, fuse
+from m3agiqa.model.precision import products
 from m3agiqa.model.slstm import recurrent_weights
 from tests.m3agiqa.golden import BUNDLED, Case, close
 
@@ -141,22 +142,23 @@ def test_products_kept_for_a_gpu_follow_the_dtype_asked_for() -> None:
 
 
 @torch.inference_mode()
-def test_a_heads_products_are_as_exact_as_asked_whatever_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heads_products_are_as_exact_as_asked_whatever_was_asked_before() -> None:
     # given a head that tells what a GPU would multiply in
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     head = Head(read_head(GOLDEN_HEAD), torch.randn(600, 48))
     seen: list[bool] = []
     head.projection.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
     hidden, lengths = torch.randn(2, 9, 48), torch.tensor([9, 4])
-    # when it scores in turns
-    for exact in (False, True, False):
-        head(hidden, lengths, exact=exact)
-    head(hidden, lengths)
-    with pytest.raises(RuntimeError):
-        head(hidden[..., :3], lengths, exact=True)
+    with products(exact=False):
+        # when it scores in turns, and once fails
+        for exact in (False, True, False):
+            head(hidden, lengths, exact=exact)
+        head(hidden, lengths)
+        with pytest.raises(RuntimeError):
+            head(hidden[..., :3], lengths, exact=True)
+        after = torch.backends.cuda.matmul.allow_tf32
     # then each time so, float32 unless something else is said, and the process is as it was
     assert seen == [True, False, True, False]
-    assert torch.backends.cuda.matmul.allow_tf32
+    assert after
 
 
 def test_a_kernel_of_neither_layout_is_refused() -> None:
