@@ -169,36 +169,9 @@ def finetune(
         ConfigError: an image's slices fill the context.
         OutputError: the disk has no room.
     """
-    on_gpu = device.type == "cuda"
-    arguments = TrainingArguments(
-        output_dir=str(run.run.path),
-        max_steps=settings.steps,
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
-        gradient_accumulation_steps=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(settings.warmup * settings.steps),
-        weight_decay=settings.weight_decay,
-        adam_beta2=settings.adam_beta2,
-        # The base's weights are float16: bfloat16 would round the towers.
-        fp16=on_gpu,
-        use_cpu=not on_gpu,
-        eval_strategy="no" if validation is None else "steps",
-        eval_steps=settings.evaluate_every,
-        save_steps=settings.evaluate_every,
-        save_total_limit=2,
-        logging_steps=min(10, settings.evaluate_every),
-        seed=settings.seed,
-        label_names=["labels"],
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        report_to="none",
-    )
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(settings, run.run.path, device, evaluates=validation is not None),
         train_dataset=lessons,
         eval_dataset=validation,
         data_collator=lambda batch: batch[0],
@@ -217,6 +190,36 @@ def finetune(
     except BaseException:
         run.drop_torn()
         raise
+
+
+def _arguments(settings: FineTuning, folder: Path, device: torch.device, *, evaluates: bool) -> TrainingArguments:
+    on_gpu = device.type == "cuda"
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.adam_beta2,
+        # The base's weights are float16: bfloat16 would round the towers.
+        fp16=on_gpu,
+        use_cpu=not on_gpu,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=settings.evaluate_every,
+        save_steps=settings.evaluate_every,
+        save_total_limit=2,
+        logging_steps=min(10, settings.evaluate_every),
+        seed=settings.seed,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+    )
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from m3agiqa.train.evaluation.metrics import (
     as_json,
@@ -111,6 +111,24 @@ def test_a_fit_never_has_more_squared_error_than_the_line(seed: int) -> None:
     fitted = fit_logistic(scores, labels)(scores)
 
     assert ((fitted - labels) ** 2).sum() <= ((line - labels) ** 2).sum() + 1e-9
+
+
+def test_a_fit_that_is_worse_than_the_line_or_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a search that first ends at a constant 0, and then without an end
+    scores, labels = related(12)
+    ends = iter([((0.0, 1.0, 0.0, 0.0, 0.0), None), RuntimeError("no end")])
+
+    def search(*_: object, **__: object) -> object:
+        end = next(ends)
+        if isinstance(end, RuntimeError):
+            raise end
+        return end
+
+    monkeypatch.setattr(optimize, "curve_fit", search)
+    # then the line is the fit, after both starts
+    line = np.polyval(np.polyfit(scores, labels, 1), scores)
+    assert fit_logistic(scores, labels)(scores) == pytest.approx(line)
+    assert list(ends) == []
 
 
 def test_an_interval_covers_95_percent_of_the_resamples() -> None:
