@@ -78,14 +78,15 @@ class AspectProfile(_Section):
     max_slices: int = Field(ge=1, le=9)
     #: Tokens of the scoring conversation that the head was trained on.
     context: int = Field(ge=16, le=4096)
+    #: What the describing pass asks. Without {prompt} the aspect depends on the image alone, and no prompt can move it.
     analysis: str
     question: str
 
     @field_validator("analysis")
     @classmethod
     def _has_the_prompt(cls, value: str) -> str:
-        if value.count("{prompt}") != 1:
-            raise ValueError("must hold {prompt} exactly once, where the generation prompt goes")
+        if value.count("{prompt}") > 1 or re.search(r"[{}]", value.replace("{prompt}", "")):
+            raise ValueError("must hold {prompt} at most once, where the generation prompt goes, and no other brace")
         return value
 
 

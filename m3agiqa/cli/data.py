@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="descriptions of the images, to be kept",
     )
     distort.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    swap = commands.add_parser("swap", help="Write a data set of the images, and of each under another's prompt.")
+    swap.add_argument("--config", required=True, metavar="NAME", help="name under cfg/train, or a path to one")
+    swap.add_argument("--descriptions", type=Path, nargs="*", default=[], metavar="F.jsonl", help="to take along")
+    swap.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     stand_in = commands.add_parser(
         "stand-in", help="Write descriptions for an aspect that nobody described here, from those of similar images."
     )
@@ -68,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for command in (check, make):
         add_data_arguments(command)
     stand_in.add_argument("--label", required=True, metavar="COLUMN", help="the scores that stand in for the aspect's")
-    for command in (check, make, distort, stand_in):
+    for command in (check, make, distort, swap, stand_in):
         command.add_argument("folder", type=Path, metavar="DIR")
 
 
@@ -156,6 +160,14 @@ def _distort(args: argparse.Namespace, data: DataSet) -> int:
     return DONE
 
 
+def _swap(args: argparse.Namespace, data: DataSet) -> int:
+    from m3agiqa.train.data.swap import Swaps, swap
+
+    images, pairs = swap(data, args.descriptions, Swaps.load(args.config), args.output)
+    print(f"{args.output}: {images} images, {pairs} under another's prompt")
+    return DONE
+
+
 def _stand_in(args: argparse.Namespace, data: DataSet) -> int:
     from m3agiqa import jsonl
     from m3agiqa.outputs import check_writable, write
@@ -179,4 +191,4 @@ def _split(args: argparse.Namespace) -> Split:
         raise UsageError(f"--ratio {args.ratio} is not like 8:2 or 7:1:2") from None
 
 
-_ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "stand-in": _stand_in}
+_ACTIONS = {"check": _check, "conversations": _conversations, "distort": _distort, "swap": _swap, "stand-in": _stand_in}

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.engine.loading import choose_device
-    from m3agiqa.train.base.pretrain import Pretraining, Progress, pretrain
+    from m3agiqa.train.base.material import Progress
+    from m3agiqa.train.base.pretrain import pretrain
+    from m3agiqa.train.base.settings import Pretraining
     from m3agiqa.train.data.conversations import read_conversations
     from m3agiqa.train.data.dataset import load_data
 
@@ -76,5 +78,5 @@ def run(args: argparse.Namespace) -> int:
 
 def _line(numbers: dict[str, float]) -> str:
     return "  ".join(
-        f"{name} {value:g}" if name == "step" else f"{name} {value:.4f}" for name, value in numbers.items()
+        f"{name} {value:g}" if name in ("epoch", "step") else f"{name} {value:.4f}" for name, value in numbers.items()
     )

@@ -151,8 +151,8 @@ def test_what_is_neither_is_a_wrong_profile(tmp_path: Path, reference: str) -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"aspect_analysis": "no place"}, "aspects.quality.analysis: .*{prompt} exactly once"),
-        ({"aspect_analysis": "{prompt} {prompt}"}, "exactly once"),
+        ({"aspect_analysis": "of {promt}"}, "aspects.quality.analysis: .*{prompt} at most once"),
+        ({"aspect_analysis": "{prompt} {prompt}"}, "at most once"),
         ({"aspect_head": {"repo": "no-owner", "file": "x"}}, "must be a hub id"),
         ({"aspect_max_slices": 0}, "aspects.quality.max_slices"),
         ({"aspect_context": 1}, "aspects.quality.context"),
@@ -167,6 +167,12 @@ def test_what_is_neither_is_a_wrong_profile(tmp_path: Path, reference: str) -> N
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"lab\.yaml: .*{said}"):
         ModelProfile.load(write_profile(tmp_path, **changes))
+
+
+def test_an_aspect_may_do_without_the_prompt(tmp_path: Path) -> None:
+    profile = ModelProfile.load(write_profile(tmp_path, aspect_analysis="Look at this image."))
+
+    assert profile.aspects[Aspect.QUALITY].analysis == "Look at this image."
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:

@@ -13,6 +13,8 @@ from m3agiqa.errors import DataError
 from m3agiqa.train.data.conversations import read_conversations
 from m3agiqa.train.data.dataset import PARTS, DataSet
 
+#: Column that names what was done to an image whose scores are assumed; empty where people scored it.
+DISTORTION = "distortion"
 #: The largest share of a ratio; shares may be given as counts of images.
 _MOST = 1_000_000_000
 
@@ -56,6 +58,12 @@ class Split(BaseModel):
         keys = sorted(groups)
         random.Random(self.seed).shuffle(keys)
         return _fill([groups[key] for key in keys], self.ratio)
+
+
+def scored(data: DataSet, names: Sequence[str]) -> list[str]:
+    """The images among `names` whose scores people gave; all of them where every one is a copy with assumed scores."""
+    copies = {entry.name for entry in data.entries if entry.values.get(DISTORTION)}
+    return [name for name in names if name not in copies] or list(names)
 
 
 def _fill(groups: Sequence[Sequence[str]], ratio: Sequence[float]) -> dict[str, set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from m3agiqa.train.run import Run
 
 #: Conversations validated together, at least.
 _VALIDATION_BATCH = 8
+#: Factor by which calibration widens or narrows the spread of scores at most: a head that learned nothing stays flat.
+_MOST_STRETCH = 2.0
 #: Threads that read cached states.
 _READERS = 4
 
@@ -52,11 +55,11 @@ class RunFolder(Run):
     def save(
         self, module: HeadModule, optimizer: torch.optim.Optimizer, history: Sequence[Epoch], dtype: torch.dtype
     ) -> None:
-        """Keep the last epoch's numbers and state, and its head, in `dtype`, if it is the best so far."""
+        """Keep the last epoch's numbers and state, and its head, calibrated, in `dtype`, if it is the best so far."""
         best = best_epoch(history)
         if best == len(history) - 1:
             named = self.path / f"best-epoch={best:02d}-val_SRCC={history[best]['srcc'] or 0:.2f}.ckpt"
-            save_head(module, self.best, named, dtype=dtype)
+            save_head(_calibrated(module, history[best]), self.best, named, dtype=dtype)
             for old in self.path.glob("best-epoch=*.ckpt"):
                 if old != named:
                     old.unlink()
@@ -64,6 +67,17 @@ class RunFolder(Run):
         columns = {name: [epoch[name] for epoch in history] for name in history[0]}
         plots.save(plots.curves(columns, best), self.path / "curves.png")
         self.keep({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "history": list(history)})
+
+
+def _calibrated(module: HeadModule, epoch: Epoch) -> HeadModule:
+    """A head whose scores are the module's times the epoch's `slope` plus its `offset`, where it has them."""
+    slope, offset = epoch.get("slope"), epoch.get("offset")
+    if slope is None or offset is None:
+        return module
+    found = copy.deepcopy(module)
+    for name, parameter in found.fc[-1].named_parameters():
+        parameter.data = parameter.data * slope + (offset if name == "bias" else 0)
+    return found
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
@@ -132,6 +146,10 @@ def _validate(module: HeadModule, examples: Sequence[Example], cache: StateCache
     # Clamped like predictions.
     x, y = scores.clamp(0, 5).double().numpy(), labels.double().numpy()
     numbers = {"val_loss": loss, "srcc": srcc(x, y), "plcc": plcc(x, y), "krcc": krcc(x, y)}
+    if settings.calibrate:
+        stretch = labels.std(unbiased=False) / scores.std(unbiased=False)
+        slope = float(stretch.clamp(1 / _MOST_STRETCH, _MOST_STRETCH))
+        numbers |= {"slope": slope, "offset": float(labels.mean() - slope * scores.mean())}
     return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
 
 

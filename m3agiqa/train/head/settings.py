@@ -58,6 +58,8 @@ class HeadTraining(_Section):
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
+    #: Stretch and shift the head's scores so that on validation images their mean and spread are those of people's.
+    calibrate: bool = False
     #: Type that the head's weights are written in; training is in float32.
     dtype: Literal["float16", "float32"] = "float32"
     #: Gigabytes of hidden states on disk, at most.

@@ -22,6 +22,7 @@ from m3agiqa.pools import threads
 from m3agiqa.profile import ModelProfile
 from m3agiqa.progress import Progress, tracked
 from m3agiqa.train.data.dataset import DataSet, Entry
+from m3agiqa.train.data.splits import scored
 from m3agiqa.train.head.cache import StateCache
 from m3agiqa.train.head.fitting import Epoch, Example, RunFolder, fit
 from m3agiqa.train.head.module import HeadModule
@@ -122,7 +123,8 @@ def _train(
 ) -> list[Epoch]:
     settings = task.settings
     labels = _labels(task, note)
-    parts = {part: _drawn(names, settings) for part, names in settings.split.names(task.data).items()}
+    parts = settings.split.names(task.data)
+    parts = {part: _drawn(names, settings) for part, names in {**parts, "val": scored(task.data, parts["val"])}.items()}
     used = {name for names in parts.values() for name in names}
     states, failed = _named(task, {name: labels[name] for name in labels if name in used})
     learned = [

@@ -42,6 +42,7 @@ CALLS = {
     "data check": "{lab}",
     "data conversations": "{lab} --aspect quality --descriptions {lab}/said.jsonl --by picture --output {out}/c",
     "data distort": "{lab} --config mini-distortions --descriptions {lab}/said.jsonl --output {out}/d",
+    "data swap": "{lab} --config mini-swaps --descriptions {lab}/said.jsonl --output {out}/w",
     "data stand-in": "{lab} --aspect quality --descriptions {lab}/said.jsonl --label mos_align --output {out}/s.jsonl",
     "describe": "{lab} --teacher openai --teacher-model m --output {out}/t.jsonl",
     "describe --model": "{lab} --model mini --aspect quality --conversations {lab}/train.json --output {out}/r.json",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from m3agiqa.bench.random_weights import write_adapter, write_head
@@ -17,16 +18,16 @@ from m3agiqa.contract import Aspect
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.shape import Shape
-from m3agiqa.model.slicing import Grid
+from m3agiqa.model.slicing import Grid, Slicing
+from m3agiqa.model.vision import Tower
 from m3agiqa.profile import ModelProfile
 from m3agiqa.scorer import Scorer
-from m3agiqa.train.base.backbone import MAP_CHANNELS, POOLED, Backbone
-from m3agiqa.train.base.pretrain import Pretraining
+from m3agiqa.train.base.backbone import MAP_CHANNELS
+from m3agiqa.train.base.settings import Pretraining
 from m3agiqa.train.base.student import Student, map_loss
-from m3agiqa.train.base.views import Cut
+from m3agiqa.train.base.views import Cut, cut
 from m3agiqa.train.data.conversations import ConversationRecord, write_conversations
 from m3agiqa.train.data.dataset import load_data
-from tests.m3agiqa.golden import CPU
 from tests.m3agiqa.train.conftest import MakeData
 
 SHAPE = {
@@ -53,6 +54,7 @@ SETTINGS: dict[str, Any] = {
     "labels": ["mos_quality"],
     "split": {"ratio": [3, 1]},
     "side": 64,
+    "teacher": {"sizes": [[64, 64], [32, 32]], "epochs": 2, "batch_size": 4, "learning_rate": 1e-5},
     "sizes": [[64, 64], [32, 64]],
     "steps": 3,
     "batch_size": 4,
@@ -109,12 +111,12 @@ def lab(make_data: MakeData) -> Lab:
 
 def test_a_base_learns_and_scores_through_the_one_door(lab: Lab) -> None:
     # when
-    assert lab.pretrain("run", steps=30, text_steps=30, evaluate_every=10, learning_rate=3e-3, ema=0.9) == 0
-    # then every teacher was listened to
+    assert lab.pretrain("run", steps=30, text_steps=30, evaluate_every=10, learning_rate=3e-3, ema=0.9, altered=0) == 0
+    # then everything that was taught was learned
     table = lab.table("run")
-    for loss in ("map", "pooled", "rating"):
+    for loss in ("map", "pooled", "rating", "order"):
         assert float(table[2][loss]) < float(table[0][loss]), loss
-    for loss in ("pooled", "rating", "text"):
+    for loss in ("pooled", "rating", "order", "text"):
         assert float(table[5][loss]) < float(table[3][loss]), loss
     texts = [float(line["text"]) for line in table]
     assert texts[:3] == [0, 0, 0]
@@ -154,7 +156,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(lab: Lab, monkeypatch: pytest.Monk
     assert_same_weights(lab.weights("broken"), lab.weights("unbroken"))
     for expected, row in zip(lab.table("unbroken"), lab.table("broken"), strict=True):
         assert {key: float(value) for key, value in row.items()} == pytest.approx(
-            {key: float(value) for key, value in expected.items()}, rel=ROUNDING
+            {key: float(value) for key, value in expected.items()}, rel=ROUNDING, nan_ok=True
         )
 
 
@@ -195,7 +197,7 @@ def test_scores_of_images_that_are_not_trained_on_teach_nothing(make_data: MakeD
     assert_same_weights(lab.weights("after"), lab.weights("before"))
 
 
-def test_a_image_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_cannot_be_read_is_named(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     (lab.data / "images" / "gen1_005.png").write_text("no image")
 
     assert lab.pretrain("run") == 1
@@ -240,29 +242,34 @@ def test_slices_are_put_together_where_they_were_cut() -> None:
     assert torch.equal(put[0, 0], whole)
 
 
+def test_the_student_encodes_as_the_tower_does() -> None:
+    # given images whose slices are longer than their overview
+    torch.manual_seed(0)
+    student = Student(Shape(**{**SHAPE, "saved": ()}).config(), 1)
+    slicing = Slicing(patch=16, scale=48)
+    images = torch.randint(0, 256, (2, 3, 96, 64), dtype=torch.uint8)
+    pieces = cut(images, slicing, 9)
+    assert len({cell.shape[1] for cell in pieces.cells}) == 2
+    # when
+    with torch.no_grad():
+        found = student.encode(pieces)
+    # then
+    for image, features in zip(images, found, strict=True):
+        rgb = Image.fromarray(image.permute(1, 2, 0).numpy())
+        own = slicing.cut(rgb, slicing.grid(*rgb.size, 9))
+        with torch.no_grad():
+            expected = Tower.encode(student.base, own.patches)
+        # Pillow rounds to whole pixel values where the student's views are resized without rounding.
+        assert (features - expected).abs().mean() < 0.01
+        assert torch.allclose(features, expected, atol=0.1)
+
+
 def test_maps_of_another_fineness_are_compared_at_the_coarser_ones_places() -> None:
     # given a map and the same at half its fineness
     coarse = torch.rand(1, MAP_CHANNELS, 2, 3)
     fine = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     # then
     assert float(map_loss(coarse, fine)) < 1e-12
-
-
-def test_the_backbone_sees_a_image_the_same_beside_another() -> None:
-    backbone = Backbone(CPU)
-    images = torch.stack(
-        [
-            torch.frombuffer(bytearray(noise_image(64, 96, seed).rgb.tobytes()), dtype=torch.uint8).view(96, 64, 3)
-            for seed in (1, 2)
-        ]
-    ).permute(0, 3, 1, 2)
-
-    both, alone = backbone(images), backbone(images[:1])
-
-    assert both.maps.shape == (2, MAP_CHANNELS, 6, 4)
-    assert both.pooled.shape == (2, POOLED)
-    assert torch.allclose(both.pooled[0], alone.pooled[0], atol=1e-3)
-    assert not torch.allclose(both.pooled[0], both.pooled[1], atol=1e-2)
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -1,10 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from PIL import Image
 
 from m3agiqa.images import noise_image
 from m3agiqa.model.slicing import Slicing
-from m3agiqa.train.base.views import Places, cut, resized
+from m3agiqa.train.base.views import altered, cut, random_views, resized
 
 SLICING = Slicing(patch=16, scale=64)
 
@@ -23,36 +25,49 @@ def test_images_are_cut_as_for_scoring(width: int, height: int) -> None:
     # then both images of the batch; where a slice is resized, Pillow rounds after each direction as well
     assert found.grid == expected.grid
     assert tuple(found.sizes) == expected.sizes
-    for patches, others in zip(found.patches, expected.patches * 2, strict=True):
-        assert patches.shape == others.shape
-        assert int((patches.int() - torch.as_tensor(others).int()).abs().max()) <= 2
+    for cells, others in zip(found.cells, expected.patches, strict=True):
+        rows = torch.as_tensor(others).unflatten(-1, (-1, SLICING.patch)).permute(2, 0, 1, 3).flatten(1)
+        assert cells.shape == (2, *rows.shape)
+        assert int((cells.int() - rows.int()).abs().max()) <= 2
 
 
-def test_a_view_lies_at_the_same_place_in_all_that_is_known_of_its_image() -> None:
-    # given images, each pixel with its place in its value, and a map of theirs four times as coarse
+def test_a_view_is_a_part_of_its_image() -> None:
+    # given images, each pixel with its position in its value
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     images = torch.stack([rows, columns, torch.zeros(64, 64, dtype=torch.int64)]).to(torch.uint8).repeat(9, 1, 1, 1)
-    maps = images[:, :, ::4, ::4].clone()
-    places = Places.random(9, (8, 2), torch.Generator().manual_seed(0))
     # when
-    views, seen = places.take(images, (56, 32), 4), places.take(maps, (14, 8), 1)
+    views = random_views(images, (56, 32), torch.Generator().manual_seed(0))
     # then
     assert views.shape == (9, 3, 32, 56)
-    for number, (top, left) in enumerate(places.corners):
-        view, part = views[number], seen[number]
-        if places.mirrored[number]:
-            view, part = view.flip(-1), part.flip(-1)
-        assert torch.equal(view, images[number, :, 4 * top : 4 * top + 32, 4 * left : 4 * left + 56])
-        assert torch.equal(part, view[:, ::4, ::4])
-    assert len(set(places.corners)) > 3
-    assert 0 < places.mirrored.sum() < 9
+    corners, mirrored = set(), []
+    for view in views:
+        mirrored.append(bool(view[1, 0, 0] > view[1, 0, -1]))
+        view = view.flip(-1) if mirrored[-1] else view
+        top, left = int(view[0, 0, 0]), int(view[1, 0, 0])
+        assert torch.equal(view, images[0, :, top : top + 32, left : left + 56])
+        corners.add((top, left))
+    assert len(corners) > 3
+    assert 0 < sum(mirrored) < 9
 
 
-def test_views_differ_by_their_seed_alone() -> None:
-    first, again, other = (Places.random(20, (9, 9), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+@pytest.mark.parametrize("make", [lambda images, seed: random_views(images, (32, 32), seed), altered])
+def test_views_differ_by_their_seed_alone(make: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> None:
+    images = torch.stack([pixels(noise_image(64, 64, seed).rgb).permute(2, 0, 1) for seed in range(4)])
 
-    assert first.corners == again.corners != other.corners
-    assert torch.equal(first.mirrored, again.mirrored)
+    first, again, other = (make(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_altered_view_is_no_view_that_somebody_scored(seed: int) -> None:
+    images = torch.stack([pixels(noise_image(64, 64, number).rgb).permute(2, 0, 1) for number in range(4)])
+
+    views = altered(images, torch.Generator().manual_seed(seed))
+
+    assert (views.shape, views.dtype) == (images.shape, images.dtype)
+    assert not any(torch.equal(view, image) for view in views for image in images)
 
 
 def test_nothing_is_done_to_what_has_its_size() -> None:

@@ -97,6 +97,32 @@ def test_a_share_of_each_part_can_do(lab: Lab, capsys: pytest.CaptureFixture[str
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
 
 
+def test_a_calibrated_head_spreads_its_scores_as_people_do(lab: Lab) -> None:
+    # when
+    assert lab.train("plain", epochs=1) == 0
+    assert lab.train("calibrated", epochs=1, calibrate=True) == 0
+    # then its last layer is the plain one's, stretched as far as it may be, and shifted
+    [row] = lab.metrics("calibrated")
+    slope, offset = float(row["slope"]), float(row["offset"])
+    assert slope == pytest.approx(2.0)
+    plain, calibrated = (read_head(lab.home / run / "best.safetensors") for run in ("plain", "calibrated"))
+    weight, bias = "fc.2.weight", "fc.2.bias"
+    assert torch.allclose(calibrated[weight], plain[weight] * slope)
+    assert torch.allclose(calibrated[bias], plain[bias] * slope + offset)
+
+
+def test_copies_with_assumed_scores_validate_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    # given that two of each prompt's three images are such copies
+    table = lab.folder / "data.csv"
+    head, *rows = table.read_text().splitlines()
+    lines = [row + ("," if number % 3 == 0 else ",blur") for number, row in enumerate(rows)]
+    table.write_text("\n".join([head + ",distortion", *lines]))
+
+    assert lab.train("run", epochs=1) == 0
+
+    assert "9 images to train on, 1 to validate on" in capsys.readouterr().err
+
+
 def test_the_model_reads_each_image_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab.train("first") == 0
     states = {path: path.stat().st_mtime_ns for path in (lab.home / "cache").rglob("*.safetensors")}
