@@ -3,9 +3,9 @@ std = "lua51"
 max_line_length = 120
 read_globals = {
     "redis", "cjson", "KEYS", "ARGV",
-    "OWED", "UNREAD", "OLDEST", "DEAD", "DEAD_ORDER", "DEAD_BYTES", "DEAD_DROPPED", "REQUEST", "RESULT", "DONE",
-    "SCORE_QUEUE", "DELIVER_QUEUE",
-    "LOST_AFTER_S", "now", "split", "name_of", "note", "list_of", "wake", "owe", "oldest", "remove", "fewer", "unbury",
+    "OWED", "UNREAD", "OLDEST", "DEAD", "DEAD_ORDER", "DEAD_BYTES", "DEAD_DROPPED", "DEAD_CODES", "REQUEST", "RESULT",
+    "DONE", "COUNTS", "WORKERS", "WORKER", "SCORE_QUEUE", "DELIVER_QUEUE",
+    "LOST_AFTER_S", "now", "split", "name_of", "note", "count", "told_by", "word", "list_of", "wake", "owe", "oldest", "remove", "fewer", "unbury",
     "take_letter", "keep_letter", "publish", "try",
 }
 files["**/prelude.lua"] = {ignore = {"211"}}

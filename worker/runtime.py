@@ -75,16 +75,18 @@ class Runtime:
             self._scoring = scoring = _scoring(self._stack, settings, ledger, threads)
             checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
-        running = loops.ledger_loops(ledger, lambda: all(check() for check in checks), at_once=at_once)
+
+        def alive() -> bool:
+            return all(check() for check in checks)
+
+        running = loops.ledger_loops(ledger, alive, at_once=at_once)
+        running.append(loops.presence_loop(ledger, alive, list(queues), settings.model if at_once else ""))
         self._stack.callback(Loop.stop, running)
         checks += [lambda loop=loop: loop.alive for loop in running]  # type: ignore[misc]
 
         #: Whether Celery takes messages: from `ready` until `stopping`.
         self._takes = False
         checks.append(lambda: not self._takes or transport.idle_s() < STUCK_S)
-
-        def alive() -> bool:
-            return all(check() for check in checks)
 
         asking = Connection(settings.redis.url, patience_s=0, silence_s=settings.redis_silence_s)
         self._stack.callback(asking.close)

@@ -198,6 +198,9 @@ class Settings(BaseSettings):
     dead_letters_mib: int = Field(
         default=64, ge=1, description="Mebibytes of dead letters kept; then the oldest are dropped, and counted."
     )
+    exporter_port: int = Field(
+        default=9808, ge=1, le=65_535, description="Port of `python -m worker.exporter`, which serves metrics."
+    )
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")
     health_dir: Path | None = Field(

@@ -28,6 +28,12 @@ DEAD_ORDER = "m3agiqa:dead:order"
 #: Numbers: bytes of all dead letters, and dead letters dropped to make room for others.
 DEAD_BYTES = "m3agiqa:dead:bytes"
 DEAD_DROPPED = "m3agiqa:dead:dropped"
+#: Hash: how many dead letters there are of each code.
+DEAD_CODES = "m3agiqa:dead:codes"
+#: Hash: how often what happened, `NAME|LABEL|LABEL`, since Redis began. `m3agiqa.queue.overview` knows the names.
+COUNTS = "m3agiqa:counts"
+#: Sorted set: workers by the time they last said that they are there, seconds of the server's clock.
+WORKERS = "m3agiqa:workers"
 
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
@@ -70,3 +76,8 @@ def done(request_id: str) -> str:
 def scores(key: str) -> str:
     """Key of remembered scores of an image and a prompt, as JSON, with a time to live."""
     return _SCORES + key
+
+
+def worker(name: str) -> str:
+    """Key of what a worker, HOST:PID, says of itself, with a time to live."""
+    return f"m3agiqa:worker:{name}"

@@ -141,7 +141,7 @@ class Ledger:
             return list(self._held.values())
 
     def _take(self, task: str) -> Claim:
-        outcome, *told = self._run("claim", [task, self.lease_s, self._max_lost_runs, _whoami()])
+        outcome, *told = self._run("claim", [task, self.lease_s, self._max_lost_runs, whoami()])
         if outcome == "unread":
             logger.error("an entry of the ledger cannot be read; %s names it", keys.UNREAD)
         if outcome not in ("begun", "poison"):
@@ -242,5 +242,6 @@ class Ledger:
 
 
 @cache
-def _whoami() -> str:
+def whoami() -> str:
+    """The name of this worker: HOST:PID."""
     return f"{socket.gethostname()}:{os.getpid()}"

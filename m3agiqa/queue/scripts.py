@@ -15,6 +15,10 @@ _NAMES = {
     "DEAD_ORDER": keys.DEAD_ORDER,
     "DEAD_BYTES": keys.DEAD_BYTES,
     "DEAD_DROPPED": keys.DEAD_DROPPED,
+    "DEAD_CODES": keys.DEAD_CODES,
+    "COUNTS": keys.COUNTS,
+    "WORKERS": keys.WORKERS,
+    "WORKER": keys.worker(""),
     "REQUEST": keys.request(""),
     "RESULT": keys.result(""),
     "DONE": keys.done(""),
@@ -23,7 +27,7 @@ _NAMES = {
 }
 #: Scripts that end work need little memory and free more, so Redis runs them though its memory is full. It refuses any
 #: other script then before it starts, not in the middle.
-_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop"})
+_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "register", "look"})
 
 
 @cache

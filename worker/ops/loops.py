@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from m3agiqa import __version__
 from m3agiqa.errors import QueueUnavailable
-from m3agiqa.queue import keys
-from m3agiqa.queue.ledger import PATIENCE_S, SWEPT_AT_ONCE, Ledger
+from m3agiqa.queue import keys, overview
+from m3agiqa.queue.ledger import PATIENCE_S, SWEPT_AT_ONCE, Ledger, whoami
 
 logger = logging.getLogger(__name__)
 
@@ -100,3 +101,16 @@ def ledger_loops(ledger: Ledger, alive: Callable[[], bool], *, at_once: bool) ->
         else [Loop("inbox", take_in_all, _WAIT_S)]
     )
     return [*inbox, Loop("sweeper", sweep, _SWEEP_S), Loop("renewer", renew, ledger.lease_s / 4)]
+
+
+def presence_loop(ledger: Ledger, alive: Callable[[], bool], queues: Sequence[str], model: str) -> Loop:
+    """The loop that says in Redis every few seconds that a worker of `queues` is there, while `alive` returns true."""
+    worker = overview.WorkerSeen(
+        name=whoami(), queues=tuple(queues), model=model, held=0, started_at=time.time(), version=__version__
+    )
+
+    def say() -> None:
+        if alive():
+            overview.register(ledger.connection, worker.model_copy(update={"held": len(ledger.held())}))
+
+    return Loop("presence", say, overview.REGISTER_S)

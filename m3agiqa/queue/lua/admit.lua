@@ -22,11 +22,12 @@ for at = 6, #ARGV, 10 do
             )
             owe(id)
             note(entry, 'admitted')
+            count('requests_admitted', priority)
         elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
             return {moved, 1}
         end
     elseif what == 'dead' then
-        keep_letter(letter_id, letter, most)
+        count('requests_refused', keep_letter(letter_id, letter, most))
         if id ~= '' and kind == 'none' and redis.call('EXISTS', RESULT .. id) == 0 then
             redis.call('HSET', entry, 'priority', priority, 'content', content, 'request', request)
             note(entry, 'refused')

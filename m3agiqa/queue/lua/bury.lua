@@ -6,6 +6,7 @@ return try(task, function()
     if redis.call('HGET', entry, kind .. '.run') ~= run then return 0 end
     keep_letter(id, letter, most)
     note(entry, kind .. ' buried')
+    if kind ~= 'score' then count('deliveries', kind, 'dead') end
     redis.call('HINCRBY', entry, 'buried', 1)
     remove(entry, kind, task, 0)
     return 1

@@ -27,6 +27,23 @@ local function note(entry, text)
     redis.call('HSET', entry, 'history', string.sub(past .. line, -HISTORY_CHARS))
 end
 
+-- Count an event for ever: its name, and the values of its labels. No step fails because it cannot be counted.
+local function count(...)
+    redis.pcall('HINCRBY', COUNTS, table.concat({...}, '|'), 1)
+end
+
+-- A table of what a JSON object says; an empty one for anything else.
+local function told_by(json)
+    local sound, told = pcall(cjson.decode, json)
+    return sound and type(told) == 'table' and told or {}
+end
+
+-- A field of a table from JSON, if it is text; else ''.
+local function word(told, field)
+    local value = type(told) == 'table' and told[field]
+    return type(value) == 'string' and value or ''
+end
+
 -- The list on which a task's name waits.
 local function list_of(entry, kind)
     if kind ~= 'score' then return DELIVER_QUEUE end
@@ -79,6 +96,7 @@ local function remove(entry, kind, task, ttl)
         redis.call('HSET', entry, 'state', 'dead')
     else
         redis.call('HSET', entry, 'state', 'settled')
+        count('requests_settled')
         redis.call('HDEL', entry, 'request', 'verdict')
         redis.call('EXPIRE', entry, ttl)
     end
@@ -106,19 +124,26 @@ local function take_letter(id)
     if not letter then return false end
     redis.call('HDEL', DEAD, id)
     -- A letter that a stranger wrote was never counted.
-    if redis.call('ZREM', DEAD_ORDER, id) == 1 then redis.call('INCRBY', DEAD_BYTES, -#letter) end
+    if redis.call('ZREM', DEAD_ORDER, id) == 1 then
+        redis.call('INCRBY', DEAD_BYTES, -#letter)
+        redis.pcall('HINCRBY', DEAD_CODES, word(told_by(letter), 'code'), -1)
+    end
     return letter
 end
 
--- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes.
+-- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes. Returns its code.
 local function keep_letter(id, letter, most)
     -- Letters that one script writes get times of their own.
     now = now + 0.000001
     -- An operator may have deleted the letters by hand.
-    if redis.call('EXISTS', DEAD) == 0 then redis.call('DEL', DEAD_ORDER, DEAD_BYTES) end
+    if redis.call('EXISTS', DEAD) == 0 then redis.call('DEL', DEAD_ORDER, DEAD_BYTES, DEAD_CODES) end
     redis.call('ZADD', DEAD_ORDER, now, id)
     local bytes = redis.call('INCRBY', DEAD_BYTES, #letter)
     redis.call('HSET', DEAD, id, letter)
+    local made = told_by(letter)
+    local code = word(made, 'code')
+    redis.pcall('HINCRBY', DEAD_CODES, code, 1)
+    count('dead_letters_made', word(made, 'kind'), code)
     while bytes > tonumber(most) do
         local first = redis.call('ZRANGE', DEAD_ORDER, 0, 0)[1]
         if not first or first == id then break end
@@ -126,12 +151,13 @@ local function keep_letter(id, letter, most)
         redis.call('ZREM', DEAD_ORDER, first)
         redis.call('INCR', DEAD_DROPPED)
         bytes = tonumber(redis.call('GET', DEAD_BYTES))
-        local sound, told = pcall(cjson.decode, dropped or '')
-        if sound and type(told) == 'table' and type(told.task) == 'string' then
-            local entry = split(told.task)
+        local task = word(told_by(dropped or ''), 'task')
+        if task ~= '' then
+            local entry = split(task)
             unbury(entry, 'dead letter dropped for want of room')
         end
     end
+    return code
 end
 
 -- Keep a verdict, announce it, and owe its deliveries of these `kinds`.
@@ -143,6 +169,10 @@ local function publish(id, verdict, ttl, kinds)
         owe(name_of(id, kind))
     end
     note(entry, 'verdict published')
+    local told = told_by(verdict)
+    local status, code = word(told, 'status'), word(told.error, 'code')
+    count('verdicts', status, status == 'scored' and word(told, 'decision') or '', word(told.policy, 'name'))
+    if code ~= '' then count('failures', code) end
     redis.call('PUBLISH', DONE .. id, '')
 end
 

@@ -4,6 +4,7 @@ local entry, kind = split(task)
 return try(task, function()
     if redis.call('HEXISTS', entry, kind) == 0 then return 0 end
     note(entry, kind .. ' delivered')
+    count('deliveries', kind, 'delivered')
     remove(entry, kind, task, ttl)
     return 1
 end) or 0

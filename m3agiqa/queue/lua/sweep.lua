@@ -25,6 +25,7 @@ local function look_after(at, task)
     local list = list_of(entry, kind)
     queued = tonumber(queued)
     local lost = tonumber(run or 0) - tonumber(fair or 0)
+    if queued == 0 and lost > 0 then count('leases_lost', kind) end
     if queued > 0 and queued >= waits_since(list) then
         redis.call('ZADD', OWED, now + math.min(math.max(now - queued, LOST_AFTER_S), LOOK_AGAIN_S), task)
     elseif queued == 0 and lost > 1 then
