@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from m3agiqa import config
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
-from m3agiqa.queue import inbox, keys
+from m3agiqa.queue import inbox, keys, overview
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
+from m3agiqa.queue.overview import Overview
 from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.quoting import quoted
 
@@ -246,6 +247,14 @@ class Client:
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         yield from self._cancelling.purge()
+
+    def overview(self) -> Overview:
+        """How the queue is now: what waits, who works, and how often what happened.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        return overview.read(self._connection)
 
     def close(self) -> None:
         self._connection.close()

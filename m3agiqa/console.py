@@ -20,7 +20,7 @@ from typing import NoReturn, TextIO
 from m3agiqa.errors import M3AGIQAError, RequestInvalid, UsageError
 
 #: Exit codes of both commands, `m3agiqa` and `m3agiqa-submit`. A signal N ends one with 128 + N.
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+DONE, FAILED, USAGE, ATTENTION, INTERRUPTED = 0, 1, 2, 3, 128 + signal.SIGINT
 #: Errors that mean wrong usage; every other one means that the command failed.
 _WRONG_USAGE = (UsageError, RequestInvalid)
 

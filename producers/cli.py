@@ -27,7 +27,7 @@ from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
-from producers import cli_dead
+from producers import cli_dead, cli_status
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
 #: Characters of a reason or an event at most; those that workers write are shorter.
@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     purge = commands.add_parser("purge", help="take back all that wait for their score; prints their request ids")
     purge.set_defaults(run=_purge)
 
+    cli_status.add_options(commands.add_parser("status", help="print how the queue is"))
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     return whole
 

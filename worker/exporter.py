@@ -171,10 +171,9 @@ def _run(argv: Sequence[str] | None) -> int:
     settings = Settings.from_environment()
     # Prometheus waits 10 s for an answer.
     connection = Connection(settings.redis.url, patience_s=0, silence_s=min(5.0, settings.redis_silence_s))
-    with closing(connection), make(connection, arguments.address, settings.exporter_port) as server:
-        # A server that is asked to stop has done its work.
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+    # A server that is asked to stop has done its work.
+    with suppress(KeyboardInterrupt), closing(connection):
+        make(connection, arguments.address, settings.exporter_port).serve_forever()
     return console.DONE
 
 

@@ -54,6 +54,7 @@ MALFORMED = {
     "remote_control": ("maybe",),
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
+    "exporter_port": ("0", "65536", "http"),
     "sentry_dsn": ("hunter2", "https://sentry.example"),
     "health_dir": ("/dev/null/health",),
 }
