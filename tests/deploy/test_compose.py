@@ -135,15 +135,6 @@ def test_workers_have_a_limit_of_memory_beyond_what_they_end_themselves_at() -> 
     settings = Settings()
     ours = {name: int(SERVICES[name]["mem_limit"].removesuffix("g")) * 1024 for name in ("score", "deliver", "flower")}
     assert ours["score"] > settings.memory_growth_limit_mib + settings.picture_budget_mib + 7000
-    unit = (ROOT / "deploy" / "systemd" / "m3agiqa-score.service").read_text(encoding="utf-8")
-    assert re.findall(r"^MemoryMax=(.*)$", unit, re.MULTILINE) == [SERVICES["score"]["mem_limit"].upper()]
-
-
-def test_units_start_what_compose_starts() -> None:
-    for name in ("score", "deliver"):
-        unit = (ROOT / "deploy" / "systemd" / f"m3agiqa-{name}.service").read_text(encoding="utf-8")
-        [command] = re.findall(r"^ExecStart=\S*/(celery .*)$", unit, re.MULTILINE)
-        assert command.split() == SERVICES[name]["command"]
 
 
 def test_only_scoring_takes_a_gpu() -> None:

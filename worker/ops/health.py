@@ -17,6 +17,7 @@ from pathlib import Path
 
 from m3agiqa import console
 from m3agiqa.errors import ConfigError
+from worker.ops import systemd
 from worker.settings import Settings
 
 INTERVAL_S = 5.0
@@ -26,7 +27,7 @@ STALE_S = 30.0
 
 class Health:
     """Renews the heartbeat files of `queues` from a thread while `alive` returns true, and the files that say "ready"
-    from the call of `ready` on, while `working` returns true.
+    from the call of `ready` on, while `working` returns true. systemd is told both, where it asks for it.
 
     The files bear host and process id, so that workers may share a folder.
 
@@ -64,6 +65,7 @@ class Health:
     def ready(self) -> None:
         self._is_ready = True
         self._look()
+        systemd.notify(systemd.READY)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,6 +82,7 @@ class Health:
         with self._looking:
             if not self._alive():
                 return
+            systemd.notify(systemd.ALIVE)
             ready = self._is_ready and self._working()
             for heartbeat, file in zip(self._heartbeats, self._readies, strict=True):
                 heartbeat.touch()
