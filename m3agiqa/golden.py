@@ -65,7 +65,7 @@ class Golden(BaseModel):
         return config.load(path, cls) if path.is_file() else None
 
     @classmethod
-    def of(cls, score: Score, info: ModelInfo) -> Self:
+    def from_model(cls, score: Score, info: ModelInfo) -> Self:
         """What a model gives.
 
         Raises:

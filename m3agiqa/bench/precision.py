@@ -36,7 +36,7 @@ _Outcome = Mapping[Aspect, AspectScore]
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrecisionSettings:
     dtype: torch.dtype = torch.float16
     images: int = 32
     tokens: int = 100
@@ -64,7 +64,7 @@ class Precision:
 
 
 def run(
-    settings: Settings, device: torch.device, shape: Shape, progress: Callable[[str], None] = lambda what: None
+    settings: PrecisionSettings, device: torch.device, shape: Shape, progress: Callable[[str], None] = lambda what: None
 ) -> Precision:
     """Measure, one network after the other, so that both fit a GPU that would not hold them together.
 
@@ -111,7 +111,7 @@ def run(
     )
 
 
-def _network(dtype: torch.dtype, settings: Settings, device: torch.device, shape: Shape) -> Network:
+def _network(dtype: torch.dtype, settings: PrecisionSettings, device: torch.device, shape: Shape) -> Network:
     # Stored as the narrower of the two has them, so that both compute with the same numbers.
     network = random_network(shape, device=device, dtype=dtype, stored=settings.dtype)
     # Nothing random is an end token.
@@ -119,7 +119,7 @@ def _network(dtype: torch.dtype, settings: Settings, device: torch.device, shape
     return network
 
 
-def _engine(network: Network, settings: Settings, device: torch.device, max_batch: int) -> Engine:
+def _engine(network: Network, settings: PrecisionSettings, device: torch.device, max_batch: int) -> Engine:
     describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
     profile = ModelProfile.load("published").model_copy(update={"describe": describe})
     return Engine(network, profile, device, max_batch=max_batch)

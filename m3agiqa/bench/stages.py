@@ -36,7 +36,7 @@ _UNCOUNTED_GIB = 0.25
 
 
 @dataclass(frozen=True)
-class Settings:
+class StageSettings:
     images: Sequence[int] = (1, 8, 32, 64)
     size: int = 512
     tokens: int = 100
@@ -77,7 +77,7 @@ class Report:
         return asdict(self)
 
 
-def run(settings: Settings, progress: Callable[[str], None] = lambda what: None) -> Report:
+def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: None) -> Report:
     """Measure.
 
     Raises:
@@ -119,13 +119,13 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda what: None)
     return report
 
 
-def _profile(settings: Settings) -> ModelProfile:
+def _profile(settings: StageSettings) -> ModelProfile:
     profile = ModelProfile.load("published")
     describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
     return profile.model_copy(update={"describe": describe})
 
 
-def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: Settings) -> Measured:
+def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: StageSettings) -> Measured:
     baseline = Baseline(network, shape, profile)
     images = [noise_image(settings.size, settings.size, seed) for seed in range(2)]
     baseline.score(images[0], _PROMPT, Aspect.QUALITY)  # compiles, chooses algorithms
@@ -140,7 +140,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(engine: Engine, count: int, settings: Settings, shape: Shape | None) -> Measured:
+def _engine(engine: Engine, count: int, settings: StageSettings, shape: Shape | None) -> Measured:
     jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
     work = _work(engine, jobs)  # which compiles
     runs = []

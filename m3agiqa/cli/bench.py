@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 def _engine(args: argparse.Namespace) -> int:
     from m3agiqa.bench import stages
 
-    settings = stages.Settings(
+    settings = stages.StageSettings(
         args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
     )
     report = stages.run(settings, _log)
@@ -156,7 +156,7 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     from m3agiqa.bench import precision
     from m3agiqa.model.shape import Shape
 
-    settings = precision.Settings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
+    settings = precision.PrecisionSettings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
     found = precision.run(settings, device, Shape(), _log)
     if args.json:
         print(json.dumps(asdict(found)))

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     profile.golden.parent.mkdir(exist_ok=True)
     check_writable(profile.golden)
     scorer = local.load(profile, args.device, None, max_batch=1)
-    golden = Golden.of(scorer.score, scorer.info)
+    golden = Golden.from_model(scorer.score, scorer.info)
     write(profile.golden, golden.text())
     print(f"{profile.golden}: {len(golden.pictures)} images of {profile.name}")
     return DONE

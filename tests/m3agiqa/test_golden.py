@@ -49,7 +49,7 @@ def of_weights(commit: str) -> ModelInfo:
 
 
 def kept(model: Model | None = None) -> Golden:
-    return Golden.of(model or Model(), of_weights("1"))
+    return Golden.from_model(model or Model(), of_weights("1"))
 
 
 @pytest.fixture(scope="module")
@@ -185,5 +185,5 @@ def test_the_command_writes_beside_the_profile(
     golden = Golden.load(written)
     assert golden is not None
     assert golden.revisions == bundled.revisions
-    assert described(golden) == described(Golden.of(mini.score, mini.info))
+    assert described(golden) == described(Golden.from_model(mini.score, mini.info))
     assert_scores_are_kept(mini, golden)

@@ -81,7 +81,7 @@ def test_what_spoils_a_photograph_lowers_its_quality(
     before, after = qualities(mini, photographs), qualities(mini, [spoil(image) for image in photographs])
 
     assert len(before) == len(after) == 10
-    assert sum(spoilt < sharp for sharp, spoilt in zip(before, after, strict=True)) >= 9
+    assert sum(distorted < sharp for sharp, distorted in zip(before, after, strict=True)) >= 9
 
 
 def test_a_sharp_image_is_described_otherwise_than_a_blurred_one(mini: Scorer, photographs: list[Image.Image]) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from m3agiqa.bench.precision import SPREAD, Precision, Settings, _matching, run
+from m3agiqa.bench.precision import SPREAD, Precision, PrecisionSettings, _matching, run
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
 from m3agiqa.model.shape import Shape
@@ -29,7 +29,8 @@ SHAPE = Shape(
 @pytest.fixture(scope="module")
 def found() -> dict[torch.dtype, Precision]:
     return {
-        dtype: run(Settings(dtype=dtype, images=4, tokens=4), CPU, SHAPE) for dtype in (torch.bfloat16, torch.float32)
+        dtype: run(PrecisionSettings(dtype=dtype, images=4, tokens=4), CPU, SHAPE)
+        for dtype in (torch.bfloat16, torch.float32)
     }
 
 

@@ -14,7 +14,7 @@ from m3agiqa.bench.roofline import (
     step_ms,
     vision_flops,
 )
-from m3agiqa.bench.stages import Measured, Report, Settings
+from m3agiqa.bench.stages import Measured, Report, StageSettings
 from m3agiqa.bench.workload import Work
 from m3agiqa.cli.bench import _table
 from m3agiqa.model.shape import Shape
@@ -95,7 +95,7 @@ def test_floors_are_those_of_an_h100_and_shown_there_alone() -> None:
 
     def columns(floors: dict[str, float]) -> list[str]:
         row = Measured("engine", 1, 0.4, 2.5, {"encode": 100.0, "decode": 300.0}, 1.0, floors)
-        report = Report("a GPU", "2026-01-01", {}, {**vars(Settings())}, rows=[row])
+        report = Report("a GPU", "2026-01-01", {}, {**vars(StageSettings())}, rows=[row])
         return [f"{column.header}: {next(iter(column.cells))}" for column in _table(report).columns]
 
     assert "share of floor, %: encode 40, decode 80, all 70" in columns({"encode": 40.0, "decode": 240.0})
