@@ -1,6 +1,6 @@
-"""What a model reads of an image: cut as soon as it is decoded, so that the whole of it need not be kept.
+"""Cuts an image into the slices that a model reads, as soon as it is decoded, so that a large image need not be kept.
 
-Nothing here needs torch: a process that only decodes has none.
+Nothing here needs torch: a process that only decodes does without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from m3agiqa.errors import ImageTooLarge
 from m3agiqa.images import DecodedImage
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices, Slicing
 
-#: Pixels of an image that is kept whole beside its slices: 2048 x 2048 and a little. A larger one is kept reduced.
+#: Most pixels of an image that is kept whole beside its slices, a little over 2048 x 2048. A larger one is reduced.
 WHOLE_PIXELS = 4_500_000
 
 
@@ -27,7 +27,7 @@ class SlicedImage:
 
     info: ImageInfo
     slices: Mapping[Grid, Slices]
-    #: Bytes of the image in RGB, row by row, from which grids that are not among `slices` are cut; its width, height.
+    #: The image's RGB bytes, row by row, and its width and height. Grids that `slices` lacks are cut from them.
     raw: Any = field(repr=False)
     raw_size: tuple[int, int]
 
@@ -46,12 +46,14 @@ class Cutter:
     """Cuts images as one model's profile asks."""
 
     slicing: Slicing
-    #: Slices at most, while the model describes and as each aspect is scored.
+    #: Most slices in the describing pass, and in the scoring pass of each aspect.
     max_slices: tuple[int, ...]
 
     def cut(self, image: DecodedImage) -> SlicedImage:
-        """Cut an image for its description and its scores. What they seldom need besides, fewer slices where a
-        context is short, is left to be cut from the image, or from a smaller copy of a large one.
+        """Cut an image for its description and its scores.
+
+        A short context may need fewer slices; the engine then cuts them from the image, or from the smaller copy that
+        is kept of a large one.
 
         Raises:
             ImageTooLarge: its sides are too unequal.

@@ -1,6 +1,6 @@
-"""Golden images: a model scores them before it may score others, and must give what it gave before.
+"""The start-up check: a model must score the golden images as it did before, or it may score no others.
 
-What a profile's model gave is kept in `golden/NAME.yaml` beside the profile; `m3agiqa golden` writes it.
+A profile's golden values are kept in `golden/NAME.yaml` beside the profile; `m3agiqa golden` writes them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from m3agiqa.errors import GoldenMismatch, ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 
-#: Points of the scale from 0 to 5. A batch and float16 move a score by less, given the same description.
+#: Largest accepted difference, in points of the scale from 0 to 5. Batching and float16 move a score by less, given the
+#: same description.
 TOLERANCE = 0.02
-#: Characters by which a description is known again. Behind them, rounding may lead a search elsewhere.
+#: Characters of a description that are compared. After them, rounding may lead the search elsewhere.
 _BEGINNING = 16
 
-#: Name to width, height and prompt: each is cut into slices in another way.
+#: Width, height and prompt of each golden image, by name; each size is cut into slices in its own way.
 _IMAGES = {
     "square": (512, 512, "coloured blotches on a wall"),
     "wide": (768, 320, "a long row of flags in the fog, seen through a wet window on a grey morning"),
@@ -40,7 +41,7 @@ Score = Callable[[Sequence[Job]], Sequence[Scores | Failure]]
 class GoldenScore(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: Score of the conversation with this description, computed in float32.
+    #: Score of the conversation that holds this description, computed in float32.
     score: float
     description: str
 
@@ -52,24 +53,24 @@ class Golden(BaseModel):
 
     #: Revisions of the weights, as verdicts show them.
     revisions: dict[str, str]
-    #: By image, and then by aspect.
+    #: Golden values by image, then by aspect.
     pictures: dict[str, dict[Aspect, GoldenScore]]
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """None if there is no such file.
+        """Read a file of golden values; None if there is no such file.
 
         Raises:
-            ConfigError: it is broken.
+            ConfigError: the file is broken.
         """
         return config.load(path, cls) if path.is_file() else None
 
     @classmethod
     def from_model(cls, score: Score, info: ModelInfo) -> Self:
-        """What a model gives.
+        """The golden values that a model gives now.
 
         Raises:
-            ScoringError: it cannot score a golden image.
+            ScoringError: the model cannot score a golden image.
         """
         images = {
             name: {
@@ -94,18 +95,18 @@ def jobs() -> dict[str, Job]:
 
 
 def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: int) -> list[str]:
-    """Score golden images alone, in a full batch, and with the descriptions that are kept.
+    """Score the golden images alone, in a full batch, and with the descriptions that are kept.
 
     Scores are compared for equal descriptions: another description is another input.
 
     Args:
         score: scores a batch.
-        info: of the model that `score` asks.
-        golden: what it gave before; None if nothing is kept.
+        info: the model that `score` runs.
+        golden: the values it gave before; None if none are kept.
         max_batch: images in a full batch.
 
     Returns:
-        What was found, in lines for a log.
+        Findings, as lines for a log.
 
     Raises:
         ScoringError: a golden image cannot be scored.
@@ -113,7 +114,7 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
     """
     alone = _alone(score)
     names = list(islice(cycle(alone), max(max_batch, len(alone))))
-    # With descriptions of its own: what a full batch needs is compiled then, and has its memory.
+    # The model writes these descriptions itself, so that a full batch compiles its kernels and takes its memory now.
     _scores(score, names, {})
     written = {
         name: {aspect: scored.description for aspect, scored in scores.items()} for name, scores in alone.items()
@@ -138,17 +139,17 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
 def _against(
     golden: Golden, info: ModelInfo, score: Score, alone: Mapping[str, Mapping[Aspect, AspectScore]]
 ) -> Iterator[str]:
-    renew = f"if it was changed on purpose, renew them by `m3agiqa golden {info.profile}`"
+    renew = f"if you changed the profile on purpose, renew the values with `m3agiqa golden {info.profile}`"
     if golden.revisions != info.revisions:
         raise GoldenMismatch(
-            f"the golden values of {info.profile} are those of other weights ({_differing(golden, info)}); {renew}"
+            f"the golden values of {info.profile} belong to other weights ({_differing(golden, info)}); {renew}"
         )
     kept = {
         name: {aspect: value.description for aspect, value in values.items()}
         for name, values in golden.pictures.items()
     }
     if kept.keys() != alone.keys() or any(kept[name].keys() != alone[name].keys() for name in kept):
-        raise GoldenMismatch(f"the golden values of {info.profile} are of other images or aspects; {renew}")
+        raise GoldenMismatch(f"the golden values of {info.profile} belong to other images or aspects; {renew}")
     furthest = 0.0
     for name in kept:
         [scores] = _scores(score, [name], kept)
@@ -158,16 +159,16 @@ def _against(
             if abs(scored.score - expected) > TOLERANCE:
                 raise GoldenMismatch(
                     f"{aspect} of the golden image {name!r} is {scored.score:.4f}, not {expected:.4f} as it was, "
-                    f"more than {TOLERANCE} apart: {info.profile} or what it runs on is not what it was; {renew}, and "
-                    "if it was not, try another device, driver or version of torch"
+                    f"more than {TOLERANCE} apart: {info.profile} or the machine has changed; {renew}; otherwise try "
+                    "another device, driver or version of torch"
                 )
     yield f"golden values of {info.profile} are met, {furthest:.4f} apart at most"
     pairs = [(alone[name][aspect].description, kept[name][aspect]) for name in kept for aspect in kept[name]]
     same = sum(mine[:_BEGINNING] == theirs[:_BEGINNING] for mine, theirs in pairs)
     if same == 0:
         raise GoldenMismatch(
-            f"not one of {len(pairs)} descriptions of golden images begins as it did, so {info.profile} does not "
-            f"write what it wrote; {renew}, and if it was not, try another device, driver or version of torch"
+            f"none of {len(pairs)} descriptions of golden images begins as it did before: {info.profile} or the "
+            f"machine has changed; {renew}; otherwise try another device, driver or version of torch"
         )
     yield f"{same} of {len(pairs)} descriptions begin as they did"
 
@@ -184,7 +185,7 @@ def _alone(score: Score) -> dict[str, Mapping[Aspect, AspectScore]]:
 def _scores(
     score: Score, names: Sequence[str], descriptions: Mapping[str, Mapping[Aspect, str]]
 ) -> list[Mapping[Aspect, AspectScore]]:
-    """Scores of golden images together, their descriptions given or not."""
+    """Score golden images in one batch; the model writes the descriptions that are not given."""
     known = jobs()
     outcomes = score([replace(known[name], descriptions=descriptions.get(name, {})) for name in names])
     for name, outcome in zip(names, outcomes, strict=True):

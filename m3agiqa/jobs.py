@@ -1,4 +1,4 @@
-"""What goes into a scorer and what comes out."""
+"""A scorer's input, `Job`, and its output, `Scores`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Job:
     image: DecodedImage | SlicedImage
     prompt: str
     aspects: tuple[Aspect, ...] | None = None
-    #: What stands in the scoring conversation of an aspect, in place of what the model would write.
+    #: Descriptions by aspect that stand in the scoring conversation instead of ones that the model writes.
     descriptions: Mapping[Aspect, str] = field(default_factory=dict)
-    #: The image as a scorer's `prepare` made it ahead of time, for that scorer alone.
+    #: The image as a scorer's `prepare` made it ahead of time; only that scorer can use it.
     prepared: EncodedImage | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What became of one image: every aspect asked for is in exactly one of the two."""
+    """One image's results: every aspect asked for is in exactly one of `aspects` and `failures`."""
 
     aspects: Mapping[Aspect, AspectScore]
     failures: Mapping[Aspect, Failure] = field(default_factory=dict)
     #: Milliseconds of the batch this image was in, by stage.
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    #: Images in that batch, where one was gathered.
+    #: Images in that batch; None if no batch was gathered.
     batch: int | None = None

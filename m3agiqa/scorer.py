@@ -33,15 +33,15 @@ class Scoring(Protocol):
 
     @property
     def cutter(self) -> Cutter | None:
-        """Cuts images for it, in any process; None if it looks at none."""
+        """Cuts images for this scorer, in any process; None if the scorer does not look at images."""
         ...
 
     def prepare(self, job: Job) -> Job:
-        """Do ahead of time, in any thread, what needs no model. Never raises for a bad image; `score` tells."""
+        """Do ahead of time, in any thread, the work that needs no model. A bad image is left for `score` to report."""
         ...
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
-        """Score a batch; the result has the length and order of `jobs`. Never raises for one bad image."""
+        """Score a batch; the result has the length and order of `jobs`. One bad image raises nothing."""
         ...
 
 
@@ -63,7 +63,7 @@ class Scorer:
         max_batch: int = 8,
         progress: Progress = unseen,
     ) -> Self:
-        """Find, download if need be, and load a profile's weights.
+        """Find a profile's weights, download them if need be, and load them.
 
         Args:
             profile: a profile, or its name or path.
@@ -98,14 +98,14 @@ class Scorer:
         return self._engine.cutter
 
     def prepare(self, job: Job) -> Job:
-        """Cut the image, if it is not yet, and have its slices where a GPU reads them; safe in any thread."""
+        """Cut the image unless it is cut, and move its slices where a GPU reads them; safe in any thread."""
         return self._engine.prepare(job)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score images; the result has the length and order of `jobs`, and one bad image fails alone.
 
         Raises:
-            DeviceLost: no image will be scored any more.
+            DeviceLost: the device failed, and this scorer can score no more images.
         """
         batches = (jobs[start : start + self.max_batch] for start in range(0, len(jobs), self.max_batch))
         return [outcome for batch in batches for outcome in self._score_isolated(batch)]
@@ -113,7 +113,7 @@ class Scorer:
     def _score_isolated(self, jobs: Sequence[Job]) -> list[Scores | Failure]:
         """Score a batch; if it fails as a whole, halve it until the failing image stands alone.
 
-        A batch that ran out of memory comes through in the same way.
+        Halving also gets a batch through that ran out of memory.
         """
         try:
             return list(self._engine.run(jobs))
@@ -128,7 +128,7 @@ class Scorer:
 
 
 class FakeScorer:
-    """Stands in for a model: scores drawn from a hash of image and prompt, so the same pair always gets the same.
+    """Stands in for a model: it draws scores from a hash of image and prompt, so the same pair always scores the same.
 
     Lets a generator team test its integration, and a load test its queue, without a GPU.
     """

@@ -1,1 +1,1 @@
-"""What measures the engine, the heads and their training, at the published shapes."""
+"""Benchmarks of the engine, the heads and their training, at the published shapes."""

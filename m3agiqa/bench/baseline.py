@@ -1,5 +1,7 @@
-"""The original's algorithm written plainly, to measure against: transformers' `generate`, adapters by peft, logits of
-every position, one image and aspect at a time, everything loaded beforehand.
+"""The original's algorithm, written plainly as a baseline.
+
+It uses transformers' `generate` and peft's adapters, computes logits at every position, and takes one image and aspect
+at a time. All weights are loaded beforehand.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from m3agiqa.profile import ModelProfile
 
 
 class Baseline(nn.Module):
-    """Shares a synthetic network's weights, so that both fit one GPU."""
+    """The original's model, sharing a synthetic network's weights so that both fit one GPU."""
 
     def __init__(self, network: Network, shape: Shape, profile: ModelProfile) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Baseline(nn.Module):
 
     @torch.inference_mode()
     def score(self, image: DecodedImage, prompt: str, aspect: Aspect) -> tuple[float, dict[str, float]]:
-        """One image and aspect; gives the raw score and milliseconds by stage."""
+        """Score one image and aspect; return the raw score and milliseconds by stage."""
         network, part = self.network, self.profile.aspects[aspect]
         clock = Clock(network.language.device)
         grid = network.slicing.grid(*image.rgb.size, self.profile.describe.max_slices)

@@ -1,4 +1,4 @@
-"""Measures the xLSTM head at the published shape: all of it, and its sLSTM's recurrence alone."""
+"""Measures the xLSTM head at the published shape: the whole head, and its sLSTM's recurrence alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SLSTM = "xlstm_pooler.xlstm_stack.blocks.1.xlstm.slstm_cell."
 
 @dataclass(frozen=True)
 class HeadTimes:
-    """Medians of the repeats, milliseconds."""
+    """Median times over the repeats, milliseconds."""
 
     device: str
     threads: int
@@ -27,14 +27,14 @@ class HeadTimes:
     tokens: int
     head_ms: float
     recurrence_ms: float
-    #: The same recurrence by the xlstm package's vanilla loop; None on a GPU.
+    #: Time of the same recurrence in the xlstm package's vanilla loop; None on a GPU.
     package_ms: float | None
     #: Largest difference between the two loops' hidden states.
     difference: float | None
 
     @property
     def ratio(self) -> float | None:
-        """Times as fast as the package's loop."""
+        """How many times as fast as the package's loop our recurrence is."""
         return None if self.package_ms is None else self.package_ms / self.recurrence_ms
 
 
@@ -42,14 +42,14 @@ class HeadTimes:
 def run(
     device: torch.device, *, rows: int = 96, tokens: int = 600, repeats: int = 5, shape: Shape | None = None
 ) -> HeadTimes:
-    """Measure a head of random weights on random states.
+    """Measure a head with random weights on random states.
 
     Args:
-        device: on a CPU, the xlstm package's loop is measured too, in turns with ours.
+        device: where to run; a CPU also runs the xlstm package's loop, in turns with ours.
         rows: conversations.
-        tokens: of each.
-        repeats: counted runs, after one that is not.
-        shape: sizes; by default the published ones, with a vocabulary of 512, which no head sees once it is fused.
+        tokens: tokens of each conversation.
+        repeats: counted runs, after one warm-up run.
+        shape: sizes; by default the published ones, but a vocabulary of 512, which a fused head never sees.
     """
     shape = shape or Shape(vocab=512)
     tensors = head_tensors(shape, seed=0)
@@ -86,7 +86,7 @@ def run(
 def _measure(
     ways: dict[str, Callable[[], torch.Tensor]], device: torch.device, repeats: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Results and median milliseconds, one way after the other in each round, so that all meet the same neighbours."""
+    """Results and median milliseconds of each way; every round runs all ways, so that noise meets them alike."""
     results = {name: way() for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):

@@ -1,7 +1,9 @@
-"""Measures what half precision and batches do to scores: against the same random weights in float32, and alone.
+"""Measures how half precision and batching change scores: against float32 with the same random weights, and against
+each image scored alone.
 
-Descriptions are given where scores are compared, as another description is another input; how far descriptions
-themselves agree is measured apart. Heads are rescaled until images score so differently that a difference counts.
+Both sides of a comparison score the same given descriptions, because another description is another input. The
+agreement of written descriptions is measured separately. Heads are rescaled so that images score far enough apart for
+a difference to count.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
 
-#: Points between the lowest and the highest score that the heads of an aspect are scaled to; at least 0.5 is asked for.
+#: Points between an aspect's lowest and highest score after its head is rescaled; a useful spread is at least 0.5.
 SPREAD = 0.6
-#: The middle of the scale, which scores are moved to: what is clamped hides differences.
+#: The middle of the scale. Rescaled scores lie around it, because clamped scores would hide differences.
 _MIDDLE = 2.5
-#: Images at once in float32, which takes twice the memory.
+#: Images in a float32 batch, which takes twice the memory of half precision.
 _FLOAT32_BATCH = 8
 _SIZES = ((512, 512), (448, 448), (1024, 768), (300, 900), (64, 64), (1024, 1024), (768, 512), (640, 640))
 
@@ -45,7 +47,7 @@ class PrecisionSettings:
 
 @dataclass(frozen=True)
 class Precision:
-    """What was found; scores are points of the scale from 0 to 5."""
+    """Results of one run; scores are points of the scale from 0 to 5."""
 
     dtype: str
     images: int
@@ -53,20 +55,20 @@ class Precision:
     beams: int
     #: Points between the lowest and the highest float32 score of an aspect, the narrowest of the three.
     spread: float
-    #: Largest difference of a score from float32's for the same description.
+    #: Largest difference between a score and float32's score for the same description.
     from_float32: float
-    #: Largest difference between an image alone and in a batch of all, for the same description.
+    #: Largest difference between an image's score alone and in one batch with all images, for the same description.
     alone_from_batch: float
-    #: Share of a description's tokens that float32's own has at the same places, on the average.
+    #: Mean share of a description's tokens that float32's own description has at the same positions.
     tokens_matching: float
-    #: Share of the descriptions that are wholly the same.
+    #: Share of descriptions that are identical to float32's.
     descriptions_matching: float
 
 
 def run(
     settings: PrecisionSettings, device: torch.device, shape: Shape, progress: Callable[[str], None] = lambda what: None
 ) -> Precision:
-    """Measure, one network after the other, so that both fit a GPU that would not hold them together.
+    """Measure one network after the other, so that they need not fit the GPU together.
 
     Raises:
         ScoringError: an image cannot be scored, or all images score the same.
@@ -112,9 +114,9 @@ def run(
 
 
 def _network(dtype: torch.dtype, settings: PrecisionSettings, device: torch.device, shape: Shape) -> Network:
-    # Stored as the narrower of the two has them, so that both compute with the same numbers.
+    # Both networks take weights rounded to the narrower type, so that they compute with the same numbers.
     network = random_network(shape, device=device, dtype=dtype, stored=settings.dtype)
-    # Nothing random is an end token.
+    # Random weights should write no end token.
     network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
     return network
 
@@ -141,7 +143,7 @@ def _with_descriptions(job: Job, outcome: _Outcome) -> Job:
 
 
 def _rescale(network: Network, outcomes: Sequence[_Outcome]) -> dict[Aspect, tuple[float, float]]:
-    """Widen heads so that these scores lie SPREAD apart or more, around the middle; gives factor and old middle."""
+    """Rescale heads to spread these scores over SPREAD or more, around the middle; return factor and old middle."""
     scales = {}
     for aspect in network.heads:
         scores = [outcome[aspect].score for outcome in outcomes]
@@ -168,7 +170,7 @@ def _pairs(ones: Sequence[_Outcome], others: Sequence[_Outcome]) -> list[tuple[A
 
 
 def _matching(ones: Sequence[str], others: Sequence[str]) -> float:
-    """Share of places with the same token, of the longer one's places."""
+    """Share of the longer sequence's positions at which both have the same token."""
     same = sum(one == other for one, other in zip(ones, others, strict=False))
     return same / max(len(ones), len(others), 1)
 

@@ -1,5 +1,7 @@
-"""What the stages of a batch must take at least on one H100 80GB: floating-point operations, counted from the shapes
-and what was read, at rates measured there. A product of [m, k] and [k, n] counts 2 m k n.
+"""The least time that each stage of a batch can take on one H100 80GB.
+
+Floating-point operations are counted from the shapes and the batch's work, and divided by rates measured on that GPU. A
+product of [m, k] and [k, n] counts 2 m k n.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
 FLOPS = 555e12
-#: FLOP/s of heads' products: some are TF32 at half the rate of float16, which is taken for all.
+#: FLOP/s of the heads' products. Some run in TF32, at half the rate of float16; all are counted at that rate.
 HEAD_FLOPS = FLOPS / 2
 #: Measured: milliseconds of one captured decode step, by rows (images times aspects times beams).
 STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))
 
 
 def applies_to(machine: str) -> bool:
-    """Whether these floors are of that GPU, named as torch does."""
+    """Whether these floors hold for a GPU of this name, as torch gives it."""
     return "H100" in machine
 
 
@@ -41,14 +43,14 @@ def floors_ms(work: Work, shape: Shape, beams: int) -> dict[str, float]:
 
 
 def decode_ms(generated: Sequence[int], beams: int) -> float:
-    """Least milliseconds to write descriptions of so many tokens each; prefill gives the first of them."""
+    """Least milliseconds to write descriptions of these lengths in tokens; prefill gives each first token."""
     return sum(
         step_ms(beams * sum(count > step for count in generated)) for step in range(1, max(generated, default=0))
     )
 
 
 def step_ms(rows: int) -> float:
-    """Milliseconds of one decode step: on straight lines between what was measured, and beyond it on the last one."""
+    """Milliseconds of one decode step, interpolated linearly between measurements and extrapolated beyond the last."""
     lines = list(pairwise(STEP_MS))
     (fewer, less), (more, most) = next((line for line in lines if rows <= line[1][0]), lines[-1])
     return less + (most - less) * (max(rows, 1) - fewer) / (more - fewer)

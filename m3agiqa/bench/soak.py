@@ -1,4 +1,4 @@
-"""Batch after batch through one engine: what stays behind, and what is captured that should have been."""
+"""Runs batch after batch through one engine, and counts the memory that stays taken and the graphs captured late."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from m3agiqa.memory import resident_bytes
 
 @dataclass(frozen=True)
 class After:
-    """What there was after a batch."""
+    """Memory in use after a batch."""
 
     images: int
-    #: Tensors that live, and their bytes on any device.
+    #: Live tensors, and their bytes on all devices.
     tensors: int
     tensor_bytes: int
-    #: Bytes of torch's allocator on the GPU; 0 without one.
+    #: Bytes that torch's allocator holds on the GPU; 0 without one.
     device_bytes: int
     #: Bytes of the process in the host's memory.
     host_bytes: int
@@ -34,13 +34,13 @@ class After:
 
 @dataclass(frozen=True)
 class Soak:
-    #: Batches in order, behind one of each size that is not counted.
+    #: Batches in order, after one warm-up batch of each size.
     batches: tuple[After, ...]
-    #: CUDA graphs that were captured in these batches.
+    #: CUDA graphs captured during these batches; none should be.
     captured: int
 
     def growth(self, what: str) -> int:
-        """Growth of a field of `After`, from the first to the last batch of the same size, the largest of all sizes."""
+        """The largest growth of a field of `After` from the first to the last batch of one size."""
         values: dict[int, list[int]] = {}
         for after in self.batches:
             values.setdefault(after.images, []).append(getattr(after, what))
@@ -48,7 +48,7 @@ class Soak:
 
 
 def soak(engine: Engine, batches: int, images: Sequence[int], size: int) -> Soak:
-    """Score batches of `images` images in turn, each of images of its own, about `size` pixels on a side.
+    """Score `batches` batches of new images, about `size` pixels on a side; batch sizes cycle through `images`.
 
     Raises:
         ScoringError: an image cannot be scored.
@@ -70,7 +70,7 @@ def _score(engine: Engine, count: int, size: int, number: int) -> After:
             raise ScoringError(f"an image failed: {next(iter(outcome.failures.values())).message}")
     del jobs, outcome
     gc.collect()
-    # Not isinstance: some objects answer to what is asked of them by importing it.
+    # `isinstance` would read `__class__`, and some lazy objects import their module to answer.
     tensors: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     return After(
         images=count,
@@ -83,10 +83,10 @@ def _score(engine: Engine, count: int, size: int, number: int) -> After:
 
 @contextmanager
 def _counting_captures() -> Iterator[list[object]]:
-    """A list that grows by one with each CUDA graph that is captured."""
+    """Yield a list that grows by one with each CUDA graph that is captured."""
     captures: list[object] = []
     begin = getattr(torch.cuda.CUDAGraph, "capture_begin", None)
-    if begin is None:  # a torch for the CPU alone
+    if begin is None:  # torch was built for CPUs only
         yield captures
         return
 

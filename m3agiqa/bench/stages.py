@@ -31,7 +31,7 @@ ORIGINAL_S = 18.85
 
 _PROMPT = "a red fox in the snow " * 4
 _GIB = 2**30
-#: GiB of a memory limit that are left for what graphs and libraries take beside the allocator.
+#: GiB of a memory limit reserved for graphs and libraries, whose memory the allocator does not count.
 _UNCOUNTED_GIB = 0.25
 
 
@@ -44,22 +44,22 @@ class StageSettings:
     baseline: bool = False
     memory_limit_gib: float | None = None
     repeats: int = 3
-    #: Batches in a row behind the measured ones, to see what stays behind.
+    #: Batches to run in a row after the measured ones, to see whether memory grows.
     soak: int = 0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of scoring a number of images, three aspects each; medians of the repeats."""
+    """Medians over the repeats of one way to score a number of images, three aspects each."""
 
     what: str
     images: int
     seconds: float
     images_per_s: float
     stages_ms: dict[str, float]
-    #: Device memory of the whole process at its highest, GiB.
+    #: Peak device memory of the whole process, GiB.
     memory_gib: float
-    #: What each stage must take at least; empty where that is not known of the GPU.
+    #: Least milliseconds that each stage can take; empty for a GPU whose floors are unknown.
     floors_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -78,7 +78,7 @@ class Report:
 
 
 def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: None) -> Report:
-    """Measure.
+    """Measure the engine, and the baseline and a soak if asked for.
 
     Raises:
         ConfigError: no GPU.
@@ -88,7 +88,7 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
     device = torch.device("cuda", torch.cuda.current_device())
     if settings.memory_limit_gib is not None:
         free, total = torch.cuda.mem_get_info(device)
-        # What the context takes is not the allocator's to count.
+        # The allocator does not count the memory that the CUDA context takes.
         allowed = (settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB - (total - free)
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
     report = Report(
@@ -100,7 +100,7 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
     progress("weights")
     shape = Shape()
     network = random_network(shape, device=device, dtype=torch.float16)
-    # Nothing random is an end token.
+    # Random weights should write no end token.
     network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
     profile = _profile(settings)
     report.load_gib = _used_gib(device)
@@ -142,10 +142,10 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
 
 def _engine(engine: Engine, count: int, settings: StageSettings, shape: Shape | None) -> Measured:
     jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
-    work = _work(engine, jobs)  # which compiles
+    work = _work(engine, jobs)  # compiles kernels, too
     runs = []
     for _ in range(settings.repeats):
-        prepared = [engine.prepare(job) for job in jobs]  # which a worker does while the batch before is scored
+        prepared = [engine.prepare(job) for job in jobs]  # a worker does this while it scores the batch before
         torch.cuda.synchronize()
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
@@ -164,7 +164,7 @@ def _engine(engine: Engine, count: int, settings: StageSettings, shape: Shape | 
 
 
 def _work(engine: Engine, jobs: Sequence[Job]) -> Work:
-    """What a batch of these comes to; it is scored for that, step by step."""
+    """Count the work in a batch of these jobs, by scoring it step by step."""
     rows = engine.encode([engine.prepare(job) for job in jobs])
     session = engine.prefill(rows)
     engine.describe(rows, session)
@@ -173,6 +173,6 @@ def _work(engine: Engine, jobs: Sequence[Job]) -> Work:
 
 
 def _used_gib(device: torch.device) -> float:
-    """Device memory in use, GiB: the process with its context and graphs, if nobody else uses the device."""
+    """GiB of device memory in use by all processes: ours, with its context and graphs, if it is alone."""
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / _GIB

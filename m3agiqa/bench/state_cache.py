@@ -1,4 +1,4 @@
-"""Measures what is saved by reading each image once, and not once an epoch as the original does."""
+"""Measures how much time training saves by reading each image once, not once an epoch as the original does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from m3agiqa.train.head.states import for_one_aspect, load_frozen, read_states
 _SIDE = 512
 #: Share of the images to validate on.
 _VALIDATION_SHARE = 0.2
-#: Share of a loss that rounding may move it by: a device need not add up in the same order twice.
+#: Relative difference of losses that rounding explains: a device may add in another order each time.
 _ROUNDING = 1e-3
 _DESCRIPTION = (
     "The image is of fair quality. Edges are soft, the lighting is flat, and some detail is lost in the shadows."
@@ -40,7 +40,7 @@ _DESCRIPTION = (
 
 @dataclass(frozen=True)
 class CacheTimes:
-    """Seconds of the same training either way, loading left out."""
+    """Seconds of the same training with the cache and without it, loading excluded."""
 
     device: str
     threads: int
@@ -54,21 +54,21 @@ class CacheTimes:
 
     @property
     def ratio(self) -> float:
-        """Times as fast from the cache."""
+        """How many times as fast training is from the cache."""
         return self.anew_s / self.from_cache_s
 
 
 def run(
     settings: HeadTraining, device_name: str, *, images: int, batch_size: int, note: Callable[[str], None]
 ) -> CacheTimes:
-    """Train a head of `settings` on images of noise, their descriptions given, once either way.
+    """Train a head on noise images with given descriptions, once from the cache and once reading anew.
 
     Args:
         settings: the model, the head and its schedule.
         device_name: as `choose_device` takes it.
-        images: of 512 x 512.
+        images: number of images, each 512 x 512.
         batch_size: images that the frozen model reads together.
-        note: told what begins.
+        note: called with the name of each stage as it begins.
 
     Raises:
         RequestInvalid, ConfigError, CheckpointError: as `train_head`.
@@ -105,7 +105,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Training:
-    """The training that is measured."""
+    """One training run, repeated with the cache and without it."""
 
     settings: HeadTraining
     context: int
@@ -115,7 +115,7 @@ class _Training:
     batch_size: int
 
     def read(self, cache: StateCache) -> None:
-        """Have every image's states in the cache, whether they are there or not."""
+        """Read every image and write its states to the cache, replacing those already there."""
         for start in range(0, len(self.jobs), self.batch_size):
             part = self.jobs[start : start + self.batch_size]
             for number, states in enumerate(read_states(self.engine, part, [_DESCRIPTION] * len(part)), start=start):
@@ -123,7 +123,7 @@ class _Training:
                 cache.write(str(number), states)
 
     def run(self, *, anew: bool) -> tuple[float, list[Epoch]]:
-        """Seconds, and every epoch's numbers; `anew`, the images are read for each epoch, else once."""
+        """Train; return the seconds and every epoch's numbers. `anew` reads the images for each epoch, not once."""
         settings, images = self.settings, len(self.jobs)
         examples = [Example(str(number), label=5 * number / images) for number in range(images)]
         kept_back = max(2, round(_VALIDATION_SHARE * images))

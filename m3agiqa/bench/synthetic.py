@@ -1,4 +1,4 @@
-"""A network of random weights, made in memory: for measuring at the published shapes without a download."""
+"""Makes a network with random weights in memory, to measure the published shapes without a download."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def random_network(
     stored: torch.dtype | None = None,
     progress: Progress = unseen,
 ) -> Network:
-    """A network with an adapter, its saved modules and a head per aspect.
+    """Make a network with an adapter, its saved modules and a head per aspect.
 
     Args:
         shape: sizes.
         device: where it is made.
-        dtype: what it computes in; heads in float32.
+        dtype: type it computes in; heads compute in float32.
         seed: the same gives the same weights.
-        stored: what the weights are rounded to, heads aside, as if a checkpoint held them so; None does not.
+        stored: type that weights other than the heads' are rounded to, as in a checkpoint; None rounds nothing.
         progress: called as weights are made.
     """
     base: Tensors = _rounded(base_tensors(shape, seed), stored)
@@ -87,8 +87,9 @@ def _rounded(tensors: Tensors, dtype: torch.dtype | None) -> Tensors:
 
 
 def _tokenizer(shape: Shape) -> ConversationTokenizer:
-    """A word for every id, so that what is generated comes back token by token when it is tokenised again, and a
-    description has as many tokens as were asked for.
+    """A tokenizer with one word for every id.
+
+    Tokenising generated text again gives back the same ids, so a description has as many tokens as were asked for.
     """
     words = {PAD: PAD_ID, **{f"w{number}": number for number in range(1, shape.vocab - len(SPECIAL_TOKENS))}}
     tokenizer = Tokenizer(models.WordLevel(words, "w1"))

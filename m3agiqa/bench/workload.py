@@ -1,4 +1,4 @@
-"""What a batch came to, in numbers that its time can be held against."""
+"""Counts the work in a batch, so that its time can be compared with it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from m3agiqa.model.vision import Tower
 
 @dataclass(frozen=True)
 class Work:
-    """Rows are images times aspects; those that failed are left out."""
+    """Slices and tokens of a batch's rows (images times aspects); failed rows are left out."""
 
-    #: Slices of every image and tower, the overview with them, and patches of each, padding counted.
+    #: (slices, patches of each) for every image and tower; slices include the overview, patches the padding.
     encoded: tuple[tuple[int, int], ...]
-    #: The same of what was sliced again to fit the head's context.
+    #: The same for images that were sliced again to fit the head's context.
     encoded_again: tuple[tuple[int, int], ...]
     #: Tokens of each row's prompt.
     prompts: tuple[int, ...]
-    #: Tokens each row's description was written in, the end token with them; 0 where it was given.
+    #: Tokens that each row's description took to write, including the end token; 0 for a given description.
     generated: tuple[int, ...]
-    #: Tokens of each row's scoring conversation that were known from the prompt, and those read on from there.
+    #: Tokens of each row's scoring conversation: those known from the prompt, and those read after them.
     read: tuple[tuple[int, int], ...]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""`m3agiqa bench`: how fast the engine is on this GPU, stage by stage."""
+"""`m3agiqa bench`: measures how fast the engine is on this GPU, stage by stage."""
 
 from __future__ import annotations
 
@@ -29,50 +29,61 @@ _COLUMNS = (
     *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
 )
 
-#: Images that the frozen model of --training reads together.
+#: Images that the frozen model reads together with --training.
 _READ_AT_ONCE = 16
 
 HELP = (
     "Measure the engine with random weights at the published shapes, three aspects an image; or, with --training, "
-    "what training a head from the cache of states saves."
+    "how much time the cache of states saves as a head is trained."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --heads and --training alone"
-    )
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu only with --heads or --training")
     parser.add_argument("--images", default="1,8,32,64", metavar="N,N,...", type=_counts, help="images in a batch")
     parser.add_argument(
         "--size", default=512, type=console.whole(most=65_536), help="side of the square images, pixels"
     )
     parser.add_argument("--tokens", default=100, type=console.whole(most=4096), help="tokens of every description")
-    parser.add_argument("--beams", default=3, type=console.whole(most=16), help="1 is greedy")
+    parser.add_argument("--beams", default=3, type=console.whole(most=16), help="beams of the search; 1 is greedy")
     parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two images")
     parser.add_argument(
-        "--memory-limit-gib", type=console.number(is_open=True), metavar="X", help="cap of the process's tensors"
+        "--memory-limit-gib",
+        type=console.number(is_open=True),
+        metavar="X",
+        help="most GPU memory the process may use, GiB",
     )
-    parser.add_argument("--repeats", default=3, type=console.whole(), help="counted runs, after one that is not")
+    parser.add_argument("--repeats", default=3, type=console.whole(), help="counted runs, after one warm-up run")
     parser.add_argument(
-        "--soak", default=0, type=console.whole(0), metavar="N", help="then N batches in a row: what stays behind"
+        "--soak",
+        default=0,
+        type=console.whole(0),
+        metavar="N",
+        help="run N more batches, and show the memory each leaves",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--heads", action="store_true", help="measure the xLSTM head alone")
     modes.add_argument(
-        "--precision", action="store_true", help="measure how far scores are from float32's, and alone from in a batch"
+        "--precision",
+        action="store_true",
+        help="measure how far scores differ from float32's, and in a batch from alone",
     )
     modes.add_argument(
-        "--training", action="store_true", help="measure training a head from the cache, and reading anew every epoch"
+        "--training",
+        action="store_true",
+        help="measure training a head from the cache, and reading images anew every epoch",
     )
-    parser.add_argument("--config", default="mini-head", metavar="NAME", help="of --training: name under cfg/train")
-    parser.add_argument("--training-images", default=48, type=console.whole(8), help="of --training, at least 8")
-    parser.add_argument("--epochs", default=20, type=console.whole(), help="of --training")
-    parser.add_argument("--rows", default=96, type=console.whole(), help="of --heads: conversations of 600 tokens")
+    parser.add_argument("--config", default="mini-head", metavar="NAME", help="with --training: name under cfg/train")
+    parser.add_argument(
+        "--training-images", default=48, type=console.whole(8), help="with --training: number of images, at least 8"
+    )
+    parser.add_argument("--epochs", default=20, type=console.whole(), help="with --training: number of epochs")
+    parser.add_argument("--rows", default=96, type=console.whole(), help="with --heads: conversations of 600 tokens")
     parser.add_argument(
         "--dtype",
         default="float16",
         choices=["float16", "bfloat16"],
-        help="of --precision: what float32 is compared to",
+        help="with --precision: type to compare with float32",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     parser.add_argument("--csv", type=Path, metavar="F", help="append the report's rows to a CSV file")
@@ -216,7 +227,7 @@ def _table(report: Report) -> Table:
 
 
 def _shares(row: Measured) -> dict[str, float]:
-    """The floor of each stage, and of all together, in percent of what it took."""
+    """The floor of each stage, and of all stages, in percent of the time measured."""
     if not row.floors_ms:
         return {}
     shares = {name: 100 * floor / row.stages_ms[name] for name, floor in row.floors_ms.items()}

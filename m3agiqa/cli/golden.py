@@ -1,4 +1,4 @@
-"""`m3agiqa golden`: keep what a profile's model gives, for workers to hold themselves against when they start."""
+"""`m3agiqa golden`: keeps a profile's golden values, which workers check their model against at start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from m3agiqa.cli.arguments import add_device_argument
 from m3agiqa.console import DONE
 
-HELP = "Score the golden images in float32, and keep the values for workers to check themselves against."
+HELP = "Score the golden images in float32, and keep the values that workers check their model against at start."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

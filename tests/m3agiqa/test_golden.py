@@ -137,7 +137,7 @@ def test_scores_that_moved_are_refused_with_what_was_expected() -> None:
 def test_scores_are_compared_for_the_description_that_is_kept() -> None:
     # A search that went elsewhere behind the description's beginning writes another one, and scores another.
     check(Model(writes=WRITTEN + ", and a frame"), of_weights("1"), kept(), max_batch=2)
-    with pytest.raises(GoldenMismatch, match="not one of 3 descriptions"):
+    with pytest.raises(GoldenMismatch, match="none of 3 descriptions"):
         check(Model(writes="\ufffd" * 40), of_weights("1"), kept(), max_batch=2)
 
 
