@@ -16,7 +16,7 @@ class PrefillAttention:
     """Attention of new tokens at the end of each sequence; earlier ones are in the cache.
 
     Args:
-        frequencies: those of the rotary position embedding, [dim / 2] float32, on the model's device.
+        frequencies: frequencies of the rotary position embedding, [dim / 2] float32, on the model's device.
         slots: slots of each sequence's tokens in the cache, [length] int64 on the host, by position.
         known: tokens of each sequence that are in the cache.
         new: tokens of each sequence that come now.
@@ -88,8 +88,8 @@ def decode_attention(
 ) -> torch.Tensor:
     """Attention of every beam's newest token over its prompt and its own past.
 
-    Beams share the prompt, and all that any beam of the prompt generated is read; `ancestors` says which of it is a
-    beam's own past. So reordering beams moves no keys or values.
+    Beams share the prompt, and each beam reads the tokens that all of them generated; `ancestors` says which of those
+    are its own past. So reordering beams moves no keys or values.
 
     Args:
         queries: [P * B, heads, dim].

@@ -1,4 +1,4 @@
-"""Keys and values of everything a batch has read and written, and where in them its sequences lie."""
+"""The cache of keys and values for the tokens that a batch has read and written, and its sequences' layout in it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KVCache:
         """The first of `slots` slots in a row.
 
         Raises:
-            ScoringOutOfMemory: there are not so many left; a smaller batch may fit.
+            ScoringOutOfMemory: too few slots are left; a smaller batch may fit.
         """
         if self._taken + slots > self.slots:
             if self._fixed:
@@ -58,7 +58,7 @@ class KVCache:
         return start
 
     def give_back(self, taken: int) -> None:
-        """Take back all slots that were handed out since `taken` was what it says."""
+        """Take back all slots handed out since the property `taken` had this value."""
         self._taken = taken
 
     def _grow(self, slots: int) -> None:

@@ -1,4 +1,4 @@
-"""How long the stages of a batch take."""
+"""Times the stages of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 class Clock:
     """Milliseconds between marks; marks of one name add up.
 
-    A GPU's own events there, so that no mark waits for it; elsewhere the processor's time.
+    On a GPU, marks are events, so that none waits for it; elsewhere they read the host's clock.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,7 +19,7 @@ class Clock:
         self.mark("")
 
     def mark(self, name: str) -> None:
-        """What was begun since the mark before was `name`."""
+        """End the stage `name`, which began at the mark before."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))

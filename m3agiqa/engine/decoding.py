@@ -1,4 +1,4 @@
-"""The language model made ready for batches, and the steps that write: a token for every beam of every prompt."""
+"""Runs the language model for batches, and the decoding steps that write a token for every beam of every prompt."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from m3agiqa.engine.search import BeamSearch, GreedySearch
 from m3agiqa.model.tokens import MAX_PROMPT_TOKENS
 from m3agiqa.profile import Describe
 
-#: Tokens a prompt is expected to take at most: nine slices and a text. Longer ones share what others leave.
+#: Most tokens that a prompt is expected to take: nine slices and a text. Longer prompts use slots that others leave.
 _PROMPT_TOKENS = 1152
-#: Generated tokens a prompt is expected to take at most, likewise.
+#: Most generated tokens that a prompt is expected to take, likewise.
 _GENERATED_TOKENS = 256
 #: Bytes left free on a GPU for activations between the layers.
 _WORKING_BYTES = 5 * 2**28
@@ -38,8 +38,8 @@ class ModelRunner:
         llama: the model.
         describe: how descriptions are written.
         eos_ids: end tokens.
-        most: prompts of each adapter in a batch at most.
-        memory_bytes: bytes of the device that may be in use at most; None is all of it.
+        most: most prompts of each adapter in a batch.
+        memory_bytes: most bytes of the device that may be in use; None allows all of them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ModelRunner:
         self.cache = KVCache(llama.shape, slots, llama.device, llama.dtype, fixed=on_gpu)
         #: Captured steps, the smallest first.
         self.captured: list[CapturedStep] = []
-        #: First slot of the page that rows nobody uses read and write; only captured steps have such rows.
+        #: First slot of the scratch page, which unused rows read and write; only captured steps have such rows.
         self.scratch = 0
         self._idle = self.cache.taken
         if on_gpu:
@@ -66,7 +66,7 @@ class ModelRunner:
 
     @property
     def pages(self) -> int:
-        """Pages of the cache that one prompt's generated tokens take at most."""
+        """Most pages of the cache that one prompt's generated tokens take."""
         return -(-self.describe.max_new_tokens // PAGE_STEPS)
 
     @property
@@ -86,7 +86,7 @@ class ModelRunner:
         self._idle = self.cache.taken
 
     def forget(self) -> None:
-        """Have the whole cache free for another batch."""
+        """Free the whole cache for another batch."""
         self.cache.give_back(self._idle)
 
     def search(self, prompts: int) -> BeamSearch:
@@ -97,7 +97,7 @@ class ModelRunner:
         """A step that continues these prompts, and the row that each has in it.
 
         Args:
-            search, layout: of the prompts.
+            search, layout: the prompts' search, and their layout in the cache.
             adapters: number of each prompt's adapter, sorted.
         """
         captured = self._smallest_captured(adapters)
@@ -119,7 +119,7 @@ class ModelRunner:
         return next(step for step in self.captured if step.prompts >= most)
 
     def _affordable_slots(self, most: int, memory_bytes: int | None) -> int:
-        """Slots that `most` images need and one image may need, or those there is memory for."""
+        """Slots for `most` images of expected length and for one of the greatest, or as many as memory allows."""
         llama = self.llama
         adapters = len(llama.tables)
         expected = most * adapters * (_PROMPT_TOKENS + _GENERATED_TOKENS * self.describe.num_beams)
@@ -133,11 +133,11 @@ class ModelRunner:
 
 
 class DecodeStep:
-    """One step of decoding, again and again: a row for every prompt, sorted by adapter, in tensors that stay."""
+    """A decoding step that runs again and again: its tensors stay, with a row for every prompt, sorted by adapter."""
 
     def __init__(self, runner: ModelRunner, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> None:
         self.search, self.layout = search, layout
-        # Not the runner itself: it keeps captured steps, and would be freed late with all it has on a GPU.
+        # No reference to the runner: the two would hold each other, and the runner's memory would be freed late.
         self._llama, self._cache = runner.llama, runner.cache
         self._describe, self._eos_ids = runner.describe, runner.eos_ids
         beams = runner.describe.num_beams
@@ -173,14 +173,14 @@ class CapturedStep(DecodeStep):
     def __init__(self, runner: ModelRunner, prompts: int, pool: Any) -> None:
         device, adapters = runner.llama.device, len(runner.llama.tables)
         rows = adapters * prompts
-        #: Rows nobody uses read and write the scratch page.
+        #: Unused rows read and write the scratch page.
         self._idle = Layout(
             starts=torch.full((rows,), runner.scratch, dtype=torch.int32, device=device),
             lengths=torch.ones(rows, dtype=torch.int32, device=device),
             pages=torch.full((rows, runner.pages), runner.scratch, dtype=torch.int32, device=device),
         )
         self._fresh = runner.search(rows)
-        # A row nobody uses needs a token to go on from, too.
+        # An unused row, too, needs a token to go on from.
         self._fresh.tokens.zero_()
         everyone = torch.arange(rows, device=device)
         by_adapter = [adapter for adapter in range(adapters) for _ in range(prompts)]
@@ -205,7 +205,7 @@ class CapturedStep(DecodeStep):
 
 
 def capture(work: Callable[[], None], device: torch.device, pool: Any) -> torch.cuda.CUDAGraph:
-    """`work` as a graph; it runs twice before, for what kernels and libraries set up at first."""
+    """Capture `work` as a graph, after two runs in which kernels and libraries set themselves up."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):

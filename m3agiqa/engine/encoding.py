@@ -1,4 +1,4 @@
-"""Images to the embeddings that stand for them in a prompt, each made once."""
+"""Encodes images as the embeddings that stand for them in a prompt, each made once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m3agiqa.engine.ops import moved, pinned
 from m3agiqa.model.slicing import Grid, Slices, Slicing
 from m3agiqa.model.vision import Tower
 
-#: Slices that run through a vision tower together: bounds what its layers need.
+#: Slices that run through a vision tower together; they bound the memory of its layers.
 _SLICES_AT_ONCE = 32
 
 
@@ -34,7 +34,7 @@ class EncodedImage:
         """Slices along `grid`.
 
         Raises:
-            ImageTooLarge: its sides are too unequal.
+            ImageTooLarge: the image's sides are too unequal.
         """
         if grid not in self._slices:
             self._slices[grid] = self._pinned(cut(self._slicing, self._image.rgb, [grid])[grid])
@@ -59,7 +59,7 @@ class EncodedImage:
 
     @staticmethod
     def encode_together(wanted: Iterable[_Wanted]) -> None:
-        """Encode many images ahead, those padded to the same length in one go."""
+        """Encode many images ahead of use; images padded to the same length run together."""
         missing = [(image, tower, grid) for image, tower, grid in wanted if (id(tower), grid) not in image._embeddings]
         batches: dict[tuple[int, int], list[_Wanted]] = {}
         for image, tower, grid in missing:
@@ -79,7 +79,7 @@ _Wanted = tuple[EncodedImage, Tower, Grid]
 def _slice_batches(
     batch: Sequence[tuple[EncodedImage, Tower, Grid]],
 ) -> Iterator[list[tuple[EncodedImage, Tower, Grid]]]:
-    """Parts of about _SLICES_AT_ONCE slices, at least an image each."""
+    """Batches of about _SLICES_AT_ONCE slices, with at least one image each."""
     part: list[_Wanted] = []
     slices = 0
     for image, tower, grid in batch:

@@ -14,7 +14,7 @@ from m3agiqa.engine.lora import Groups, LowRank, block_diagonal
 from m3agiqa.model.adapters import Adapter
 from m3agiqa.model.language import LM_HEAD, NORM, LlamaShape
 
-#: Layers that read the same input, run as one product.
+#: Linear layers that read the same input and run as one product.
 _FUSED = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "o": ("self_attn.o_proj",),
@@ -85,7 +85,7 @@ class Llama:
         tables: Sequence[torch.Tensor],
         adapters: Sequence[Adapter],
     ) -> Self:
-        """Read the layers one by one, fusing what reads the same input."""
+        """Read the layers one by one, fusing linear layers that read the same input."""
         layers = []
         for number in range(shape.layers):
             prefix = f"llm.model.layers.{number}."

@@ -1,4 +1,4 @@
-"""Loading: the device that is asked for, and all parts of a profile on it, every weight once."""
+"""Chooses a device, and loads all parts of a profile onto it, every weight once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def give_kernels_a_folder() -> None:
-    """Have Triton keep what it compiles in a folder of this process where there is no home that can be written to."""
+    """Give Triton a folder of this process for compiled kernels, if the home folder is missing or cannot be written."""
     if "TRITON_CACHE_DIR" in os.environ:
         return
     try:
@@ -60,13 +60,13 @@ def give_kernels_a_folder() -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """What scoring runs. Aspects whose towers are equal share one."""
+    """The parts of a model that score. Aspects whose towers are equal share one."""
 
     slicing: Slicing
     tokenizer: ConversationTokenizer
     language: Llama
     towers: Mapping[Aspect, Tower]
-    #: Empty where nothing is to be scored, as for training a head.
+    #: Empty for a network that does not rate, as in training a head.
     heads: Mapping[Aspect, Head]
     #: Number of each aspect's adapter in the language model.
     adapters: Mapping[Aspect, int]
@@ -86,7 +86,7 @@ def load_network(
     Base tensors that every adapter brings itself are never loaded; those equal among adapters are kept once.
 
     Raises:
-        CheckpointError: anything missing, broken, or not fitting the rest.
+        CheckpointError: a part is missing, is broken, or does not fit the rest.
     """
     config = read_json(base / "config.json")
     files = TensorFiles.in_folder(base, "model")
@@ -112,7 +112,7 @@ def assemble(
     dtype: torch.dtype,
     progress: Progress = unseen,
 ) -> Network:
-    """Build a network of its parts; `make_heads` makes the heads, given the language model's output layer."""
+    """Build a network from its parts; `make_heads` makes the heads from the language model's output layer."""
     meter = _Meter(files, adapters.values(), progress)
     files = meter.watch(files)
     adapters = {aspect: replace(adapter, files=meter.watch(adapter.files)) for aspect, adapter in adapters.items()}
@@ -163,8 +163,10 @@ def _in_host_memory(tables: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class _Meter:
-    """Tells the share of all weights that is read: those of each adapter, and those of the base that not every adapter
-    brings itself. It does not count heads, a hundredth of the rest.
+    """Reports the share of all weights that has been read.
+
+    It counts each adapter's weights, and the base's except those that every adapter brings itself. It does not count
+    heads, a hundredth of the rest.
     """
 
     def __init__(self, base: Tensors, adapters: Iterable[Adapter], progress: Progress) -> None:

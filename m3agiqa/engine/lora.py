@@ -15,7 +15,7 @@ class Groups:
 
     #: (adapter, rows).
     parts: tuple[tuple[int, slice], ...]
-    #: Every adapter has the same number of rows, in the adapters' order, so that one batched product serves all.
+    #: Whether all adapters have equally many rows, in the adapters' order, so that one batched product serves all.
     uniform: bool
 
     @classmethod
@@ -38,7 +38,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class LowRank:
-    """One layer's changes: `a` [adapters, in, rank] and `b` [adapters, rank, out], the scaling in `b`."""
+    """Adapters' changes to one layer: `a` [adapters, in, rank]; `b` [adapters, rank, out], which holds the scaling."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -60,7 +60,7 @@ def block_diagonal(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One adapter's (A [r, in], B [out, r]) of n layers fused side by side: [in, n * rank] and [n * rank, sum outs].
 
-    `rank` is the largest there is; smaller ones, and layers the adapter leaves alone (None), are zero.
+    `rank` is the largest rank of all. Lower ranks, and layers the adapter leaves alone (None), are padded with zeros.
     """
     a = like.new_zeros(like.shape[1], len(blocks) * rank)
     b = like.new_zeros(len(blocks) * rank, sum(outs))

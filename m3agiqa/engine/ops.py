@@ -7,12 +7,12 @@ from torch.nn.functional import embedding, silu
 
 
 def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host's in page-locked memory, from which copies to a GPU need not block."""
+    """Copy a host tensor to page-locked memory, from which copies to a GPU need not block."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host's on `device`, by a non-blocking copy."""
+    """Copy a host tensor to `device` without blocking."""
     return pinned(tensor, device).to(device, non_blocking=True)
 
 
@@ -47,7 +47,7 @@ def rotate_and_store(
 
     Args:
         qkv: queries, keys, values side by side, [tokens, (heads + 2 * kv heads) * dim].
-        positions: [tokens] int64, of each token in its own sequence.
+        positions: [tokens] int64, the position of each token in its own sequence.
         frequencies: [dim / 2] float32.
         slots: [tokens] int64, the slot of each token in the cache.
         keys, values: one layer of the cache, [slots, kv heads, dim].

@@ -1,4 +1,4 @@
-"""What a batch is made of: a row for every image and aspect, each with an outcome of its own."""
+"""The rows of a batch: one for every image and aspect, each with an outcome of its own."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Row:
     #: What the model is asked before it describes; `ask` makes it.
     prompt: TokenizedConversation = field(init=False, repr=False)
     description: str = ""
-    #: Tokens the description was written in.
+    #: Tokens that the description took to write.
     generated: int = 0
-    #: What the head scores: the conversation as far as its context holds it; `converse` makes it.
+    #: The conversation that the head scores, as far as its context holds it; `converse` makes it.
     conversation: TokenizedConversation = field(init=False, repr=False)
     #: Tokens of `conversation` that the model has read as those of `prompt`.
     known: int = 0
@@ -43,7 +43,7 @@ class Row:
         """Make the prompt.
 
         Raises:
-            PromptTooLong: it has more tokens than the original reads.
+            PromptTooLong: the prompt has more tokens than the original reads.
         """
         prompt = tokenizer.generation_prompt(self.image.grid(max_slices), self.analysis)
         if len(prompt.ids) > MAX_PROMPT_TOKENS:
@@ -54,14 +54,14 @@ class Row:
         self.prompt = prompt
 
     def converse(self, tokenizer: ConversationTokenizer) -> None:
-        """Make the conversation that is scored, and find what of it was read as the prompt.
+        """Make the conversation that the head scores, and count its first tokens that were read as the prompt.
 
         Raises:
             PromptTooLong: not even the overview and the analysis fit the head's context.
         """
         self.conversation = self._fitted(tokenizer).within(self.profile.context)
         common = self.conversation.common_tokens(self.prompt)
-        self.known = min(common, len(self.conversation.ids) - 1)  # something is to be read
+        self.known = min(common, len(self.conversation.ids) - 1)  # leave one token to read
 
     def _fitted(self, tokenizer: ConversationTokenizer) -> TokenizedConversation:
         """The conversation in the finest grid with which image, analysis and description fit the head's context.
@@ -86,7 +86,7 @@ class Row:
         """Take the head's score of the conversation.
 
         Raises:
-            ScoreNotFinite: it is no number.
+            ScoreNotFinite: the head returned NaN or infinity.
         """
         if not math.isfinite(raw):
             raise ScoreNotFinite(f"{self.aspect}: the head returned {raw}; check the checkpoint and the dtype")
@@ -107,7 +107,7 @@ def alive(rows: Sequence[Row]) -> list[Row]:
 
 @contextmanager
 def failing_alone(row: Row) -> Iterator[None]:
-    """A typed failure of one row stays that row's."""
+    """Record a typed failure in `row` and go on, so that it fails no other row."""
     try:
         yield
     except M3AGIQAError as error:

@@ -1,4 +1,4 @@
-"""The way of a batch through the model, from images to scores: `Engine.run`, and each of its steps."""
+"""Takes a batch through the model, from images to scores: `Engine.run`, and each of its steps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 
 
 class Engine:
-    """One profile's network on one device. Not thread-safe: one thread owns it, `prepare` aside."""
+    """One profile's network on one device. One thread owns it; only `prepare` is safe in others."""
 
     name = "m3agiqa"
 
@@ -85,7 +85,7 @@ class Engine:
         """Load a profile's parts; without `heads`, an engine that reads and does not rate.
 
         Raises:
-            ConfigError: no such device.
+            ConfigError: there is no such device.
             CheckpointError: weights are missing or do not fit.
         """
         target = choose_device(device)
@@ -98,7 +98,7 @@ class Engine:
         elif target.type == "cpu":
             raise ConfigError(f"profile {profile.name}: random weights at the published shapes need a GPU")
         else:
-            from m3agiqa.bench.synthetic import random_network  # nothing that is scored in earnest needs it
+            from m3agiqa.bench.synthetic import random_network  # only random weights need it
 
             network = random_network(Shape(), device=target, dtype=dtype, progress=progress)
         return cls(network, profile, target, max_batch=max_batch)
@@ -139,7 +139,7 @@ class Engine:
     def encode(self, jobs: Sequence[Job]) -> list[Row]:
         """A row for every image and aspect, sorted by aspect as the adapters are, with image and prompt made ready."""
         if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # each thread has its own, and kernels launch on it
+            torch.cuda.set_device(self._device)  # each thread has its own current device, on which kernels launch
         most = self._profile.describe.max_slices
         rows = self._rows(jobs)
         for row in rows:
@@ -160,7 +160,7 @@ class Engine:
 
     @torch.inference_mode()
     def describe(self, rows: Sequence[Row], session: Session) -> None:
-        """Have the adapted model write the descriptions, unless all are given."""
+        """Let the model write the descriptions, unless all are given."""
         described = alive(rows)
         if any(row.given is None for row in described):
             for row, ids in zip(described, session.generate(), strict=True):
@@ -194,7 +194,7 @@ class Engine:
 
     @torch.inference_mode()
     def rate(self, rows: Sequence[Row], states: Sequence[torch.Tensor]) -> None:
-        """Have the heads score what `read` gave; rows get a score or a failure."""
+        """Let the heads score the states that `read` returned; each row gets a score or a failure."""
         exact = self.network.language.dtype == torch.float32
         rated = list(zip(alive(rows), states, strict=True))
         scored = []
@@ -209,7 +209,7 @@ class Engine:
                     row.rate(score)
 
     def typed(self, error: Exception) -> M3AGIQAError | Exception:
-        """The failure an exception of `run` stands for."""
+        """The typed failure for an exception that `run` raised."""
         if self._device.type == "cuda" and not isinstance(error, M3AGIQAError):
             try:
                 torch.cuda.synchronize(self._device)
@@ -248,7 +248,7 @@ class Engine:
         )
 
     def _encode(self, wanted: Iterable[tuple[Row, Grid]]) -> None:
-        """Have the embeddings of rows' images along these grids."""
+        """Make the embeddings of the rows' images along these grids."""
         EncodedImage.encode_together((row.image, self.network.towers[row.aspect], grid) for row, grid in wanted)
 
     def _embed(

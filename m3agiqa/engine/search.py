@@ -1,6 +1,6 @@
 """Beam search and greedy search on the device, with the semantics of transformers' `generate`.
 
-The repetition penalty sees generated tokens only. Nothing here waits for the device but `finished`.
+The repetition penalty sees generated tokens only. Only `finished` and `results` wait for the device.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 
 from m3agiqa.profile import Describe
 
-#: Score of what cannot be chosen.
+#: Score of a candidate that cannot be chosen.
 _NEVER = -1e9
-#: Token of a place that is not filled.
+#: Token of a position that is not filled.
 EMPTY = -1
 
 
@@ -59,7 +59,7 @@ class BeamSearch:
             logits: [P, vocab] at the first step, [P * B, vocab] later.
             step: [1] int64, tokens generated so far.
             eos_ids: [n], int64.
-            penalty: for tokens generated before; 1 is none.
+            penalty: penalty for tokens generated before; 1 is none.
         """
         prompts, beams, length = self.tokens.shape
         keep = max(2, 1 + len(eos_ids)) * beams
@@ -93,7 +93,7 @@ class BeamSearch:
         self.open &= (best_running > worst_done).any(dim=1, keepdim=True) & ~last
 
     def _finish(self, candidates: torch.Tensor, totals: torch.Tensor, ends: torch.Tensor, step: torch.Tensor) -> None:
-        """Keep the best finished sequences, of those among the first `beams` candidates that ended now."""
+        """Take in the sequences among the first `beams` candidates that ended now, and keep the best finished ones."""
         beams = self.tokens.shape[1]
         ended = ends.clone()
         ended[:, beams:] = False
@@ -149,7 +149,7 @@ def _penalise(scores: torch.Tensor, tokens: torch.Tensor, penalty: float) -> Non
 
     Args:
         scores: [rows, vocab], log-probabilities or logits.
-        tokens: [rows, T]; empty places count as repetitions of the first one.
+        tokens: [rows, T]; empty positions count as repetitions of the first token.
     """
     if penalty == 1:
         return

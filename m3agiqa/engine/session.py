@@ -1,4 +1,4 @@
-"""One batch's way through the language model: it reads prompts, writes descriptions, reads on."""
+"""Takes one batch through the language model, which reads prompts, writes descriptions and reads on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from m3agiqa.engine.cache import PAGE_STEPS, Layout
 from m3agiqa.engine.decoding import DecodeStep, ModelRunner
 from m3agiqa.engine.lora import Groups
 
-#: Tokens read at once: bounds what the layers between need.
+#: Tokens read at once; they bound the memory of the layers between.
 _READ_TOKENS = 8_192
 #: Steps between two looks at which prompts are finished; each look waits for the device.
 _LOOK_STEPS = 8
 
 
 class Session:
-    """Sequences that are read together, and may be continued; `runner` forgets those of the session before.
+    """Sequences that the model reads together and can continue; `runner` forgets those of the session before.
 
     Args:
         runner: the model, its cache, and its steps of decoding.
         embeddings: [tokens, hidden] of each sequence, sorted by adapter.
-        adapters: number of each sequence's adapter; no more of any than the runner was made for.
+        adapters: number of each sequence's adapter, none oftener than the runner was made for.
 
     Raises:
         ScoringOutOfMemory: the cache has no room for so much.
@@ -61,7 +61,7 @@ class Session:
         return states
 
     def _reach(self, sequence: int, length: int) -> None:
-        """Have slots for a sequence of `length` tokens."""
+        """Make sure that a sequence of `length` tokens has its slots."""
         if (missing := length - len(self._slots[sequence])) > 0:
             start = self._runner.cache.take(missing)
             self._slots[sequence] = torch.cat([self._slots[sequence], torch.arange(start, start + missing)])
@@ -120,7 +120,7 @@ class Session:
         """Take slots in the cache for the next PAGE_STEPS tokens of every beam.
 
         Raises:
-            ScoringOutOfMemory: there are none.
+            ScoringOutOfMemory: the cache has too few left.
         """
         pages = step.layout.pages
         starts = [self._runner.cache.take(self._runner.page_slots) for _ in rows]
@@ -131,7 +131,7 @@ class Session:
 
 
 def _portions(lengths: Sequence[int]) -> Iterator[slice]:
-    """Slices of sequences with about _READ_TOKENS tokens, at least one sequence each."""
+    """Runs of sequences with about _READ_TOKENS tokens, at least one sequence each."""
     start, tokens = 0, 0
     for number, length in enumerate(lengths):
         if tokens and tokens + length > _READ_TOKENS:

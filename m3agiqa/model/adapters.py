@@ -29,16 +29,16 @@ class Adapter:
     name: str
     config: LoraConfig
     files: Tensors
-    #: Tensors it brings whole, by their name in the base.
+    #: Tensors that the adapter brings whole, by their names in the base.
     saved: frozenset[str]
-    #: Modules of the base it changes by LoRA.
+    #: Modules of the base that the adapter changes by LoRA.
     targets: frozenset[str]
 
     def read(self, base_key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return self.files.read(_PREFIX + base_key, device, dtype)
 
     def low_rank(self, module: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """A [r, in] and B [out, r] of a target, float32, the scaling in B."""
+        """A [r, in] and B [out, r] of a target, float32; B holds the scaling."""
         lora_a, lora_b = (self.read(f"{module}.lora_{side}.weight", device, torch.float32) for side in "AB")
         return lora_a, lora_b * self.scaling(module)
 
@@ -54,14 +54,14 @@ def _exception(pattern: dict[str, int] | None, module: str, default: int) -> int
 
 
 def read_adapter(folder: Path, name: str, base_modules: Sequence[str], base_keys: Sequence[str]) -> Adapter:
-    """Read an adapter's configuration and hold it against its tensors and the base.
+    """Read an adapter's configuration and check it against its tensors and the base.
 
     Args:
         base_modules: names of the base's linear modules, `llm.model.layers.0.self_attn.q_proj` and so on.
         base_keys: names of the base's tensors.
 
     Raises:
-        CheckpointError: missing files, a kind of adapter that is not supported, or tensors that do not fit.
+        CheckpointError: files are missing, this kind of adapter is not supported, or tensors do not fit.
     """
     config = _read_config(folder)
     files = TensorFiles.in_folder(folder, _STEM)

@@ -1,6 +1,6 @@
 """The blocks of an xLSTM stack, built from a published checkpoint's tensors; everything is float32.
 
-Every block takes `exact`: whether a GPU multiplies in float32, or in what is as exact as float16.
+Every block takes `exact`: whether a GPU multiplies in float32, or in a type as exact as float16.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NORMALISER_EPS = 1e-6
 
 
 def block(state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The block of these tensors, whose names say which of the two kinds it is."""
+    """Build a block from its tensors, whose names say which of the two kinds it is."""
     return _SLSTMBlock(state) if "xlstm.slstm_cell._bias_" in state else _MLSTMBlock(state)
 
 
 def below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, which is taken off."""
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
@@ -39,7 +39,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
 
 
 class Norm(nn.Module):
-    """Layer norm whose weight is stored less one; per head where `heads` is more than one."""
+    """Layer norm whose checkpoint stores the weight minus one; it norms each head if `heads` is more than one."""
 
     def __init__(self, weight: torch.Tensor, heads: int = 1) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Norm(nn.Module):
 
 
 class _CausalConv(nn.Module):
-    """Depthwise convolution over time that sees the past only."""
+    """Depthwise convolution over time that does not see the future."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class _HeadwiseLinear(nn.Module):
 
     @cached_property
     def whole(self) -> torch.Tensor:
-        """All blocks as one matrix [out, in]: a GPU multiplies that faster, zeros and all, than many tiny ones."""
+        """All blocks as one matrix [out, in]: a GPU multiplies it, zeros included, faster than many tiny ones."""
         whole: torch.Tensor = torch.block_diag(*self.weight)
         return whole
 
@@ -132,8 +132,8 @@ class _MLSTMBlock(nn.Module):
     def _fused(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The matrices for the convolved states and for the inner ones; kept in the latest dtype.
 
-        Queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]; values and theirs,
-        [inner + 2 * heads, inner].
+        The first gives queries, keys and their share of the gates, [2 * inner + 2 * heads, inner]; the second gives
+        values and their share, [inner + 2 * heads, inner].
         """
         if self._kept is None or self._kept[0].dtype != dtype:
             to_q, to_k, to_v = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)

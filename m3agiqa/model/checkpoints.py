@@ -1,4 +1,4 @@
-"""Reading checkpoints from disk, a tensor at a time."""
+"""Reads checkpoints from disk, a tensor at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Tensors(Protocol):
     def names(self) -> list[str]: ...
 
     def count(self, key: str) -> int:
-        """How many numbers a tensor has, which reads none of them."""
+        """How many numbers a tensor has; reads none of them."""
         ...
 
     def read(self, key: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor: ...
@@ -30,7 +30,7 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class Watched:
-    """Tensors that tell how many numbers were read."""
+    """Tensors that report how many numbers were read."""
 
     tensors: Tensors
     seen: Callable[[int], None]
@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A checkpoint's JSON file.
 
     Raises:
-        CheckpointError: missing or not a JSON object.
+        CheckpointError: the file is missing or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +137,7 @@ def read_head(path: Path) -> dict[str, torch.Tensor]:
     """A head's tensors from a Lightning checkpoint or a safetensors file, the leading `model.` stripped.
 
     Raises:
-        CheckpointError: missing, broken, or not a head's.
+        CheckpointError: the file is missing, broken, or not a head's.
     """
     if path.suffix == ".safetensors":
         with _safetensors(path) as tensors:
@@ -181,13 +181,13 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 class SharedTensors:
-    """Keeps one copy of tensors that come equal out of several checkpoints."""
+    """Keeps one copy of tensors that are equal in several checkpoints."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[torch.Tensor]] = {}
 
     def share(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor` itself, or one known under `key` that equals it."""
+        """`tensor` itself, or an equal one already known under `key`."""
         versions = self._known.setdefault(key, [])
         for known in versions:
             if torch.equal(known, tensor):
@@ -214,10 +214,10 @@ def assign(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: s
 
 
 def expect(keys: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuse tensors nobody would use: they mean that this is not the checkpoint it should be.
+    """Refuse a checkpoint with tensors that nothing reads: it is not the one it should be.
 
     Raises:
-        CheckpointError: naming some of them.
+        CheckpointError: there are such tensors; the message names some.
     """
     if unknown := sorted(set(keys) - set(known)):
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""

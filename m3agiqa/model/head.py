@@ -1,6 +1,6 @@
 """The regression head: projection, xLSTM stack, masked mean, two linear layers.
 
-Our own modules, built from a published checkpoint's tensors, so that scoring installs none of the `xlstm` package's
+It has our own modules, built from a published checkpoint's tensors, so that scoring needs no `xlstm` package or its
 dependencies. Everything is float32; a GPU multiplies in float32 or, where that need not be exact, in TF32 and float16.
 """
 
@@ -15,7 +15,7 @@ from torch import nn
 from m3agiqa.model.blocks import Norm, below, block, linear
 from m3agiqa.model.precision import products
 
-#: Ways to make one state of all positions' ones; the published heads take the mean.
+#: Ways to pool the states of all positions into one; the published heads take the mean.
 POOLERS = ("mean", "max", "last", "first_last_mean")
 
 _ROWS_AT_ONCE = 48
@@ -23,7 +23,7 @@ _STACK = "xlstm_pooler.xlstm_stack."
 
 
 class Head(nn.Module):
-    """Hidden states of a whole conversation to one raw score."""
+    """Maps the hidden states of a whole conversation to one raw score."""
 
     def __init__(self, state: Mapping[str, torch.Tensor], lm_head: torch.Tensor) -> None:
         """Build from a checkpoint's tensors, `model.` stripped; shapes say the architecture.
@@ -55,7 +55,7 @@ class Head(nn.Module):
         Args:
             hidden: [rows, time, hidden], any dtype: the language model's states after its final norm, right-padded.
             lengths: [rows], int64, positions that count.
-            exact: whether a GPU multiplies in float32; if not, in TF32 and float16, as exact as float16 states are.
+            exact: whether a GPU multiplies in float32, or in TF32 and float16, as exact as float16 states are.
 
         Returns:
             Raw scores [rows], float32, not clamped.
@@ -75,7 +75,7 @@ class Head(nn.Module):
 
 
 def pool(states: torch.Tensor, lengths: torch.Tensor, pooler: str) -> torch.Tensor:
-    """One state of all positions' ones.
+    """Pool the states of all positions into one.
 
     Args:
         states: [rows, time, width], right-padded.
@@ -97,7 +97,7 @@ def pool(states: torch.Tensor, lengths: torch.Tensor, pooler: str) -> torch.Tens
 def fuse(projection: torch.Tensor, lm_head: torch.Tensor) -> torch.Tensor:
     """`projection @ lm_head`, float32 on lm_head's device: W(lm_head(h)) without logits [.., vocab] in between.
 
-    In blocks of the vocabulary, so that a float16 lm_head needs no float32 copy of its own.
+    It multiplies in blocks of the vocabulary, so that a float16 lm_head needs no whole float32 copy.
     """
     fused = torch.zeros(projection.shape[0], lm_head.shape[1], device=lm_head.device, dtype=torch.float64)
     for start in range(0, lm_head.shape[0], 8192):

@@ -1,4 +1,4 @@
-"""What an mLSTM block is made of as Triton kernels, its weights [time, time] never in memory. For GPUs only."""
+"""The parts of an mLSTM block as Triton kernels, which never store its weights [time, time]. For GPUs only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _conv_silu(  # type: ignore[no-untyped-def]
 def conv_silu(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """SiLU of the depthwise convolution over time that sees the past only, in `dtype`.
+    """SiLU of the depthwise convolution over time that does not see the future, in `dtype`.
 
     Args:
         states: [rows, time, channels], float32, channels side by side.
@@ -149,20 +149,20 @@ def mlstm(
     normaliser_eps: float,
     norm_eps: float,
 ) -> torch.Tensor:
-    """`m3agiqa.model.head.mlstm`, normed a head, with the skip and the output gate behind it.
+    """`m3agiqa.model.head.mlstm`, normed per head, then the skip and the output gate.
 
     With inner = heads * dim; `queries_keys`, `values` and `convolved` in float16 or float32, all else float32:
 
     Args:
-        queries_keys: [rows, time, 2 * inner and more], queries first; what stands behind the keys is not read.
+        queries_keys: [rows, time, 2 * inner and more], queries first, then keys; the rest is not read.
         values: [rows, time, inner and more].
         input_gate, forget_gate: pre-activations [rows, time, heads].
-        up: [rows, time, 2 * inner], of which the second half opens the output.
+        up: [rows, time, 2 * inner]; its second half gates the output.
         convolved: [rows, time, inner], for the skip.
         norm: [inner], the norm's weights.
         skip: [inner].
         normaliser_eps: added to the mLSTM's normaliser.
-        norm_eps: of the norm.
+        norm_eps: epsilon of the norm.
 
     Returns:
         [rows, time, inner].

@@ -24,7 +24,7 @@ class LlamaShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The shape that a MiniCPM-V `config.json` tells."""
+        """Read the shape from a MiniCPM-V `config.json`."""
         return cls(
             vocab=config["vocab_size"],
             hidden=config["hidden_size"],

@@ -1,4 +1,4 @@
-"""The language model as transformers has it: to train, and to measure and test ours against."""
+"""The language model as transformers has it, for training, and as a reference for benchmarks and tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU multiplies float32 numbers in, which torch keeps as one setting of the whole process."""
+"""Sets the precision in which a GPU multiplies float32 numbers; torch keeps it for the whole process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def products(*, exact: bool) -> Iterator[None]:
-    """Multiply in float32, or in TF32 where `exact` is False; afterwards the process's setting is as it was.
+    """Multiply in float32, or in TF32 if `exact` is False; on leaving, restore the process's setting.
 
-    Products that another thread begins meanwhile follow: one thread at a time may be within.
+    The setting also holds for products that other threads begin meanwhile, so only one thread may be inside at a time.
     """
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32

@@ -1,4 +1,4 @@
-"""Perceiver-style resampler of MiniCPM-V-2.5: a variable number of patch features to a fixed number of embeddings."""
+"""Perceiver-style resampler of MiniCPM-V-2.5: turns any number of patch features into a fixed number of embeddings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Resampler(nn.Module):
         if min(counts.values()) < longest:
             real = {size: torch.arange(longest, device=states.device) < count for size, count in counts.items()}
             mask = torch.stack([real[size] for size in sizes])[:, None, None]
-        # Not by nn.MultiheadAttention itself, which would project the same queries anew for every slice.
+        # nn.MultiheadAttention itself would project the same queries anew for every slice.
         query, key, value = zip(self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3), strict=True)
         attended = scaled_dot_product_attention(
             self._by_head(linear(self.ln_q(self.query), *query).expand(len(sizes), -1, -1)),

@@ -1,4 +1,4 @@
-"""The sizes of a network, in one place: what its `config.json` says, what adapters and heads are made by."""
+"""The sizes of a network, from which its `config.json`, its adapters and its heads are made."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shape:
     queries: int = 96
     rank: int = 64
     head_width: int = 512
-    #: Modules each adapter brings whole.
+    #: Modules that each adapter brings whole.
     saved: tuple[str, ...] = ("embed_tokens", "resampler", "vpm")
 
     def config(self) -> dict[str, Any]:

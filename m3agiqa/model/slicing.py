@@ -1,4 +1,4 @@
-"""An image to what the vision tower reads: an overview, a grid of slices, each as a row of patches."""
+"""Cuts an image into what the vision tower reads: an overview and a grid of slices, each as a row of patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-#: Patches of one slice at most: the tower's position table has 70 x 70.
+#: Most patches of one slice: the tower's position table has 70 x 70 entries.
 MAX_PATCHES = 4900
 
 
@@ -41,7 +41,7 @@ class Slices:
 
     @property
     def longest(self) -> int:
-        """Patches of the longest, to which the others are padded."""
+        """Patches of the longest slice, to which the others are padded."""
         return max(height * width for height, width in self.sizes)
 
 
@@ -56,7 +56,7 @@ class Slicing:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The slicing that a MiniCPM-V `config.json` tells."""
+        """Read the slicing from a MiniCPM-V `config.json`."""
         scale = config.get("slice_config", {}).get("scale_resolution", cls.scale)
         return cls(patch=config["vision_config"]["patch_size"], scale=scale)
 

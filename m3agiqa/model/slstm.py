@@ -18,7 +18,7 @@ def slstm(inputs: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, *, exa
         inputs: gate pre-activations [batch, time, 4, heads, dim], gates in the order i, f, z, o.
         kernel: recurrent weights [heads, 4, dim out, dim in].
         bias: [4, heads, dim].
-        exact: whether a GPU multiplies in float32, or in what is as exact as float16.
+        exact: whether a GPU multiplies in float32, or in a type as exact as float16.
 
     Returns:
         Hidden states [batch, time, heads, dim], float32.
@@ -61,7 +61,7 @@ def slstm_step(raw: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]
 
 
 def recurrent_weights(kernel: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Either backend's sLSTM weights to one layout.
+    """Bring either backend's sLSTM weights into one layout.
 
     The CUDA backend stores the kernel [heads, in, 4 * out] and the bias [heads, gate, dim]; the vanilla one
     [heads, 4 * out, in] and [gate, heads, dim]. The kernel's shape tells which; a bias alone would load silently wrong.
@@ -83,6 +83,6 @@ def recurrent_weights(kernel: torch.Tensor, bias: torch.Tensor) -> tuple[torch.T
 def fits_kernels(states: torch.Tensor, dim: int, *, largest: int) -> bool:
     """Whether a Triton kernel serves heads of `dim`.
 
-    Tensor cores want tiles of 16 at least, Triton powers of two, and of the largest a program's tiles fill its memory.
+    Tensor cores want tiles of at least 16, Triton wants powers of two, and heads of `largest` fill a program's memory.
     """
     return states.is_cuda and 16 <= dim <= largest and dim & (dim - 1) == 0

@@ -8,7 +8,7 @@ import triton.language as tl
 
 #: Rows of the batch that one program runs.
 _BLOCK_ROWS = 16
-#: Bytes of shared memory beside the weights where they are held, as Triton compiles it for a head of 128.
+#: Bytes of shared memory that the kernel takes beside weights held there, as Triton compiles it for a head of 128.
 _BESIDE_WEIGHTS = 12_288
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the tokenizer and the two conversations."""
+"""Turns text into token ids and back: the tokenizer and the two conversations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m3agiqa.model.slicing import Grid
 PAD_ID = 0
 PAD = "!"
 
-#: Ids the generation prompt may have, as the original caps it.
+#: Most ids of a generation prompt, as the original caps it.
 MAX_PROMPT_TOKENS = 2048
 
 _BOS, _EOS, _EOT, _UNK = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<unk>"
@@ -32,14 +32,14 @@ _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"
 
 @dataclass(frozen=True)
 class TokenizedConversation:
-    """Token ids with what the passes need to know of them."""
+    """Token ids, and what the passes need to know about them."""
 
     #: How the image is cut.
     grid: Grid
     ids: list[int]
     #: [start, end) of the `<unk>` run of each image, overview first.
     image_bounds: list[tuple[int, int]]
-    #: Number of ids up to and with the description's last; all of them where there is no description.
+    #: Number of ids up to the description's end; all ids if there is no description.
     described: int
     #: Tokens that were cut off at the end.
     cut_tokens: int = 0
@@ -49,7 +49,7 @@ class TokenizedConversation:
         return replace(self, ids=self.ids[:context], cut_tokens=max(0, len(self.ids) - context))
 
     def common_tokens(self, other: TokenizedConversation) -> int:
-        """Tokens at the beginning that are the same in both, the image's being so only where it is cut the same way."""
+        """Number of leading tokens that are the same in both; image tokens are only if it is cut the same way."""
         if self.grid != other.grid:
             return 0
         agree = [mine == theirs for mine, theirs in zip(self.ids, other.ids, strict=False)]
@@ -82,7 +82,7 @@ class ConversationTokenizer:
         """Read `tokenizer.json`.
 
         Raises:
-            CheckpointError: missing, unreadable, or another model's.
+            CheckpointError: the file is missing, unreadable, or another model's.
         """
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
@@ -99,7 +99,7 @@ class ConversationTokenizer:
         return builder.build()
 
     def scoring_conversation(self, grid: Grid, analysis: str, description: str, question: str) -> TokenizedConversation:
-        """The whole conversation, up to the question's end. The description is tokenised anew: decoding loses some."""
+        """The conversation up to the question's end. The description is tokenised anew: decoding loses tokens."""
         return self._questioned(grid, analysis, description, question).build()
 
     def rating_prompt(self, grid: Grid, analysis: str, description: str, question: str) -> TokenizedConversation:
@@ -109,7 +109,7 @@ class ConversationTokenizer:
         return builder.build()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Generated ids to text as the original decodes them: every pad, a leading bos and one trailing end dropped."""
+        """Decode generated ids as the original does: without pads, a leading bos and one trailing end token."""
         kept = [token for token in ids if token != PAD_ID]
         if kept and kept[0] == self._special[_BOS]:
             kept = kept[1:]

@@ -1,4 +1,4 @@
-"""The vision tower and its resampler: slices of one image to `query_num` embeddings each."""
+"""The vision tower and its resampler, which turn each slice of an image into `query_num` embeddings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tower(nn.Module):
         self.resampler = Resampler(query_num, hidden_size, config.hidden_size)
 
     def forward(self, images: Sequence[Slices]) -> list[torch.Tensor]:
-        """Encode the overviews and slices of images that are padded to the same length, their own longest.
+        """Encode images, overviews and slices, whose longest slices have the same length, to which all are padded.
 
         Args:
             images: uint8 patches, on any device.
@@ -41,7 +41,7 @@ class Tower(nn.Module):
         return list(self.resample(self.encode(patches), sizes).split([len(slices.sizes) for slices in images]))
 
     def encode(self, patches: Sequence[Any]) -> torch.Tensor:
-        """Uint8 patches, tensors or arrays, to features [n, Lmax, vision hidden].
+        """Turn uint8 patches, tensors or arrays, into features [n, Lmax, vision hidden].
 
         As in the original, padding takes part in attention, so the result depends on Lmax; the scores were trained with
         it. Images must therefore not be padded to one another.
@@ -53,7 +53,7 @@ class Tower(nn.Module):
         pixels = (
             torch.cat([torch.as_tensor(patch) for patch in patches], dim=-1).to(weight.device).unflatten(-1, (-1, side))
         )
-        # The convolution's own product: its patches do not overlap.
+        # The convolution is one matrix product, because its patches do not overlap.
         flat = normalise(pixels.permute(2, 0, 1, 3).flatten(1)).to(weight.dtype)
         embedded = pad_sequence(linear(flat, weight.flatten(1)).split(counts), batch_first=True) + bias
         positions = table.position_embedding(position_ids(max(counts), table.num_patches_per_side, weight.device))
@@ -69,7 +69,7 @@ class Tower(nn.Module):
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
 def position_ids(length: int, buckets: int = 70, device: torch.device | None = None) -> torch.Tensor:
-    """Position ids [length], int64, of a row of `length` patches; kept, not to be changed.
+    """Position ids [length], int64, of a row of `length` patches. The result is cached: do not change it.
 
     Fractions k / length fall into buckets, as many as the tower's position table has along one side, by float32
     arithmetic as MiniCPM-V-2.5 does it; an integer formula, and current transformers, differ for some lengths.
@@ -81,5 +81,5 @@ def position_ids(length: int, buckets: int = 70, device: torch.device | None = N
 
 
 def normalise(patches: torch.Tensor) -> torch.Tensor:
-    """Uint8 to float32 in [-1, 1], as the original does it."""
+    """Turn uint8 into float32 in [-1, 1], as the original does."""
     return (patches.float().div(255) - 0.5) / 0.5

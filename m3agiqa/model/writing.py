@@ -1,4 +1,4 @@
-"""Writes what stands beside the weights of a base: its description and its tokenizer."""
+"""Writes the files beside a base's weights: its config.json and its tokenizer."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SPECIAL_TOKENS = (
 
 
 def write_description(folder: Path, shape: Shape, tokenizer: Tokenizer) -> None:
-    """Write what stands beside a base's weights: config.json and tokenizer.json."""
+    """Write the files beside a base's weights: config.json and tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "config.json", json.dumps(shape.config(), indent=1) + "\n")
     write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of `vocab` entries, SPECIAL_TOKENS included, whose id 0 is `!`, the pad token."""
+    """Train a byte-level BPE tokenizer of `vocab` entries, with SPECIAL_TOKENS, whose id 0 is the pad token `!`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
