@@ -145,7 +145,7 @@ def test_an_error_of_ours_is_one_line_and_an_exit_code(
 def test_the_exit_codes_are_those_of_the_page_on_failures() -> None:
     page = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)
-    assert listed == [str(code) for code in (console.DONE, console.FAILED, console.USAGE)]
+    assert listed == [str(code) for code in (console.DONE, console.FAILED, console.USAGE, console.ATTENTION)]
     assert f"{console.INTERRUPTED} by Ctrl-C" in page
 
 
