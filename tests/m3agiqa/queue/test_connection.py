@@ -100,7 +100,7 @@ def test_a_redis_that_cannot_save_is_waited_for(full_disk: tuple[Redis, str, Cal
 
 
 def test_a_user_without_the_right_is_told() -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         url = f"{server.connection_url}/0"
         with Redis.from_url(url) as admin:
             admin.execute_command("ACL", "SETUSER", "reader", "on", ">word", "~*", "-@all", "+get")

@@ -27,7 +27,7 @@ from m3agiqa.queue.inbox import MAX_ENTRY_BYTES, Admission
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.queue.state import State
 from tests.m3agiqa.queue.support import begin, letters, owe, publish, request
-from tests.support import eventually
+from tests.support import eventually, free_port
 from tests.support_verdicts import verdict
 
 SECRET = "a secret wish"
@@ -569,7 +569,7 @@ def test_an_entry_that_came_instead_is_not_taken_for_the_one_that_was_looked_at(
 
 def test_nothing_is_half_taken_up_while_memory_is_full(after_peek: list[Callable[[], object]]) -> None:
     with (
-        ValkeyServer() as server,
+        ValkeyServer(port=free_port()) as server,
         Redis.from_url(f"{server.connection_url}/0", decode_responses=True) as redis,
         closing(Connection(f"{server.connection_url}/0", patience_s=0)) as own,
     ):

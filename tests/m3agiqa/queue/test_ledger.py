@@ -300,7 +300,7 @@ def test_a_request_that_only_a_later_version_reads_is_left_to_it(ledger: Ledger,
 
 
 def test_what_ends_work_goes_on_while_memory_is_full() -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         url = f"{server.connection_url}/0"
         with Redis.from_url(url, decode_responses=True) as redis, closing(Ledger(url)) as ledger, Client(url) as client:
             # given tasks in the hands of a worker, and no room left
