@@ -33,7 +33,7 @@ _REGIONS = "|".join(
 )
 
 #: A row of unseen characters. It is `kept` if it is, as a whole, a sign with an effect on neighbours that can be seen.
-#: Those never go, so neutralising a prompt a second time changes nothing.
+#: Neighbours that can be seen never go, so neutralising a prompt a second time changes nothing.
 _ROW = regex.compile(
     rf"""(?V1)
     (?P<kept>

@@ -58,13 +58,14 @@ def _status(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _watch(client: Client, arguments: argparse.Namespace) -> int:
-    before = client.overview()
+    """Look until a signal ends the process."""
+    looks = _looks(client, arguments.watch)
     if arguments.json:
-        print(as_json(before), flush=True)
-        for now in _looks(client, arguments.watch):
+        for now in looks:
             print(as_json(now), flush=True)
+    before = next(looks)
     with Live(_screen(before, before, arguments.max_age), auto_refresh=False, screen=True) as live:
-        for now in _looks(client, arguments.watch):
+        for now in looks:
             live.update(_screen(before, now, arguments.max_age), refresh=True)
             before = now
     return console.DONE
@@ -72,8 +73,8 @@ def _watch(client: Client, arguments: argparse.Namespace) -> int:
 
 def _looks(client: Client, pause_s: float) -> Iterator[Overview]:
     while True:
-        time.sleep(pause_s)
         yield client.overview()
+        time.sleep(pause_s)
 
 
 def _complaints(now: Overview, max_age_s: float) -> list[str]:

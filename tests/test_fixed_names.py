@@ -108,7 +108,7 @@ def test_commands_end_with_their_codes(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_m3agiqa_submit_takes_its_options(line: str) -> None:
-    submit_cli.parser().parse_args(shlex.split(line))
+    assert callable(submit_cli.parser().parse_args(shlex.split(line)).run)
 
 
 def test_the_load_of_a_model_is_measured_by_its_options_and_told_by_its_fields() -> None:

@@ -60,8 +60,8 @@ class QueueCollector(Collector):
         yield _gauge("redis_up", "Whether Redis answers: 1 or 0.", found is not None)
         if found is not None:
             yield from _counters(found)
-            yield from _of_queue(found)
-            yield from _of_redis(found)
+            yield from _queue_gauges(found)
+            yield from _redis_gauges(found)
 
 
 def _counters(found: Overview) -> Iterator[Metric]:
@@ -81,7 +81,7 @@ def _counters(found: Overview) -> Iterator[Metric]:
     )
 
 
-def _of_queue(found: Overview) -> Iterator[Metric]:
+def _queue_gauges(found: Overview) -> Iterator[Metric]:
     yield _by("queue_waiting", "Requests that no worker has begun.", "priority", found.waiting)
     yield _by("queue_oldest_age_seconds", "How long the oldest of them has waited.", "priority", found.oldest_age_s)
     yield _gauge("deliveries_waiting", "Verdicts on the list of deliveries.", found.deliveries_waiting)
@@ -95,7 +95,7 @@ def _of_queue(found: Overview) -> Iterator[Metric]:
     yield _by("workers", "Workers that said within 20 s that they are there.", "queue", workers)
 
 
-def _of_redis(found: Overview) -> Iterator[Metric]:
+def _redis_gauges(found: Overview) -> Iterator[Metric]:
     if found.redis_memory_bytes is not None:
         yield _gauge("redis_memory_bytes", "Memory that Redis takes.", found.redis_memory_bytes)
     if found.redis_memory_limit_bytes is not None:

@@ -94,7 +94,7 @@ class Runtime:
             ledger,
             alive,
             growth_limit_bytes=settings.memory_growth_limit_mib * 2**20,
-            answers=partial(_answers, asking),
+            answers=asking.answers,
             silence_s=SILENCES * settings.redis_silence_s,
         )
         self._stack.callback(self._watchdog.stop)
@@ -149,14 +149,6 @@ class Runtime:
 
     def close(self) -> None:
         self._stack.close()
-
-
-def _answers(redis: Connection) -> bool:
-    try:
-        redis.call("ping")
-    except QueueUnavailable:
-        return False
-    return True
 
 
 def _told(run: Callable[[str], str | None], task: str) -> str:

@@ -182,6 +182,14 @@ class Connection:
         with translated(self._url):
             yield self._redis
 
+    def answers(self) -> bool:
+        """Whether Redis answers; raises nothing."""
+        try:
+            self.call("ping")
+        except QueueUnavailable:
+            return False
+        return True
+
     def close(self) -> None:
         self._redis.close()
 

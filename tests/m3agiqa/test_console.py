@@ -33,19 +33,6 @@ from tests.support import ROOT
 WORKING = """
 import sys, threading, time
 from m3agiqa import console
-from m3agiqa.cli import main as m3agiqa_main
-from m3agiqa.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    M3AGIQAError,
-    OutputError,
-    PromptTooLong,
-    RequestInvalid,
-    UsageError,
-)
-from producers.cli import main as submit_main
-from tests.support import ROOT
 def command():
     threading.Thread(target=time.sleep, args=(600,)).start()
     try:

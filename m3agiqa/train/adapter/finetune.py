@@ -9,23 +9,23 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from m3agiqa import config
 from m3agiqa.errors import CheckpointError, ConfigError, DataError
 from m3agiqa.files import image_digest
 from m3agiqa.model.slicing import Slicing
 from m3agiqa.model.tokens import ConversationTokenizer
 from m3agiqa.outputs import told_full_disk
 from m3agiqa.pools import threads
+from m3agiqa.train.configuration import Configuration
 from m3agiqa.train.data.conversations import ConversationRecord
 from m3agiqa.train.data.dataset import DataSet
 from m3agiqa.train.data.lessons import tokens
@@ -35,10 +35,8 @@ from m3agiqa.train.run import Run, digest
 _THREADS = 8
 
 
-class FineTuning(BaseModel):
+class FineTuning(Configuration):
     """A file of `cfg/train/` for fine-tuning; the defaults are the published setting."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Profile whose base is adapted; `--model` overrides it.
     model: str
@@ -61,11 +59,6 @@ class FineTuning(BaseModel):
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=400, ge=1)
     seed: int = Field(default=42, ge=0, lt=2**32)
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Raises: ConfigError: no such file, or it is wrong."""
-        return config.load(config.find("train", name), cls)
 
 
 @dataclass(frozen=True)

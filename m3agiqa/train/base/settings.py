@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from m3agiqa import config
 from m3agiqa.model.shape import Shape
+from m3agiqa.train.configuration import Configuration, Section
 from m3agiqa.train.data.splits import Split
 
 
@@ -22,11 +22,7 @@ def _whole(sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
 Sizes = Annotated[tuple[tuple[int, int], ...], AfterValidator(_whole)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Tuning(_Section):
+class Tuning(Section):
     """How the teacher's backbone is tuned to human scores before a base learns from it."""
 
     sizes: Sizes = ((512, 512),)
@@ -45,7 +41,7 @@ class Tuning(_Section):
     ema: float = Field(default=0.995, ge=0, lt=1)
 
 
-class Pretraining(_Section):
+class Pretraining(Configuration):
     """One of `cfg/train/`."""
 
     shape: Shape
@@ -76,11 +72,6 @@ class Pretraining(_Section):
     #: Steps between evaluations, each of which keeps a checkpoint.
     evaluate_every: int = Field(default=500, ge=1)
     seed: int = Field(default=42, ge=0, lt=2**32)
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Raises: ConfigError: no such file, or it is wrong."""
-        return config.load(config.find("train", name), cls)
 
     @model_validator(mode="after")
     def _views_fit(self) -> Self:

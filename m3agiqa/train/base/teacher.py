@@ -37,7 +37,7 @@ class Teacher:
         self._pooled = _scale(torch.cat([each.pooled for each in read]), (0,))
 
     def __call__(self, views: torch.Tensor) -> Features:
-        """Of views, uint8 RGB [n, 3, height, width]."""
+        """The features of views, uint8 RGB [n, 3, height, width]."""
         read = self._read(views)
         maps, pooled = (
             ((values - mean) / deviation).clamp(-_MOST, _MOST)

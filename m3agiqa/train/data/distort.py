@@ -14,15 +14,16 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageFilter
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from m3agiqa import config, jsonl
+from m3agiqa import jsonl
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError, OutputError
 from m3agiqa.inputs import read_bytes
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
 from m3agiqa.progress import Progress, tracked
+from m3agiqa.train.configuration import Configuration
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
 
 Kind = Literal["blur", "downscale", "thumbnail", "jpeg", "noise"]
@@ -38,10 +39,8 @@ _MOST_JPEG = 40
 _FILTER = Image.Resampling.BICUBIC
 
 
-class Distortions(BaseModel):
+class Distortions(Configuration):
     """A file of `cfg/train/` that says how images are distorted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Copies made of each image.
     copies: int = Field(ge=1)
@@ -59,11 +58,6 @@ class Distortions(BaseModel):
         if not self.sentences or not all((*self.sentences.values(), *self.closings.values())):
             raise ValueError("every kind and every aspect needs a sentence")
         return self
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Raises: ConfigError: no such file, or it is wrong."""
-        return config.load(config.find("train", name), cls)
 
 
 @dataclass(frozen=True)

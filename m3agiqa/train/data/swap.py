@@ -9,16 +9,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from m3agiqa import config, jsonl
+from m3agiqa import jsonl
 from m3agiqa.console import reason
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError, UsageError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.pools import threads
+from m3agiqa.train.configuration import Configuration
 from m3agiqa.train.data.dataset import IMAGES, TABLE, DataSet, Entry
 from m3agiqa.train.data.splits import DISTORTION, Split
 
@@ -27,10 +27,8 @@ SWAP = "prompt"
 _THREADS = 16
 
 
-class Swaps(BaseModel):
+class Swaps(Configuration):
     """One of `cfg/train/`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Score of each such pair, by column.
     scores: dict[str, float] = Field(min_length=1)
@@ -41,11 +39,6 @@ class Swaps(BaseModel):
     #: Prompts are swapped within its parts, so that no part learns from another's images.
     split: Split = Split()
     seed: int = Field(default=42, ge=0, lt=2**32)
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Raises: ConfigError: no such file, or it is wrong."""
-        return config.load(config.find("train", name), cls)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from m3agiqa import config
+from m3agiqa.train.configuration import Configuration, Section
 from m3agiqa.train.data.splits import Split
 
 #: Names of losses and poolers, as in `m3agiqa.train.head.losses` and `m3agiqa.model.head`, which need torch.
@@ -16,11 +16,7 @@ Pooler = Literal["mean", "max", "last", "first_last_mean"]
 PAIRWISE: frozenset[LossName] = frozenset({"fidelity", "margin", "ranknet"})
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class HeadShape(_Section):
+class HeadShape(Section):
     """Sizes of a head; the defaults are the published ones."""
 
     width: int = Field(default=512, ge=64, le=16_384, multiple_of=64)
@@ -40,7 +36,7 @@ class HeadShape(_Section):
         return self
 
 
-class HeadTraining(_Section):
+class HeadTraining(Configuration):
     """A file of `cfg/train/` for the training of a head."""
 
     #: Profile whose frozen model is read; `--model` overrides it.
@@ -70,12 +66,3 @@ class HeadTraining(_Section):
         if self.batch_size == 1 and (pairwise := PAIRWISE & set(self.loss)):
             raise ValueError(f"{', '.join(sorted(pairwise))} compare images of a batch: batch_size must be 2 or more")
         return self
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Load a file of `cfg/train/` by name, or any by its path.
-
-        Raises:
-            ConfigError: no such file, or it is wrong.
-        """
-        return config.load(config.find("train", name), cls)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from m3agiqa import config
 from m3agiqa.contract import Aspect
 from m3agiqa.files import read_image
+from m3agiqa.train.configuration import Configuration
 from m3agiqa.train.teacher.clients import Refused
 
 #: The key of an aspect's explanation in the answer.
@@ -34,10 +34,8 @@ class BrokenAnswer(Refused):
     """The answer is not the JSON that was asked for."""
 
 
-class Template(BaseModel):
+class Template(Configuration):
     """A file `cfg/train/teacher-*.yaml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     aspects: tuple[Aspect, ...] = Field(min_length=1)
     #: Lowest and highest score of the scale that the teacher is told, after `--label-scale`.
@@ -58,11 +56,6 @@ class Template(BaseModel):
         if set(self.example) != {KEYS[aspect] for aspect in self.aspects}:
             raise ValueError(f"the example's keys must be {', '.join(KEYS[aspect] for aspect in self.aspects)}")
         return self
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        """Raises: ConfigError: no such file, or it is wrong."""
-        return config.load(config.find("train", name), cls)
 
     def question(self, prompt: str, scores: Mapping[Aspect, float]) -> str:
         """The text that is sent with the image."""

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.ops import systemd
-from worker.ops.health import Health
+from worker.ops.health import Health, is_ready
 
 
 @pytest.fixture(params=["file", "abstract"])
@@ -39,8 +38,21 @@ def test_a_worker_that_hangs_says_nothing(manager: socket.socket, tmp_path: Path
         manager.recv(100)
 
 
-def test_a_manager_that_is_away_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
-    systemd.notify(systemd.READY)
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    systemd.notify(systemd.READY)
+@pytest.mark.parametrize("manager_is_named", [True, False])
+def test_a_manager_that_is_away_stops_nobody(
+    manager_is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose manager does not listen, or that has none
+    if manager_is_named:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    else:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    health = Health(tmp_path / "health", ["score"], alive=lambda: True)
+    assert not is_ready(tmp_path / "health", "score")
+
+    # When it has something to tell
+    health.ready()
+
+    # Then it is ready all the same
+    assert is_ready(tmp_path / "health", "score")
+    health.stop()
