@@ -15,6 +15,19 @@ def unseen(share: float) -> None:
     """The progress that nobody wants to see."""
 
 
+def by_tenths(say: Callable[[int], None]) -> Progress:
+    """A progress that calls `say` with the percentage at each further tenth of the work."""
+    said = 0
+
+    def progress(share: float) -> None:
+        nonlocal said
+        if int(10 * share) > said:
+            said = int(10 * share)
+            say(10 * said)
+
+    return progress
+
+
 def tracked(items: Iterable[Item], total: int, progress: Progress) -> Iterator[Item]:
     """Yield the items, of which there are `total`; `progress` is called whenever the loop is done with one."""
     for done, item in enumerate(items, 1):

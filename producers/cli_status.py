@@ -24,6 +24,8 @@ _RATE_S = 1.0
 _RATES = {"admitted": "requests_admitted", "scored or failed": "verdicts", "settled": "requests_settled"}
 #: Rows of a list that are shown.
 _ROWS = 10
+#: Characters of a receiver that are shown.
+_RECEIVER_CHARS = 80
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -101,9 +103,18 @@ def _screen(before: Overview, now: Overview, max_age_s: float) -> Group:
     for worker in now.workers[:_ROWS]:
         told = (worker.name, ",".join(worker.queues), worker.model, str(worker.held), worker.version)
         workers.add_row(*(Text(quoted(word)) for word in told))
+    receivers = Table("receiver", "failed", title=f"{len(now.receivers_failing)} receivers fail")
+    for name, ago_s in list(now.receivers_failing.items())[:_ROWS]:
+        receivers.add_row(Text(quoted(name, _RECEIVER_CHARS)), f"{ago_s:.0f} s ago")
     failures = {field.partition("|")[2]: n for field, n in now.counts.items() if field.startswith("failures|")}
     return Group(
-        *complaints, queue, flow, workers, _by_code("dead letters", now.dead_letters), _by_code("failed", failures)
+        *complaints,
+        queue,
+        flow,
+        workers,
+        receivers,
+        _by_code("dead letters", now.dead_letters),
+        _by_code("failed", failures),
     )
 
 

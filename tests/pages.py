@@ -70,7 +70,16 @@ def _split(line: str) -> list[str] | None:
         return None
 
 
+def metrics(title: str) -> dict[str, set[str]]:
+    """Labels of the metrics in a table, by their names; several may share a row."""
+    rows = table(title)
+    return {
+        name: set(re.findall(r"`(\w+)`", labels)) for names, labels, _ in rows for name in re.findall(r"`(\w+)`", names)
+    }
+
+
 def table(title: str) -> list[list[str]]:
     """Cells of the rows of the table whose first line is `title`, which may stand on several pages."""
     found = re.findall(rf"^{re.escape(title)}\n\|[-|]+\|\n((?:\|.*\n)*)", TEXT + "\n", re.MULTILINE)
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for rows in found for row in rows.splitlines()]
+    rows = [row for block in found for row in block.splitlines()]
+    return [[cell.strip() for cell in re.split(r" \|(?= )", row.strip("|"))] for row in rows]

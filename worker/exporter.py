@@ -93,6 +93,8 @@ def _queue_gauges(found: Overview) -> Iterator[Metric]:
     yield _gauge("unreadable_entries", "Entries of the ledger that cannot be read.", found.unreadable_entries)
     workers = {queue: found.workers_of(queue) for queue in (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)}
     yield _by("workers", "Workers that said within 20 s that they are there.", "queue", workers)
+    text = "Receivers whose latest attempt failed, within the last hour."
+    yield _gauge("receivers_failing", text, len(found.receivers_failing))
 
 
 def _redis_gauges(found: Overview) -> Iterator[Metric]:
@@ -117,6 +119,11 @@ def _by(name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric
     return family
 
 
+def _as_json(found: Overview) -> str:
+    """All but the names of receivers: whoever reaches the exporter may read this."""
+    return found.model_dump_json(exclude={"receivers_failing"})
+
+
 def application(connection: Connection) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """The WSGI application."""
     registry = CollectorRegistry()
@@ -127,7 +134,7 @@ def application(connection: Connection) -> Callable[[dict[str, Any], Callable[..
             return "200 OK", CONTENT_TYPE_LATEST, generate_latest(registry)
         if path == "/queue":
             try:
-                return "200 OK", "application/json", overview.read(connection).model_dump_json().encode()
+                return "200 OK", "application/json", _as_json(overview.read(connection)).encode()
             except QueueUnavailable as error:
                 logger.warning("%s", error)
                 return "503 Service Unavailable", "text/plain", b"Redis does not answer\n"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
+from m3agiqa.progress import by_tenths
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from m3agiqa.contract import Failure
     from m3agiqa.jobs import Job, Scores
     from worker.delivery.handler import DeliveryHandler
+    from worker.ops.metrics import Metrics
     from worker.score.batcher import Batcher
     from worker.score.handler import ScoreHandler
 
@@ -54,7 +56,7 @@ class Runtime:
         self._stack = ExitStack()
         with ExitStack() as opening:
             opening.push(self._stack)
-            self._open(settings, queues, max(1, threads // len(queues)))
+            self._open(settings, queues, threads)
             opening.pop_all()
 
     def _open(self, settings: Settings, queues: Collection[str], threads: int) -> None:
@@ -68,11 +70,13 @@ class Runtime:
             silence_s=settings.redis_silence_s,
         )
         self._stack.callback(ledger.close)
+        metrics = _metrics(self._stack, settings, queues, threads, lambda: len(ledger.held()))
+        threads = max(1, threads // len(queues))
         checks: list[Callable[[], bool]] = []
-        self._delivery = _delivery(settings, ledger, threads) if keys.DELIVER_QUEUE in queues else None
+        self._delivery = _delivery(settings, ledger, threads, metrics) if keys.DELIVER_QUEUE in queues else None
         self._scoring: ScoreHandler | None = None
         if keys.SCORE_QUEUE in queues:
-            self._scoring = scoring = _scoring(self._stack, settings, ledger, threads)
+            self._scoring = scoring = _scoring(self._stack, settings, ledger, threads, metrics)
             checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
 
@@ -184,7 +188,20 @@ def current() -> Runtime:
     return _current
 
 
-def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandler:
+def _metrics(
+    stack: ExitStack, settings: Settings, queues: Collection[str], threads: int, busy: Callable[[], int]
+) -> Metrics | None:
+    """What counts for Prometheus; served before the model is loaded, so that a port that is taken is known at once."""
+    if settings.metrics_port is None:
+        return None
+    from worker.ops.metrics import Metrics, serving
+
+    metrics = Metrics(queues, threads, busy)
+    stack.enter_context(serving(metrics.registry, str(settings.metrics_address), settings.metrics_port))
+    return metrics
+
+
+def _delivery(settings: Settings, ledger: Ledger, threads: int, metrics: Metrics | None) -> DeliveryHandler:
     from worker.delivery.handler import LONGEST_DELAY_S, DeliveryHandler
     from worker.delivery.sender import Sender
     from worker.shares import Shares
@@ -200,10 +217,12 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int) -> DeliveryHandl
         slow_share=settings.slow_share,
         longest_delay_s=LONGEST_DELAY_S,
     )
-    return DeliveryHandler(ledger, Sender(settings, shares), settings.deliver_retry_delays_s)
+    return DeliveryHandler(ledger, Sender(settings, shares), settings.deliver_retry_delays_s, metrics)
 
 
-def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int) -> ScoreHandler:
+def _scoring(
+    stack: ExitStack, settings: Settings, ledger: Ledger, threads: int, metrics: Metrics | None
+) -> ScoreHandler:
     # Imported here, because a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policies
@@ -222,15 +241,17 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
     with _blaming("model", "device"):
-        model = load_scorer(
-            settings.model, settings.device, max_batch=settings.max_batch, progress=_logged(settings.model)
-        )
+        log = partial(logger.info, "loading model %s: %d %%", settings.model)
+        model = load_scorer(settings.model, settings.device, max_batch=settings.max_batch, progress=by_tenths(log))
     batcher = Batcher(model, max_batch=settings.max_batch, max_wait_s=settings.max_wait_ms / 1000)
     stack.callback(batcher.stop, settings.score_timeout_s)
     profile = None if isinstance(model, FakeScorer) else ModelProfile.load(settings.model)
     known = None if profile is None else golden.Golden.load(profile.golden)
     for line in golden.check(partial(_score_at_start, batcher), model.info, known, max_batch=settings.max_batch):
         logger.info(line)
+    batcher.metrics = metrics  # from now on, as batches of the check are no images of anybody
+    if metrics is not None:
+        metrics.checked(model.info)
     # The garbage collector need not look again at what start-up made: looking stops all threads for a part of a second.
     gc.collect()
     gc.freeze()
@@ -251,10 +272,11 @@ def _scoring(stack: ExitStack, settings: Settings, ledger: Ledger, threads: int)
         decoders=decoders,
         budget=Budget(settings.picture_budget_mib * 2**20),
         batcher=batcher,
-        cache=ScoreCache(ledger.connection, described, ttl_s=settings.score_cache_ttl_s),
+        cache=ScoreCache(ledger.connection, described, ttl_s=settings.score_cache_ttl_s, metrics=metrics),
         policies=policies,
         retry_delays_s=settings.score_retry_delays_s,
         timeout_s=settings.score_timeout_s,
+        metrics=metrics,
     )
 
 
@@ -269,16 +291,3 @@ def _blaming(*fields: str) -> Iterator[None]:
 
 def _score_at_start(batcher: Batcher, jobs: Sequence[Job]) -> list[Scores | Failure]:
     return [future.result(START_TIMEOUT_S) for future in batcher.submit_together(jobs)]
-
-
-def _logged(model: str) -> Callable[[float], None]:
-    """A function that logs each tenth of a model that is loaded."""
-    tenths = 0
-
-    def log(share: float) -> None:
-        nonlocal tenths
-        if int(10 * share) > tenths:
-            tenths = int(10 * share)
-            logger.info("loading model %s: %d %%", model, 10 * tenths)
-
-    return log

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, IPvAnyAddress, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from m3agiqa import __version__
@@ -201,6 +202,16 @@ class Settings(BaseSettings):
     exporter_port: int = Field(
         default=9808, ge=1, le=65_535, description="Port of `python -m worker.exporter`, which serves metrics."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of a worker's own metrics; each worker of a host needs one of its own. Unset, none.",
+    )
+    metrics_address: IPvAnyAddress = Field(
+        default=IPv4Address("127.0.0.1"),
+        description="Address on which a worker serves its metrics; 0.0.0.0 for all of the host's.",
+    )
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")
     health_dir: Path | None = Field(
@@ -221,6 +232,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+    @field_validator("exporter_port", "metrics_port", mode="before")
+    @classmethod
+    def _not_kubernetes(cls, value: object, info: ValidationInfo) -> object:
+        # For a Service named m3agiqa-metrics, Kubernetes sets M3AGIQA_METRICS_PORT in every container to tcp://...
+        if isinstance(value, str) and re.match("(tcp|udp|sctp)://", value):
+            return cls.model_fields[str(info.field_name)].default
+        return value
 
     @field_validator("*")
     @classmethod

@@ -51,12 +51,13 @@ class Claim:
         """
         return self.ledger.publish(self, verdict, self.dead_letter(_POISON) if self.poisoned else None)
 
-    def delivered(self) -> None:
-        self.ledger.settle(self)
+    def delivered(self, receiver: str = "") -> None:
+        """Record that the verdict arrived, and that its receiver, if it has a name, fails no more."""
+        self.ledger.settle(self, receiver)
 
-    def postpone(self, delay_s: float, why: str) -> None:
-        """End this attempt; the next one is due in `delay_s` seconds."""
-        self.ledger.postpone(self, delay_s, why, attempted=True)
+    def postpone(self, delay_s: float, why: str, receiver: str = "") -> None:
+        """End this attempt; the next one is due in `delay_s` seconds. A `receiver` that is named is one that failed."""
+        self.ledger.postpone(self, delay_s, why, attempted=True, receiver=receiver)
 
     def release(self, delay_s: float = 0.0, *, why: str) -> None:
         """Give the task back without counting an attempt; any worker may take it in `delay_s` seconds."""
@@ -66,9 +67,9 @@ class Claim:
         """Give back a task that this worker cannot finish; the run counts as lost, as the task may be to blame."""
         self.ledger.postpone(self, 0.0, why, fair=False)
 
-    def bury(self, error: Exception) -> None:
-        """Give the task up: it becomes a dead letter."""
-        self.ledger.bury(self, self.dead_letter(error))
+    def bury(self, error: Exception, receiver: str = "") -> None:
+        """Give the task up: it becomes a dead letter. A `receiver` that is named is one that failed."""
+        self.ledger.bury(self, self.dead_letter(error), receiver)
 
     def dead_letter(self, error: Exception) -> DeadLetter:
         failure = Failure.from_error(error)

@@ -32,6 +32,9 @@ DEAD_DROPPED = "m3agiqa:dead:dropped"
 DEAD_CODES = "m3agiqa:dead:codes"
 #: Hash: how often what happened, `NAME|LABEL|LABEL`, since Redis began. `m3agiqa.queue.overview` knows the names.
 COUNTS = "m3agiqa:counts"
+#: Sorted set: receivers whose latest attempt failed, by its time, seconds of the server's clock: those of the last
+#: hour, the latest 50. A host, or `s3://bucket`.
+FAILING = "m3agiqa:failing"
 #: Sorted set: workers by the time they last said that they are there, seconds of the server's clock.
 WORKERS = "m3agiqa:workers"
 

@@ -164,7 +164,7 @@ class Ledger:
         try:
             return ScoreRequest.parse(json.loads(request))
         except NewerVersion as newer:
-            self._run("postpone", [task, run, 0, 1, _NEWER_S, str(newer)])
+            self._run("postpone", [task, run, 0, 1, _NEWER_S, str(newer), ""])
             raise NotOwed(str(newer)) from None
         except (ValueError, RecursionError, RequestInvalid):
             letter = DeadLetter(
@@ -178,7 +178,7 @@ class Ledger:
                 # Bytes that are no UTF-8 came as halves of surrogate pairs.
                 message=request.encode(errors="surrogateescape").decode(errors="backslashreplace"),
             )
-            self._run("bury", [task, run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
+            self._bury(task, run, letter)
             raise NotOwed(letter.reason) from None
 
     def mark(self, claim: Claim, state: State) -> None:
@@ -203,14 +203,26 @@ class Ledger:
             logger.error("Redis had lost request %s; its verdict is published all the same", request.request_id)
         return bool(published)
 
-    def settle(self, claim: Claim) -> None:
-        self._run("settle", [claim.task, self._result_ttl_s])
+    def settle(self, claim: Claim, receiver: str = "") -> None:
+        self._run("settle", [claim.task, self._result_ttl_s, receiver])
 
-    def postpone(self, claim: Claim, delay_s: float, why: str, *, attempted: bool = False, fair: bool = True) -> None:
-        self._run("postpone", [claim.task, claim.run, int(attempted), int(fair), delay_s, why])
+    def postpone(
+        self,
+        claim: Claim,
+        delay_s: float,
+        why: str,
+        *,
+        attempted: bool = False,
+        fair: bool = True,
+        receiver: str = "",
+    ) -> None:
+        self._run("postpone", [claim.task, claim.run, int(attempted), int(fair), delay_s, why, receiver])
 
-    def bury(self, claim: Claim, letter: DeadLetter) -> None:
-        self._run("bury", [claim.task, claim.run, letter.id, letter.model_dump_json(), self._dead_letters_bytes])
+    def bury(self, claim: Claim, letter: DeadLetter, receiver: str = "") -> None:
+        self._bury(claim.task, claim.run, letter, receiver)
+
+    def _bury(self, task: str, run: int, letter: DeadLetter, receiver: str = "") -> None:
+        self._run("bury", [task, run, letter.id, letter.model_dump_json(), self._dead_letters_bytes, receiver])
 
     def renew(self) -> None:
         """Renew this process' leases for another `lease_s` seconds, but none that began `longest_run_s` seconds ago."""

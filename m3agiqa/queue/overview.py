@@ -31,6 +31,10 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
 #: Seconds between two times that a worker says it is there, and after which it counts as gone.
 REGISTER_S, GONE_AFTER_S = 5.0, 20
 
+#: Seconds for which a receiver that failed is shown, as `failed` in the scripts keeps it, and how many at most.
+_FAILING_S, _MOST_FAILING = 3600.0, 50
+#: What a receiver may look like: a host, an address in brackets, or `s3://bucket`.
+_RECEIVER = re.compile(r"(s3://)?[A-Za-z0-9._:\[\]-]{1,255}")
 #: What a label may look like; anything else was written by a stranger, or by a later version.
 _LABEL = re.compile(r"[A-Za-z0-9._-]{0,128}")
 #: Bytes of an inbox entry that is read for the time at which it was submitted. The age of a larger one is unknown.
@@ -81,6 +85,8 @@ class Overview(BaseModel):
     #: Entries of the ledger that were set aside because they cannot be read.
     unreadable_entries: int
     workers: tuple[WorkerSeen, ...]
+    #: Receivers whose latest attempt failed within the last hour, the latest 50, and seconds since then.
+    receivers_failing: dict[str, float]
     #: How often what happened since Redis began, as `NAME|LABEL|LABEL`; `COUNTED` has the names.
     counts: dict[str, int]
     #: None where this user of Redis may not know.
@@ -145,7 +151,10 @@ def _rest(redis: Redis, now: float) -> dict[str, Any]:
     pipeline.get(keys.DEAD_DROPPED)
     pipeline.hgetall(keys.COUNTS)
     pipeline.zrange(keys.WORKERS, -_MOST_WORKERS, -1)
-    deliveries, owed, overdue, unread, letters, size, dropped, counts, names = pipeline.execute()
+    pipeline.zrange(
+        keys.FAILING, "+inf", now - _FAILING_S, desc=True, withscores=True, byscore=True, offset=0, num=_MOST_FAILING
+    )
+    deliveries, owed, overdue, unread, letters, size, dropped, counts, names, failing = pipeline.execute()
     workers = _workers(redis, names)
     return {
         "deliveries_waiting": deliveries,
@@ -157,6 +166,7 @@ def _rest(redis: Redis, now: float) -> dict[str, Any]:
         "dead_letters_dropped": _number(dropped),
         "unreadable_entries": unread,
         "workers": workers,
+        "receivers_failing": {name: max(0.0, now - at) for name, at in failing if _RECEIVER.fullmatch(name)},
         "counts": {field: count for field, count in _numbers(counts).items() if _is_counted(field)},
     }
 

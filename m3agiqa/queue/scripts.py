@@ -17,6 +17,7 @@ _NAMES = {
     "DEAD_DROPPED": keys.DEAD_DROPPED,
     "DEAD_CODES": keys.DEAD_CODES,
     "COUNTS": keys.COUNTS,
+    "FAILING": keys.FAILING,
     "WORKERS": keys.WORKERS,
     "WORKER": keys.worker(""),
     "REQUEST": keys.request(""),

@@ -13,6 +13,7 @@ from redis import Redis
 
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.connection import Connection
+from tests import pages
 from tests.support import PATIENCE_S
 from worker import exporter
 
@@ -96,3 +97,17 @@ def test_a_wrong_port_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("M3AGIQA_EXPORTER_PORT", "70000")
     assert exporter.main([]) == 1
     assert "M3AGIQA_EXPORTER_PORT" in capsys.readouterr().err
+
+
+def test_every_metric_stands_in_the_documentation_with_its_labels(redis_url: str, redis: Redis) -> None:
+    # given a queue on which everything that is counted happened
+    counts = {"|".join([name, *labels]): 1 for name, labels in overview.COUNTED.items()}
+    redis.hset(keys.COUNTS, mapping=counts)
+    redis.hset(keys.DEAD_CODES, "busy", 1)
+    # when Prometheus asks
+    with closing(Connection(redis_url)) as connection:
+        families = list(exporter.QueueCollector(connection).collect())
+    # then it is told what the page says
+    told = {family.name: {label for one in family.samples for label in one.labels} for family in families}
+    documented = pages.metrics("| Metric | Labels | Means |")
+    assert {name.removesuffix("_total"): labels for name, labels in documented.items()} == told

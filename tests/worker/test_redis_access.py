@@ -165,6 +165,10 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["HINCRBY", keys.COUNTS, "requests_settled", "1"], {"operator", "score", "deliver"}),
     (["HGETALL", keys.worker("host:1")], {"operator", "exporter"}),
     (["HSET", keys.worker("host:1"), "held", "9"], {"score", "deliver"}),
+    # which receivers fail
+    (["ZADD", keys.FAILING, "0", "host"], {"score", "deliver"}),
+    (["ZREMRANGEBYRANK", keys.FAILING, "0", "-51"], {"score", "deliver"}),
+    (["ZRANGE", keys.FAILING, "0", "-1"], {"operator", "exporter", "score", "deliver"}),
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),

@@ -55,6 +55,8 @@ MALFORMED = {
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
     "exporter_port": ("0", "65536", "http"),
+    "metrics_port": ("0", "65536", "http"),
+    "metrics_address": ("localhost", "256.0.0.1", "0.0.0.0:9809"),
     "sentry_dsn": ("hunter2", "https://sentry.example"),
     "health_dir": ("/dev/null/health",),
 }
@@ -102,7 +104,7 @@ def test_a_producer_is_told_of_a_malformed_url_by_its_variable(
 SERVICE_LINKS = {
     **{
         f"M3AGIQA_{service}{name}": value
-        for service in ("", "SCORE_", "REDIS_", "MAX_BATCH_", "DELIVER_2_")
+        for service in ("", "SCORE_", "REDIS_", "MAX_BATCH_", "DELIVER_2_", "EXPORTER_", "METRICS_")
         for name, value in {
             "SERVICE_HOST": "10.0.0.1",
             "SERVICE_PORT": "80",

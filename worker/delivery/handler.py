@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from m3agiqa.errors import Busy, DeliveryMisconfigured
 from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
-from worker.delivery.sender import Delivery, Sender
+from worker.delivery.sender import Delivery, Sender, receiver_of
 from worker.ops.reporting import failure_of
+
+if TYPE_CHECKING:
+    from worker.ops.metrics import Metrics, Outcome
 
 #: Part by which a delay grows at random at most, so that deliveries which failed together do not come back together.
 _JITTER = 0.2
@@ -29,6 +33,7 @@ class DeliveryHandler:
     ledger: Ledger
     sender: Sender
     retry_delays_s: Sequence[float]
+    metrics: Metrics | None = None
 
     def run(self, task: str) -> str:
         """Deliver a verdict. A failure that may pass is tried again later; any other makes the delivery a dead letter.
@@ -43,16 +48,18 @@ class DeliveryHandler:
             if claim.poisoned:
                 claim.bury(claim.poison)
                 return "poison, given up"
+            receiver = receiver_of(_place(claim) or "")
             try:
                 self.sender.send(_delivery(claim))
             except Busy:
                 raise
             except Exception as error:
-                return self._failed(claim, error)
-            claim.delivered()
+                return self._failed(claim, receiver, error)
+            claim.delivered(receiver)
+            self._count(claim, receiver, "delivered")
             return "delivered"
 
-    def _failed(self, claim: Claim, error: Exception) -> str:
+    def _failed(self, claim: Claim, receiver: str, error: Exception) -> str:
         failure = failure_of(error, claim.request.request_id)
         delays_s = self.retry_delays_s
         if isinstance(error, DeliveryMisconfigured):
@@ -60,14 +67,24 @@ class DeliveryHandler:
         if failure.retryable and claim.attempt <= len(delays_s):
             asked_for_s = getattr(error, "retry_after_s", None) or 0.0
             delay_s = max(delays_s[claim.attempt - 1], asked_for_s) * random.uniform(1, 1 + _JITTER)
-            claim.postpone(delay_s, failure.message)
+            claim.postpone(delay_s, failure.message, receiver)
+            self._count(claim, receiver, "retried")
             return f"{failure.code}, again in {delay_s:.1f} s"
-        claim.bury(error)
+        claim.bury(error, receiver)
+        self._count(claim, receiver, "dead")
         return f"{failure.code}, given up"
+
+    def _count(self, claim: Claim, receiver: str, outcome: Outcome) -> None:
+        if self.metrics is not None:
+            self.metrics.attempted(claim, receiver, outcome)
+
+
+def _place(claim: Claim) -> str | None:
+    """Where the request says that this delivery goes."""
+    return claim.request.callback_url if claim.kind == "callback" else claim.request.s3_uri
 
 
 def _delivery(claim: Claim) -> Delivery:
-    request = claim.request
-    url = request.callback_url if claim.kind == "callback" else request.s3_uri
+    request, url = claim.request, _place(claim)
     assert url is not None, "a delivery is owed where the request says where to"
     return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from m3agiqa.errors import DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from worker import s3
 from worker.delivery.objects import Objects
 from worker.delivery.receivers import Receivers
 from worker.settings import Settings
 from worker.shares import Shares
 from worker.web.answers import host_of, retry_after_s
-from worker.web.endpoints import allowed_endpoints
+from worker.web.endpoints import allowed_endpoints, endpoint_of, host_of_endpoint
 from worker.web.transport import Transport
 
 #: Seconds until the next attempt that a receiver may ask for at most.
@@ -31,6 +32,16 @@ class Delivery:
     #: The verdict as JSON; its UTF-8 is signed and sent as it is.
     body: str
     submitted_at: datetime
+
+
+def receiver_of(url: str) -> str:
+    """The receiver as operators know it: a host, or `s3://bucket`. Empty if the URL names none."""
+    if url.startswith(s3.SCHEME):
+        return s3.SCHEME + url.removeprefix(s3.SCHEME).partition("/")[0]
+    try:
+        return host_of_endpoint(endpoint_of(url))
+    except ValueError:
+        return ""
 
 
 class Sender:
@@ -89,7 +100,7 @@ class Sender:
 
     def _put(self, delivery: Delivery) -> None:
         bucket, prefix = self._objects.split(delivery.url)
-        with self._shares.take(f"s3://{bucket}", may_give_way=False):
+        with self._shares.take(s3.SCHEME + bucket, may_give_way=False):
             self._objects.put(bucket, _key(prefix, delivery), delivery.body.encode())
 
 

@@ -20,6 +20,7 @@ from m3agiqa.jobs import Job, Scores
 
 if TYPE_CHECKING:
     from m3agiqa.scorer import Scoring
+    from worker.ops.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class Batcher:
         self.scoring = scoring
         #: Batches wait for the threads inside it, so a thread enters it for milliseconds only.
         self.expected = Expected()
+        #: Hears of each batch, from the moment it is set.
+        self.metrics: Metrics | None = None
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
@@ -216,6 +219,8 @@ class Batcher:
         finally:
             self._began = None
         ended = time.monotonic()
+        if self.metrics is not None:
+            self.metrics.batch(len(batch), self._max_batch)
         pause_s = min(PAUSE_S, SPREAD * (ended - began) / len(batch))
         for position, (waiting, result) in enumerate(zip(batch, results, strict=True)):
             if isinstance(result, Scores):

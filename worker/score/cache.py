@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,6 +12,9 @@ from m3agiqa.contract import Aspect, AspectScore, ModelInfo
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
+
+if TYPE_CHECKING:
+    from worker.ops.metrics import Metrics
 
 _ASPECTS = TypeAdapter(dict[Aspect, AspectScore])
 
@@ -27,13 +31,22 @@ class ScoreCache:
     Methods raise QueueUnavailable if Redis stays away.
     """
 
-    def __init__(self, connection: Connection, fingerprint: str, *, ttl_s: int) -> None:
+    def __init__(self, connection: Connection, fingerprint: str, *, ttl_s: int, metrics: Metrics | None = None) -> None:
         self._connection = connection
         self._fingerprint = fingerprint
         self._ttl_s = ttl_s
+        self._metrics = metrics
 
     def get(self, job: Job) -> Scores | None:
-        found = self._connection.call("get", self._key(job)) if self._ttl_s else None
+        if not self._ttl_s:
+            return None
+        known = self._read(self._key(job))
+        if self._metrics is not None:
+            self._metrics.looked_up(known is not None)
+        return known
+
+    def _read(self, key: str) -> Scores | None:
+        found = self._connection.call("get", key)
         try:
             return None if found is None else Scores(_ASPECTS.validate_json(found))
         except ValidationError:  # another version wrote it

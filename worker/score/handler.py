@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
 from m3agiqa.cutting import SlicedImage
@@ -23,6 +24,9 @@ from worker.score.cache import ScoreCache
 from worker.score.decoding.budget import Budget, Hold
 from worker.score.decoding.pool import Decoders
 from worker.score.fetch import Fetcher
+
+if TYPE_CHECKING:
+    from worker.ops.metrics import Metrics
 
 #: Longest wait for the turn of a busy image server, seconds; `worker/runtime.py` hands it to `Shares`.
 LONGEST_DELAY_S = 30.0
@@ -43,6 +47,7 @@ class ScoreHandler:
     policies: Policies
     retry_delays_s: Sequence[float]
     timeout_s: float
+    metrics: Metrics | None = None
 
     def run(self, task: str) -> str:
         """Fetch, open, score, decide, publish. Returns what was done, for the log.
@@ -76,13 +81,13 @@ class ScoreHandler:
                 delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
                 claim.postpone(delay_s, passing.code)
                 return f"{passing.code}, again in {delay_s:g} s"
-            return verdict.publish(outcome, self.batcher)
+            return verdict.publish(outcome, self.batcher, self.metrics)
 
     def revoke(self, task: str) -> None:
         """Answer a request that an operator took back. Raises what `run` raises."""
         with self.ledger.claim(task) as claim:
             revoked = Failure.from_error(TaskRevoked())
-            _Verdict(claim, self.policies.default).publish(revoked, self.batcher)
+            _Verdict(claim, self.policies.default).publish(revoked, self.batcher, self.metrics)
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
         """Fetch and decode; `hold` keeps room in the memory budget for the image."""
@@ -124,7 +129,7 @@ class _Verdict:
         finally:
             self._timings_ms[name] = (time.perf_counter() - began) * 1000
 
-    def publish(self, outcome: Scores | Failure, batcher: Batcher) -> str:
+    def publish(self, outcome: Scores | Failure, batcher: Batcher, metrics: Metrics | None) -> str:
         request = self._claim.request
         verdict = assemble(
             request,
@@ -136,8 +141,12 @@ class _Verdict:
             timings_ms=self._timings_ms,
             attempt=self._claim.attempt,
         )
-        if not self._claim.publish(verdict):
+        with self.stage("publish"):
+            is_first = self._claim.publish(verdict)
+        if not is_first:
             return "another worker published first"
+        if metrics is not None:
+            metrics.published(verdict, self._timings_ms["publish"])
         return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
 
 

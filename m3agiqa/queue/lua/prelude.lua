@@ -10,6 +10,9 @@ local LOST_AFTER_S = 30
 local HISTORY_CHARS = 3000
 -- Seconds for which a request whose last dead letter was dropped is remembered, so that a late copy is no new request.
 local DROPPED_TTL_S = 86400
+-- Seconds for which a receiver whose latest attempt failed is remembered, and how many of them at most.
+local FAILING_S = 3600
+local MOST_FAILING = 50
 
 -- The key of a task's entry, and the task's kind: score, callback or s3.
 local function split(task)
@@ -30,6 +33,15 @@ end
 -- Count an event for ever: its name, and the values of its labels. No step fails because it cannot be counted.
 local function count(...)
     redis.pcall('HINCRBY', COUNTS, table.concat({...}, '|'), 1)
+end
+
+-- Remember that an attempt at a receiver failed; '' is none. No step fails because this cannot be kept.
+local function failed(receiver)
+    if receiver == '' then return end
+    redis.pcall('ZADD', FAILING, string.format('%.3f', now), receiver)
+    redis.pcall('ZREMRANGEBYSCORE', FAILING, '-inf', string.format('%.3f', now - FAILING_S))
+    redis.pcall('ZREMRANGEBYRANK', FAILING, 0, -MOST_FAILING - 1)
+    redis.pcall('EXPIRE', FAILING, FAILING_S)
 end
 
 -- A table of what a JSON object says; an empty one for anything else.
