@@ -42,7 +42,8 @@ _Item = TypeVar("_Item")
 class Client:
     """Submits images to the queue in Redis, and reads verdicts. Safe to share between threads.
 
-    `submit` refuses while `max_queued` requests wait.
+    `submit` refuses while `max_queued` requests wait. `?namespace=NAME` at the end of `redis_url` is the namespace of
+    the workers, their M3AGIQA_NAMESPACE; this class does not read that variable.
 
     Raises:
         ConfigError: `redis_url` is no Redis URL.
@@ -50,6 +51,7 @@ class Client:
 
     def __init__(self, redis_url: str, *, max_queued: int = MAX_QUEUED) -> None:
         self._connection = Connection(redis_url)
+        self._key = self._connection.key
         self._dead = DeadLetters(self._connection)
         self._cancelling = Cancelling(self._connection)
         self._max_queued = max_queued
@@ -110,8 +112,8 @@ class Client:
                 refuse_unknown_policy(request)
             try:
                 with self._connection.redis() as redis:
-                    room = max(0, self._max_queued - inbox.waiting(redis))
-                    inbox.push(redis, parsed[:room])
+                    room = max(0, self._max_queued - inbox.waiting(redis, self._key))
+                    inbox.push(redis, parsed[:room], self._key)
             except QueueUnavailable as error:
                 raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
             ids += [request.request_id for request in parsed[:room]]
@@ -120,8 +122,7 @@ class Client:
         return ids
 
     def _full(self, ids: list[str]) -> QueueFull:
-        with self._connection.redis() as redis:
-            oldest_s = float(redis.get(keys.OLDEST) or 0)
+        oldest_s = float(self._connection.call("get", self._key(keys.OLDEST)) or 0)
         # By then, workers have done about a tenth of what waits.
         wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
         return QueueFull(
@@ -137,8 +138,7 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with self._connection.redis() as redis:
-            return state_of(redis, request_id)
+        return state_of(self._connection, request_id)
 
     def history(self, request_id: str) -> tuple[str, ...]:
         """What happened to a request: a line for each event with its Unix time, the newest last.
@@ -146,8 +146,7 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with self._connection.redis() as redis:
-            return history_of(redis, request_id)
+        return history_of(self._connection, request_id)
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
@@ -160,9 +159,9 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._connection.redis() as redis, redis.pubsub() as announced:  # type: ignore[no-untyped-call]
             # Subscribed before the first look, so that no announcement between the two is missed.
-            announced.subscribe(keys.done(request_id))
+            announced.subscribe(self._key(keys.done(request_id)))
             while True:
-                if (found := redis.get(keys.result(request_id))) is not None:
+                if (found := redis.get(self._key(keys.result(request_id)))) is not None:
                     return _read(str(found), request_id)
                 left = _LOOK_AGAIN_S if deadline is None else min(_LOOK_AGAIN_S, deadline - time.monotonic())
                 if left <= 0:
@@ -179,7 +178,7 @@ class Client:
         """
         with self._connection.redis() as redis:
             # A set, because a scan may name a key twice.
-            for page in _chunks(set(redis.scan_iter(match=keys.RESULTS, count=_CHUNK))):
+            for page in _chunks(set(redis.scan_iter(match=self._key(keys.RESULTS), count=_CHUNK))):
                 for name, found in zip(page, redis.mget(page), strict=True):
                     if found is None:  # it expired since
                         continue
@@ -202,8 +201,7 @@ class Client:
         Raises:
             QueueUnavailable: Redis cannot be reached.
         """
-        with self._connection.redis() as redis:
-            return [str(letter_id) for letter_id in redis.hkeys(keys.DEAD)]
+        return [str(letter_id) for letter_id in self._connection.call("hkeys", self._key(keys.DEAD))]
 
     def dead_letter(self, letter_id: str) -> DeadLetter:
         """One dead letter.

@@ -52,9 +52,10 @@ def _redis_url(option: str | None) -> str:
     if not option:
         return Address.from_environment().url
     try:
-        return Address.parse(option).url
+        address = Address.parse(option)
     except ConfigError as error:
         raise UsageError(str(error)) from None
+    return address.within_environment().url
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from kombu.entity import Exchange, Queue
 
 from m3agiqa.errors import ConfigError
 from m3agiqa.queue import keys
-from m3agiqa.queue.connection import CONNECT_TIMEOUT_S
+from m3agiqa.queue.connection import CONNECT_TIMEOUT_S, sentinel_options
 from worker import lifecycle, runtime
 from worker.settings import Settings
 
@@ -23,7 +23,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     redis = settings.redis
     return {
         "broker_url": redis.broker_url,
-        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if redis.scheme == "rediss" else False,
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED, **redis.tls} if redis.scheme == "rediss" else False,
         # Redis may be away for any time, also while a worker starts, and may refuse commands during a failover.
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -44,6 +44,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
             # Otherwise the main loop would wait for ever on a connection that died without a word.
             "socket_timeout": settings.redis_silence_s,
             "health_check_interval": settings.redis_silence_s,
+            # Lists and channels of Celery, too, belong to the namespace.
+            "global_keyprefix": redis.prefix,
+            **_to_sentinels(settings),
         },
         "task_queues": [_queue(keys.SCORE_QUEUE), _queue(keys.DELIVER_QUEUE)],
         "task_default_queue": keys.SCORE_QUEUE,
@@ -71,6 +74,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # Celery leaves the root logger and stdout as they are.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+    }
+
+
+def _to_sentinels(settings: Settings) -> dict[str, Any]:
+    address = settings.redis
+    if address.sentinels is None:
+        return {}
+    return {
+        "master_name": address.sentinels.master,
+        "sentinel_kwargs": sentinel_options(address, settings.redis_silence_s),
     }
 
 

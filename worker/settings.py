@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from m3agiqa import __version__
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
-from m3agiqa.queue.address import DEFAULT, Address
+from m3agiqa.queue.address import DEFAULT, NAMESPACE, Address
 from m3agiqa.queue.connection import SILENCE_S
 
 PREFIX = "M3AGIQA_"
@@ -45,11 +45,18 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         default=SecretStr(DEFAULT),
-        description="Redis or Valkey with the queues; rediss:// or valkeys:// for TLS, unix:///path?db=0 for a socket.",
+        description="Redis or Valkey with the queues; rediss:// or valkeys:// for TLS, unix:///path?db=0 for a socket, "
+        "sentinel://host:26379,host:26379/0?master=NAME to ask Sentinels, sentinels:// with TLS.",
     )
     redis_username: str = Field(default="", description="User of Redis, instead of one in the URL.")
     redis_password: SecretStr = Field(
         default=SecretStr(""), description="Password of Redis as it is, nothing escaped, instead of one in the URL."
+    )
+    namespace: str = Field(
+        default="",
+        pattern=f"^({NAMESPACE})?$",
+        description="Namespace in Redis, so that several platforms can share one: every name there begins with it "
+        "and a colon. Producers need the same.",
     )
     redis_silence_s: float = Field(
         default=SILENCE_S,
@@ -285,7 +292,7 @@ class Settings(BaseSettings):
     def redis(self) -> Address:
         """Where Redis is, and who we are there."""
         address = Address.parse(self.redis_url.get_secret_value())
-        return address.as_user(self.redis_username, self.redis_password.get_secret_value())
+        return address.as_user(self.redis_username, self.redis_password.get_secret_value()).within(self.namespace)
 
     @property
     def effective_visibility_timeout_s(self) -> float:

@@ -109,7 +109,7 @@ def _add_redis(table: Table, todo: list[str], url: str | None) -> None:
     from m3agiqa.queue.address import Address
 
     try:
-        address = Address.from_environment() if url is None else Address.parse(url)
+        address = Address.from_environment() if url is None else Address.parse(url).within_environment()
         found = server.look(address.url)
     except M3AGIQAError as error:
         table.add_row("redis", Text(str(error)))

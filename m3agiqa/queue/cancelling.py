@@ -27,6 +27,7 @@ class Cancelling:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._key = connection.key
         self._admission = Admission(connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES)
 
     def cancel(self, request_id: str) -> bool:
@@ -37,14 +38,14 @@ class Cancelling:
             UsageError: no request has this id, or this version cannot read it.
         """
         self._take_in()
-        if not self._connection.call("exists", keys.request(request_id)):
+        if not self._connection.call("exists", self._key(keys.request(request_id))):
             raise UsageError(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
         return self._answer(request_id)
 
     def purge(self) -> Iterator[str]:
         """Take back every request that waits for its score now. Yields the id of each once it is answered."""
         self._take_in()
-        tasks = [str(task) for task in self._connection.call("zrange", keys.OWED, 0, -1)]
+        tasks = [str(task) for task in self._connection.call("zrange", self._key(keys.OWED), 0, -1)]
         for request_id in (task for task in tasks if ":" not in task):
             try:
                 if self._answer(request_id):
@@ -59,7 +60,7 @@ class Cancelling:
                 pass
 
     def _answer(self, request_id: str) -> bool:
-        text = self._connection.call("hget", keys.request(request_id), "request")
+        text = self._connection.call("hget", self._key(keys.request(request_id)), "request")
         if text is None:  # it is settled, and only its state is left
             return False
         try:

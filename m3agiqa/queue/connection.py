@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from redis import Redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -26,6 +27,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue.address import Address
@@ -48,7 +50,10 @@ class _NotSaving(RedisError):
     """Redis refuses writes because it cannot save them (MISCONF). redis-py has no class for that."""
 
 
-IN_CLUSTER = "it is a node of a Redis Cluster; name a Redis or Valkey that is none"
+IN_CLUSTER = (
+    "it is a node of a Redis Cluster, where no step may change keys on several nodes, as each of ours does; "
+    "name a Redis or Valkey that is none"
+)
 #: Refusals whose code redis-py does not pass on: the class it raises, words in its message, and our sentence.
 _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
     (AuthenticationError, "invalid", "WRONGPASS, it refused the password: check user and password in its URL"),
@@ -97,17 +102,40 @@ def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILE
         ConfigError: not a Redis URL.
     """
     address = Address.parse(url)
-    over_tcp = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
-    return Redis.from_url(
-        address.url,
-        decode_responses=True,
+    options: dict[str, Any] = {
+        "decode_responses": True,
         # Any bytes that a stranger wrote can be read, and written again as they were.
-        encoding_errors="surrogateescape",
-        socket_timeout=silence_s,
-        **({} if address.scheme == "unix" else over_tcp),
-        health_check_interval=silence_s,
-        retry=_Patience(patience_s, _PASSING),
+        "encoding_errors": "surrogateescape",
+        "socket_timeout": silence_s,
+        "health_check_interval": silence_s,
+        "retry": _Patience(patience_s, _PASSING),
+    }
+    if address.scheme != "unix":
+        options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    if address.sentinels is None:
+        return Redis.from_url(replace(address, namespace="").url, **options)
+    asking = Sentinel(  # type: ignore[no-untyped-call]
+        address.hosts, sentinel_kwargs=sentinel_options(address, silence_s)
     )
+    login = {"db": address.db, "username": address.username or None, "password": address.password or None}
+    primary: Redis = asking.master_for(  # type: ignore[no-untyped-call]
+        address.sentinels.master, ssl=address.scheme == "rediss", **address.tls, **login, **options
+    )
+    return primary
+
+
+def sentinel_options(address: Address, silence_s: float) -> dict[str, Any]:
+    """How redis-py connects to Sentinels. One that is away costs a try and no more, as there are others to ask."""
+    assert address.sentinels is not None
+    return {
+        "username": address.sentinels.username or None,
+        "password": address.sentinels.password or None,
+        "socket_timeout": min(silence_s, CONNECT_TIMEOUT_S),
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "ssl": address.scheme == "rediss",
+        **address.tls,
+    }
 
 
 @contextmanager
@@ -128,6 +156,11 @@ def named(error: RedisError, endpoint: str) -> str:
     for kind, theirs, ours in _REFUSALS:
         if isinstance(error, kind) and theirs in str(error):
             return f"Redis at {endpoint} refused a command: {ours}"
+    if isinstance(error, MasterNotFoundError):
+        return (
+            f"the Sentinels at {endpoint} name no primary that answers; is the name after master= in the URL theirs, "
+            "and a failover over?"
+        )
     if isinstance(error, InvalidResponse):
         return f"what answers at {endpoint} is no Redis; is its URL right?"
     if isinstance(error, ConnectionError | TimeoutError):
@@ -149,15 +182,20 @@ class Connection:
 
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> None:
         self._url = url
+        self._prefix = Address.parse(url).prefix
         self._redis = connect(url, patience_s=patience_s, silence_s=silence_s)
         self._scripts: dict[str, Any] = {}
         self._patience = _Patience(patience_s, (_NotSaving,))
+
+    def key(self, name: str) -> str:
+        """A name of `m3agiqa.queue.keys` in the namespace that the URL gives."""
+        return self._prefix + name
 
     def run(self, script: str, arguments: Sequence[str | int | float]) -> Any:
         """Run one of the scripts in `lua/`."""
         known = self._scripts.get(script)
         if known is None:
-            known = self._scripts[script] = self._redis.register_script(text(script))
+            known = self._scripts[script] = self._redis.register_script(text(script, self._prefix))
         return self._patiently(lambda: known(args=arguments))
 
     def call(self, command: str, *arguments: Any, **options: Any) -> Any:

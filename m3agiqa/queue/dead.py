@@ -31,7 +31,7 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
-    #: The list it came from: an inbox or a queue.
+    #: The list it came from, without a namespace: an inbox or a queue.
     queue: str
     #: None if the entry has no valid id.
     request_id: str | None
@@ -78,7 +78,7 @@ class DeadLetters:
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, the newest first. The log names those that cannot be read."""
         letters = []
-        for letter_id, text in self._connection.call("hgetall", keys.DEAD).items():
+        for letter_id, text in self._connection.call("hgetall", self._connection.key(keys.DEAD)).items():
             try:
                 letters.append(DeadLetter.model_validate_json(text))
             except ValidationError:
@@ -87,7 +87,7 @@ class DeadLetters:
 
     def get(self, letter_id: str) -> DeadLetter:
         """One dead letter. Raises UsageError if there is none of this id, or if it cannot be read."""
-        found = self._connection.call("hget", keys.DEAD, letter_id)
+        found = self._connection.call("hget", self._connection.key(keys.DEAD), letter_id)
         if found is None:
             raise UsageError(f"no dead letter {quoted(letter_id)}; `m3agiqa-submit dead list` shows those there are")
         try:
@@ -107,7 +107,8 @@ class DeadLetters:
             )
         if letter.task is None and letter.queue not in map(keys.inbox, keys.PRIORITIES):
             raise UsageError(f"dead letter {letter.id} came from no inbox; it can only be dropped")
-        replayed = self._connection.run("replay", [letter.id, letter.task or "", letter.queue, letter.message])
+        inbox = self._connection.key(letter.queue)
+        replayed = self._connection.run("replay", [letter.id, letter.task or "", inbox, letter.message])
         if replayed == -1:
             raise UsageError("its request was answered with a failure; submit the image again under a new id")
         if replayed == -2:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -44,17 +44,20 @@ _WAITING = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 
-def push(redis: Redis, requests: Sequence[ScoreRequest]) -> None:
-    """Push requests on the inbox, with one LPUSH for each run of equal priorities. Raises what redis-py raises."""
+def push(redis: Redis, requests: Sequence[ScoreRequest], key: Callable[[str], str] = str) -> None:
+    """Push requests on the inbox, with one LPUSH for each run of equal priorities. Raises what redis-py raises.
+
+    `key` puts a namespace in front of a name.
+    """
     for priority, group in groupby(requests, key=lambda request: request.priority):
-        redis.lpush(keys.inbox(priority), *(request.to_json() for request in group))
+        redis.lpush(key(keys.inbox(priority)), *(request.to_json() for request in group))
 
 
-def waiting(redis: Redis) -> int:
-    """The number of requests that no worker has begun. Raises what redis-py raises."""
+def waiting(redis: Redis, key: Callable[[str], str] = str) -> int:
+    """The number of requests that no worker has begun. Raises what redis-py raises. `key` as in `push`."""
     with redis.pipeline(transaction=False) as pipeline:
         for name in _WAITING:
-            pipeline.llen(name)
+            pipeline.llen(key(name))
         return sum(pipeline.execute())
 
 
@@ -112,13 +115,13 @@ class Admission:
 
     def wait(self, priority: int, timeout_s: int) -> bool:
         """Wait until an entry lies in the inbox of this priority. False if none came within `timeout_s` seconds."""
-        inbox = keys.inbox(priority)
+        inbox = self._connection.key(keys.inbox(priority))
         # It moves an entry from the end of the list to the same end: nothing changes, but it waits for an entry.
         return self._connection.call("blmove", inbox, inbox, timeout_s, "RIGHT", "RIGHT") is not None
 
     def admit(self, priority: int) -> int:
         """Move the next entries, up to 100; returns how many were moved."""
-        inbox = keys.inbox(priority)
+        inbox = self._connection.key(keys.inbox(priority))
         looked = self._connection.run("peek", [inbox, _ENTRIES, _BYTES, MAX_ENTRY_BYTES, KEPT_CHARS])
         entries = [_Entry(int(size), text) for size, text in looked]
         moved, together = 0, len(entries)
@@ -133,9 +136,8 @@ class Admission:
         return moved
 
     def _move(self, priority: int, judged: Sequence[tuple[str | int, ...]]) -> tuple[int, bool]:
-        arguments: list[str | int] = [
-            keys.inbox(priority), priority, keys.newer(priority), self._result_ttl_s, self._dead_letters_bytes,
-        ]  # fmt: skip
+        inbox, newer = map(self._connection.key, (keys.inbox(priority), keys.newer(priority)))
+        arguments: list[str | int] = [inbox, priority, newer, self._result_ttl_s, self._dead_letters_bytes]
         count, conflict = self._connection.run("admit", arguments + [word for words in judged for word in words])
         return int(count), bool(conflict)
 

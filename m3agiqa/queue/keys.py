@@ -1,4 +1,7 @@
-"""Names of keys, lists and channels in Redis. Scripts get them as constants, see `m3agiqa.queue.scripts`."""
+"""Names of keys, lists and channels in Redis. Scripts get them as constants, see `m3agiqa.queue.scripts`.
+
+These are the names without a namespace. `Connection.key` gives the name in a connection's own.
+"""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Ledger:
     def _take(self, task: str) -> Claim:
         outcome, *told = self._run("claim", [task, self.lease_s, self._max_lost_runs, whoami()])
         if outcome == "unread":
-            logger.error("an entry of the ledger cannot be read; %s names it", keys.UNREAD)
+            logger.error("an entry of the ledger cannot be read; %s names it", self.connection.key(keys.UNREAD))
         if outcome not in ("begun", "poison"):
             raise NotOwed(f"its task is {outcome}")
         run, attempts, request, verdict, history = told
@@ -238,7 +238,8 @@ class Ledger:
         """
         overdue, unread = self._run("sweep", [SWEPT_AT_ONCE])
         if unread:
-            logger.error("%d entries of the ledger cannot be read; %s names them", unread, keys.UNREAD)
+            named = self.connection.key(keys.UNREAD)
+            logger.error("%d entries of the ledger cannot be read; %s names them", unread, named)
         return int(overdue)
 
     def wait(self, priority: int, timeout_s: int) -> bool:

@@ -6,7 +6,7 @@ Nothing here takes longer because more waits: lists and sets tell their lengths,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -105,10 +105,11 @@ class Overview(BaseModel):
 
 def read(connection: Connection) -> Overview:
     """Look once. Raises QueueUnavailable as `Connection` does."""
-    lists = [name(step) for step in keys.PRIORITIES for name in (keys.inbox, _names)]
+    lists = [connection.key(name(step)) for step in keys.PRIORITIES for name in (keys.inbox, _names)]
     now, *told = connection.run("look", [_READ_BYTES, *lists])
     with connection.redis() as redis:
-        return Overview(taken_at=float(now), **_waiting(float(now), told), **_rest(redis, float(now)), **_memory(redis))
+        rest = _rest(redis, connection.key, float(now))
+        return Overview(taken_at=float(now), **_waiting(float(now), told), **rest, **_memory(redis))
 
 
 def register(connection: Connection, worker: WorkerSeen) -> None:
@@ -140,22 +141,23 @@ def _times(submitted: str) -> list[float]:
         return []
 
 
-def _rest(redis: Redis, now: float) -> dict[str, Any]:
+def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]:
     pipeline = redis.pipeline(transaction=False)
-    pipeline.llen(keys.DELIVER_QUEUE)
-    pipeline.zcard(keys.OWED)
-    pipeline.zcount(keys.OWED, "-inf", now)
-    pipeline.zcard(keys.UNREAD)
-    pipeline.hgetall(keys.DEAD_CODES)
-    pipeline.get(keys.DEAD_BYTES)
-    pipeline.get(keys.DEAD_DROPPED)
-    pipeline.hgetall(keys.COUNTS)
-    pipeline.zrange(keys.WORKERS, -_MOST_WORKERS, -1)
+    pipeline.llen(key(keys.DELIVER_QUEUE))
+    pipeline.zcard(key(keys.OWED))
+    pipeline.zcount(key(keys.OWED), "-inf", now)
+    pipeline.zcard(key(keys.UNREAD))
+    pipeline.hgetall(key(keys.DEAD_CODES))
+    pipeline.get(key(keys.DEAD_BYTES))
+    pipeline.get(key(keys.DEAD_DROPPED))
+    pipeline.hgetall(key(keys.COUNTS))
+    pipeline.zrange(key(keys.WORKERS), -_MOST_WORKERS, -1)
+    since = now - _FAILING_S
     pipeline.zrange(
-        keys.FAILING, "+inf", now - _FAILING_S, desc=True, withscores=True, byscore=True, offset=0, num=_MOST_FAILING
+        key(keys.FAILING), "+inf", since, desc=True, withscores=True, byscore=True, offset=0, num=_MOST_FAILING
     )
     deliveries, owed, overdue, unread, letters, size, dropped, counts, names, failing = pipeline.execute()
-    workers = _workers(redis, names)
+    workers = _workers(redis, key, names)
     return {
         "deliveries_waiting": deliveries,
         "tasks_owed": owed,
@@ -171,11 +173,11 @@ def _rest(redis: Redis, now: float) -> dict[str, Any]:
     }
 
 
-def _workers(redis: Redis, names: Sequence[str]) -> tuple[WorkerSeen, ...]:
+def _workers(redis: Redis, key: Callable[[str], str], names: Sequence[str]) -> tuple[WorkerSeen, ...]:
     """The workers of these names that are there, by name."""
     pipeline = redis.pipeline(transaction=False)
     for name in names:
-        pipeline.hgetall(keys.worker(name))
+        pipeline.hgetall(key(keys.worker(name)))
     found = []
     for name, told in zip(names, pipeline.execute(), strict=True):
         try:

@@ -32,10 +32,11 @@ _ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "register", 
 
 
 @cache
-def text(name: str) -> str:
-    """The text of a script as Redis gets it."""
+def text(name: str, prefix: str = "") -> str:
+    """The text of a script as Redis gets it; `prefix` stands in front of every name in Redis."""
     flags = " flags=allow-oom" if name in _ALWAYS else ""
-    names = f"local {', '.join(_NAMES)} = {', '.join(map(repr, _NAMES.values()))}"
+    values = ", ".join(repr(prefix + value) for value in _NAMES.values())
+    names = f"local {', '.join(_NAMES)} = {values}"
     return "\n".join([f"#!lua{flags}", names, _file("prelude"), _file(name)])
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from redis import Redis
-
 from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
 
 
 class State(StrEnum):
@@ -24,12 +23,15 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-def state_of(redis: Redis, request_id: str) -> State | None:
-    """Where a request is; None if the ledger does not know it. Raises what redis-py raises."""
-    found = redis.hget(keys.request(request_id), "state")
+def state_of(connection: Connection, request_id: str) -> State | None:
+    """Where a request is; None if the ledger does not know it. Raises QueueUnavailable as `Connection` does."""
+    found = connection.call("hget", connection.key(keys.request(request_id)), "state")
     return State(found) if found in list(State) else None
 
 
-def history_of(redis: Redis, request_id: str) -> tuple[str, ...]:
-    """A line for each event of a request, with its Unix time, the newest last. Raises what redis-py raises."""
-    return tuple(str(redis.hget(keys.request(request_id), "history") or "").splitlines())
+def history_of(connection: Connection, request_id: str) -> tuple[str, ...]:
+    """A line for each event of a request, with its Unix time, the newest last. Raises QueueUnavailable as `Connection`
+    does.
+    """
+    found = connection.call("hget", connection.key(keys.request(request_id)), "history")
+    return tuple(str(found or "").splitlines())

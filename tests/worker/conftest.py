@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -18,6 +19,7 @@ from urllib3.util import connection
 from m3agiqa.contract import ScoreRequest
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger
+from tests.worker.redis_access import make_certificate
 from worker.score.fetch import Fetcher
 from worker.settings import Settings
 
@@ -236,6 +238,12 @@ def make_bucket(s3_endpoint: str, aws: None) -> Iterator[Callable[[str], Any]]:
 
 def trusting(*servers: Any, **settings: Any) -> Fetcher:
     return Fetcher(Settings(fetch_allow_hosts=tuple(server.netloc for server in servers), **settings))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    return make_certificate(tmp_path)
 
 
 @pytest.fixture

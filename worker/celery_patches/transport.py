@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
-from redis import Redis
 
 from m3agiqa.queue import keys
 from worker.celery_patches import wakeups
@@ -26,8 +26,9 @@ _QUEUES = (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)
 
 
 def install() -> None:
-    """Have kombu use this transport in this process for every Redis URL."""
+    """Have kombu use these transports in this process for every Redis URL."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:NamesOnlyTransport"))
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:NamesOnlySentinelTransport"
 
 
 def idle_s() -> float:
@@ -39,8 +40,11 @@ def _come_round() -> None:
     NamesOnlyTransport.came_round = time.monotonic()
 
 
-class NamesOnlyRedis(Redis):
-    """Drops messages without a task's name: BRPOP then seems to have found nothing."""
+class NamesOnlyRedis(kombu_redis.PrefixedStrictRedis):
+    """Drops messages without a task's name: BRPOP then seems to have found nothing.
+
+    The prefix, which is empty without a namespace, is gone from the names of lists that it reads.
+    """
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -71,7 +75,11 @@ class NamesOnlyChannel(kombu_redis.Channel):
 
     def _get_client(self) -> Any:
         super()._get_client()  # type: ignore[no-untyped-call]  # it checks redis-py's version
-        return NamesOnlyRedis
+        return partial(NamesOnlyRedis, global_keyprefix=self.global_keyprefix)
+
+
+class NamesOnlySentinelChannel(NamesOnlyChannel, kombu_redis.SentinelChannel):
+    pass
 
 
 class NamesOnlyTransport(kombu_redis.Transport):
@@ -86,3 +94,7 @@ class NamesOnlyTransport(kombu_redis.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
         loop.on_tick.add(_come_round)
+
+
+class NamesOnlySentinelTransport(NamesOnlyTransport, kombu_redis.SentinelTransport):
+    Channel = NamesOnlySentinelChannel

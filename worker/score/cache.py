@@ -60,4 +60,4 @@ class ScoreCache:
     def _key(self, job: Job) -> str:
         aspects = None if job.aspects is None else sorted(job.aspects)
         parts = json.dumps([self._fingerprint, job.image.info.sha256, job.prompt, aspects])
-        return keys.scores(hashlib.sha256(parts.encode()).hexdigest())
+        return self._connection.key(keys.scores(hashlib.sha256(parts.encode()).hexdigest()))

@@ -22,6 +22,7 @@ READ = {
     "redis://user@host": "redis://user@host:6379/0",
     "redis://:pass%2Fword%25@host": "redis://:pass%2Fword%25@host:6379/0",
     "redis://user:p@ss:word@host": "redis://user:p%40ss%3Aword@host:6379/0",
+    "redis://:hush[word@host": "redis://:hush%5Bword@host:6379/0",
     "valkey://host": "redis://host:6379/0",
     "valkeys://host?ssl_ca_certs=/ca.pem": "rediss://host:6379/0?ssl_ca_certs=%2Fca.pem",
     "unix:///run/redis.sock?db=2": "unix:///run/redis.sock?db=2",
@@ -30,16 +31,29 @@ READ = {
     " 'redis://host:7/3' \n": "redis://host:7/3",
     "  redis://host:7/3\r\n": "redis://host:7/3",
 }
+NAMED = {
+    "redis://host?namespace=staging": "redis://host:6379/0?namespace=staging",
+    "unix:///run/redis.sock?namespace=staging&db=2": "unix:///run/redis.sock?db=2&namespace=staging",
+    "sentinel://host?master=main": "sentinel://host:26379/0?master=main",
+    "sentinel://user:word@one,[::1]:7/3?master=a+b": "sentinel://user:word@one:26379,[::1]:7/3?master=a%2Bb",
+    "sentinels://one:1,two:2?master=main&sentinel_username=me&sentinel_password=%2Fword%2F&ssl_ca_certs=/ca.pem": (
+        "sentinels://one:1,two:2/0?ssl_ca_certs=%2Fca.pem&master=main&sentinel_username=me&sentinel_password=%2Fword%2F"
+    ),
+}
 REFUSED = [
     "", "localhost:6379", "http://host", "redis://", "redis:///0", "redis://host:port", "redis://host:0",
     "redis://host:99999", "redis://host/name", "redis://host/1/2", "redis://host?timeout=3", "unix://host/socket",
     "redis://:hush#word@host", "redis://:hush/word@host:6379/0", "redis://:hush?word@host", "redis://u:1/hush@host:7/0",
     "redis://u:12?hush@host/0", "redis://:hush word@host", "redis://:hush\tword@host", "redis://:100%hush@host",
-    "redis://:hush[word@host", "redis://:hush@host/0#word",
+    "redis://:hush@host/0#word",
+    "redis://one,two", "redis://host?master=main", "sentinel://one,two", "sentinel://?master=main",
+    "sentinel://one,?master=main", "sentinel://one,two:0?master=main", "sentinel:///run/redis.sock?master=main",
+    "redis://host?namespace=a*", "redis://host?namespace=a:b", "redis://host?namespace=a%0A",
+    "sentinel://me:hush@one,me:word@two?master=main",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("written", "read"), READ.items())
+@pytest.mark.parametrize(("written", "read"), (READ | NAMED).items())
 def test_what_an_operator_writes_is_read_in_one_way(written: str, read: str) -> None:
     assert Address.parse(written).url == read
     assert Address.parse(read) == Address.parse(written)
@@ -111,3 +125,19 @@ def test_both_find_a_socket_and_its_database(tmp_path: Path) -> None:
             # then they see what lies in that database
             assert broker.channel().client.get("key") == b"ours"
             assert over.get("key") == "ours"
+
+
+def test_the_environment_may_name_the_namespace() -> None:
+    given = {"M3AGIQA_REDIS_URL": "redis://host?namespace=old", "M3AGIQA_NAMESPACE": "new"}
+    assert Address.from_environment(given).prefix == "new:"
+    assert Address.from_environment({"M3AGIQA_NAMESPACE": ""}).prefix == ""
+    with pytest.raises(ConfigError, match="M3AGIQA_NAMESPACE: a namespace has letters"):
+        Address.from_environment({"M3AGIQA_NAMESPACE": "a b"})
+
+
+def test_no_password_is_shown_of_sentinels() -> None:
+    address = Address.parse("sentinel://me:hush@one,two/3?master=main&sentinel_password=hush")
+    assert address.endpoint == "one:26379,two:26379"
+    assert "hush" not in repr(address)
+    # and kombu gets each of them with the login at Redis
+    assert address.broker_url == "sentinel://me:hush@one:26379/3;sentinel://me:hush@two:26379/3"

@@ -47,6 +47,13 @@ def test_scripts_know_each_key_by_its_name(redis: Redis) -> None:
     assert not [name for name, source in SOURCES.items() if "m3agiqa:" in re.sub(r"--.*", "", source)]
 
 
+def test_scripts_of_a_namespace_know_nothing_outside_it(redis: Redis) -> None:
+    bare, ours = (scripts.text("claim", prefix).splitlines()[1] for prefix in ("", "staging:"))
+    names = bare.removeprefix("local ").partition(" = ")[0]
+    was, now = (redis.eval(f"{line}\nreturn {{{names}}}", 0) for line in (bare, ours))
+    assert now == [f"staging:{name}" for name in was]
+
+
 def test_scripts_know_the_lists_of_each_priority() -> None:
     told = re.search(r"ipairs\(\{(.*)\}\) do first", SOURCES["sweep.lua"])
     assert told is not None
