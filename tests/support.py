@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from worker.ops.health import is_ready
 
@@ -43,6 +44,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def samples(text: str) -> dict[str, float]:
+    """Every sample of a page for Prometheus, by its name and the values of its labels, which their names order."""
+    families = list(text_string_to_metric_families(text))
+    assert all(family.documentation for family in families)
+    return {
+        "|".join([one.name, *(value for _, value in sorted(one.labels.items()))]): one.value
+        for family in families
+        for one in family.samples
+        if not one.name.endswith("_created")
+    }
 
 
 def png(shade: int = 0, side: int = 16) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 
 from producers import Client
 from tests import import_graph
-from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, start_worker
+from tests.support import PATIENCE_S, ROOT, Web, Worker, eventually, free_port, start_worker
 
 #: Makes packages look as if they were not installed.
 BLOCKER = """
@@ -193,6 +193,7 @@ def test_a_deliver_worker_delivers_without_what_opens_and_scores_images(
         redis_url=redis_url,
         deliver_allow_hosts=web.endpoint,
         webhook_secrets="whsec_" + "c2VjcmV0" * 5,
+        metrics_port=free_port(),
     )
     try:
         deliverer.wait_ready("deliver")

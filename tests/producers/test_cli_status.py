@@ -58,6 +58,23 @@ def test_one_screen_shows_queue_workers_and_failures(redis: Redis, connection: C
         assert word in shown
 
 
+def test_receivers_that_fail_are_named_the_latest_first(redis: Redis, capsys: Output) -> None:
+    # given a bucket and a host, whose name is longer than those of others
+    now, host = redis.time()[0], f"{'a' * 60}.{'b' * 60}.example"
+    redis.zadd(keys.FAILING, {host: now - 120, "s3://out": now - 60})
+    # when somebody looks
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 receivers fail" in shown
+    assert shown.index("s3://out") < shown.index("a" * 60)
+    assert shown.count(" s ago") == 2
+    # then scripts are told the same
+    assert main(["status", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["receivers_failing"]
+    assert list(told) == ["s3://out", host]
+    assert told[host] >= 120
+
+
 def test_a_queue_without_a_worker_needs_attention(redis: Redis, connection: Connection, capsys: Output) -> None:
     wait_since(redis, 0)
     assert main(["status"]) == 3

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.connection import Connection
 from tests import pages
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, samples
 from worker import exporter
 
 
@@ -39,14 +38,10 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def samples(url: str) -> dict[str, float]:
-    """Every sample, by its name and the values of its labels."""
+def asked(url: str) -> dict[str, float]:
     status, text = get(f"{url}/metrics")
     assert status == 200
-    families = list(text_string_to_metric_families(text))
-    assert all(family.documentation for family in families)
-    found = [one for family in families for one in family.samples]
-    return {"|".join([one.name, *(value for _, value in sorted(one.labels.items()))]): one.value for one in found}
+    return samples(text)
 
 
 def test_prometheus_reads_what_waits_and_what_was_counted(redis_url: str, redis: Redis) -> None:
@@ -58,7 +53,7 @@ def test_prometheus_reads_what_waits_and_what_was_counted(redis_url: str, redis:
     redis.set(keys.DEAD_DROPPED, 6)
     # when Prometheus asks
     with exporting(redis_url) as url:
-        found = samples(url)
+        found = asked(url)
     # then it is told
     expected = {
         "m3agiqa_redis_up": 1,
@@ -80,14 +75,18 @@ def test_every_count_has_a_help_text() -> None:
 
 def test_the_queue_is_json_too(redis_url: str, redis: Redis) -> None:
     redis.lpush(keys.inbox(3), "{}")
+    redis.zadd(keys.FAILING, {"hooks.example": redis.time()[0]})
     with exporting(redis_url) as url:
         status, text = get(f"{url}/queue")
+        assert asked(url)["m3agiqa_receivers_failing"] == 1
+        # which names no receiver to whoever asks
+        assert "hooks.example" not in text + get(f"{url}/metrics")[1]
     assert (status, json.loads(text)["waiting"]) == (200, {"0": 0, "3": 1, "6": 0, "9": 0})
 
 
 def test_without_redis_the_exporter_lives_and_says_so(unused_port: int) -> None:
     with exporting(f"redis://127.0.0.1:{unused_port}") as url:
-        assert samples(url) == {"m3agiqa_redis_up": 0}
+        assert asked(url) == {"m3agiqa_redis_up": 0}
         assert get(f"{url}/healthz") == (200, "ok\n")
         assert get(f"{url}/queue") == (503, "Redis does not answer\n")
         assert get(f"{url}/other")[0] == 404

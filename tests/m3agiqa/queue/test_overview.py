@@ -127,7 +127,7 @@ def test_what_a_stranger_wrote_among_the_counts_is_left_out(redis: Redis, connec
     assert (found.counts, found.dead_letters, found.dead_letters_bytes) == ({"failures|c": 3}, {"busy": 2}, 0)
 
 
-@pytest.mark.parametrize("key", [keys.COUNTS, keys.DEAD_CODES])
+@pytest.mark.parametrize("key", [keys.COUNTS, keys.DEAD_CODES, keys.FAILING])
 def test_a_key_that_cannot_count_stops_no_work(key: str, ledger: Ledger, redis: Redis) -> None:
     # given a foreign key where the counts belong
     redis.set(key, "foreign")
@@ -135,8 +135,10 @@ def test_a_key_that_cannot_count_stops_no_work(key: str, ledger: Ledger, redis: 
     owe(ledger, redis, request("r", "callback"), request("other"))
     assert begin(ledger, "r").publish(verdict("r"))
     begin(ledger, "other").bury(ValueError())
+    begin(ledger, "r:callback").postpone(0, "503", "hooks.example")
+    begin_again(ledger, redis, "r:callback").delivered("hooks.example")
     # then they do
-    assert redis.hget(keys.request("r"), "state") == "scored"
+    assert redis.hget(keys.request("r"), "state") == "settled"
     assert [letter.task for letter in letters(redis)] == ["other"]
 
 
@@ -176,3 +178,67 @@ def test_the_json_can_be_read_again(connection: Connection) -> None:
 def test_a_redis_that_is_away_is_an_error(unused_port: int) -> None:
     with pytest.raises(QueueUnavailable):
         overview.read(Connection(f"redis://127.0.0.1:{unused_port}", patience_s=0))
+
+
+def test_a_receiver_fails_from_an_attempt_that_failed_until_one_that_did_not(
+    ledger: Ledger, redis: Redis, connection: Connection
+) -> None:
+    # given verdicts for two places each
+    for name in ("one", "two"):
+        publish(ledger, redis, name, "callback", "s3")
+    # when an attempt fails, and a delivery is given up
+    begin(ledger, "one:callback").postpone(0, "503", "hooks.example")
+    begin(ledger, "one:s3").bury(FetchRefused("403"), "s3://out")
+    # then both receivers are known, the latest first
+    assert list(overview.read(connection).receivers_failing) == ["s3://out", "hooks.example"]
+    # and what is put off, or given up for another reason, says nothing of its receiver
+    begin(ledger, "two:s3").release(why="busy")
+    begin(ledger, "two:callback").bury(ValueError())
+    assert len(overview.read(connection).receivers_failing) == 2
+    # until one takes a verdict
+    begin_again(ledger, redis, "one:callback").delivered("hooks.example")
+    assert list(overview.read(connection).receivers_failing) == ["s3://out"]
+
+
+def test_a_run_that_is_no_longer_the_latest_says_nothing_of_its_receiver(
+    ledger: Ledger, redis: Redis, connection: Connection
+) -> None:
+    publish(ledger, redis, "r", "callback")
+    late = begin(ledger, "r:callback")
+    begin_again(ledger, redis, "r:callback")
+    late.postpone(0, "503", "hooks.example")
+    late.bury(ValueError(), "hooks.example")
+    assert overview.read(connection).receivers_failing == {}
+
+
+def test_only_the_latest_receivers_of_an_hour_are_kept(ledger: Ledger, redis: Redis, connection: Connection) -> None:
+    # given more receivers than are kept, and one that failed long ago
+    now = redis.time()[0]
+    redis.zadd(keys.FAILING, {f"{number}.example": now - 100 + number for number in range(60)})
+    redis.zadd(keys.FAILING, {"old.example": now - 3700})
+    assert len(overview.read(connection).receivers_failing) == 50
+    # when another one fails
+    publish(ledger, redis, "r", "callback")
+    begin(ledger, "r:callback").postpone(0, "503", "hooks.example")
+    # then it has the place of the one that failed first
+    kept = redis.zrange(keys.FAILING, 0, -1)
+    assert (len(kept), kept[0], kept[-1]) == (50, "11.example", "hooks.example")
+    # and all are forgotten when nothing fails for an hour
+    assert 0 < redis.ttl(keys.FAILING) <= 3600
+
+
+def test_a_receiver_that_failed_an_hour_ago_is_not_shown(redis: Redis, connection: Connection) -> None:
+    now = redis.time()[0]
+    redis.zadd(keys.FAILING, {"old.example": now - 3700, "new.example": now - 3500})
+    [(name, ago_s)] = overview.read(connection).receivers_failing.items()
+    assert name == "new.example"
+    assert 3500 <= ago_s < 3600
+
+
+def test_what_a_stranger_wrote_among_the_receivers_is_left_out(redis: Redis, connection: Connection) -> None:
+    now = redis.time()[0]
+    strange = ["https://host/?secret", "a b", "", "x" * 300, "\x1b[31mred", "\u202eevil"]
+    redis.zadd(keys.FAILING, {**dict.fromkeys(strange, now), "[2001:db8::1]": "+inf", "s3://my_bucket": now})
+    found = overview.read(connection).receivers_failing
+    assert found.keys() == {"[2001:db8::1]", "s3://my_bucket"}
+    assert found["[2001:db8::1]"] == 0

@@ -17,6 +17,7 @@ from m3agiqa.errors import (
     NotOwed,
 )
 from m3agiqa.policy import Policy
+from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from producers import Client, State
@@ -130,6 +131,32 @@ def test_each_attempt_waits_longer_and_after_the_last_one_it_is_a_dead_letter(
     assert letter.attempts == 3
     assert any("receiver.example answered 503" in line for line in letter.history)
     assert client.state("r") == State.DEAD
+
+
+def test_redis_knows_the_receiver_that_fails_until_it_has_a_verdict(
+    ledger: Ledger, redis: Redis, client: Client, task: str
+) -> None:
+    # given a receiver whose first attempt fails, and whose last one is given up
+    receiver = Receiver(DeliveryUnavailable("receiver.example answered 503"))
+    delivering = handler(ledger, receiver, 10)
+    for _ in range(2):
+        delivering.run(task)
+        assert list(client.overview().receivers_failing) == ["receiver.example"]
+        redis.delete(keys.FAILING)
+        come_due(ledger, redis, 13)
+    # when it is there again
+    redis.zadd(keys.FAILING, {"receiver.example": redis.time()[0]})
+    receiver.failure = None
+    client.replay(next(iter(client.dead_letters())))
+    assert delivering.run(task) == "delivered"
+    # then it fails no more
+    assert client.overview().receivers_failing == {}
+
+
+def test_a_receiver_that_is_busy_or_gets_nothing_does_not_fail(ledger: Ledger, client: Client, task: str) -> None:
+    with pytest.raises(Busy):
+        handler(ledger, Receiver(Busy("its server has all threads that one may have", 7.5))).run(task)
+    assert client.overview().receivers_failing == {}
 
 
 def test_what_an_operator_has_to_change_is_tried_a_few_times(

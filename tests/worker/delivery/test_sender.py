@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from m3agiqa.errors import DeliveryForbidden, DeliveryGone, DeliveryUnavailable
-from worker.delivery.sender import MAX_RETRY_AFTER_S, Delivery, Sender
+from worker.delivery.sender import MAX_RETRY_AFTER_S, Delivery, Sender, receiver_of
 from worker.settings import Settings
 
 OLD, NEW, STRANGER = ("whsec_" + base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
@@ -260,3 +260,22 @@ def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
     server.server_close()
     with pytest.raises(DeliveryUnavailable):
         to_closed_port.send(delivery(url))
+
+
+# --- who it is sent to -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://Hooks.Example.:8443/path?token=1", "hooks.example"),
+        ("http://[2001:DB8::0:1]/", "[2001:db8::1]"),
+        ("https://größer.example/", "xn--grer-wna1l.example"),
+        ("s3://bucket/prefix/key", "s3://bucket"),
+        ("s3://bucket", "s3://bucket"),
+        ("https://a b/", ""),
+        ("", ""),
+    ],
+)
+def test_a_receiver_has_one_name_however_its_url_is_spelt(url: str, receiver: str) -> None:
+    assert receiver_of(url) == receiver

@@ -4,10 +4,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
 from m3agiqa.errors import QueueUnavailable
+from m3agiqa.queue import keys
+from m3agiqa.queue.ledger import Ledger, whoami
 from tests.support import PATIENCE_S, eventually
-from worker.ops.loops import Loop
+from worker.ops.loops import Loop, presence_loop
 
 
 @pytest.fixture
@@ -53,3 +56,36 @@ def test_a_turn_with_more_to_do_is_followed_at_once_by_the_next() -> None:
     eventually(lambda: len(turns) >= 3 * PATIENCE_S, "its turns")
     Loop.stop([loop])
     assert not loop.refused
+
+
+def test_a_worker_that_does_not_live_says_no_more_that_it_is_there(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a worker that lives, and is registered
+    monkeypatch.setattr("m3agiqa.queue.overview.REGISTER_S", 0.01)
+    lives, looks = [True], [0]
+
+    def alive() -> bool:
+        looks[0] += 1
+        return lives[0]
+
+    loop = presence_loop(ledger, alive, ["score"], "mini")
+    key = keys.worker(whoami())
+    eventually(lambda: redis.exists(key), "its registration")
+    # when it hangs
+    lives[0] = False
+    eventually_further(looks)
+    redis.delete(key, keys.WORKERS)
+    # then it is registered no more
+    eventually_further(looks)
+    assert not redis.exists(key, keys.WORKERS)
+    # until it lives again
+    lives[0] = True
+    eventually(lambda: redis.exists(key) and redis.zscore(keys.WORKERS, whoami()), "its registration")
+    Loop.stop([loop])
+
+
+def eventually_further(looks: list[int]) -> None:
+    """Wait until a look that began after this call is done."""
+    until = looks[0] + 2
+    eventually(lambda: looks[0] >= until, "two more looks")

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef, Rating, Verdict
 from m3agiqa.errors import ConfigError, FetchRefused
 from m3agiqa.scorer import FakeScorer
 from tests import pages
-from tests.support import PATIENCE_S, free_port
+from tests.support import PATIENCE_S, free_port, samples
 from tests.support_verdicts import verdict
 from worker.ops.metrics import MOST_HOSTS, Metrics, serving
 
@@ -29,20 +28,13 @@ def metrics(*queues: str) -> Metrics:
     return Metrics(queues or BOTH, 8, lambda: 3)
 
 
-def samples(found: Metrics | str) -> dict[str, float]:
-    """Every sample, by its name and the values of its labels."""
-    text = found if isinstance(found, str) else generate_latest(found.registry).decode()
-    every = [one for family in text_string_to_metric_families(text) for one in family.samples]
-    return {
-        "|".join([one.name, *(value for _, value in sorted(one.labels.items()))]): one.value
-        for one in every
-        if not one.name.endswith("_created")
-    }
+def told_by(found: Metrics) -> dict[str, float]:
+    return samples(generate_latest(found.registry).decode())
 
 
 def shown(found: Metrics, *names: str) -> dict[str, float]:
     """The samples of some metrics that are not 0."""
-    return {name: value for name, value in samples(found).items() if name.startswith(names) and value}
+    return {name: value for name, value in told_by(found).items() if name.startswith(names) and value}
 
 
 def claim(verdict: str = "", kind: str = "callback", since: float = 0.0) -> Any:
@@ -62,7 +54,7 @@ def test_a_verdict_is_counted_with_its_scores_and_stages() -> None:
     found.published(given.model_copy(update={"decision": Decision.REJECT}), 4.0)
     found.published(given.model_copy(update={"decision": Decision.ACCEPT}), 6.0)
     # then each is counted by its decision
-    told = samples(found)
+    told = told_by(found)
     assert told["m3agiqa_worker_images_total|reject|strict|scored"] == 1
     assert told["m3agiqa_worker_images_total|accept|strict|scored"] == 1
     assert not shown(found, "m3agiqa_worker_failures_total")
@@ -106,7 +98,7 @@ def test_attempts_are_counted_by_their_end_and_failures_by_receiver() -> None:
         "m3agiqa_receiver_failures_total|s3://bucket": 1,
         "m3agiqa_receiver_failures_total|other": 1,
     }
-    told = samples(found)
+    told = told_by(found)
     assert told["m3agiqa_stage_seconds_count|deliver"] == 5
     assert told["m3agiqa_delivery_delay_seconds_count"] == 1
     assert told["m3agiqa_delivery_delay_seconds_bucket|86400.0"] == 0
@@ -115,16 +107,16 @@ def test_attempts_are_counted_by_their_end_and_failures_by_receiver() -> None:
 def test_a_clock_that_is_ahead_makes_no_delay() -> None:
     found = metrics()
     found.attempted(claim('{"scored_at": "2999-01-01T00:00:00Z"}'), "a.example", "delivered")
-    assert samples(found)["m3agiqa_delivery_delay_seconds_sum"] == 0
-    assert samples(found)["m3agiqa_delivery_delay_seconds_count"] == 1
+    assert told_by(found)["m3agiqa_delivery_delay_seconds_sum"] == 0
+    assert told_by(found)["m3agiqa_delivery_delay_seconds_count"] == 1
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", '{"scored_at": 7}', '{"scored_at": "2020-01-01T00:00:00"}', "nul"])
 def test_a_verdict_that_tells_no_time_has_no_delay(body: str) -> None:
     found = metrics()
     found.attempted(claim(body), "a.example", "delivered")
-    assert samples(found)["m3agiqa_delivery_delay_seconds_count"] == 0
-    assert samples(found)["m3agiqa_delivery_attempts_total|callback|delivered"] == 1
+    assert told_by(found)["m3agiqa_delivery_delay_seconds_count"] == 0
+    assert told_by(found)["m3agiqa_delivery_attempts_total|callback|delivered"] == 1
 
 
 def test_strangers_who_name_many_receivers_make_few_labels() -> None:
@@ -148,7 +140,7 @@ def test_batches_and_the_score_cache_are_counted() -> None:
     found.batch(1, 4)
     for remembered in (True, True, False):
         found.looked_up(remembered)
-    told = samples(found)
+    told = told_by(found)
     assert (told["m3agiqa_batch_images_sum"], told["m3agiqa_batch_images_count"]) == (4, 2)
     assert told["m3agiqa_batch_fill_ratio"] == 0.25
     assert (told["m3agiqa_score_cache_hits_total"], told["m3agiqa_score_cache_misses_total"]) == (2, 1)
@@ -156,10 +148,10 @@ def test_batches_and_the_score_cache_are_counted() -> None:
 
 def test_a_model_is_shown_once_it_passed_its_test() -> None:
     found = metrics()
-    assert samples(found)["m3agiqa_startup_check"] == 0
+    assert told_by(found)["m3agiqa_startup_check"] == 0
     assert not shown(found, "m3agiqa_model_info")
     found.checked(FakeScorer().info)
-    assert samples(found)["m3agiqa_startup_check"] == 1
+    assert told_by(found)["m3agiqa_startup_check"] == 1
     # labels by their names: base, dtype, profile
     assert shown(found, "m3agiqa_model_info") == {"m3agiqa_model_info|none|none|fake": 1}
 
@@ -167,9 +159,9 @@ def test_a_model_is_shown_once_it_passed_its_test() -> None:
 def test_threads_and_memory_are_looked_at_when_somebody_asks() -> None:
     busy = [1]
     found = Metrics(BOTH, 8, lambda: busy[0])
-    assert samples(found)["m3agiqa_threads_busy"] == 1
+    assert told_by(found)["m3agiqa_threads_busy"] == 1
     busy[0] = 5
-    told = samples(found)
+    told = told_by(found)
     assert (told["m3agiqa_threads_busy"], told["m3agiqa_threads"]) == (5, 8)
     assert told["m3agiqa_process_memory_bytes"] > 2**20
 
@@ -195,12 +187,12 @@ def test_memory_of_a_gpu_is_shown_where_torch_uses_one(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_memory_of_this_gpu_is_counted() -> None:
     kept = torch.zeros(2**20, dtype=torch.uint8, device="cuda")
-    told = samples(metrics())
+    told = told_by(metrics())
     assert told["m3agiqa_gpu_memory_bytes|reserved"] >= told["m3agiqa_gpu_memory_bytes|allocated"] >= kept.nbytes
 
 
 def test_a_worker_shows_the_metrics_of_its_queues_alone() -> None:
-    score, deliver = (samples(metrics(queue)).keys() for queue in BOTH)
+    score, deliver = (told_by(metrics(queue)).keys() for queue in BOTH)
     assert "m3agiqa_startup_check" in score - deliver
     assert "m3agiqa_delivery_delay_seconds_count" in deliver - score
     assert "m3agiqa_threads" in score & deliver
