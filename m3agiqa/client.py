@@ -113,7 +113,7 @@ class Client:
             try:
                 with self._connection.redis() as redis:
                     room = max(0, self._max_queued - inbox.waiting(redis, self._key))
-                    inbox.push(redis, parsed[:room], self._key)
+                    inbox.push(redis, parsed[:room], self._key, replicas=self._connection.replicas)
             except QueueUnavailable as error:
                 raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
             ids += [request.request_id for request in parsed[:room]]

@@ -70,6 +70,8 @@ class Address:
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     #: What all our names in this Redis begin with, and a colon; empty for nothing.
     namespace: str = ""
+    #: Replicas that must have a request before its producer is told that it is submitted.
+    replicas: int = 0
     #: None if `endpoint` is Redis itself.
     sentinels: Sentinels | None = None
 
@@ -109,8 +111,9 @@ class Address:
             split = hosts.split(",") if sentinels else [hosts]
             endpoint = ",".join(_endpoint(host, _SENTINEL_PORT if sentinels else _PORT) for host in split)
             db = options.pop("db", path.removeprefix("/")) or "0"
-        namespace = options.pop("namespace", "")
-        if scheme not in _SCHEMES or not named or not re.fullmatch("[0-9]{1,6}", db) or not _TLS.issuperset(options):
+        namespace, replicas = options.pop("namespace", ""), options.pop("replicas", "0")
+        numbers = re.fullmatch("[0-9]{1,6}", db) and re.fullmatch("[0-9]", replicas)
+        if scheme not in _SCHEMES or not named or not numbers or not _TLS.issuperset(options):
             raise ValueError
         return cls(
             _SCHEMES[scheme],
@@ -119,6 +122,7 @@ class Address:
             unquote(username),
             unquote(password),
             tuple(options.items()),
+            replicas=int(replicas),
             sentinels=sentinels,
         ).within(namespace)
 
@@ -186,6 +190,7 @@ class Address:
             login = {"sentinel_username": self.sentinels.username, "sentinel_password": self.sentinels.password}
             query |= {"master": self.sentinels.master, **{name: value for name, value in login.items() if value}}
         query |= {"namespace": self.namespace} if self.namespace else {}
+        query |= {"replicas": str(self.replicas)} if self.replicas else {}
         place = quote(self.endpoint) if self.scheme == "unix" else f"{self.endpoint}/{self.db}"
         return f"{scheme}://{self._user}{place}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
 

@@ -46,8 +46,12 @@ _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 _Result = TypeVar("_Result")
 
 
-class _NotSaving(RedisError):
-    """Redis refuses writes because it cannot save them (MISCONF). redis-py has no class for that."""
+class _NoWrites(RedisError):
+    """Redis takes no writes for now. redis-py has no class for that."""
+
+
+#: It cannot save them to its disk; too few replicas follow, as after a failover.
+_NO_WRITES = ("MISCONF", "NOREPLICAS")
 
 
 IN_CLUSTER = (
@@ -62,6 +66,7 @@ _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
     (BusyLoadingError, "", "LOADING, it reads its data from its disk and will soon be there"),
     (ConnectionError, "max number of clients", "max number of clients reached: raise its maxclients"),
     (RedisError, "MISCONF", "MISCONF, it cannot save to its disk: see its log"),
+    (RedisError, "NOREPLICAS", "NOREPLICAS, fewer replicas follow it than its min-replicas-to-write: see to these"),
     (OutOfMemoryError, "", "OOM, its memory is full: raise maxmemory, or let the queue drain"),
     (ReadOnlyError, "", "READONLY, it is a replica: name the primary in its URL"),
     (MasterDownError, "", "MASTERDOWN, it is a replica without its primary: name the primary in its URL"),
@@ -70,6 +75,7 @@ _REFUSALS: tuple[tuple[type[RedisError], str, str], ...] = (
     (ClusterDownError, "", f"CLUSTERDOWN, {IN_CLUSTER}"),
     (RedisError, "not allowed in cluster mode", IN_CLUSTER),
     (RedisError, "DB index is out of range", "it has no database of the number at the end of its URL"),
+    (RedisError, "unknown command 'SENTINEL'", "it is no Sentinel: its URL begins with redis:// or rediss://"),
     (RedisError, "unknown command", "it does not know a command of ours; use Redis 7 or newer, or Valkey"),
     (ClusterCrossSlotError, "", f"CROSSSLOT, {IN_CLUSTER}"),
 )
@@ -113,7 +119,7 @@ def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILE
     if address.scheme != "unix":
         options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
     if address.sentinels is None:
-        return Redis.from_url(replace(address, namespace="").url, **options)
+        return Redis.from_url(replace(address, namespace="", replicas=0).url, **options)
     asking = Sentinel(  # type: ignore[no-untyped-call]
         address.hosts, sentinel_kwargs=sentinel_options(address, silence_s)
     )
@@ -157,6 +163,9 @@ def named(error: RedisError, endpoint: str) -> str:
         if isinstance(error, kind) and theirs in str(error):
             return f"Redis at {endpoint} refused a command: {ours}"
     if isinstance(error, MasterNotFoundError):
+        # redis-py puts into words what each Sentinel said.
+        if AuthenticationError.__name__ in str(error):
+            return f"the Sentinels at {endpoint} refused the login: check sentinel_username and sentinel_password"
         return (
             f"the Sentinels at {endpoint} name no primary that answers; is the name after master= in the URL theirs, "
             "and a failover over?"
@@ -173,8 +182,8 @@ class Connection:
     """A connection to Redis that threads may share; it connects on first use.
 
     Methods raise QueueUnavailable if Redis cannot be reached or refuses a command. They try again for `patience_s`
-    seconds what may pass: a lost connection, a failover, full memory, a full disk. They give up a connection on which
-    Redis says nothing for `silence_s` seconds.
+    seconds what may pass: a lost connection, a failover, missing replicas, full memory, a full disk. They give up a
+    connection on which Redis says nothing for `silence_s` seconds.
 
     Raises:
         ConfigError: not a Redis URL.
@@ -182,10 +191,13 @@ class Connection:
 
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> None:
         self._url = url
-        self._prefix = Address.parse(url).prefix
+        address = Address.parse(url)
+        self._prefix = address.prefix
+        #: Replicas that must have a request before it counts as submitted.
+        self.replicas = address.replicas
         self._redis = connect(url, patience_s=patience_s, silence_s=silence_s)
         self._scripts: dict[str, Any] = {}
-        self._patience = _Patience(patience_s, (_NotSaving,))
+        self._patience = _Patience(patience_s, (_NoWrites,))
 
     def key(self, name: str) -> str:
         """A name of `m3agiqa.queue.keys` in the namespace that the URL gives."""
@@ -207,8 +219,8 @@ class Connection:
             try:
                 return act()
             except ResponseError as error:
-                if _code(error) == "MISCONF":
-                    raise _NotSaving("MISCONF") from None
+                if (code := _code(error)) in _NO_WRITES:
+                    raise _NoWrites(code) from None
                 raise
 
         with translated(self._url):

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from redis import Redis
 
 from m3agiqa.contract import Decision, Failure, ScoreRequest, Verdict, is_request_id
-from m3agiqa.errors import NewerVersion, RequestInvalid
+from m3agiqa.errors import NewerVersion, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 MAX_ENTRY_BYTES = 1_048_576
 #: Entries and bytes that are peeked at together.
 _ENTRIES, _BYTES = 100, 4 * MAX_ENTRY_BYTES
+#: Milliseconds that replicas have to take a request.
+_REPLICAS_MS = 5_000
 #: Entries that are moved together behind a conflict: more conflicts may follow, and all behind one are sent again.
 _AFTER_CONFLICT = 5
 
@@ -44,13 +46,22 @@ _WAITING = [name for step in keys.PRIORITIES for name in (keys.inbox(step), keys
 _UNKNOWN = {"image_url": "https://unknown.invalid", "prompt": ""}
 
 
-def push(redis: Redis, requests: Sequence[ScoreRequest], key: Callable[[str], str] = str) -> None:
+def push(redis: Redis, requests: Sequence[ScoreRequest], key: Callable[[str], str] = str, *, replicas: int = 0) -> None:
     """Push requests on the inbox, with one LPUSH for each run of equal priorities. Raises what redis-py raises.
 
     `key` puts a namespace in front of a name.
+
+    Raises:
+        QueueUnavailable: fewer than `replicas` replicas took them within some seconds. They may still be scored.
     """
-    for priority, group in groupby(requests, key=lambda request: request.priority):
-        redis.lpush(key(keys.inbox(priority)), *(request.to_json() for request in group))
+    with redis.pipeline(transaction=False) as pipeline:
+        for priority, group in groupby(requests, key=lambda request: request.priority):
+            pipeline.lpush(key(keys.inbox(priority)), *(request.to_json() for request in group))
+        if replicas:
+            pipeline.wait(replicas, _REPLICAS_MS)
+        *_, reached = pipeline.execute() or [0]
+    if requests and reached < replicas:
+        raise QueueUnavailable(f"{reached} of {replicas} replicas took the requests; submit them again under their ids")
 
 
 def waiting(redis: Redis, key: Callable[[str], str] = str) -> int:

@@ -78,7 +78,7 @@ def _unfit(told: dict[str, Any], product: str, number: str) -> str | None:
     if product == "Dragonfly":
         return f"it is Dragonfly, which refuses our scripts; use Redis {_OLDEST} or newer, or Valkey"
     if told.get("redis_mode") == "sentinel":
-        return "it is a Sentinel; name the primary it watches"
+        return "it is a Sentinel, which tells where Redis is: its URL begins with sentinel:// and names the master"
     if told.get("redis_mode") == "cluster" or told.get("cluster_enabled"):
         return IN_CLUSTER
     major = number.partition(".")[0]

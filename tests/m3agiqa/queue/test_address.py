@@ -33,6 +33,7 @@ READ = {
 }
 NAMED = {
     "redis://host?namespace=staging": "redis://host:6379/0?namespace=staging",
+    "redis://host?replicas=2&namespace=a": "redis://host:6379/0?namespace=a&replicas=2",
     "unix:///run/redis.sock?namespace=staging&db=2": "unix:///run/redis.sock?db=2&namespace=staging",
     "sentinel://host?master=main": "sentinel://host:26379/0?master=main",
     "sentinel://user:word@one,[::1]:7/3?master=a+b": "sentinel://user:word@one:26379,[::1]:7/3?master=a%2Bb",
@@ -48,7 +49,8 @@ REFUSED = [
     "redis://:hush@host/0#word",
     "redis://one,two", "redis://host?master=main", "sentinel://one,two", "sentinel://?master=main",
     "sentinel://one,?master=main", "sentinel://one,two:0?master=main", "sentinel:///run/redis.sock?master=main",
-    "redis://host?namespace=a*", "redis://host?namespace=a:b", "redis://host?namespace=a%0A",
+    "redis://host?namespace=a*", "redis://host?namespace=a:b", "redis://host?replicas=-1", "redis://host?replicas=many",
+    "redis://host?namespace=a%0A",
     "sentinel://me:hush@one,me:word@two?master=main",
 ]  # fmt: skip
 
