@@ -86,7 +86,9 @@ def _queue_gauges(found: Overview) -> Iterator[Metric]:
     yield _by("queue_oldest_age_seconds", "How long the oldest of them has waited.", "priority", found.oldest_age_s)
     yield _gauge("deliveries_waiting", "Verdicts on the list of deliveries.", found.deliveries_waiting)
     yield _gauge("tasks_owed", "Tasks to score and to deliver that are not done.", found.tasks_owed)
-    yield _gauge("tasks_overdue", "Tasks that a worker should have looked after by now.", found.tasks_overdue)
+    yield _gauge(
+        "tasks_overdue", "Tasks that a worker should have looked after more than 10 s ago.", found.tasks_overdue
+    )
     yield _gauge("leases_held", "Tasks that workers have.", found.leases_held)
     yield _by("dead_letters", "Dead letters that are kept, by code of the failure.", "code", found.dead_letters)
     yield _gauge("dead_letters_bytes", "Bytes of all dead letters.", found.dead_letters_bytes)

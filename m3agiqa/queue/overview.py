@@ -35,6 +35,9 @@ REGISTER_S, GONE_AFTER_S = 5.0, 20
 _FAILING_S, _MOST_FAILING = 3600.0, 50
 #: What a receiver may look like: a host, an address in brackets, or `s3://bucket`.
 _RECEIVER = re.compile(r"(s3://)?[A-Za-z0-9._:\[\]-]{1,255}")
+#: Seconds for which a task may be due before it counts as overdue: a sweep comes twice a second, and takes a hundred.
+_OVERDUE_S = 10.0
+
 #: What a label may look like; anything else was written by a stranger, or by a later version.
 _LABEL = re.compile(r"[A-Za-z0-9._-]{0,128}")
 #: Bytes of an inbox entry that is read for the time at which it was submitted. The age of a larger one is unknown.
@@ -73,7 +76,8 @@ class Overview(BaseModel):
     oldest_age_s: dict[int, float]
     #: Verdicts that wait on the list of deliveries. Those that wait for another attempt are owed only.
     deliveries_waiting: int
-    #: Tasks to score and to deliver that are not done, and those that a worker should have looked after by now.
+    #: Tasks to score and to deliver that are not done, and those that a worker should have looked after
+    #: more than 10 s ago.
     tasks_owed: int
     tasks_overdue: int
     #: Tasks that workers have, as they said last.
@@ -145,7 +149,7 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
     pipeline = redis.pipeline(transaction=False)
     pipeline.llen(key(keys.DELIVER_QUEUE))
     pipeline.zcard(key(keys.OWED))
-    pipeline.zcount(key(keys.OWED), "-inf", now)
+    pipeline.zcount(key(keys.OWED), "-inf", now - _OVERDUE_S)
     pipeline.zcard(key(keys.UNREAD))
     pipeline.hgetall(key(keys.DEAD_CODES))
     pipeline.get(key(keys.DEAD_BYTES))

@@ -47,11 +47,11 @@ def test_there_is_a_unit_for_every_part() -> None:
     assert UNITS["score"].name == "m3agiqa-score@.service"
 
 
-@pytest.mark.parametrize("name", [*WORKERS, "flower"])
+@pytest.mark.parametrize("name", UNITS)
 def test_a_unit_starts_what_compose_starts(name: str) -> None:
     [command] = values(name, "ExecStart")
     program, *words = command.split()
-    # Workers of one host need names of their own; Flower listens to this host alone.
+    # Workers of one host need names of their own; the others listen to this host alone.
     if name in WORKERS:
         *words, option, node = words
         assert option == "-n"
