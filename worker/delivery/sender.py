@@ -36,8 +36,8 @@ class Delivery:
 
 def receiver_of(url: str) -> str:
     """The receiver as operators know it: a host, or `s3://bucket`. Empty if the URL names none."""
-    if url.startswith(s3.SCHEME):
-        return s3.SCHEME + url.removeprefix(s3.SCHEME).partition("/")[0]
+    if url.lower().startswith(s3.SCHEME):
+        return s3.SCHEME + url[len(s3.SCHEME) :].partition("/")[0]
     try:
         return host_of_endpoint(endpoint_of(url))
     except ValueError:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily
@@ -112,6 +113,8 @@ class Metrics:
             ["kind", "outcome"],
             registry=registry,
         )
+        for labels in product(("callback", "s3"), get_args(Outcome)):
+            self._attempts.labels(*labels)  # shown from the beginning, as Prometheus sees no step from nothing to 1
         self._delays = Histogram(
             "m3agiqa_delivery_delay_seconds",
             "Seconds from a verdict to its delivery, by the clocks of both workers.",

@@ -272,7 +272,7 @@ def test_a_receiver_that_is_down_may_be_tried_again(serve: Any) -> None:
         ("http://[2001:DB8::0:1]/", "[2001:db8::1]"),
         ("https://größer.example/", "xn--grer-wna1l.example"),
         ("s3://bucket/prefix/key", "s3://bucket"),
-        ("s3://bucket", "s3://bucket"),
+        ("S3://bucket", "s3://bucket"),
         ("https://a b/", ""),
         ("", ""),
     ],

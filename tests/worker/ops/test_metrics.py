@@ -104,6 +104,13 @@ def test_attempts_are_counted_by_their_end_and_failures_by_receiver() -> None:
     assert told["m3agiqa_delivery_delay_seconds_bucket|86400.0"] == 0
 
 
+def test_each_end_of_an_attempt_is_there_from_the_beginning() -> None:
+    # Prometheus sees an increase only from one number to another.
+    told = told_by(metrics())
+    kinds, outcomes = ("callback", "s3"), ("delivered", "retried", "dead")
+    assert all(told[f"m3agiqa_delivery_attempts_total|{kind}|{end}"] == 0 for kind in kinds for end in outcomes)
+
+
 def test_a_clock_that_is_ahead_makes_no_delay() -> None:
     found = metrics()
     found.attempted(claim('{"scored_at": "2999-01-01T00:00:00Z"}'), "a.example", "delivered")
@@ -234,6 +241,12 @@ def test_prometheus_reads_them_while_the_worker_is_there() -> None:
     # and nobody listens there afterwards
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S):
         pass
+
+
+def test_a_client_that_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.ops.metrics._SILENCE_S", 0.05)
+    with served(metrics()) as port, socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        assert client.recv(1) == b""
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import generate_latest
 from redis import Redis
 
 from m3agiqa.contract import Aspect
@@ -8,7 +9,8 @@ from m3agiqa.images import open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
-from tests.support import png
+from tests.support import png, samples
+from worker.ops.metrics import Metrics
 from worker.score.cache import ScoreCache, fingerprint
 
 JOB = Job(open_image(png()), "a cat")
@@ -42,6 +44,20 @@ def test_aspects_are_the_same_in_any_order(ledger: Ledger, scores: Scores) -> No
     one, other = (Aspect.QUALITY, Aspect.CORRESPONDENCE), (Aspect.CORRESPONDENCE, Aspect.QUALITY)
     cache(ledger).put(Job(JOB.image, JOB.prompt, one), scores)
     assert cache(ledger).get(Job(JOB.image, JOB.prompt, other)) is not None
+
+
+def test_each_look_is_counted_by_what_was_found(ledger: Ledger, scores: Scores) -> None:
+    # given caches of which one remembers nothing
+    metrics = Metrics(["score"], 8, lambda: 0)
+    keeping, forgetful = (ScoreCache(ledger.connection, "model", ttl_s=ttl_s, metrics=metrics) for ttl_s in (60, 0))
+    # when the same image comes three times
+    keeping.get(JOB)
+    keeping.put(JOB, scores)
+    for cache in (keeping, keeping, forgetful):
+        cache.get(JOB)
+    # then what cannot remember counts for nothing
+    told = samples(generate_latest(metrics.registry).decode())
+    assert (told["m3agiqa_score_cache_hits_total"], told["m3agiqa_score_cache_misses_total"]) == (2, 1)
 
 
 def test_scores_are_remembered_for_a_time(ledger: Ledger, redis: Redis, scores: Scores) -> None:
