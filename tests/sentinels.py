@@ -45,10 +45,12 @@ class Replicated:
         """A client of one server; of the primary if no port is given."""
         return Redis(port=port or self.primary(), password=PASSWORD, decode_responses=True)
 
-    def kill_primary(self) -> None:
-        """SIGKILL, and wait until another is the primary and takes writes."""
+    @contextmanager
+    def losing_primary(self) -> Iterator[None]:
+        """SIGKILL the primary; after the block, wait until another takes writes."""
         killed = self.primary()
         self.servers.pop(killed).terminate()
+        yield
         eventually(lambda: self.primary() != killed and self._writes(), "another primary")
 
     def _writes(self) -> bool:

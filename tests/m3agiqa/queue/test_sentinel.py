@@ -14,7 +14,7 @@ from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection
 from producers import Client
 from tests.sentinels import MASTER, PASSWORD, SENTINEL_PASSWORD, Replicated, replicated
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, eventually
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,16 @@ def test_a_primary_with_too_few_replicas_is_named(rig: Replicated) -> None:
             admin.config_set("min-replicas-to-write", "1")
 
 
-def test_an_open_connection_follows_the_primary(rig: Replicated) -> None:
-    # given a connection that has been used, and tries again for long
-    with closing(Connection(rig.url, patience_s=30)) as connection:
-        connection.call("set", "key", "value")
-        # when the primary is killed, and a command is tried already before another has taken over
-        with ThreadPoolExecutor() as threads:
-            added = threads.submit(connection.call, "append", "key", "s")
-            rig.kill_primary()
-            # then it goes on there
-            assert added.result(PATIENCE_S) == 6
+def test_a_command_under_way_goes_on_at_the_next_primary(rig: Replicated) -> None:
+    # given a worker that waits at an empty inbox
+    with closing(Connection(rig.url, patience_s=30)) as connection, ThreadPoolExecutor() as threads:
         with rig.admin() as admin:
-            assert admin.get("key") == "values"
+            waiting = threads.submit(connection.call, "blmove", "list", "list", 5, "RIGHT", "RIGHT")
+            eventually(lambda: admin.info("clients")["blocked_clients"], "it waits")
+        # when the primary is killed
+        with rig.losing_primary():
+            pass
+        # then it waits at the next one
+        with rig.admin() as admin:
+            admin.lpush("list", "entry")
+        assert waiting.result(PATIENCE_S) == "entry"
