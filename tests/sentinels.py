@@ -45,10 +45,12 @@ class Replicated:
         """A client of one server; of the primary if no port is given."""
         return Redis(port=port or self.primary(), password=PASSWORD, decode_responses=True)
 
-    def kill_primary(self) -> None:
-        """SIGKILL, and wait until another is the primary and takes writes."""
+    @contextmanager
+    def losing_primary(self) -> Iterator[None]:
+        """SIGKILL the primary; after the block, wait until another takes writes."""
         killed = self.primary()
         self.servers.pop(killed).terminate()
+        yield
         eventually(lambda: self.primary() != killed and self._writes(), "another primary")
 
     def _writes(self) -> bool:
@@ -83,13 +85,17 @@ def replicated(folder: Path) -> Iterator[Replicated]:
         found.sentinel_port = free_port()
         stack.enter_context(_sentinel(folder, found.sentinel_port, first))
         with Redis(port=found.sentinel_port, password=SENTINEL_PASSWORD, decode_responses=True) as sentinel:
-            eventually(lambda: sentinel.sentinel_master(MASTER)["num-slaves"] == 2, "the Sentinel knows both")
+            eventually(lambda: _known(sentinel) == 2, "the Sentinel knows both")
         yield found
 
 
 def _online(admin: Redis) -> int:
     info = admin.info("replication")
     return sum(info.get(f"slave{number}", {}).get("state") == "online" for number in range(2))
+
+
+def _known(sentinel: Redis) -> int:
+    return sum(replica.get("master-link-status") == "ok" for replica in sentinel.sentinel_slaves(MASTER))
 
 
 @contextmanager
@@ -101,7 +107,8 @@ def _sentinel(folder: Path, port: int, primary: int) -> Iterator[None]:
         f"sentinel monitor {MASTER} 127.0.0.1 {primary} 1",
         f"sentinel auth-pass {MASTER} {PASSWORD}",
         f"sentinel down-after-milliseconds {MASTER} {_DOWN_AFTER_MS}",
-        f"sentinel failover-timeout {MASTER} 5000",
+        # After twice this time, a failover that did not work is tried again.
+        f"sentinel failover-timeout {MASTER} 2000",
         f"sentinel parallel-syncs {MASTER} 2",
     ]
     file = folder / "sentinel.conf"

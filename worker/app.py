@@ -13,7 +13,9 @@ from kombu.entity import Exchange, Queue
 
 from m3agiqa.errors import ConfigError
 from m3agiqa.queue import keys
-from m3agiqa.queue.connection import CONNECT_TIMEOUT_S, sentinel_options
+from m3agiqa.queue.address import Address
+from m3agiqa.queue.connection import CONNECT_TIMEOUT_S
+from m3agiqa.queue.sentinel import sentinel_options
 from worker import lifecycle, runtime
 from worker.settings import Settings
 
@@ -46,7 +48,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "health_check_interval": settings.redis_silence_s,
             # Lists and channels of Celery, too, belong to the namespace.
             "global_keyprefix": redis.prefix,
-            **_to_sentinels(settings),
+            **_to_sentinels(redis),
         },
         "task_queues": [_queue(keys.SCORE_QUEUE), _queue(keys.DELIVER_QUEUE)],
         "task_default_queue": keys.SCORE_QUEUE,
@@ -77,14 +79,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _to_sentinels(settings: Settings) -> dict[str, Any]:
-    address = settings.redis
+def _to_sentinels(address: Address) -> dict[str, Any]:
     if address.sentinels is None:
         return {}
-    return {
-        "master_name": address.sentinels.master,
-        "sentinel_kwargs": sentinel_options(address, settings.redis_silence_s),
-    }
+    return {"master_name": address.sentinels.master, "sentinel_kwargs": sentinel_options(address)}
 
 
 def _queue(name: str) -> Queue:

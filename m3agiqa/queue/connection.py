@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from redis import Redis
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -27,11 +27,12 @@ from redis.exceptions import (
     TimeoutError,
 )
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
+from redis.sentinel import MasterNotFoundError
 
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.scripts import text
+from m3agiqa.queue.sentinel import primary
 
 #: Seconds without an answer after which a connection counts as dead: longer than any command of ours takes. Proxies,
 #: firewalls and frozen hosts drop connections without a word.
@@ -120,28 +121,7 @@ def connect(url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILE
         options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
     if address.sentinels is None:
         return Redis.from_url(replace(address, namespace="", replicas=0).url, **options)
-    asking = Sentinel(  # type: ignore[no-untyped-call]
-        address.hosts, sentinel_kwargs=sentinel_options(address, silence_s)
-    )
-    login = {"db": address.db, "username": address.username or None, "password": address.password or None}
-    primary: Redis = asking.master_for(  # type: ignore[no-untyped-call]
-        address.sentinels.master, ssl=address.scheme == "rediss", **address.tls, **login, **options
-    )
-    return primary
-
-
-def sentinel_options(address: Address, silence_s: float) -> dict[str, Any]:
-    """How redis-py connects to Sentinels. One that is away costs a try and no more, as there are others to ask."""
-    assert address.sentinels is not None
-    return {
-        "username": address.sentinels.username or None,
-        "password": address.sentinels.password or None,
-        "socket_timeout": min(silence_s, CONNECT_TIMEOUT_S),
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 0),
-        "ssl": address.scheme == "rediss",
-        **address.tls,
-    }
+    return primary(address, **options)
 
 
 @contextmanager

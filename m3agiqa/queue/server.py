@@ -77,9 +77,10 @@ def _server(told: dict[str, Any], *, saves: bool) -> Server:
 def _unfit(told: dict[str, Any], product: str, number: str) -> str | None:
     if product == "Dragonfly":
         return f"it is Dragonfly, which refuses our scripts; use Redis {_OLDEST} or newer, or Valkey"
-    if told.get("redis_mode") == "sentinel":
+    mode = told.get("server_mode", told.get("redis_mode"))  # Valkey's name for it, and Redis'
+    if mode == "sentinel":
         return "it is a Sentinel, which tells where Redis is: its URL begins with sentinel:// and names the master"
-    if told.get("redis_mode") == "cluster" or told.get("cluster_enabled"):
+    if mode == "cluster" or told.get("cluster_enabled"):
         return IN_CLUSTER
     major = number.partition(".")[0]
     if product == "Redis" and major.isdecimal() and int(major) < _OLDEST:

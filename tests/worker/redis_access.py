@@ -91,10 +91,11 @@ class Terminator(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
 
-    def __init__(self, certificate: tuple[Path, Path], behind: int) -> None:
+    def __init__(self, certificate: tuple[Path, Path], behind: int, rename: tuple[bytes, bytes]) -> None:
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(*certificate)
         self.behind = behind
+        self.rename = rename
         super().__init__(("127.0.0.1", 0), Relay)
 
     def handle_error(self, *_: object) -> None:
@@ -115,14 +116,16 @@ class Relay(socketserver.BaseRequestHandler):
     def pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65_536):
-                sink.sendall(data)
+                sink.sendall(data.replace(*self.server.rename))
             sink.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def terminating(certificate: tuple[Path, Path], behind: int) -> Iterator[int]:
-    """A port that speaks TLS for the Redis at port `behind`."""
-    with Terminator(certificate, behind) as server:
+def terminating(certificate: tuple[Path, Path], behind: int, rename: tuple[bytes, bytes] = (b"", b"")) -> Iterator[int]:
+    """A port that speaks TLS for the Redis at port `behind`. The first of `rename` becomes the second in all that
+    passes; both are of one length.
+    """
+    with Terminator(certificate, behind, rename) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

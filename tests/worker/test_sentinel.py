@@ -8,22 +8,49 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from celery import Celery
+from pydantic import SecretStr
 
 from m3agiqa.errors import QueueUnavailable
-from m3agiqa.queue import overview, server
+from m3agiqa.queue import keys, overview, server
 from m3agiqa.queue.connection import Connection
 from producers import Client, State
 from tests.sentinels import PASSWORD, SENTINEL_PASSWORD, Replicated, replicated
 from tests.support import PATIENCE_S, Web, eventually
-from tests.worker.redis_access import neighbours, running
+from tests.worker.redis_access import neighbours, running, terminating
+from worker.app import configuration
+from worker.settings import Settings
 
 REQUESTS = 60
 
 
-@pytest.fixture
-def redis_with_sentinel(tmp_path: Path) -> Iterator[Replicated]:
-    with replicated(tmp_path) as found:
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]:
+    with replicated(tmp_path_factory.mktemp("sentinel")) as found:
         yield found
+
+
+def test_sentinels_and_redis_are_reached_over_tls(rig: Replicated, certificate: tuple[Path, Path]) -> None:
+    # given a Sentinel and a primary that speak TLS, and are trusted because of their authority alone
+    primary = rig.primary()
+    with (
+        terminating(certificate, primary) as redis_port,
+        terminating(certificate, rig.sentinel_port, (b"%d" % primary, b"%d" % redis_port)) as sentinel_port,
+    ):
+        tls = rig.url.replace("sentinel://", "sentinels://").replace(str(rig.sentinel_port), str(sentinel_port))
+        url = f"{tls}&namespace=tls&ssl_ca_certs={certificate[0]}"
+        # when a producer submits, then its request is there
+        with Client(url) as client:
+            client.submit(image_url="https://host/a.png", prompt="")
+            assert client.overview().waiting[3] == 1
+        # and Celery gets there
+        with Celery(set_as_current=False) as celery:
+            celery.conf.update(configuration(Settings(redis_url=SecretStr(url))))
+            with celery.connection_for_read() as connection:
+                assert connection.default_channel.client.llen("m3agiqa:inbox:3") == 1
+        # and who does not know the authority does not
+        with closing(Connection(tls, patience_s=0)) as stranger, pytest.raises(QueueUnavailable):
+            stranger.call("ping")
 
 
 def submit_all(client: Client, web: Web, submitted: list[str]) -> None:
@@ -36,9 +63,9 @@ def submit_all(client: Client, web: Web, submitted: list[str]) -> None:
                 submitted.append(name)
 
 
-def test_what_was_acknowledged_outlives_the_primary(redis_with_sentinel: Replicated, web: Web, tmp_path: Path) -> None:
+def test_what_was_acknowledged_outlives_the_primary(rig: Replicated, web: Web, tmp_path: Path) -> None:
     # given workers, and a producer who is told so once a replica has a request
-    url = redis_with_sentinel.url
+    url = rig.url
     submitted: list[str] = []
     with (
         running(tmp_path, dict.fromkeys(("score", "deliver"), url), web, lease_s=2),
@@ -50,8 +77,13 @@ def test_what_was_acknowledged_outlives_the_primary(redis_with_sentinel: Replica
         producing.start()
         # when the primary is killed while all are at work
         eventually(lambda: len(submitted) > REQUESTS // 4, "some requests")
-        redis_with_sentinel.kill_primary()
+        with rig.losing_primary():
+            pass
         producing.join(PATIENCE_S)
+        # and half a minute passes, after which names that were lost on their way are queued again
+        with rig.admin() as admin:
+            for task in admin.zrange(keys.OWED, 0, -1):
+                admin.zincrby(keys.OWED, -30, task)
         # then all is done that was submitted before, meanwhile and after
         for name in submitted:
             assert producer.result(name, timeout=PATIENCE_S).status == "scored"

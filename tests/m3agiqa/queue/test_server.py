@@ -100,6 +100,7 @@ def _answer(server: socket.socket, info: str) -> None:
         ({"redis_version": "7.4.0", "dragonfly_version": "df-v1.30.0"}, "Dragonfly, which refuses our scripts"),
         ({"redis_version": "6.2.14", "redis_mode": "standalone"}, "it is Redis 6.2.14; use Redis 7"),
         ({"redis_version": "7.2.4", "redis_mode": "sentinel"}, "it is a Sentinel, which tells where Redis is"),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2", "server_mode": "sentinel"}, "it is a Sentinel"),
         ({"redis_version": "7.2.4", "redis_mode": "cluster", "cluster_enabled": "1"}, "node of a Redis Cluster"),
         ({"redis_version": "7.2.4", "valkey_version": "8.0.1", "redis_mode": "standalone"}, None),
         ({"redis_version": "8.2.0", "redis_mode": "standalone", "cluster_enabled": "0"}, None),
