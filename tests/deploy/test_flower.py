@@ -82,9 +82,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def test_a_task_shows_its_request_decision_code_and_stages(watched: Watched) -> None:
     tasks = watched.tasks()
     assert set(tasks) == {"good", "gone", "good:callback"}
-    scored = r"'scored: (accept|review|reject) \(fetch \d+\.\d\d, open \d+\.\d\d, score \d+\.\d\d s\)'"
+    scored = r"'(accept|review|reject) \(fetch \d+\.\d\d, open \d+\.\d\d, score \d+\.\d\d s\)'"
     assert re.fullmatch(scored, tasks["good"]["result"])
-    assert re.fullmatch(r"'failed: review, fetch_refused \(fetch \d+\.\d\d s\)'", tasks["gone"]["result"])
+    assert re.fullmatch(r"'review, fetch_refused \(fetch \d+\.\d\d s\)'", tasks["gone"]["result"])
     assert re.fullmatch(r"'delivered \(deliver \d+\.\d\d s\)'", tasks["good:callback"]["result"])
     # and its page shows the columns
     page = watched.page("/tasks")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def with_stages(said: str, timings_ms: Mapping[str, float]) -> str:
-    """`said` and each stage's milliseconds as seconds: `scored: accept (fetch 0.20, open 0.01, score 1.70 s)`.
+    """`said` and each stage's milliseconds as seconds: `accept (fetch 0.20, open 0.01, score 1.70 s)`.
 
     Flower's table shows some 50 characters of it.
     """

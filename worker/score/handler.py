@@ -152,7 +152,7 @@ class _Verdict:
             metrics.published(verdict, self._timings_ms["publish"])
         code = f", {verdict.error.code}" if verdict.error else ""
         stages_ms = {stage: ms for stage, ms in self._timings_ms.items() if stage in _TOLD}
-        return with_stages(f"{verdict.status}: {verdict.decision}{code}", stages_ms)
+        return with_stages(f"{verdict.decision}{code}", stages_ms)
 
 
 def _still_wanted(request: ScoreRequest) -> None:
