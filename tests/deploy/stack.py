@@ -73,7 +73,8 @@ class Stack:
         own = {name: self.here(value) for name, value in {**image, **variables}.items()}
         # Containers have an address each, on which all may have the same port.
         metrics = {"M3AGIQA_METRICS_PORT": self.ports[name]} if "M3AGIQA_METRICS_PORT" in own else {}
-        return {"PATH": self.path, "HOME": str(self.folder), **own, **metrics}
+        # Commands run in a folder of their own, with the code of this checkout.
+        return {"PATH": self.path, "HOME": str(self.folder), "PYTHONPATH": str(ROOT), **own, **metrics}
 
     def here(self, text: str) -> str:
         text = text.replace("@redis:6379", f"@127.0.0.1:{self.ports['6379']}")
@@ -81,6 +82,7 @@ class Stack:
         text = text.replace("/etc/m3agiqa/users.acl", str(ROOT / "deploy" / "redis" / "users.acl"))
         text = text.replace("/etc/m3agiqa/config", str(ROOT / "cfg"))
         text = text.replace("/run/m3agiqa", str(self.folder / "health"))
+        text = text.replace("/var/lib/flower", str(self.folder))
         text = text.replace("/tmp/users.acl", str(self.folder / "users.acl"))  # noqa: S108
         text = text.replace("0.0.0.0", "127.0.0.1").replace("5555", self.ports["5555"])
         return text.replace(":9808", f":{self.ports['9808']}")
@@ -102,10 +104,13 @@ def running(folder: Path, web: Web) -> Iterator[Stack]:
         stack.down()
 
 
-def status(url: str, user: str | None = None) -> int:
-    request = urllib.request.Request(url)
-    if user is not None:
-        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+def authorization(user: str) -> dict[str, str]:
+    """The header with which `user` (`NAME:PASSWORD`) asks."""
+    return {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+
+
+def status(url: str, user: str | None = None, *, method: str = "GET") -> int:
+    request = urllib.request.Request(url, headers=authorization(user) if user else {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return int(response.status)

@@ -208,6 +208,10 @@ def test_what_is_let_in_reaches_a_port() -> None:
     let_in = [port["port"] for spec in POLICIES.values() for rule in spec.get("ingress", []) for port in rule["ports"]]
     assert let_in
     assert set(let_in) <= known
+    for name in WORKERS:
+        assert CONTAINERS[name]["ports"] == [
+            {"name": "metrics", "containerPort": int(SETTINGS["M3AGIQA_METRICS_PORT"])}
+        ]
 
 
 def test_what_no_policy_allows_is_refused() -> None:

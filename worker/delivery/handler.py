@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
 from worker.delivery.sender import Delivery, Sender, receiver_of
 from worker.ops.reporting import failure_of
+from worker.ops.stages import with_stages
 
 if TYPE_CHECKING:
     from worker.ops.metrics import Metrics, Outcome
@@ -37,7 +39,7 @@ class DeliveryHandler:
 
     def run(self, task: str) -> str:
         """Deliver a verdict. A failure that may pass is tried again later; any other makes the delivery a dead letter.
-        Returns what was done, for the log.
+        Returns what was done, for the log and Flower: no URL.
 
         Raises:
             NotOwed: there is nothing to do.
@@ -54,10 +56,12 @@ class DeliveryHandler:
             except Busy:
                 raise
             except Exception as error:
-                return self._failed(claim, receiver, error)
-            claim.delivered(receiver)
-            self._count(claim, receiver, "delivered")
-            return "delivered"
+                said = self._failed(claim, receiver, error)
+            else:
+                claim.delivered(receiver)
+                self._count(claim, receiver, "delivered")
+                said = "delivered"
+            return with_stages(said, {"deliver": 1000 * (time.monotonic() - claim.since)})
 
     def _failed(self, claim: Claim, receiver: str, error: Exception) -> str:
         failure = failure_of(error, claim.request.request_id)

@@ -43,6 +43,8 @@ IMAGES = Path(__file__).parent / "pictures"
 VERDICTS_TIMEOUT_S = 300.0
 
 _WORKER = ("worker", "-P", "threads")
+#: How Flower shows tasks; deployments say the same by variables.
+FLOWER = ("--read_only=true", "--tasks_columns=uuid,state,result,runtime,received,worker")
 _STYLES = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT: "red"}
 
 
@@ -208,7 +210,7 @@ def _start(stack: ExitStack, folder: Path, environment: dict[str, str]) -> str:
 
     # Flower first: it shows only events that it has received.
     parts: list[tuple[str, list[str], Callable[[], bool]]] = [
-        ("flower", ["flower", "--address=127.0.0.1", f"--port={port}"], flower_is_up),
+        ("flower", ["flower", "--address=127.0.0.1", f"--port={port}", *FLOWER], flower_is_up),
         ("deliver", [*_WORKER, "-c", "4", "-Q", "deliver", "-n", "deliver@demo"], partial(is_ready, folder, "deliver")),
         ("score", [*_WORKER, "-c", "16", "-Q", "score", "-n", "score@demo"], partial(is_ready, folder, "score")),
     ]

@@ -19,6 +19,7 @@ from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
+from worker.ops.stages import with_stages
 from worker.score.batcher import Batcher
 from worker.score.cache import ScoreCache
 from worker.score.decoding.budget import Budget, Hold
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Longest wait for the turn of a busy image server, seconds; `worker/runtime.py` hands it to `Shares`.
 LONGEST_DELAY_S = 30.0
+#: Stages whose times the log and Flower tell; the verdict has all.
+_TOLD = ("fetch", "open", "score")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ScoreHandler:
     metrics: Metrics | None = None
 
     def run(self, task: str) -> str:
-        """Fetch, open, score, decide, publish. Returns what was done, for the log.
+        """Fetch, open, score, decide, publish. Returns what was done, for the log and Flower: no URL, no prompt.
 
         Raises:
             NotOwed: there is nothing to do.
@@ -147,7 +150,9 @@ class _Verdict:
             return "another worker published first"
         if metrics is not None:
             metrics.published(verdict, self._timings_ms["publish"])
-        return f"{verdict.status}: {verdict.decision}" + (f" ({verdict.error.code})" if verdict.error else "")
+        code = f", {verdict.error.code}" if verdict.error else ""
+        stages_ms = {stage: ms for stage, ms in self._timings_ms.items() if stage in _TOLD}
+        return with_stages(f"{verdict.decision}{code}", stages_ms)
 
 
 def _still_wanted(request: ScoreRequest) -> None:
