@@ -41,7 +41,7 @@ class Claim:
 
     def mark_scoring(self) -> None:
         """Record that the image is fetched and waits for the model."""
-        self.ledger.mark(self, State.SCORING)
+        self.ledger.mark(self, State.SCORING, "score has the image, waits for the model")
 
     def publish(self, verdict: Verdict) -> bool:
         """Keep the verdict, announce it and owe its deliveries. False, and nothing is done, if there is a verdict
