@@ -10,20 +10,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from m3agiqa.contract import Failure
 from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.progress import by_tenths
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
 from worker.celery_patches import transport
-from worker.ops import loops
+from worker.ops import loops, steps
 from worker.ops.health import STALE_S, Health
 from worker.ops.loops import STUCK_S, Loop
 from worker.ops.watchdog import Watchdog
 from worker.settings import Settings, variable
 
 if TYPE_CHECKING:
-    from m3agiqa.contract import Failure
     from m3agiqa.jobs import Job, Scores
     from worker.delivery.handler import DeliveryHandler
     from worker.ops.metrics import Metrics
@@ -162,8 +162,10 @@ def _told(run: Callable[[str], str | None], task: str) -> str:
     except NotOwed as error:
         return str(error)
     except Busy as busy:
+        steps.failed(Failure.from_error(busy))
         return f"{busy}, again in {busy.delay_s:.1f} s"
     except QueueUnavailable as error:
+        steps.failed(Failure.from_error(error))
         logger.error("a task comes again: %s", error)
         return f"comes again: {error}"
 

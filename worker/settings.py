@@ -206,6 +206,10 @@ class Settings(BaseSettings):
     dead_letters_mib: int = Field(
         default=64, ge=1, description="Mebibytes of dead letters kept; then the oldest are dropped, and counted."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Logs as text, or as JSON, an object a line; neither has prompts or queries of URLs.",
+    )
     exporter_port: int = Field(
         default=9808, ge=1, le=65_535, description="Port of `python -m worker.exporter`, which serves metrics."
     )

@@ -19,6 +19,7 @@ from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
+from worker.ops.steps import failed, step
 from worker.score.batcher import Batcher
 from worker.score.cache import ScoreCache
 from worker.score.decoding.budget import Budget, Hold
@@ -77,6 +78,7 @@ class ScoreHandler:
                 outcome = failure_of(error, request.request_id)
                 asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
+            failed(next(_failures(outcome), None))
             if claim.attempt <= len(self.retry_delays_s) and (passing := _passing(outcome)):
                 delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
                 claim.postpone(delay_s, passing.code)
@@ -125,7 +127,8 @@ class _Verdict:
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with step(name):
+                yield
         finally:
             self._timings_ms[name] = (time.perf_counter() - began) * 1000
 
@@ -155,7 +158,10 @@ def _still_wanted(request: ScoreRequest) -> None:
         raise RequestExpired("the request's expires_at passed before its image was scored")
 
 
+def _failures(outcome: Scores | Failure) -> Iterator[Failure]:
+    yield from [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
+
+
 def _passing(outcome: Scores | Failure) -> Failure | None:
     """The first failure that is retryable, or None."""
-    failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
-    return next((failure for failure in failures if failure.retryable), None)
+    return next((failure for failure in _failures(outcome) if failure.retryable), None)
