@@ -90,6 +90,8 @@ def _or_end() -> Iterator[None]:
 
 
 def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings) -> None:
+    if settings.shadow_of is not None:
+        raise ConfigError("M3AGIQA_SHADOW_OF is for `python -m worker.shadow`; this worker would publish")
     if instance.pool_cls is not thread.TaskPool:
         raise ConfigError("start the worker with -P threads: its tasks share one process, with the model in it")
     if keys.SCORE_QUEUE in queues and instance.concurrency < 2 * settings.max_batch:

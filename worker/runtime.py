@@ -76,8 +76,8 @@ class Runtime:
         self._delivery = _delivery(settings, ledger, threads, metrics) if keys.DELIVER_QUEUE in queues else None
         self._scoring: ScoreHandler | None = None
         if keys.SCORE_QUEUE in queues:
-            self._scoring = scoring = _scoring(self._stack, settings, ledger, threads, metrics)
-            checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
+            self._scoring = handler = scoring(self._stack, settings, ledger, threads, metrics)
+            checks.append(lambda: handler.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
 
         def alive() -> bool:
@@ -222,9 +222,14 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int, metrics: Metrics
     return DeliveryHandler(ledger, Sender(settings, shares), settings.deliver_retry_delays_s, metrics)
 
 
-def _scoring(
+def scoring(
     stack: ExitStack, settings: Settings, ledger: Ledger, threads: int, metrics: Metrics | None
 ) -> ScoreHandler:
+    """What scores images with `threads` threads, its model loaded and tested; `stack` closes it.
+
+    Raises:
+        M3AGIQAError: a setting is wrong, or the model cannot be loaded.
+    """
     # Imported here, because a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policies

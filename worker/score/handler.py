@@ -15,8 +15,7 @@ from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
-from m3agiqa.queue.claim import Claim
-from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.claim import Claim, Claims
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
 from worker.ops.steps import failed, step
@@ -39,7 +38,7 @@ class ScoreHandler:
     `timeout_s` the seconds until a fetched image must have its score.
     """
 
-    ledger: Ledger
+    ledger: Claims
     fetcher: Fetcher
     decoders: Decoders
     budget: Budget
