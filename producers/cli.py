@@ -21,16 +21,16 @@ from m3agiqa import console
 from m3agiqa.client import MAX_QUEUED, Client, refuse_unknown_policy
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, DataError, QueueFull, RequestInvalid, ResultTimeout, UsageError
+from m3agiqa.errors import ConfigError, DataError, QueueFull, RequestInvalid, UsageError
 from m3agiqa.paths import is_file
 from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
-from producers import cli_dead, cli_status
+from producers import cli_dead, cli_history, cli_status
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
-#: Characters of a reason or an event at most; those that workers write are shorter.
+#: Characters of a reason at most; those that workers write are shorter.
 _REASON_CHARS = 4_000
 #: Rows of a CSV that are sent together, and by which the progress bar moves.
 _ROWS = 200
@@ -90,10 +90,7 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="print every verdict in Redis, one JSON object a line")
     export.set_defaults(run=_export)
 
-    state = commands.add_parser("state", help="print where a request is")
-    state.add_argument("request_id", metavar="ID")
-    state.add_argument("--history", action="store_true", help="and all that happened to it, with Unix times")
-    state.set_defaults(run=_state)
+    cli_history.add_options(commands.add_parser("state", help="print where a request is"))
 
     cancel = commands.add_parser("cancel", help="take requests back: each is answered as revoked, and not scored")
     cancel.add_argument("ids", nargs="+", metavar="ID")
@@ -230,16 +227,6 @@ def _request(row: Row) -> ScoreRequest:
 
 def _result(client: Client, arguments: argparse.Namespace) -> int:
     return _show(client.result(arguments.request_id, arguments.wait or 0), as_json=arguments.json)
-
-
-def _state(client: Client, arguments: argparse.Namespace) -> int:
-    state = client.state(arguments.request_id)
-    if state is None:
-        raise ResultTimeout(f"no request {arguments.request_id} is known; those settled long ago are forgotten")
-    print(state)
-    for event in client.history(arguments.request_id) if arguments.history else ():
-        print(quoted(event, _REASON_CHARS))
-    return DONE
 
 
 def _export(client: Client, arguments: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.overview import Overview
+from worker.ops import logs
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
+    logs.start(settings.log_format)
     # Prometheus waits 10 s for an answer.
     connection = Connection(settings.redis.url, patience_s=0, silence_s=min(5.0, settings.redis_silence_s))
     # A server that is asked to stop has done its work.

@@ -20,9 +20,9 @@ from celery.concurrency import thread
 from m3agiqa.errors import ConfigError, M3AGIQAError, QueueUnavailable
 from m3agiqa.queue import keys, server
 from worker import runtime
-from worker.celery_patches import transport
+from worker.celery_patches import sayings, transport
 from worker.celery_patches.control import refuse_commands
-from worker.ops import quiet
+from worker.ops import logs, quiet, steps
 from worker.ops.reporting import setup_sentry
 from worker.settings import Settings
 
@@ -38,10 +38,12 @@ def connect() -> None:
     signals.celeryd_after_setup.connect(_start)
     signals.worker_ready.connect(_ready)
     signals.task_revoked.connect(_revoked)
+    signals.task_prerun.connect(_begin)
+    signals.task_postrun.connect(_end)
     signals.worker_shutdown.connect(_stop)
 
 
-def _prepare(**_: Any) -> None:
+def _prepare(instance: Any, **_: Any) -> None:
     """Prepare the process before Celery imports what Sentry's integration replaces."""
     # In a worker alone: Flower takes no messages.
     transport.install()
@@ -49,6 +51,8 @@ def _prepare(**_: Any) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     with _or_end():
         settings = Settings.from_environment()
+        if settings.log_format == "json":
+            sayings.install(instance)
         quiet.install(settings.redis.endpoint)
         setup_sentry(settings)
         if not settings.remote_control:
@@ -74,7 +78,10 @@ def _or_end() -> Iterator[None]:
     try:
         yield
     except M3AGIQAError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if logs.are_json():
+            logger.critical("%s", error)
+        else:
+            print(f"error: {error}", file=sys.stderr, flush=True)
         # Celery would swallow an Exception here, and go on without a runtime.
         raise SystemExit(1) from None
     except Exception:
@@ -83,6 +90,8 @@ def _or_end() -> Iterator[None]:
 
 
 def _check_command_line(instance: Any, queues: Iterable[str], settings: Settings) -> None:
+    if settings.shadow_of is not None:
+        raise ConfigError("M3AGIQA_SHADOW_OF is for `python -m worker.shadow`; this worker would publish")
     if instance.pool_cls is not thread.TaskPool:
         raise ConfigError("start the worker with -P threads: its tasks share one process, with the model in it")
     if keys.SCORE_QUEUE in queues and instance.concurrency < 2 * settings.max_batch:
@@ -111,6 +120,14 @@ def _ready(sender: Any, **_: Any) -> None:
         return consumer is not None and all(consumer.consuming_from(queue) for queue in queues)
 
     runtime.current().ready(consumes)
+
+
+def _begin(task_id: str, **_: Any) -> None:
+    steps.begin(task_id)
+
+
+def _end(**_: Any) -> None:
+    steps.end()
 
 
 def _revoked(request: Any, **_: Any) -> None:

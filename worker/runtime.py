@@ -10,20 +10,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from m3agiqa.contract import Failure
 from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.progress import by_tenths
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
 from worker.celery_patches import transport
-from worker.ops import loops
+from worker.ops import loops, steps
 from worker.ops.health import STALE_S, Health
 from worker.ops.loops import STUCK_S, Loop
 from worker.ops.watchdog import Watchdog
 from worker.settings import Settings, variable
 
 if TYPE_CHECKING:
-    from m3agiqa.contract import Failure
     from m3agiqa.jobs import Job, Scores
     from worker.delivery.handler import DeliveryHandler
     from worker.ops.metrics import Metrics
@@ -76,8 +76,8 @@ class Runtime:
         self._delivery = _delivery(settings, ledger, threads, metrics) if keys.DELIVER_QUEUE in queues else None
         self._scoring: ScoreHandler | None = None
         if keys.SCORE_QUEUE in queues:
-            self._scoring = scoring = _scoring(self._stack, settings, ledger, threads, metrics)
-            checks.append(lambda: scoring.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
+            self._scoring = handler = scoring(self._stack, settings, ledger, threads, metrics)
+            checks.append(lambda: handler.batcher.alive(HANGING_AFTER * settings.score_timeout_s))
         at_once = self._scoring is not None
 
         def alive() -> bool:
@@ -162,8 +162,10 @@ def _told(run: Callable[[str], str | None], task: str) -> str:
     except NotOwed as error:
         return str(error)
     except Busy as busy:
+        steps.failed(Failure.from_error(busy))
         return f"{busy}, again in {busy.delay_s:.1f} s"
     except QueueUnavailable as error:
+        steps.failed(Failure.from_error(error))
         logger.error("a task comes again: %s", error)
         return f"comes again: {error}"
 
@@ -220,9 +222,14 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int, metrics: Metrics
     return DeliveryHandler(ledger, Sender(settings, shares), settings.deliver_retry_delays_s, metrics)
 
 
-def _scoring(
+def scoring(
     stack: ExitStack, settings: Settings, ledger: Ledger, threads: int, metrics: Metrics | None
 ) -> ScoreHandler:
+    """What scores images with `threads` threads, its model loaded and tested; `stack` closes it.
+
+    Raises:
+        M3AGIQAError: a setting is wrong, or the model cannot be loaded.
+    """
     # Imported here, because a worker that only delivers has no model.
     from m3agiqa import golden
     from m3agiqa.policy import Policies

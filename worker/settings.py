@@ -206,6 +206,10 @@ class Settings(BaseSettings):
     dead_letters_mib: int = Field(
         default=64, ge=1, description="Mebibytes of dead letters kept; then the oldest are dropped, and counted."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Logs as text, or as JSON, an object a line; neither has prompts or queries of URLs.",
+    )
     exporter_port: int = Field(
         default=9808, ge=1, le=65_535, description="Port of `python -m worker.exporter`, which serves metrics."
     )
@@ -218,6 +222,17 @@ class Settings(BaseSettings):
     metrics_address: IPvAnyAddress = Field(
         default=IPv4Address("127.0.0.1"),
         description="Address on which a worker serves its metrics; 0.0.0.0 for all of the host's.",
+    )
+    shadow_of: str | None = Field(
+        default=None,
+        description="For `python -m worker.shadow` alone: profile of production whose verdicts it compares with its "
+        "own; `on` for any.",
+    )
+    shadow_share: float = Field(
+        default=0.05, gt=0, le=1, description="Part of production's requests that the shadow worker scores as well."
+    )
+    shadow_file: Path | None = Field(
+        default=None, description="File to which the shadow worker appends its comparisons, JSON lines; unset, none."
     )
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")

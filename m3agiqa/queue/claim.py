@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from m3agiqa.contract import Failure, ScoreRequest, Verdict
 from m3agiqa.errors import PoisonTask
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from m3agiqa.queue.ledger import Ledger
 
 _POISON = PoisonTask("its runs never ended: it kills its workers, or takes longer than a lease")
+
+
+class Claims(Protocol):
+    """What gives claims: the ledger, or what stands in for it."""
+
+    def claim(self, task: str) -> AbstractContextManager[Claim]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Claim:
 
     def mark_scoring(self) -> None:
         """Record that the image is fetched and waits for the model."""
-        self.ledger.mark(self, State.SCORING)
+        self.ledger.mark(self, State.SCORING, "score has the image, waits for the model")
 
     def publish(self, verdict: Verdict) -> bool:
         """Keep the verdict, announce it and owe its deliveries. False, and nothing is done, if there is a verdict

@@ -40,6 +40,10 @@ COUNTS = "m3agiqa:counts"
 FAILING = "m3agiqa:failing"
 #: Sorted set: workers by the time they last said that they are there, seconds of the server's clock.
 WORKERS = "m3agiqa:workers"
+#: List: requests with their verdicts as JSON, which a shadow worker takes, and the share of requests that it wants,
+#: from 0 to 1, with a short time to live.
+SHADOW = "m3agiqa:shadow"
+SHADOW_SHARE = "m3agiqa:shadow:share"
 
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"

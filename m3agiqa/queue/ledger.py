@@ -181,8 +181,8 @@ class Ledger:
             self._bury(task, run, letter)
             raise NotOwed(letter.reason) from None
 
-    def mark(self, claim: Claim, state: State) -> None:
-        self._run("mark", [claim.task, claim.run, state])
+    def mark(self, claim: Claim, state: State, event: str) -> None:
+        self._run("mark", [claim.task, claim.run, state, event])
 
     def publish(self, claim: Claim, verdict: Verdict, letter: DeadLetter | None) -> bool:
         request = claim.request

@@ -18,6 +18,8 @@ _NAMES = {
     "DEAD_CODES": keys.DEAD_CODES,
     "COUNTS": keys.COUNTS,
     "FAILING": keys.FAILING,
+    "SHADOW": keys.SHADOW,
+    "SHADOW_SHARE": keys.SHADOW_SHARE,
     "WORKERS": keys.WORKERS,
     "WORKER": keys.worker(""),
     "REQUEST": keys.request(""),

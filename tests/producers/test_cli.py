@@ -330,19 +330,6 @@ def test_a_mistake_is_put_back_into_its_inbox(ledger: Ledger, client: Client, re
     assert redis.hlen(keys.DEAD) == 0
 
 
-def test_state(client: Client, ledger: Ledger, capsys: Output) -> None:
-    client.submit(image_url="https://host/a.png", prompt="", request_id="a")
-    assert main(["state", "a"]) == 1
-    assert "no request a is known" in capsys.readouterr().err
-    ledger.admit(3)
-    assert main(["state", "a"]) == 0
-    assert capsys.readouterr().out == "submitted\n"
-    assert main(["state", "a", "--history"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith(" admitted")
-    assert main(["state", "b"]) == 1
-    assert "no request b" in capsys.readouterr().err
-
-
 def test_a_full_queue_is_a_failure_that_says_when_to_come_back(redis: Redis, capsys: Output) -> None:
     arguments = ["--max-queued", "1", "one", "https://host/a.png", "--prompt", "", "--expires-in", "60"]
     assert main(arguments) == 0

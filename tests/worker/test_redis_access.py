@@ -89,12 +89,12 @@ def sees_two_workers(connection: Connection) -> bool:
 
 
 ENTRY = keys.request("r")
-ROLES = ("producer", "operator", "score", "deliver", "monitor", "exporter")
+ROLES = ("producer", "operator", "score", "deliver", "monitor", "exporter", "shadow")
 #: Commands that somebody might send, and the users who may.
 RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LPUSH", keys.inbox(3), "{}"], {"producer", "operator", "score", "deliver"}),
     (["LLEN", keys.inbox(3)], {"producer", "operator", "score", "deliver", "exporter"}),
-    (["LLEN", "score:3"], set(ROLES)),
+    (["LLEN", "score:3"], set(ROLES) - {"shadow"}),
     (["GET", keys.result("r")], {"producer", "operator", "score", "deliver"}),
     (["SUBSCRIBE", keys.done("r")], {"producer", "operator", "score", "deliver"}),
     # the work of others, and what they asked for
@@ -123,6 +123,10 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["ZADD", keys.FAILING, "0", "host"], {"score", "deliver"}),
     (["ZREMRANGEBYRANK", keys.FAILING, "0", "-51"], {"score", "deliver"}),
     (["ZRANGE", keys.FAILING, "0", "-1"], {"operator", "exporter", "score", "deliver"}),
+    # samples for a shadow worker
+    (["SET", keys.SHADOW_SHARE, "0.1", "EX", "10"], {"score", "shadow"}),
+    (["BRPOP", keys.SHADOW, "2"], {"score", "shadow"}),
+    (["LPUSH", keys.SHADOW, "{}"], {"score"}),
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),

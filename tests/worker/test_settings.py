@@ -54,6 +54,8 @@ MALFORMED = {
     "remote_control": ("maybe",),
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
+    "log_format": ("xml",),
+    "shadow_share": ("0", "1.5"),
     "exporter_port": ("0", "65536", "http"),
     "metrics_port": ("0", "65536", "http"),
     "metrics_address": ("localhost", "256.0.0.1", "0.0.0.0:9809"),
@@ -61,7 +63,15 @@ MALFORMED = {
     "health_dir": ("/dev/null/health",),
 }
 #: Settings that no text is wrong for, as far as a worker can tell.
-ANY_TEXT = {"redis_username", "redis_password", "sentry_environment", "fetch_s3_buckets", "deliver_s3_buckets"}
+ANY_TEXT = {
+    "shadow_of",
+    "shadow_file",
+    "redis_username",
+    "redis_password",
+    "sentry_environment",
+    "fetch_s3_buckets",
+    "deliver_s3_buckets",
+}
 
 
 def test_every_setting_has_a_malformed_value_here() -> None:

@@ -14,6 +14,7 @@ from m3agiqa.queue.ledger import Ledger
 from worker.delivery.sender import Delivery, Sender, receiver_of
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
+from worker.ops.steps import failed
 
 if TYPE_CHECKING:
     from worker.ops.metrics import Metrics, Outcome
@@ -64,7 +65,7 @@ class DeliveryHandler:
             return with_stages(said, {"deliver": 1000 * (time.monotonic() - claim.since)})
 
     def _failed(self, claim: Claim, receiver: str, error: Exception) -> str:
-        failure = failure_of(error, claim.request.request_id)
+        failed(failure := failure_of(error, claim.request.request_id))
         delays_s = self.retry_delays_s
         if isinstance(error, DeliveryMisconfigured):
             delays_s = delays_s[:RETRIES_IF_MISCONFIGURED]

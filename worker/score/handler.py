@@ -15,11 +15,11 @@ from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
-from m3agiqa.queue.claim import Claim
-from m3agiqa.queue.ledger import Ledger
+from m3agiqa.queue.claim import Claim, Claims
 from m3agiqa.verdict import assemble
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
+from worker.ops.steps import failed, step
 from worker.score.batcher import Batcher
 from worker.score.cache import ScoreCache
 from worker.score.decoding.budget import Budget, Hold
@@ -41,7 +41,7 @@ class ScoreHandler:
     `timeout_s` the seconds until a fetched image must have its score.
     """
 
-    ledger: Ledger
+    ledger: Claims
     fetcher: Fetcher
     decoders: Decoders
     budget: Budget
@@ -80,6 +80,7 @@ class ScoreHandler:
                 outcome = failure_of(error, request.request_id)
                 asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
+            failed(next(_failures(outcome), None))
             if claim.attempt <= len(self.retry_delays_s) and (passing := _passing(outcome)):
                 delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
                 claim.postpone(delay_s, passing.code)
@@ -128,7 +129,8 @@ class _Verdict:
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with step(name):
+                yield
         finally:
             self._timings_ms[name] = (time.perf_counter() - began) * 1000
 
@@ -160,7 +162,10 @@ def _still_wanted(request: ScoreRequest) -> None:
         raise RequestExpired("the request's expires_at passed before its image was scored")
 
 
+def _failures(outcome: Scores | Failure) -> Iterator[Failure]:
+    yield from [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
+
+
 def _passing(outcome: Scores | Failure) -> Failure | None:
     """The first failure that is retryable, or None."""
-    failures = [outcome] if isinstance(outcome, Failure) else outcome.failures.values()
-    return next((failure for failure in failures if failure.retryable), None)
+    return next((failure for failure in _failures(outcome) if failure.retryable), None)

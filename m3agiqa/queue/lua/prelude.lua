@@ -180,9 +180,9 @@ local function publish(id, verdict, ttl, kinds)
         redis.call('HSET', entry, 'state', 'scored', 'verdict', verdict)
         owe(name_of(id, kind))
     end
-    note(entry, 'verdict published')
     local told = told_by(verdict)
     local status, code = word(told, 'status'), word(told.error, 'code')
+    note(entry, 'verdict published (' .. (code == '' and word(told, 'decision') or status .. ': ' .. code) .. ')')
     count('verdicts', status, status == 'scored' and word(told, 'decision') or '', word(told.policy, 'name'))
     if code ~= '' then count('failures', code) end
     redis.call('PUBLISH', DONE .. id, '')

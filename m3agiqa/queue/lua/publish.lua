@@ -2,6 +2,24 @@
 -- deliveries, seconds to keep the verdict, id and text of a dead letter ('' if there is none), bytes of all dead
 -- letters at most. Returns 1; 0 if there is a verdict already; 2 if the request is unknown, as after Redis lost its
 -- data: the verdict is worth keeping all the same.
+
+-- Samples that wait for a shadow worker at most, their bytes, and seconds for which the last one is kept.
+local MOST_SAMPLES, SAMPLE_BYTES, SAMPLES_S = 500, 65536, 60
+
+-- Lay the request aside for a shadow worker, if one is there and the request is within the share that it wants. No
+-- verdict fails because this cannot be done.
+local function lay_aside(content, request, verdict)
+    local share = redis.pcall('GET', SHADOW_SHARE)
+    if type(share) ~= 'string' or #request + #verdict > SAMPLE_BYTES then return end
+    -- The fingerprint holds the id, so its first digits are as good as random.
+    local drawn = (tonumber(string.sub(content, 1, 8), 16) or math.huge) / 2 ^ 32
+    if drawn >= (tonumber(share) or 0) then return end
+    local waiting = redis.pcall('LLEN', SHADOW)
+    if type(waiting) ~= 'number' or waiting >= MOST_SAMPLES then return end
+    redis.pcall('LPUSH', SHADOW, '{"request":' .. request .. ',"verdict":' .. verdict .. '}')
+    redis.pcall('EXPIRE', SHADOW, SAMPLES_S)
+end
+
 local id, content, request, verdict, kinds, ttl, letter_id, letter, most = unpack(ARGV)
 local entry = REQUEST .. id
 local known = redis.call('TYPE', entry).ok == 'hash'
@@ -15,6 +33,7 @@ if not known then
     redis.call('HSET', entry, 'request', request, 'content', content, 'priority', 0)
 end
 publish(id, verdict, ttl, kinds)
+lay_aside(content, request, verdict)
 if letter_id ~= '' then
     keep_letter(letter_id, letter, most)
     redis.call('HINCRBY', entry, 'buried', 1)

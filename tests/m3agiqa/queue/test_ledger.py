@@ -53,7 +53,8 @@ def test_a_request_goes_through_its_states(ledger: Ledger, client: Client, redis
     assert events(client) == [
         "admitted",
         "score begun",
-        "verdict published",
+        "score has the image, waits for the model",
+        "verdict published (accept)",
         "callback begun",
         "s3 begun",
         "callback delivered",
