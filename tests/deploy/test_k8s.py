@@ -125,7 +125,7 @@ def test_a_pod_may_do_little(name: str) -> None:
 
 @pytest.mark.parametrize("name", PODS)
 def test_no_service_becomes_a_setting(name: str) -> None:
-    # Kubernetes would set M3AGIQA_EXPORTER_PORT=tcp://..., and workers refuse settings that they do not know.
+    # Kubernetes would set M3AGIQA_EXPORTER_PORT=tcp://..., the name of a setting.
     assert PODS[name]["enableServiceLinks"] is False
 
 

@@ -13,7 +13,7 @@ from redis import Redis
 from producers import Client
 from tests.deploy.manifests import CONTAINERS, PODS, SCALED, WORKERS, variables_of
 from tests.deploy.stack import Stack, pings, running, status
-from tests.support import PATIENCE_S, Web, eventually, free_port
+from tests.support import PATIENCE_S, Web, eventually
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
@@ -43,13 +43,9 @@ def test_the_commands_of_all_containers_score_and_deliver(stack: Stack, web: Web
         eventually(lambda: pings(redis), "Redis takes its password")
         # when every container's command runs, with allowed hosts as an overlay would add them
         allowed = dict.fromkeys(("M3AGIQA_FETCH_ALLOW_HOSTS", "M3AGIQA_DELIVER_ALLOW_HOSTS"), web.endpoint)
-        # and a port for each worker's metrics, which share this host
         ours = {"M3AGIQA_MODEL": "fake", "M3AGIQA_DEVICE": "cpu", **allowed}
-        metrics = {name: str(free_port()) for name in WORKERS}
         for name in PODS:
             variables = {**variables_of(name), **ours}
-            if name in WORKERS:
-                variables["M3AGIQA_METRICS_PORT"] = metrics[name]
             stack.start(name, CONTAINERS[name]["command"], variables)
             for kind in PROBES:
                 eventually(
@@ -61,8 +57,8 @@ def test_the_commands_of_all_containers_score_and_deliver(stack: Stack, web: Web
         assert client.result(request_id, timeout=PATIENCE_S).status == "scored"
         eventually(lambda: web.count("hook"), "a callback")
     # and Prometheus would be told
-    for port in metrics.values():
-        assert status(f"http://127.0.0.1:{port}/metrics") == 200
+    for name in WORKERS:
+        assert "m3agiqa_threads " in stack.metrics(name)
     # and the exporter tells what KEDA asks for
     with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['9808']}/queue", timeout=30) as response:
         told = json.load(response)
