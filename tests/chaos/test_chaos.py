@@ -73,11 +73,10 @@ def durable_valkey(folder: Path) -> Iterator[ValkeyServer]:
             server.stop()
 
 
-@contextmanager
-def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str, each: int) -> Iterator[Fleet]:
-    """`each` workers of both queues, ready."""
+def settings_of(valkey: ValkeyServer, platform: Platform, model: str) -> dict[str, object]:
+    """Settings of workers: all that takes long in real life is short."""
     delays = ",".join(["0.3", "0.5", "1", "1", "2", "2", "3", "3"])
-    settings: dict[str, object] = {
+    return {
         "redis_url": f"{valkey.connection_url}/0",
         "model": model,
         "device": "cpu",
@@ -90,8 +89,13 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
         "fetch_allow_hosts": platform.endpoint,
         "deliver_allow_hosts": platform.endpoint,
         "webhook_secrets": SECRET,
-        "prelude": DYING.format(calm=str(folder / "calm")),
     }
+
+
+@contextmanager
+def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str, each: int) -> Iterator[Fleet]:
+    """`each` workers of both queues, ready."""
+    settings = settings_of(valkey, platform, model) | {"prelude": DYING.format(calm=str(folder / "calm"))}
     fleet = Fleet(folder, settings)
     try:
         for queue in ("score", "deliver"):
