@@ -64,7 +64,7 @@ def of_queue(module: str) -> bool:
 
 def of_delivery() -> list[str]:
     """What a worker that only delivers is made of."""
-    elsewhere = ("worker.score.", "worker.load.", "worker.demo.")
+    elsewhere = ("worker.score.", "worker.shadow.", "worker.load.", "worker.demo.")
     return [name for name in modules("worker") if not f"{name}.".startswith(elsewhere)]
 
 
