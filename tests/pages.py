@@ -71,10 +71,11 @@ def _split(line: str) -> list[str] | None:
 
 
 def metrics(title: str) -> dict[str, set[str]]:
-    """Labels of the metrics in a table, by their names; several may share a row."""
-    rows = table(title)
+    """Labels of the metrics in a table, by their names without `_total`; several may share a row."""
     return {
-        name: set(re.findall(r"`(\w+)`", labels)) for names, labels, _ in rows for name in re.findall(r"`(\w+)`", names)
+        name.removesuffix("_total"): set(re.findall(r"`(\w+)`", labels))
+        for names, labels, _ in table(title)
+        for name in re.findall(r"`(\w+)`", names)
     }
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.ops.health import is_ready
@@ -56,6 +57,11 @@ def samples(text: str) -> dict[str, float]:
         for one in family.samples
         if not one.name.endswith("_created")
     }
+
+
+def labels(families: Iterable[Metric]) -> dict[str, set[str]]:
+    """Names of the labels of each family for Prometheus that has samples, by its name without `_total`."""
+    return {family.name: {name for one in family.samples for name in one.labels} - {"le"} for family in families}
 
 
 def png(shade: int = 0, side: int = 16) -> bytes:

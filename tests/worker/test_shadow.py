@@ -12,11 +12,13 @@ import requests
 from prometheus_client import generate_latest
 from redis import Redis
 
+from m3agiqa.contract import Aspect, AspectScore, Rating
 from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger
 from producers import Client
+from tests import pages
 from tests.m3agiqa.queue.support import request
-from tests.support import ROOT, Web, Worker, eventually, free_port
+from tests.support import ROOT, Web, Worker, eventually, free_port, labels
 from tests.support_verdicts import verdict
 from tests.worker.conftest import owed
 from worker.shadow import Report, main
@@ -149,6 +151,14 @@ def test_a_verdict_is_published_whatever_stands_where_a_shadow_worker_asks(
     # then verdicts are there
     assert [client.result(name, timeout=0).status for name in "abc"] == ["scored"] * 3
     assert redis.llen(keys.SHADOW) == 500
+
+
+def test_every_metric_stands_in_the_documentation_with_its_labels() -> None:
+    report = Report(None)
+    scored = AspectScore(score=3.3, rating=Rating.GOOD, description="", slices=0, cut_tokens=0)
+    told = verdict("a").model_copy(update={"aspects": {Aspect.QUALITY: scored}})
+    report.compared(told, told)
+    assert pages.metrics("| Metric of a shadow worker | Labels | Means |") == labels(report.registry.collect())
 
 
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
