@@ -4,7 +4,9 @@
 -- data: the verdict is worth keeping all the same.
 
 -- Samples that wait for a shadow worker at most, their bytes, and seconds for which the last one is kept.
-local MOST_SAMPLES, SAMPLE_BYTES, SAMPLES_S = 500, 65536, 60
+local MOST_SAMPLES = 500
+local SAMPLE_BYTES = 65536
+local SAMPLES_S = 60
 
 -- Lay the request aside for a shadow worker, if one is there and the request is within the share that it wants. No
 -- verdict fails because this cannot be done.
