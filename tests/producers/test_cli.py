@@ -53,6 +53,20 @@ def test_one_image(redis: Redis, capsys: Output) -> None:
     assert (request.prompt, request.aspects, request.policy) == ("cat", ("quality", "authenticity"), "observe")
 
 
+@pytest.mark.parametrize("options", [[], ["--redis-url"]])
+def test_the_namespace_of_the_environment_holds_for_any_url(
+    options: list[str], redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setenv("M3AGIQA_NAMESPACE", "staging")
+    given = [*options, *[redis_url for _ in options]]
+    assert main([*given, "one", "https://host/a.png", "--prompt", "cat"]) == 0
+    assert redis.keys() == ["staging:m3agiqa:inbox:3"]
+    # and what is none ends the command
+    monkeypatch.setenv("M3AGIQA_NAMESPACE", "a b")
+    assert main([*given, "export"]) == 1
+    assert "M3AGIQA_NAMESPACE: a namespace has letters" in capsys.readouterr().err
+
+
 def test_requests_are_taken_back(client: Client, capsys: Output) -> None:
     ids = [client.submit(image_url="https://host/a.png", prompt="", request_id=name) for name in ("a", "b", "c")]
     # when one is cancelled, again, with one that nobody knows

@@ -16,6 +16,7 @@ from worker.settings import Settings, variable
 #: A value of each setting that is none, and of some another one.
 MALFORMED = {
     "redis_url": ("localhost:6379", "redis://user:hunter#2@host"),
+    "namespace": ("a b", "a:b", "*"),
     "redis_silence_s": ("soon", "1", "inf"),
     "model": ("none-such", "/none/such.yaml", " "),
     "device": ("gpu", "cuda:", " "),
