@@ -146,8 +146,8 @@ class ScoreRequest(_Wire):
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
-        """As JSON. With a field that version 1.0 lacks, it names a later version: an older reader ignores the field then,
-        and would refuse it otherwise.
+        """As JSON. With a field that version 1.0 lacks, it names a later version, so that older readers ignore it
+        and refuse nothing.
         """
         is_later = self.traceparent is not None and self.version in (None, "1.0")
         said = self.model_copy(update={"version": VERSION}) if is_later else self
