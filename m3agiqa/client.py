@@ -24,6 +24,7 @@ from m3agiqa.queue.dead import DeadLetter, DeadLetters
 from m3agiqa.queue.overview import Overview
 from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.quoting import quoted
+from m3agiqa.tracing import traced
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Client:
         ids: list[str] = []
         for chunk in _chunks(requests):
             parsed = [item if isinstance(item, ScoreRequest) else ScoreRequest.parse(dict(item)) for item in chunk]
+            parsed = [traced(request) for request in parsed]
             for request in parsed:
                 refuse_unknown_policy(request)
             try:

@@ -66,7 +66,10 @@ MAX_PIXELS = 68_000_000
 
 #: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
 #: leaves a message of another major version to other readers.
-VERSION = "1.0"
+VERSION = "1.1"
+
+#: Fields that differ between a request and its repetition.
+_OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent"}
 
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 
@@ -125,6 +128,8 @@ class ScoreRequest(_Wire):
     submitted_at: Instant = Field(default_factory=lambda: datetime.now(UTC))
     #: When the caller stops waiting. A request that is unscored by then gets a verdict `failed` with code `expired`.
     expires_at: Instant | None = None
+    #: The caller's span, as W3C Trace Context writes it; workers go on with its trace. Since version 1.1.
+    traceparent: str | None = Field(default=None, pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
     #: Version of the contract that the request follows; None means the reader's own.
     version: str | None = Field(default=None, pattern=_VERSION_FORM)
 
@@ -137,11 +142,16 @@ class ScoreRequest(_Wire):
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits of what is asked for, equal for a request and its repetition at any later time."""
-        asked = self.model_dump(mode="json", exclude={"submitted_at", "expires_at", "priority", "version"})
+        asked = self.model_dump(mode="json", exclude=_OF_A_TIME)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
-        return self.model_dump_json(exclude_none=True)
+        """As JSON. With a field that version 1.0 lacks, it names a later version, so that older readers ignore it
+        and refuse nothing.
+        """
+        is_later = self.traceparent is not None and self.version in (None, "1.0")
+        said = self.model_copy(update={"version": VERSION}) if is_later else self
+        return said.model_dump_json(exclude_none=True)
 
     @field_validator("aspects")
     @classmethod

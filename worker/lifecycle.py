@@ -22,7 +22,7 @@ from m3agiqa.queue import keys, server
 from worker import runtime
 from worker.celery_patches import sayings, transport
 from worker.celery_patches.control import refuse_commands
-from worker.ops import logs, quiet, steps
+from worker.ops import logs, quiet, steps, tracing
 from worker.ops.reporting import setup_sentry
 from worker.settings import Settings
 
@@ -66,6 +66,8 @@ def _start(instance: Any, **_: Any) -> None:
         queues = list(instance.app.amqp.queues.consume_from)
         _check_command_line(instance, queues, settings)
         _check_redis(settings)
+        if settings.tracing:
+            _open.callback(tracing.install())
         worker = runtime.Runtime(settings, queues, instance.concurrency)
         _open.callback(worker.close)
         _open.enter_context(runtime.as_current(worker))

@@ -234,6 +234,10 @@ class Settings(BaseSettings):
     shadow_file: Path | None = Field(
         default=None, description="File to which the shadow worker appends its comparisons, JSON lines; unset, none."
     )
+    tracing: bool = Field(
+        default=False,
+        description="Make spans of OpenTelemetry, which `m3agiqa[tracing]` installs; its OTEL_ variables say the rest.",
+    )
     sentry_dsn: SecretStr | None = Field(default=None, description="Errors are reported there if set.")
     sentry_environment: str = Field(default="production", description="Environment named to Sentry.")
     health_dir: Path | None = Field(

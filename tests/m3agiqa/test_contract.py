@@ -382,6 +382,27 @@ def test_another_major_version_is_for_other_readers(payload: dict[str, object], 
         ScoreRequest.parse({**payload, "version": version})
 
 
+SPAN = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.mark.parametrize("version", [None, "1.0"])
+def test_a_request_with_a_span_says_that_it_is_of_a_later_version_than_the_first(version: str | None) -> None:
+    request = ScoreRequest(image_url="https://x/y.png", prompt="", request_id="r", version=version)
+    traced = request.model_copy(update={"traceparent": SPAN})
+    # the wire says so, as a reader of version 1.0 would refuse the field otherwise
+    assert json.loads(traced.to_json())["version"] == "1.1"
+    assert ScoreRequest.parse(json.loads(traced.to_json())).traceparent == SPAN
+    # without a span nothing changes, and with any span it is the same request
+    assert json.loads(request.to_json()).get("version") == version
+    assert traced.fingerprint == request.fingerprint
+
+
+@pytest.mark.parametrize("span", ["", SPAN[:-1], SPAN.upper(), SPAN + "\n", SPAN + "-x", 1])
+def test_a_span_is_as_trace_context_writes_it(span: object) -> None:
+    with pytest.raises(RequestInvalid, match=r"^traceparent: "):
+        ScoreRequest.parse({"image_url": "https://x/y.png", "prompt": "", "traceparent": span})
+
+
 @pytest.mark.parametrize(
     "version", ["", "1", "1.", ".0", "1.0.0", "v1.0", "1.0\n", "-1.0", "12345.0", "\u0661.0", 1.0, 2, []]
 )

@@ -56,6 +56,7 @@ MALFORMED = {
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
     "log_format": ("xml",),
+    "tracing": ("maybe",),
     "shadow_share": ("0", "1.5"),
     "exporter_port": ("0", "65536", "http"),
     "metrics_port": ("0", "65536", "http"),

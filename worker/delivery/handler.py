@@ -12,9 +12,10 @@ from m3agiqa.errors import Busy, DeliveryMisconfigured
 from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
 from worker.delivery.sender import Delivery, Sender, receiver_of
+from worker.ops import tracing
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
-from worker.ops.steps import failed
+from worker.ops.steps import failed, step
 
 if TYPE_CHECKING:
     from worker.ops.metrics import Metrics, Outcome
@@ -47,13 +48,14 @@ class DeliveryHandler:
             Busy: the receiver has all threads it may have; the delivery comes again.
             QueueUnavailable: Redis did not take the outcome; the delivery comes again.
         """
-        with self.ledger.claim(task) as claim:
+        with self.ledger.claim(task) as claim, tracing.task(claim):
             if claim.poisoned:
                 claim.bury(claim.poison)
                 return "poison, given up"
             receiver = receiver_of(_place(claim) or "")
             try:
-                self.sender.send(_delivery(claim))
+                with step("deliver"):
+                    self.sender.send(_delivery(claim))
             except Busy:
                 raise
             except Exception as error:
@@ -92,4 +94,5 @@ def _place(claim: Claim) -> str | None:
 def _delivery(claim: Claim) -> Delivery:
     request, url = claim.request, _place(claim)
     assert url is not None, "a delivery is owed where the request says where to"
-    return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at)
+    span = tracing.traceparent() or request.traceparent
+    return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span)

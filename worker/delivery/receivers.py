@@ -17,7 +17,7 @@ from worker.web.endpoints import by_host, endpoint_of, host_of_endpoint
 
 #: Headers that no setting may name: they frame the message, describe its body, and sign it.
 _OURS = re.compile(
-    "accept-encoding|connection|content-.*|expect|host|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade"
+    "accept-encoding|connection|content-.*|expect|host|keep-alive|proxy-.*|te|traceparent|tracestate|trailer|transfer-encoding|upgrade"
     "|user-agent|webhook-.*",
     re.IGNORECASE,
 )

@@ -32,6 +32,8 @@ class Delivery:
     #: The verdict as JSON; its UTF-8 is signed and sent as it is.
     body: str
     submitted_at: datetime
+    #: The span that sends it, for the receiver's own.
+    traceparent: str | None = None
 
 
 def receiver_of(url: str) -> str:
@@ -85,6 +87,8 @@ class Sender:
 
     def _post(self, delivery: Delivery) -> None:
         headers = self._receivers.headers(delivery.url, delivery.request_id, delivery.body)
+        if delivery.traceparent is not None:
+            headers["traceparent"] = delivery.traceparent
         until = time.monotonic() + self._timeout_s
         with self._web.open(
             "POST", delivery.url, until=until, body=delivery.body.encode(), headers=headers

@@ -15,11 +15,12 @@ from worker.ops.seldom import Seldom
 
 #: Seconds before the same record may be logged again.
 _AGAIN_S = 60.0
-#: Loggers, ours and Celery's, that log troubles with Redis.
+#: Loggers, ours and Celery's, that log troubles with Redis, and the one that tells of a collector of spans.
 _LOGGERS = (
     *("worker.ops.loops", "worker.runtime"),
     *(f"celery.worker.consumer.{name}" for name in ("consumer", "connection", "mingle")),
     *("kombu.transport.virtual.base", "py.warnings"),
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
 
 

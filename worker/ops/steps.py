@@ -1,4 +1,6 @@
-"""What a thread works at: which request, which stage of it, and the code of its latest failure. Logs tell all three."""
+"""What a thread works at: which request, which stage of it, and the code of its latest failure. Logs tell all three,
+and spans where they are made.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from contextvars import ContextVar
 
 from m3agiqa.contract import Failure
 from m3agiqa.queue import keys
+from worker.ops import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def failed(failure: Failure | None) -> None:
     """Note why the task at hand fails; None notes nothing."""
     if failure is not None:
         _code.set(failure.code)
+        tracing.failed(failure.code)
 
 
 @contextmanager
@@ -48,7 +52,8 @@ def step(name: str) -> Iterator[None]:
     """Be at a stage of the task inside the block."""
     before, began = _stage.set(name), time.perf_counter()
     try:
-        yield
+        with tracing.span(name):
+            yield
     finally:
         duration_s = time.perf_counter() - began
         logger.debug("%s took %.3f s", name, duration_s, extra={"duration_s": duration_s})

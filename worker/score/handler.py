@@ -17,6 +17,7 @@ from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.queue.claim import Claim, Claims
 from m3agiqa.verdict import assemble
+from worker.ops import tracing
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
 from worker.ops.steps import failed, step
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Longest wait for the turn of a busy image server, seconds; `worker/runtime.py` hands it to `Shares`.
 LONGEST_DELAY_S = 30.0
+#: Names of stages in logs and traces, where they differ from those in a verdict's timings.
+_STEPS = {"open": "decode"}
 #: Stages whose times the log and Flower tell; the verdict has all.
 _TOLD = ("fetch", "open", "score")
 
@@ -60,7 +63,7 @@ class ScoreHandler:
             Busy: a server, a decoder or memory has no room; the request comes again.
             QueueUnavailable: Redis did not take the outcome; the request comes again.
         """
-        with self.ledger.claim(task) as claim:
+        with self.ledger.claim(task) as claim, tracing.task(claim):
             request, verdict = claim.request, _Verdict(claim, self.policies.default)
             outcome: Scores | Failure
             asked_for_s = 0.0
@@ -129,7 +132,7 @@ class _Verdict:
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            with step(name):
+            with step(_STEPS.get(name, name)):
                 yield
         finally:
             self._timings_ms[name] = (time.perf_counter() - began) * 1000

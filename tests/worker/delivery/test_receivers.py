@@ -154,6 +154,7 @@ def test_headers_are_for_a_host_and_a_port(host: str) -> None:
         "webhook-id",
         "Webhook-Signature",
         "webhook-timestamp",
+        "traceparent",
         "",
         "a b",
         "a:",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -42,6 +43,14 @@ def test_the_bytes_sent_are_the_bytes_signed(serve: Any) -> None:
         Webhook(NEW).verify(request.body + b" ", request.headers)
     with pytest.raises(Exception, match="No matching signature"):
         Webhook(STRANGER).verify(request.body, request.headers)
+
+
+def test_a_callback_names_the_span_of_the_request(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    span = f"00-{'a' * 32}-{'b' * 16}-01"
+    sender(server).send(replace(delivery(server.url), traceparent=span))
+    sender(server).send(delivery(server.url))
+    assert [request.headers.get("traceparent") for request in server.received] == [span, None]
 
 
 def test_while_secrets_rotate_either_verifies(serve: Any) -> None:
