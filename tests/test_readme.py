@@ -29,6 +29,7 @@ from tests.pages import (
     README,
     SPANS,
     TEXT,
+    anchors,
     blocks,
     prose,
     read,
@@ -102,12 +103,6 @@ def resolve(name: str) -> object:
             importlib.import_module(path)
         found = getattr(found, part)
     return found
-
-
-def anchors(page: Path) -> set[str]:
-    """Those that GitHub gives a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.relative_to(ROOT).as_posix())
