@@ -13,9 +13,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
 
-# Tests mostly wait for real servers, so several processes share them.
+# Tests mostly wait for real servers, so several processes share the cores. One thread of torch each: more would spin
+# while they wait for one another's cores.
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Sends two thousand requests while Redis freezes for 20 s at a time; CHAOS_SEED=2 draws other failures.
 chaos: .venv/dev.stamp
