@@ -91,7 +91,7 @@ def firing(series: dict[str, str], at: str, expected: list[str]) -> dict[str, An
     """A test for promtool: which alerts fire, and no others."""
     return {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "input_series": [{"series": _scraped(name), "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {
                 "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
@@ -100,6 +100,12 @@ def firing(series: dict[str, str], at: str, expected: list[str]) -> dict[str, An
             }
         ],
     }
+
+
+def _scraped(series: str) -> str:
+    """A series as Prometheus has it: with labels that say where it comes from."""
+    name, _, labels = series.rstrip("}").partition("{")
+    return series if name == "up" else f'{name}{{{labels}{"," if labels else ""}job="j", instance="i"}}'
 
 
 def complaints(folder: Path, *tests: dict[str, Any]) -> str:

@@ -171,7 +171,7 @@ def _configure(watched: Watched, folder: Path, alertmanager: int) -> None:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{watched.ports[name]}" for name in ours]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     pager = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8"))
-    pager["route"]["group_wait"] = "0s"
+    pager["route"] |= {"group_wait": "0s", "group_interval": "1s"}
     pager["receivers"][0]["webhook_configs"] = [{"url": f"http://127.0.0.1:{watched.pager.port}/"}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(pager))
 
