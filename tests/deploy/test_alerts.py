@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,9 +14,10 @@ import yaml
 
 from m3agiqa import errors
 from tests.deploy.files import ROOT
-from tests.pages import anchors
+from tests.pages import anchors, metrics, table
 
 RULES = ROOT / "deploy" / "prometheus"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "m3agiqa.json"
 ALERTS: dict[str, dict[str, Any]] = {
     rule["alert"]: rule
     for group in yaml.safe_load((RULES / "alerts.yml").read_text(encoding="utf-8"))["groups"]
@@ -153,6 +155,28 @@ def test_every_alert_is_tested_and_says_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "description", "runbook"}, name
         page, _, anchor = rule["annotations"]["runbook"].partition("#")
         assert not anchor or anchor in anchors(ROOT / page), name
+
+
+def test_the_page_names_every_alert_with_its_severity() -> None:
+    rows = table("| Alert | Severity | When |")
+    documented = {name: severity for names, severity, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    assert documented == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
+
+
+def test_every_query_of_the_dashboard_is_one_of_known_metrics() -> None:
+    # given what workers, the exporter and our rules show
+    documented = {
+        name for title in ("Metric", "Metric of a worker") for name in metrics(f"| {title} | Labels | Means |")
+    }
+    recorded = set(re.findall(r"record: (\S+)", (RULES / "recording.yml").read_text(encoding="utf-8")))
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    assert len(queries) > 30
+    # then a panel asks for nothing else
+    for query in queries:
+        asked = set(re.findall(r"m3agiqa[\w:]+", query))
+        plain = {re.sub("_(bucket|sum|count)$", "", name) if name not in documented else name for name in asked}
+        assert plain <= documented | recorded, query
 
 
 def test_alerts_know_codes_that_there_are() -> None:
