@@ -8,18 +8,23 @@ KEEP ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: demo test chaos check audit format clean
+.PHONY: demo test chaos drill check audit format clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m worker.demo $(if $(KEEP),--keep)
 
-# Tests mostly wait for real servers, so several processes share them.
+# Tests mostly wait for real servers, so several processes share the cores. One thread of torch each: more would spin
+# while they wait for one another's cores.
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Sends two thousand requests while Redis freezes for 20 s at a time; CHAOS_SEED=2 draws other failures.
 chaos: .venv/dev.stamp
 	CHAOS_TASKS=2000 CHAOS_FREEZE_S=20 $(BIN)/python -m pytest tests/chaos -k nothing_is_lost
+
+# Breaks one thing after the other under a real Prometheus and Alertmanager: apt install prometheus prometheus-alertmanager.
+drill: .venv/dev.stamp
+	$(BIN)/python -m tests.monitoring.drill --picture drill.png
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

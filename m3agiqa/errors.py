@@ -270,3 +270,9 @@ class ResultTimeout(M3AGIQAError):
 class InternalError(M3AGIQAError):
     code = "internal_error"
     retryable = True
+
+
+def tree(root: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
+    """`root` and every failure of this module below it."""
+    below = [failure for child in root.__subclasses__() if child.__module__ == __name__ for failure in tree(child)]
+    return [root, *below]

@@ -36,6 +36,12 @@ def prose(page: Path) -> str:
     return _BLOCK.sub("", read(page))
 
 
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
     return [text for page in pages for name, text in _BLOCK.findall(read(page)) if name == language]
 

@@ -78,8 +78,10 @@ class Web:
     #: Path to the statuses it answers with, one after the other; the last one stays.
     answers: dict[str, list[int]] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
-    #: Images are served only while it is set.
+    #: Images are served only while it is set, and this many seconds late.
     gate: threading.Event = field(default_factory=threading.Event)
+    delay_s: float = 0.0
+    image: bytes = field(default_factory=png)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -104,7 +106,8 @@ def serving() -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             web.gate.wait(PATIENCE_S)
-            self.answer(png())
+            time.sleep(web.delay_s)
+            self.answer(web.image)
 
         def do_POST(self) -> None:
             self.answer(b"")

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -17,9 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from m3agiqa import config
+from m3agiqa import config, errors
 from m3agiqa.contract import ScoreRequest, Verdict
-from m3agiqa.errors import M3AGIQAError
 from m3agiqa.policy import Policy
 from m3agiqa.queue.ledger import State
 from producers import Client
@@ -31,6 +29,7 @@ from tests.pages import (
     README,
     SPANS,
     TEXT,
+    anchors,
     blocks,
     prose,
     read,
@@ -106,12 +105,6 @@ def resolve(name: str) -> object:
     return found
 
 
-def anchors(page: Path) -> set[str]:
-    """Those that GitHub gives a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-
-
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]*)\)", read(page)):
@@ -152,17 +145,11 @@ def test_the_settings_are_those_of_the_worker() -> None:
     assert TEXT.count(settings.table()) == 1, "put what `python -m worker.settings` prints into docs/settings.md"
 
 
-def subclasses(root: type[M3AGIQAError]) -> Iterator[type[M3AGIQAError]]:
-    for child in root.__subclasses__():
-        yield child
-        yield from subclasses(child)
-
-
 def test_the_failures_are_those_of_the_tree() -> None:
     rows = table("| Code | Means | Retryable | Where it shows |")
     shown = {code.strip("`"): retryable == "yes" for code, _, retryable, _ in rows}
     assert len(rows) == len(shown)
-    ours = [error for error in subclasses(M3AGIQAError) if error.__module__ == "m3agiqa.errors"]
+    ours = errors.tree()[1:]
     known = {error.code: error.retryable for error in ours}
     leaves = {error.code for error in ours if not error.__subclasses__()}
     assert shown.items() <= known.items()

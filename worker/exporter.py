@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from m3agiqa import console
+from m3agiqa import console, errors
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.connection import Connection
@@ -43,6 +43,12 @@ _COUNTERS: Mapping[str, str] = {
     "deliveries": "Deliveries that ended: delivered, or dead after the last attempt.",
     "dead_letters_made": "Dead letters made, by what was given up and why.",
     "leases_lost": "Runs of tasks whose worker vanished.",
+}
+#: What these counters show from the beginning, at 0: Prometheus sees an increase only from one number to another.
+_FROM_ZERO: Mapping[str, Sequence[str]] = {
+    "failures": [failure.code for failure in errors.tree()],
+    "deliveries": [f"{kind}|{outcome}" for kind in ("callback", "s3") for outcome in ("delivered", "dead")],
+    "leases_lost": ["score", "callback", "s3"],
 }
 
 
@@ -68,12 +74,10 @@ class QueueCollector(Collector):
 def _counters(found: Overview) -> Iterator[Metric]:
     for name, labels in overview.COUNTED.items():
         family = CounterMetricFamily(f"m3agiqa_{name}", _COUNTERS[name], labels=labels)
-        if not labels:
-            family.add_metric([], found.count(name))
-        for field, count in found.counts.items():
-            told, *values = field.split("|")
-            if labels and told == name:
-                family.add_metric(values, count)
+        counts = {f"{name}|{told}": 0 for told in _FROM_ZERO.get(name, [])} if labels else {name: 0}
+        counts |= {field: count for field, count in found.counts.items() if field.partition("|")[0] == name}
+        for field, count in counts.items():
+            family.add_metric(field.split("|")[1:], count)
         yield family
     yield CounterMetricFamily(
         "m3agiqa_dead_letters_dropped",

@@ -119,7 +119,7 @@ def test_prometheus_can_ask_workers_where_their_images_say() -> None:
 
 def test_ports_are_open_to_this_host_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 6
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -292,12 +292,8 @@ def test_a_score_is_a_number_from_0_to_5(score: float) -> None:
         AspectScore(score=score, rating=Rating.BAD, description="", slices=0, cut_tokens=0)
 
 
-def failures(root: type[M3AGIQAError] = M3AGIQAError) -> list[type[M3AGIQAError]]:
-    return [root, *(below for kind in root.__subclasses__() for below in failures(kind))]
-
-
 def test_every_failure_has_a_code_of_its_own_and_stands_in_the_tree() -> None:
-    kinds = [kind for kind in failures() if kind.__module__ == errors.__name__]
+    kinds = errors.tree()
     assert len({kind.code for kind in kinds}) == len(kinds)
     drawn = dict(re.findall(r"(?:── |^    )(\w+)(.*)$", errors.__doc__ or "", re.MULTILINE))
     assert set(drawn) == {kind.__name__ for kind in kinds}
@@ -305,7 +301,7 @@ def test_every_failure_has_a_code_of_its_own_and_stands_in_the_tree() -> None:
         assert kind.retryable == drawn[kind.__name__].rstrip().endswith("(retryable)"), kind
 
 
-@pytest.mark.parametrize("kind", [kind for kind in failures() if kind.__module__ == errors.__name__])
+@pytest.mark.parametrize("kind", errors.tree())
 def test_a_failure_travels_as_a_value(kind: type[M3AGIQAError]) -> None:
     failure = Failure.from_error(kind("what happened"))
     assert failure == Failure(code=kind.code, message="what happened", retryable=kind.retryable)

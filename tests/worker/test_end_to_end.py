@@ -185,7 +185,7 @@ def test_the_same_image_and_prompt_are_scored_once(client: Client, web: Web, wor
         "    return score(self, jobs) if len(batches) <= 1 else 1 / 0\n"
         "FakeScorer.score = twice\n"
     )
-    worker_process("score", prelude=prelude, score_retry_delays_s="")
+    worker_process("score", prelude=prelude, score_retry_delays_s=",")
 
     def scored(prompt: str, **fields: object) -> Verdict:
         return client.result(client.submit(image_url=web.url("a.png"), prompt=prompt, **fields), timeout=60)

@@ -29,6 +29,7 @@ from m3agiqa.errors import (
     ImageError,
     M3AGIQAError,
     OutOfMemory,
+    tree,
 )
 from m3agiqa.model.slicing import MAX_PATCHES, Grid, Slices
 from worker.score.decoding.child import Order
@@ -46,7 +47,7 @@ _MODULE = "worker.score.decoding.child"
 #: Variables that the process gets from the worker's environment, which holds secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
 #: What a decoding process may report: what may be wrong with an image, and too little memory.
-_REPORTED: tuple[type[M3AGIQAError], ...] = (ImageError, *ImageError.__subclasses__(), OutOfMemory)
+_REPORTED: tuple[type[M3AGIQAError], ...] = (*tree(ImageError), OutOfMemory)
 _FAILURES = {failure.code: failure for failure in _REPORTED}
 
 
