@@ -71,7 +71,7 @@ def test_prometheus_reads_what_waits_and_what_was_counted(redis_url: str, redis:
 
 def test_what_alerts_watch_counts_from_zero(redis_url: str) -> None:
     with exporting(redis_url) as url:
-        found = samples(url)
+        found = asked(url)
     expected = ["failures_total|poison", "deliveries_total|callback|dead", "leases_lost_total|score"]
     assert {name: found.get(f"m3agiqa_{name}") for name in expected} == dict.fromkeys(expected, 0)
 
