@@ -16,7 +16,6 @@ from tests.deploy.files import OURS, REQUIRED, SERVICES
 from tests.deploy.stack import Stack, pings, running, status
 from tests.support import PATIENCE_S, Web, eventually
 
-
 #: Services that are there without a profile.
 SHIPPED = [name for name, service in SERVICES.items() if "profiles" not in service]
 
