@@ -107,8 +107,8 @@ def fleet_of(folder: Path, valkey: ValkeyServer, platform: Platform, model: str,
         fleet.stop()
 
 
-def submit(client: Client, platform: Platform, names: list[str]) -> None:
-    """Submit as a backend does: again and again, until it is certain."""
+def submit(client: Client, platform: Platform, names: list[str], **fields: object) -> None:
+    """Submit as a backend does: again and again, until it is certain. `fields` are added to each request."""
     requests = [
         {
             "image_url": platform.url(f"missing/{name}.png" if name in MISSING else f"{name}.png"),
@@ -116,6 +116,7 @@ def submit(client: Client, platform: Platform, names: list[str]) -> None:
             "callback_url": platform.url("gone" if name in GONE else "hook"),
             "request_id": name,
             "priority": (0, 3, 6, 9)[int(name) % 4],
+            **fields,
         }
         for name in names
     ]
