@@ -62,7 +62,7 @@ class Replicated:
                 info = admin.info("replication")
         except ConnectionError:
             return False
-        return bool(info["role"] == "master" and info["connected_slaves"])
+        return bool(info["role"] == "master" and info["min_slaves_good_slaves"])
 
 
 @contextmanager
