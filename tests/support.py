@@ -78,10 +78,11 @@ class Web:
     #: Path to the statuses it answers with, one after the other; the last one stays.
     answers: dict[str, list[int]] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    #: Images that differ from the others, by their path.
+    images: dict[str, bytes] = field(default_factory=dict)
     #: Images are served only while it is set, and this many seconds late.
     gate: threading.Event = field(default_factory=threading.Event)
     delay_s: float = 0.0
-    image: bytes = field(default_factory=png)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -107,7 +108,7 @@ def serving() -> Iterator[Web]:
         def do_GET(self) -> None:
             web.gate.wait(PATIENCE_S)
             time.sleep(web.delay_s)
-            self.answer(web.image)
+            self.answer(web.images.get(self.path.lstrip("/")) or png())
 
         def do_POST(self) -> None:
             self.answer(b"")

@@ -120,22 +120,17 @@ def _faults(watched: Watched, traffic: Traffic, redis: Redis) -> list[Fault]:
         watched.exporter.kill()
         watched.exporter.wait()
 
-    def poison() -> None:
-        web.image = png(side=13)
-        watched.client.submit(image_url=web.url("poison.png"), prompt="", request_id=f"poison-{time.time_ns()}")
-
-    def restart_dead() -> None:
-        web.image = png()
+    def start_dead() -> None:
         for name in [name for name, worker in workers.items() if worker.process.poll() is not None]:
             watched.start(name)
 
-    def supervised_poison() -> None:
-        """As a supervisor does, start workers again that end."""
-        poison()
+    def poison() -> None:
+        """An image that ends its worker; as a supervisor does, start workers again that end."""
+        web.images["poison.png"] = png(side=13)
+        watched.client.submit(image_url=web.url("poison.png"), prompt="", request_id=f"poison-{time.time_ns()}")
         until = time.monotonic() + 45
         while time.monotonic() < until:
-            for name in [name for name, worker in workers.items() if worker.process.poll() is not None]:
-                watched.start(name)
+            start_dead()
             time.sleep(0.5)
 
     def rubbish() -> None:
@@ -172,13 +167,14 @@ def _faults(watched: Watched, traffic: Traffic, redis: Redis) -> list[Fault]:
         Fault("exporter killed", stop_exporter, watched.start_exporter, frozenset({"ExporterDown"})),
         Fault("image server: 404", serve("a.png", 404), serve("a.png", 200), frozenset({"ImagesUnavailable"})),
         Fault(
-            "image server slow (8 s)",
-            lambda: setattr(web, "delay_s", 8.0),
+            "image server slow (6 s)",
+            lambda: setattr(web, "delay_s", 6.0),
             lambda: setattr(web, "delay_s", 0.0),
             frozenset({"ImagesSlow"}),
-            frozenset({"QueueOld"}),
+            # With few threads for slow servers, most images wait or give up.
+            frozenset({"QueueOld", "ImagesUnavailable"}),
         ),
-        Fault("poison task", supervised_poison, restart_dead, frozenset({"PoisonTask", "WorkersLost"}), lost),
+        Fault("poison task", poison, start_dead, frozenset({"PoisonTask", "WorkersLost"}), lost),
         Fault(
             "no room for dead letters",
             rubbish,

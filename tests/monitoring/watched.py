@@ -107,7 +107,7 @@ class Watched:
         worker = start_worker(
             self.folder / f"{name}-{self._started}",
             name.rstrip("0123456789"),
-            concurrency=8,
+            concurrency=32,
             prelude=_DIES_OF_POISON,
             redis_url=self.redis_url,
             model="fake",
