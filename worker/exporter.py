@@ -47,6 +47,7 @@ _COUNTERS: Mapping[str, str] = {
 #: What these counters show from the beginning, at 0: Prometheus sees an increase only from one number to another.
 _FROM_ZERO: Mapping[str, Sequence[str]] = {
     "failures": [failure.code for failure in errors.tree()],
+    "requests_refused": [failure.code for failure in errors.tree(errors.RequestInvalid)],
     "deliveries": [f"{kind}|{outcome}" for kind in ("callback", "s3") for outcome in ("delivered", "dead")],
     "leases_lost": ["score", "callback", "s3"],
 }

@@ -138,8 +138,8 @@ def _faults(watched: Watched, traffic: Traffic, redis: Redis) -> list[Fault]:
             redis.lpush(keys.inbox(9), "x" * 60_000)
 
     def drop_letters() -> None:
-        for key in (keys.DEAD, keys.DEAD_ORDER, keys.DEAD_BYTES, keys.DEAD_CODES):
-            redis.delete(key)
+        for letter in list(watched.client.dead_letters()):
+            watched.client.drop(letter.id)
 
     def no_eviction() -> None:
         redis.config_set("maxmemory-policy", "noeviction")
@@ -154,7 +154,8 @@ def _faults(watched: Watched, traffic: Traffic, redis: Redis) -> list[Fault]:
             frozenset({"DeliveriesDead"}),
             frozenset({"ReceiverFails"}),
         ),
-        Fault("a score worker killed", kill("score1"), start("score1"), lost),
+        # It may have had no task then.
+        Fault("a score worker killed", kill("score1"), start("score1"), frozenset({"WorkerDown"}), lost),
         Fault(
             "all score workers killed",
             kill("score1", "score2"),
@@ -174,7 +175,13 @@ def _faults(watched: Watched, traffic: Traffic, redis: Redis) -> list[Fault]:
             # With few threads for slow servers, most images wait or give up.
             frozenset({"QueueOld", "ImagesUnavailable"}),
         ),
-        Fault("poison task", poison, start_dead, frozenset({"PoisonTask", "WorkersLost"}), lost),
+        Fault(
+            "poison task",
+            poison,
+            lambda: (start_dead(), drop_letters())[0],
+            frozenset({"PoisonTask", "WorkersLost"}),
+            lost,
+        ),
         Fault(
             "no room for dead letters",
             rubbish,

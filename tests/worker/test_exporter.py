@@ -73,6 +73,7 @@ def test_what_alerts_watch_counts_from_zero(redis_url: str) -> None:
     with exporting(redis_url) as url:
         found = asked(url)
     expected = ["failures_total|poison", "deliveries_total|callback|dead", "leases_lost_total|score"]
+    expected += ["requests_refused_total|request_invalid"]
     assert {name: found.get(f"m3agiqa_{name}") for name in expected} == dict.fromkeys(expected, 0)
 
 

@@ -179,10 +179,10 @@ def test_a_server_whose_headers_are_malformed_puts_nothing_into_the_log(
 
 @pytest.fixture
 def deaf(redis: Redis) -> Iterator[Callable[[bool], None]]:
-    """Lets Redis refuse whatever writes, or take it again, as during a failover."""
+    """Lets Redis refuse every script, or take it again, as where somebody changes the rights of users."""
 
     def set_deaf(refuses: bool) -> None:
-        redis.config_set("min-replicas-to-write", int(refuses))
+        redis.execute_command("ACL", "SETUSER", "default", "-evalsha" if refuses else "+evalsha")
 
     yield set_deaf
     set_deaf(False)
