@@ -29,6 +29,7 @@ from m3agiqa.fields import (
     Priority,
     RequestId,
     S3Uri,
+    Traceparent,
     WebUrl,
     describe_validation,
     is_request_id,
@@ -129,7 +130,8 @@ class ScoreRequest(_Wire):
     #: When the caller stops waiting. A request that is unscored by then gets a verdict `failed` with code `expired`.
     expires_at: Instant | None = None
     #: The caller's span, as W3C Trace Context writes it; workers go on with its trace. Since version 1.1.
-    traceparent: str | None = Field(default=None, pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+    #: Anything else counts as absent.
+    traceparent: Traceparent = None
     #: Version of the contract that the request follows; None means the reader's own.
     version: str | None = Field(default=None, pattern=_VERSION_FORM)
 

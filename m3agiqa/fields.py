@@ -142,6 +142,17 @@ def _deeper_than(limit: int, value: object) -> bool:
 _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
 ImageUrl = Annotated[_Url, _with_scheme("https", "http", "s3")]
 WebUrl = Annotated[_Url, _with_scheme("https", "http")]
+
+
+def _traceparent(given: object) -> str | None:
+    """Nobody loses a score to how he is watched, so a malformed header counts as absent."""
+    return given if isinstance(given, str) and _TRACEPARENT.fullmatch(given) else None
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: A span as W3C Trace Context writes it.
+Traceparent = Annotated[str | None, BeforeValidator(_traceparent)]
+
 S3Uri = Annotated[_Url, _with_scheme("s3")]
 
 RequestId = Annotated[str, AfterValidator(_check_request_id)]

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from m3agiqa import console
 from m3agiqa.contract import Aspect, Decision, ScoreRequest, Verdict
-from m3agiqa.errors import Busy, ConfigError, M3AGIQAError, QueueUnavailable
+from m3agiqa.errors import Busy, ConfigError, DeviceLost, M3AGIQAError, QueueUnavailable
 from m3agiqa.queue import keys
 from m3agiqa.queue.claim import Claim
 from m3agiqa.queue.ledger import Ledger
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 #: Value of M3AGIQA_SHADOW_OF that stands for every profile of production.
 ANY = "on"
 #: Seconds for which production lays samples aside after this worker asked for one, and for which it waits for one.
-_ASKED_S, _WAIT_S = 10, 2
+_ASKED_S, _WAIT_S = 10, 1
 #: Upper bounds of the histogram of differences, points of a score.
 _DIFFERENCES = (-2, -1, -0.5, -0.25, -0.1, -0.01, 0.01, 0.1, 0.25, 0.5, 1, 2)
 
@@ -181,10 +181,14 @@ class Shadow:
     share: float
 
     def run(self, threads: int) -> None:
-        """Compare, `threads` samples at a time, until an exception ends it, such as that of a signal."""
+        """Compare, `threads` samples at a time, until an exception ends it, such as that of a signal.
+
+        Raises:
+            DeviceLost: the model scores no more; whoever supervises this process starts it again.
+        """
         free = Semaphore(threads)
         with ThreadPoolExecutor(threads, "shadow") as pool:
-            while True:
+            while self.handler.batcher.alive(runtime.HANGING_AFTER * self.handler.timeout_s):
                 # No sample is asked for that no thread has time for: production then lays none aside.
                 free.acquire()
                 text = self._next()
@@ -192,6 +196,7 @@ class Shadow:
                     free.release()
                 else:
                     pool.submit(self.compare, text).add_done_callback(lambda _: free.release())
+            raise DeviceLost("the model scores no more")
 
     def _next(self) -> str | None:
         redis = self.ledger.connection
@@ -214,7 +219,11 @@ class Shadow:
             self.report.skipped("unreadable")
             return
         decided = sample.verdict
-        if decided.status != "scored" or decided.model is None or self.profile not in (ANY, decided.model.profile):
+        if decided.status != "scored" or decided.model is None:
+            self.report.skipped("not_scored")
+            return
+        if self.profile not in (ANY, decided.model.profile):
+            self.report.skipped("other_profile")
             return
         steps.begin(request.request_id)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from copy import copy
 from typing import Any
 
 from redis import Redis
@@ -19,7 +19,7 @@ _TIMEOUT_S = 2.0
 def primary(address: Address, **options: Any) -> Redis:
     """A client of the primary that the Sentinels at `address` name; `options` are redis-py's."""
     assert address.sentinels is not None
-    asking = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))
+    asking = _Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
     login = {"db": address.db, "username": address.username or None, "password": address.password or None}
     connection_class = _TLSConnection if address.scheme == "rediss" else _Connection
     client: Redis = asking.master_for(  # type: ignore[no-untyped-call]
@@ -43,15 +43,17 @@ def sentinel_options(address: Address) -> dict[str, Any]:
 
 
 class _Sentinels(Sentinel):
-    """Is asked by one thread at a time: redis-py 8.1 reorders its list as it goes, and loses some if threads mix."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+    """Each thread asks by a list of its own: redis-py 8.1 reorders the list as it goes, and loses some if threads mix.
+    One after the other would add up the seconds that a silent Sentinel takes.
+    """
 
     def discover_master(self, service_name: str) -> Any:
-        with self._lock:
-            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        asking = copy(self)
+        asking.sentinels = list(self.sentinels)
+        found = Sentinel.discover_master(asking, service_name)  # type: ignore[no-untyped-call]
+        # The one that answered comes first from now on.
+        self.sentinels = asking.sentinels
+        return found
 
 
 class _Connection(SentinelManagedConnection):

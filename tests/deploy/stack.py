@@ -72,7 +72,8 @@ class Stack:
         image = {"M3AGIQA_HEALTH_DIR": "/run/m3agiqa", "M3AGIQA_EXPORTER_PORT": self.ports["9808"]}
         own = {name: self.here(value) for name, value in {**image, **variables}.items()}
         # Containers have an address each, on which all may have the same port.
-        metrics = {"M3AGIQA_METRICS_PORT": self.ports[name]} if "M3AGIQA_METRICS_PORT" in own else {}
+        measured = name in self.ports and "M3AGIQA_METRICS_PORT" in own
+        metrics = {"M3AGIQA_METRICS_PORT": self.ports[name]} if measured else {}
         # Commands run in a folder of their own, with the code of this checkout.
         return {"PATH": self.path, "HOME": str(self.folder), "PYTHONPATH": str(ROOT), **own, **metrics}
 

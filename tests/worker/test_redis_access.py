@@ -84,6 +84,18 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
     assert denied == []
 
 
+def test_an_operator_takes_back_requests_whatever_lies_before_them(guarded: ValkeyServer) -> None:
+    # given an inbox whose first entry is no request, and no worker that takes it in
+    with Client(url_of("producer", guarded)) as producer, Client(url_of("operator", guarded)) as operator:
+        with Redis.from_url(guarded.connection_url) as admin:
+            admin.lpush(keys.inbox(3), "not json")
+        request_id = producer.submit(image_url="https://example.org/a.png", prompt="")
+        # when an operator takes the request back
+        assert operator.cancel(request_id)
+        # then the entry is a dead letter
+        assert [letter.code for letter in operator.dead_letters()] == ["request_invalid"]
+
+
 def sees_two_workers(connection: Connection) -> bool:
     return len(overview.read(connection).workers) == 2
 

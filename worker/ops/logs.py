@@ -23,8 +23,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 #: Characters of a message at most.
 _MESSAGE_CHARS = 8_000
 #: A URL whose scheme is known, and what looks like a query without one.
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s'\"<>]+)")
-_QUERY = re.compile(r"\?[^\s'\"<>]*=[^\s'\"<>]*")
+_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^\s'\"<>]+)")
+_QUERY = re.compile(r"\?[^\s'\"<>?=]*=[^\s'\"<>]*")
 
 
 class JsonLines(logging.Formatter):
@@ -37,7 +37,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": scrubbed(record.getMessage())[:_MESSAGE_CHARS],
+            "message": scrubbed(_bounded(_message(record))),
             **steps.told(),
             **_by_celery(record),
         }
@@ -47,6 +47,18 @@ class JsonLines(logging.Formatter):
             line |= _error(record.exc_info[1])
         # ASCII, so that no text of a stranger controls a terminal.
         return json.dumps({name: value for name, value in line.items() if value is not None})
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Celery's line about a task that failed holds the error's words, which may hold anything: its class is enough."""
+    if isinstance(record.args, dict) and "exc" in record.args and record.exc_info and record.exc_info[0]:
+        return str(record.msg) % {**record.args, "exc": record.exc_info[0].__name__}
+    return record.getMessage()
+
+
+def _bounded(message: str) -> str:
+    """A message that is not too long, cut at a blank, so that no URL is cut before its user ends."""
+    return message if len(message) <= _MESSAGE_CHARS else message[:_MESSAGE_CHARS].rpartition(" ")[0] + " ..."
 
 
 def _by_celery(record: logging.LogRecord) -> dict[str, Any]:

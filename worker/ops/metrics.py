@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily
@@ -178,8 +178,9 @@ class _GpuMemory(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily("m3agiqa_gpu_memory_bytes", "Memory that torch has on GPUs.", labels=["kind"])
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
+        torch: Any = sys.modules.get("torch")
+        # While another thread imports torch, it has no cuda yet.
+        if getattr(torch, "cuda", None) is not None and getattr(torch.cuda, "is_initialized", bool)():
             devices = range(torch.cuda.device_count())
             family.add_metric(["allocated"], sum(map(torch.cuda.memory_allocated, devices)))
             family.add_metric(["reserved"], sum(map(torch.cuda.memory_reserved, devices)))
