@@ -130,6 +130,12 @@ def test_no_service_becomes_a_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_every_container_reads_the_shared_settings(name: str) -> None:
+    # A namespace that one of them did not know would have it look at another platform's queue, or at none.
+    assert {"configMapRef": {"name": "m3agiqa-settings"}} in CONTAINERS[name]["envFrom"]
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_containers_run_what_compose_runs(name: str) -> None:
     container = CONTAINERS[name]
     assert container["image"] == SERVICES[name]["image"]
