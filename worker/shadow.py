@@ -34,6 +34,7 @@ from worker.ops import logs, steps
 from worker.ops.metrics import serving
 from worker.ops.seldom import Seldom
 from worker.score.handler import ScoreHandler
+from worker.score.opening import open_scoring
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -276,7 +277,7 @@ def _open(stack: ExitStack, settings: Settings, profile: str) -> Shadow:
         stack.enter_context(serving(report.registry, str(settings.metrics_address), settings.metrics_port))
     # Nothing is tried again, and nothing remembered or taken from what production remembers.
     settings = settings.model_copy(update={"score_retry_delays_s": (), "score_cache_ttl_s": 0})
-    handler = runtime.scoring(stack, settings, ledger, 2 * settings.max_batch, None)
+    handler = open_scoring(stack, settings, ledger, 2 * settings.max_batch, None)
     logger.info("compares %g of what %s scores with %s", settings.shadow_share, profile, settings.model)
     return Shadow(ledger, handler, report, profile, settings.shadow_share)
 

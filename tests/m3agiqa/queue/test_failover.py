@@ -53,15 +53,20 @@ def test_a_request_whose_admission_was_lost_is_taken_in_again(
     assert client.result("r", timeout=0) == scored
 
 
-def test_a_task_whose_claim_was_lost_may_run_twice_and_has_one_verdict(
-    ledger: Ledger, redis: Redis, client: Client, replica: Replica
-) -> None:
+def two_claims(ledger: Ledger, redis: Redis, replica: Replica) -> tuple[Claim, Claim]:
+    """The claim that was lost with the old primary, and another worker's of the same task."""
     owe(ledger, redis, request("r"))
     take_over = replica()
     first = begin(ledger, taken(redis))
     take_over()
-    # when another worker takes it, too, so that both have a run of one number
-    second = begin(ledger, taken(redis))
+    return first, begin(ledger, taken(redis))
+
+
+def test_a_task_whose_claim_was_lost_may_run_twice_and_has_one_verdict(
+    ledger: Ledger, redis: Redis, client: Client, replica: Replica
+) -> None:
+    # given a claim that the new primary never knew, so that another worker has a run of the same number
+    first, second = two_claims(ledger, redis, replica)
     assert first.run == second.run
     # then whoever comes first is heard
     scored = verdict("r")
@@ -75,11 +80,7 @@ def test_a_task_whose_claim_was_lost_may_run_twice_and_has_one_verdict(
 def test_what_one_worker_ends_another_with_the_same_run_still_answers(
     end: str, ledger: Ledger, redis: Redis, client: Client, replica: Replica
 ) -> None:
-    owe(ledger, redis, request("r"))
-    take_over = replica()
-    first = begin(ledger, taken(redis))
-    take_over()
-    second = begin(ledger, taken(redis))
+    first, second = two_claims(ledger, redis, replica)
     # when the one that the new primary never knew ends its run in any way
     ENDS[end](first)
     # then the other's verdict is kept; only what was given up stays so, as a dead letter that can be replayed

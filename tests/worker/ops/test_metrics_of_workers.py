@@ -114,4 +114,5 @@ def test_a_port_that_is_taken_ends_the_worker_before_it_loads_a_model(redis_url:
 def test_a_worker_that_ends_gives_its_port_back(redis_url: str) -> None:
     port = free_port()
     Runtime(Settings(redis_url=redis_url, metrics_port=port), ["deliver"], 64).close()
-    socket.create_server(("127.0.0.1", port)).close()
+    with socket.create_server(("127.0.0.1", port)) as again:
+        assert again.getsockname()[1] == port
