@@ -30,7 +30,7 @@ from worker.score.fetch import Fetcher
 if TYPE_CHECKING:
     from worker.ops.metrics import Metrics
 
-#: Longest wait for the turn of a busy image server, seconds; `worker/runtime.py` hands it to `Shares`.
+#: Longest wait for the turn of a busy image server, seconds; `worker/score/opening.py` hands it to `Shares`.
 LONGEST_DELAY_S = 30.0
 #: Names of stages in logs and traces, where they differ from those in a verdict's timings.
 _STEPS = {"open": "decode"}
