@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import quantiles
@@ -102,11 +103,16 @@ def run(bursts: Sequence[int], rate: float | None) -> Iterator[Burst]:
     Raises:
         DemoFailed: a worker did not come up, or a callback did not come.
     """
-    image = io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(image, "PNG")
-    with rig([image.getvalue()], score_threads=32, model="fake", max_batch=16, max_wait_ms=5) as platform:
+    with queue_alone() as platform:
         for tasks in bursts:
             yield measure(platform, tasks, rate)
+
+
+def queue_alone(*, metrics: bool = False) -> AbstractContextManager[Rig]:
+    """A platform whose model costs nothing, for `measure`."""
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(image, "PNG")
+    return rig([image.getvalue()], (), metrics, score_threads=32, model="fake", max_batch=16, max_wait_ms=5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

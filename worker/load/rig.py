@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import secrets
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,12 +144,22 @@ class Rig:
     receiver: Receiver
     #: Process of the worker that scores.
     score_pid: int
+    #: Where Prometheus may ask both workers; empty without metrics.
+    metrics_urls: tuple[str, ...] = ()
 
 
 @contextmanager
-def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: int, **settings: object) -> Iterator[Rig]:
+def rig(
+    images: ServedImages,
+    hosts: Sequence[str] = (),
+    metrics: bool = False,
+    /,
+    *,
+    score_threads: int,
+    **settings: object,
+) -> Iterator[Rig]:
     """Start everything and wait until it is ready. `settings` are those of the workers, named in lower case and without
-    the prefix. Workers may talk to the receiver, and to `hosts` (host:port).
+    the prefix; with `metrics`, each serves its own. Workers may talk to the receiver, and to `hosts` (host:port).
 
     Raises:
         DemoFailed: a worker did not come up.
@@ -159,16 +170,26 @@ def rig(images: ServedImages, hosts: Sequence[str] = (), /, *, score_threads: in
         receiver = Receiver(images)
         stack.enter_context(receiver.serving())
         environment = _environment(folder, redis_url, [receiver.endpoint, *hosts], settings)
-        pids = {}
+        pids, urls = {}, []
         for queue, threads in (("score", score_threads), ("deliver", _DELIVER_THREADS)):
             log = folder / f"{queue}.log"
             arguments = ["-P", "threads", "-c", str(threads), "-Q", queue, "-n", f"{queue}@load", "-l", "WARNING"]
+            if metrics:
+                port = str(_free_port())
+                environment |= {f"{PREFIX}METRICS_PORT": port}
+                urls.append(f"http://127.0.0.1:{port}/metrics")
             process = stack.enter_context(running(["worker", *arguments], environment, log))
             wait_until(partial(is_ready, folder, queue), process, queue, log, START_TIMEOUT_S)
             pids[queue] = process.pid
         client = stack.enter_context(Client(redis_url))
         redis = stack.enter_context(Redis.from_url(redis_url))
-        yield Rig(client, redis, receiver, pids["score"])
+        yield Rig(client, redis, receiver, pids["score"], tuple(urls))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: Mapping[str, object]) -> dict[str, str]:
