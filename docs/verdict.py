@@ -34,7 +34,7 @@ LINE = 70
 
 def score(image: str) -> Verdict:
     with (IMAGES / "manifest.csv").open(encoding="utf-8", newline="") as file:
-        prompts = {row["file"]: row["prompt"] for row in csv.DictReader(file)}
+        prompts = {row["image_path"]: row["prompt"] for row in csv.DictReader(file)}
     command = [sys.executable, "-m", "m3agiqa", "score", str(IMAGES / image), "--prompt", prompts[image], "--json"]
     command += ["--model", "mini", "--policy", "default", "--device", "cpu"]
     return Verdict.model_validate_json(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)

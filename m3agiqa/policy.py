@@ -23,7 +23,8 @@ WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
 #: Hexadecimal digits of a policy's digest.
 _DIGEST_CHARS = 12
 
-_SEVERITY = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
+#: How severe a decision is; the most severe one that an aspect calls for stands.
+SEVERITY: Mapping[Decision, int] = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 
 
 class Thresholds(BaseModel):
@@ -103,7 +104,7 @@ class Policy(BaseModel):
                 findings.append((self.on_missing, f"{aspect} has no score"))
         if failure is None and not any(aspect in self.aspects for aspect in wanted):
             findings.append((self.on_missing, f"policy {self.name} judges none of the aspects asked for"))
-        decision = max((found for found, _ in findings), key=_SEVERITY.__getitem__, default=Decision.ACCEPT)
+        decision = max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
         return decision, tuple(reason for _, reason in findings)
 
 

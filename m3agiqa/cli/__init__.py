@@ -22,6 +22,7 @@ from m3agiqa.cli import (
     plot,
     predict,
     pretrain,
+    probe,
     score,
     train,
 )
@@ -38,6 +39,7 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "plot": plot,
+    "probe": probe,
     "train": train,
     "bench": bench,
     "golden": golden,

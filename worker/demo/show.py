@@ -137,7 +137,8 @@ def submissions(endpoint: str) -> list[Submission]:
     """The images that ship with the project, and some bad ones."""
     with (IMAGES / "manifest.csv").open(encoding="utf-8", newline="") as file:
         shipped = [
-            Submission(row["file"], f"http://{endpoint}/{row['file']}", row["prompt"]) for row in csv.DictReader(file)
+            Submission(row["image_path"], f"http://{endpoint}/{row['image_path']}", row["prompt"])
+            for row in csv.DictReader(file)
         ]
     return [
         *shipped,
