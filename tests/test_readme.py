@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -42,7 +41,6 @@ from worker import settings
 README_LINES = 200
 EXAMPLES = ROOT / "producers" / "examples"
 
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 
 
 @cache
@@ -237,14 +235,6 @@ def test_the_program_that_scores_without_a_queue_runs(
     exec(compile(program, "a page", "exec"), {})  # noqa: S102
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["quality", "correspondence", "authenticity"]
-
-
-@needs_node
-def test_the_program_that_makes_a_request_in_node_runs() -> None:
-    [program] = [program for program in blocks("js") if "scoreRequest" in program]
-    command = ["node", "--input-type=module", "--eval", program]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert printed.split()[1] == "m3agiqa:inbox:3"
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shutil
 import subprocess
@@ -45,39 +44,6 @@ def check(raw: str, priority: int = 3) -> ScoreRequest:
     assert (request.image_url, request.prompt, request.version) == (URL, PROMPT, VERSION)
     assert abs((datetime.now(UTC) - request.submitted_at).total_seconds()) < 3600
     return request
-
-
-def node(*arguments: str) -> str:
-    return subprocess.run(["node", *arguments], capture_output=True, text=True, check=True).stdout
-
-
-@needs_node
-def test_node() -> None:
-    # when the program prints a request
-    printed = node(str(EXAMPLES / "score-request.mjs"), URL, PROMPT)
-    # then a worker takes it, under the id that it names itself
-    assert check(printed).request_id == json.loads(printed)["request_id"]
-
-
-@needs_node
-def test_node_puts_priorities_on_their_lists() -> None:
-    program = f"""
-        import {{ scoreRequest }} from {str(EXAMPLES / "score-request.mjs")!r};
-        const image = {{ image_url: {URL!r}, prompt: process.argv[1] }};
-        for (const fields of [{{ priority: 0 }}, {{ priority: 9, request_id: "mine" }}, {{}}]) {{
-            const {{ id, key, request }} = scoreRequest({{ ...image, ...fields }});
-            console.log(id, key, request);
-        }}
-    """
-    lines = node("--input-type=module", "--eval", program, PROMPT).splitlines()
-    ids = []
-    for line, priority in zip(lines, (0, 9, 3), strict=True):
-        request_id, list_key, raw = line.split(" ", 2)
-        assert list_key == keys.inbox(priority)
-        assert check(raw, priority).request_id == request_id
-        ids.append(request_id)
-    assert ids[1] == "mine"
-    assert len(set(ids)) == 3
 
 
 @needs_jq

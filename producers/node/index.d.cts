@@ -1,0 +1,105 @@
+import type { RedisOptions } from "ioredis";
+
+export type Aspect = "quality" | "correspondence" | "authenticity";
+export type Decision = "accept" | "review" | "reject";
+export type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
+
+/** One image to score. The fields are those of the Python contract, under the same names. */
+export interface ScoreRequest {
+  image_url: string;
+  prompt: string;
+  callback_url?: string;
+  s3_uri?: string;
+  aspects?: Aspect[];
+  policy?: string;
+  /** 0 goes first. Default 3. */
+  priority?: 0 | 3 | 6 | 9;
+  /** Default a UUID. To submit a request again under its id is safe: there is one verdict. */
+  request_id?: string;
+  metadata?: { [key: string]: Json };
+  expires_at?: string;
+  submitted_at?: string;
+  traceparent?: string;
+}
+
+export interface AspectScore {
+  /** MOS scale, 0 to 5. */
+  score: number;
+  rating: "bad" | "poor" | "fair" | "good" | "excellent";
+  description: string;
+  slices: number;
+  cut_tokens: number;
+}
+
+export interface Verdict {
+  version: string;
+  request_id: string;
+  status: "scored" | "failed";
+  decision: Decision;
+  reasons: string[];
+  aspects: { [aspect in Aspect]?: AspectScore };
+  policy: { name: string; version: number; digest: string | null } | null;
+  model: { profile: string; trained: boolean; [more: string]: Json } | null;
+  image: { sha256: string; width: number; height: number; format: string; frames: number } | null;
+  timings_ms: { [stage: string]: number };
+  batch: number | null;
+  attempt: number;
+  submitted_at: string;
+  scored_at: string;
+  metadata: { [key: string]: Json };
+  error: { code: string; message: string; retryable: boolean } | null;
+}
+
+export interface ClientOptions {
+  /** The workers' M3AGIQA_NAMESPACE; goes before `?namespace=` of the URL. */
+  namespace?: string;
+  /** `submit` refuses while so many requests wait. Default 100,000. */
+  maxQueued?: number;
+  /** More options for ioredis, such as `tls` or `sentinels`. */
+  redis?: RedisOptions;
+}
+
+export interface WaitOptions {
+  /** Milliseconds; 0 only looks. Default: for ever. */
+  timeoutMs?: number;
+}
+
+/** Submits images to the queue in Redis, and waits for verdicts. All waiters share one subscription. */
+export class Client {
+  /** @param url `redis://` or `rediss://`, also with `?namespace=NAME`. */
+  constructor(url: string, options?: ClientOptions);
+  /** Enqueues one image; gives its request id. Rejects with `QueueFull`, or with the error of Redis. */
+  submit(request: ScoreRequest): Promise<string>;
+  /** Enqueues many images, 500 in a round trip; gives their request ids in order. */
+  submitMany(requests: readonly ScoreRequest[]): Promise<string[]>;
+  /** Waits for a verdict. Rejects with `ResultTimeout`. */
+  result(requestId: string, options?: WaitOptions): Promise<Verdict>;
+  /** Submits, and waits for the verdict. */
+  score(request: ScoreRequest, options?: WaitOptions): Promise<Verdict>;
+  /** Leaves Redis; whoever waits gets an error. */
+  close(): Promise<void>;
+}
+
+/** Too many requests wait already. */
+export class QueueFull extends Error {
+  /** Ids of the requests that were enqueued before. */
+  readonly submitted: string[];
+}
+
+/** No verdict came in time. It may still come, or may have expired. */
+export class ResultTimeout extends Error {}
+
+/** Version of the contract that requests follow. */
+export const VERSION: string;
+
+/**
+ * The verdict in a callback. Throws if no secret signed these bytes within the last five minutes (Standard Webhooks).
+ *
+ * @param secrets `whsec_...`; several while you change yours.
+ * @param body the bytes or text as they came, before any parser.
+ */
+export function verify(
+  secrets: string | readonly string[],
+  headers: { readonly [name: string]: string | readonly string[] | undefined },
+  body: string | Buffer,
+): Verdict;

@@ -1,0 +1,3 @@
+import m3agiqa from "./index.cjs";
+
+export const { Client, QueueFull, ResultTimeout, VERSION, verify } = m3agiqa;

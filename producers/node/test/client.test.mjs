@@ -1,0 +1,84 @@
+// Runs against a worker: REDIS_URL, IMAGE_URL of a server of images, PORT on which callbacks are expected, SECRET that signs.
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { Client, QueueFull, ResultTimeout, verify } from "m3agiqa";
+
+const { REDIS_URL, IMAGE_URL, PORT, SECRET } = process.env;
+const OTHER = `whsec_${Buffer.alloc(32).toString("base64")}`;
+const image = (name, more = {}) => ({ image_url: `${IMAGE_URL}/${name}.png`, prompt: 'a "quoted" café', ...more });
+
+let client;
+before(() => (client = new Client(REDIS_URL)));
+after(() => client.close());
+
+test("a package of either kind has the same client", () => {
+  assert.equal(createRequire(import.meta.url)("m3agiqa").Client, Client);
+});
+
+test("an image is scored", async () => {
+  const verdict = await client.score(image("one", { metadata: { user: 7 } }), { timeoutMs: 60_000 });
+  assert.equal(verdict.status, "scored");
+  assert.deepEqual(verdict.metadata, { user: 7 });
+  assert.deepEqual(Object.keys(verdict.aspects).sort(), ["authenticity", "correspondence", "quality"]);
+});
+
+test("a thousand waiters share a subscription", async () => {
+  const ids = await client.submitMany(Array.from({ length: 1000 }, (_, number) => image(`many-${number % 7}`, { priority: 9 })));
+  assert.equal(new Set(ids).size, 1000);
+  const verdicts = await Promise.all(ids.map((id) => client.result(id, { timeoutMs: 120_000 })));
+  assert.deepEqual(verdicts.map((verdict) => verdict.request_id), ids);
+});
+
+test("a verdict that is there is read at once, and one that does not come is waited for no longer than asked", async () => {
+  const id = await client.submit(image("there", { request_id: "node-1", priority: 0 }));
+  assert.equal(id, "node-1");
+  await client.result(id, { timeoutMs: 60_000 });
+  assert.equal((await client.result(id, { timeoutMs: 0 })).request_id, id);
+  await assert.rejects(client.result("never-submitted", { timeoutMs: 50 }), ResultTimeout);
+});
+
+test("what cannot be a request is refused here", async () => {
+  await assert.rejects(client.submit(image("x", { priority: 4 })), RangeError);
+  await assert.rejects(client.submit({ prompt: "no image" }), TypeError);
+});
+
+test("a full queue refuses", async () => {
+  const full = new Client(REDIS_URL, { maxQueued: 0 });
+  await assert.rejects(full.submit(image("x")), (error) => error instanceof QueueFull && error.submitted.length === 0);
+  await full.close();
+});
+
+test("another namespace is another queue", async () => {
+  const elsewhere = new Client(`${REDIS_URL}?namespace=elsewhere`);
+  const id = await elsewhere.submit(image("elsewhere"));
+  await assert.rejects(client.result(id, { timeoutMs: 1500 }), ResultTimeout);
+  await elsewhere.close();
+});
+
+test("a callback is believed if our secret signed it", async () => {
+  const got = await new Promise((resolve, reject) => {
+    const server = createServer(async (request, response) => {
+      const chunks = [];
+      for await (const chunk of request) chunks.push(chunk);
+      response.writeHead(204).end();
+      server.close();
+      resolve([request.headers, Buffer.concat(chunks)]);
+    }).listen(Number(PORT), "127.0.0.1", () =>
+      client.submit(image("told", { request_id: "node-2", callback_url: `http://127.0.0.1:${PORT}/verdicts` })).catch(reject),
+    );
+  });
+  assert.equal(verify(SECRET, ...got).request_id, "node-2");
+  assert.equal(verify([OTHER, SECRET], ...got).request_id, "node-2");
+  assert.throws(() => verify(OTHER, ...got));
+  assert.throws(() => verify([], ...got));
+  assert.throws(() => verify(SECRET, got[0], Buffer.from(got[1].toString().replace("node-2", "node-3"))));
+});
+
+test("who closes ends who waits", async () => {
+  const closing = new Client(REDIS_URL);
+  const waiting = closing.result("never-submitted");
+  setTimeout(() => closing.close(), 50);
+  await assert.rejects(waiting);
+});
