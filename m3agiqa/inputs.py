@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -44,11 +46,21 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: as `opened`.
     """
-    with opened(path) as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    with opened(path) as file, reading(path):
+        return file.read()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong while it is read.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_text(path: Path) -> str:
@@ -60,8 +72,8 @@ def read_text(path: Path) -> str:
     return decoded(path, read_bytes(path)).removeprefix("\ufeff")
 
 
-def decoded(path: Path, data: bytes) -> str:
-    """The text of a file's bytes in UTF-8.
+def decoded(path: Path, data: bytes, *, line: int = 1) -> str:
+    """The text of a file's bytes in UTF-8, of which the first stand in this line.
 
     Raises:
         DataError: a line is not UTF-8; says which.
@@ -69,7 +81,7 @@ def decoded(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line += data.count(b"\n", 0, error.start)
         raise DataError(f"{path}, line {line}: not UTF-8") from None
 
 

@@ -5,14 +5,17 @@ Only a line feed ends a line: a text may hold the other line breaks of Unicode.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from m3agiqa.errors import DataError
-from m3agiqa.inputs import decoded, read_bytes, read_text
+from m3agiqa.inputs import decoded, opened, read_bytes, reading
 
 #: The escape of half a character; two halves make a whole one.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -32,12 +35,25 @@ def read(path: Path) -> list[Located]:
     Raises:
         DataError: the file is unreadable or empty, or something in it is no JSON object; says what.
     """
-    text = read_text(path)
-    if not text.strip():
-        raise DataError(f"{path} is empty")
-    if text.lstrip().startswith("["):
-        return [_object(f"{path}, item {number}", item) for number, item in enumerate(_loads(f"{path}", text), 1)]
-    return _lines(path, text)
+    return list(stream(path))
+
+
+def stream(path: Path) -> Iterator[Located]:
+    """Read a file's objects one by one. Lines are read as they are asked for, a list is read whole.
+
+    Raises:
+        DataError: as `read`, once reading comes to it.
+    """
+    with opened(path) as file, reading(path):
+        lines = enumerate(_without_mark(file), 1)
+        first = next(((number, line) for number, line in lines if line.strip()), None)
+        if first is None:
+            raise DataError(f"{path} is empty")
+        if first[1].lstrip().startswith(b"["):
+            text = decoded(path, first[1] + file.read(), line=first[0])
+            yield from (_object(f"{path}, item {number}", item) for number, item in enumerate(_list(path, text), 1))
+        else:
+            yield from _lines(path, chain([first], lines))
 
 
 def read_grown(path: Path) -> tuple[str, list[Located]]:
@@ -52,21 +68,30 @@ def read_grown(path: Path) -> tuple[str, list[Located]]:
     data = read_bytes(path)
     end = data.rfind(b"\n") + 1
     whole, rest = decoded(path, data[:end]), data[end:].lstrip()
-    lines = _lines(path, whole)
+    lines = list(_lines(path, enumerate(io.BytesIO(data[:end]), 1)))
     if rest and not rest.startswith(b"{"):
         raise DataError(f"{path}: its last line is no JSON object, nor the beginning of one")
     return whole, lines
 
 
-def _lines(path: Path, text: str) -> list[Located]:
-    lines = text.split("\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
+def _without_mark(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, without a byte order mark."""
+    yield next(file, b"").removeprefix(codecs.BOM_UTF8)
+    yield from file
+
+
+def _lines(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[Located]:
+    for number, line in lines:
         if line.strip():
-            cut_off = " (cut off at its end)" if number == len(lines) else ""
-            found.append(_object(where, _loads(f"{where}{cut_off}", line)))
-    return found
+            where = f"{path}, line {number}"
+            cut_off = "" if line.endswith(b"\n") else " (cut off at its end)"
+            yield _object(where, _loads(f"{where}{cut_off}", decoded(path, line, line=number)))
+
+
+def _list(path: Path, text: str) -> list[Any]:
+    content = _loads(f"{path}", text)
+    assert isinstance(content, list), "it begins with a bracket"
+    return content
 
 
 def _object(where: str, item: Any) -> Located:

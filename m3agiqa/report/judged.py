@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from m3agiqa import jsonl
 from m3agiqa.batch import Record
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, ModelInfo, PolicyRef, Verdict, describe_validation
 from m3agiqa.errors import DataError
 from m3agiqa.records import versioned
+
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,16 @@ class Judged:
 def read(path: Path) -> Iterator[Judged]:
     """Every image of a file of verdicts (JSONL or a JSON list), or of the JSON that `m3agiqa batch` wrote.
 
+    Lines are read as they are asked for, so that a file may be larger than memory; a list is read whole.
+
     Raises:
         DataError: the file is unreadable, or something in it is neither; says where.
     """
-    located = jsonl.read(path)
-    if located and "image_path" in located[0][1]:
-        yield from from_records(_parsed(Record, where, item) for where, item in located)
+    located = jsonl.stream(path)
+    first = list(islice(located, 1))
+    located = chain(first, located)
+    if first and "image_path" in first[0][1]:
+        yield from _from_rows((where, _parsed(Record, where, item)) for where, item in located)
     else:
         for where, item in located:
             yield from_verdict(_parsed(Verdict, where, item))
@@ -78,15 +84,23 @@ def from_verdict(verdict: Verdict, *, image: str | None = None, prompt: str | No
 
 def from_records(records: Iterable[Record]) -> Iterator[Judged]:
     """What the rows of `m3agiqa batch` say; those of one image stand together."""
-    for _, rows in groupby(records, key=lambda record: (record.image_path, record.prompt)):
+    return _from_rows(("a row", record) for record in records)
+
+
+def _from_rows(located: Iterable[tuple[str, Record]]) -> Iterator[Judged]:
+    for _, rows in groupby(located, key=lambda item: (item[1].image_path, item[1].prompt)):
         yield from _images(list(rows))
 
 
-def _images(rows: list[Record]) -> Iterator[Judged]:
+def _images(rows: list[tuple[str, Record]]) -> Iterator[Judged]:
     """A row for each aspect makes an image; a table may name the same image and prompt several times in a row."""
-    size = len(rows[0].aspects)
+    size = max(1, len(rows[0][1].aspects))
     for start in range(0, len(rows), size):
-        yield _image(rows[start : start + size])
+        where = rows[start][0]
+        try:
+            yield _image([record for _, record in rows[start : start + size]])
+        except ValidationError as error:  # a score that is none
+            raise DataError(f"{where}: {describe_validation(error)}") from None
 
 
 def _image(rows: list[Record]) -> Judged:
@@ -125,7 +139,7 @@ def _model(model: ModelInfo | None) -> str:
     return versioned(model.profile, model) if model else ""
 
 
-def _parsed(kind: type[Any], where: str, item: dict[str, Any]) -> Any:
+def _parsed(kind: type[_Parsed], where: str, item: dict[str, Any]) -> _Parsed:
     try:
         return kind.model_validate(item)
     except ValidationError as error:

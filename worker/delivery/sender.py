@@ -18,6 +18,8 @@ from worker.web.transport import Transport
 
 #: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
+#: Folder of verdicts in a bucket, below the prefix that requests name.
+RESULTS = "results/v1/"
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,5 @@ class Sender:
 def _key(prefix: str, delivery: Delivery) -> str:
     """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
     day = delivery.submitted_at.astimezone(UTC).date().isoformat()
-    name = f"results/v1/dt={day}/{delivery.request_id}.json"
+    name = f"{RESULTS}dt={day}/{delivery.request_id}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
