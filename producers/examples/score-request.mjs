@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
  *   under `id`. To push it again is safe: there is one verdict for an id.
  */
 export function scoreRequest({ priority = 3, ...fields }) {
-  const request = { request_id: randomUUID(), submitted_at: new Date().toISOString(), version: "1.1", ...fields };
+  const request = { request_id: randomUUID(), submitted_at: new Date().toISOString(), version: "1.2", ...fields };
   return { id: request.request_id, key: `m3agiqa:inbox:${priority}`, request: JSON.stringify(request) };
 }
 
