@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from m3agiqa.decisions import Decision, PolicyRef, Redecided, ShadowDecision
 from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
 from m3agiqa.fields import (
     KEY_LEADS_ELSEWHERE,
@@ -31,6 +32,7 @@ from m3agiqa.fields import (
     S3Uri,
     Traceparent,
     WebUrl,
+    Wire,
     describe_validation,
     is_request_id,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "MAX_URL_CHARS",
     "VERSION",
     "YEARS",
+    "Asked",
     "Aspect",
     "AspectScore",
     "Decision",
@@ -54,7 +57,9 @@ __all__ = [
     "PolicyRef",
     "Priority",
     "Rating",
+    "Redecided",
     "ScoreRequest",
+    "ShadowDecision",
     "Verdict",
     "describe_validation",
     "is_request_id",
@@ -67,7 +72,12 @@ MAX_PIXELS = 68_000_000
 
 #: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
 #: leaves a message of another major version to other readers.
-VERSION = "1.1"
+VERSION = "1.2"
+#: The first version whose requests may name a span.
+_TRACED = "1.1"
+
+#: Events that a verdict may tell.
+SCORED, REDECIDED = "verdict.scored", "verdict.redecided"
 
 #: Fields that differ between a request and its repetition.
 _OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent"}
@@ -94,18 +104,7 @@ class Rating(StrEnum):
         return list(cls)[min(int(score), 4)]
 
 
-class Decision(StrEnum):
-    ACCEPT = "accept"
-    REVIEW = "review"
-    REJECT = "reject"
-
-
-class _Wire(BaseModel):
-    # Fields that a later version added are ignored.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class ScoreRequest(_Wire):
+class ScoreRequest(Wire):
     """One image to score, as a generator backend enqueues it."""
 
     # An unknown field is a misspelt one; `parse` takes out those that a later version added.
@@ -152,7 +151,7 @@ class ScoreRequest(_Wire):
         and refuse nothing.
         """
         is_later = self.traceparent is not None and self.version in (None, "1.0")
-        said = self.model_copy(update={"version": VERSION}) if is_later else self
+        said = self.model_copy(update={"version": _TRACED}) if is_later else self
         return said.model_dump_json(exclude_none=True)
 
     @field_validator("aspects")
@@ -190,7 +189,7 @@ def _without_later_fields(payload: object) -> object:
     return {name: value for name, value in payload.items() if name in ScoreRequest.model_fields}
 
 
-class AspectScore(_Wire):
+class AspectScore(Wire):
     """One aspect's score with its written reason."""
 
     #: MOS scale, clamped to [0, 5].
@@ -204,7 +203,7 @@ class AspectScore(_Wire):
     cut_tokens: int = Field(ge=0)
 
 
-class Failure(_Wire):
+class Failure(Wire):
     """A failure as a value, so that an error of `errors` can travel."""
 
     code: str
@@ -229,16 +228,7 @@ class Failure(_Wire):
         )
 
 
-class PolicyRef(_Wire):
-    """The policy that decided."""
-
-    name: str
-    version: int
-    #: The first digits of the SHA-256 of the policy's content. Two files that decide alike have the same.
-    digest: str | None = None
-
-
-class ModelInfo(_Wire):
+class ModelInfo(Wire):
     """Where a score came from."""
 
     profile: str
@@ -253,7 +243,7 @@ class ModelInfo(_Wire):
     trained: bool
 
 
-class ImageInfo(_Wire):
+class ImageInfo(Wire):
     #: SHA-256 of the bytes as fetched.
     sha256: str
     #: Pixels, after the EXIF orientation was applied.
@@ -264,11 +254,22 @@ class ImageInfo(_Wire):
     frames: int = 1
 
 
-class Verdict(_Wire):
+class Asked(Wire):
+    """The part of a request that its verdict repeats where the worker is set to."""
+
+    image_url: str
+    prompt: str
+    callback_url: str | None = None
+    s3_uri: str | None = None
+
+
+class Verdict(Wire):
     """The one thing a caller receives, whether scored or failed."""
 
     #: Version of this contract that the verdict follows.
     version: str = VERSION
+    #: The event that a webhook tells: SCORED, or REDECIDED for a verdict of an image that was scored before. Since 1.2.
+    type: str = SCORED
     request_id: str
     #: "scored" if every aspect asked for has a score.
     status: Literal["scored", "failed"]
@@ -287,3 +288,10 @@ class Verdict(_Wire):
     scored_at: AwareDatetime
     metadata: dict[str, JsonValue]
     error: Failure | None
+    #: Aspects that were asked for and alone have no score, with the reason for each. Since 1.2, as all below.
+    failures: dict[Aspect, Failure] = Field(default_factory=dict)
+    request: Asked | None = None
+    #: What the policy in shadow would have decided.
+    shadow: ShadowDecision | None = None
+    #: What held before, where the verdict was decided anew from its scores.
+    redecided: Redecided | None = None

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
 
 from m3agiqa.quoting import quoted
 
@@ -35,6 +44,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAMED_ERRORS = 8
 #: Characters in a message of a wrong field's name, and of what is wrong with it.
 _FIELD_CHARS, _ERROR_CHARS = 160, 240
+
+
+class Wire(BaseModel):
+    """What crosses the wire. Fields that a later version added are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 def is_request_id(value: object) -> bool:

@@ -23,6 +23,9 @@ WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
 #: Hexadecimal digits of a policy's digest.
 _DIGEST_CHARS = 12
 
+#: Fields that a policy's digest leaves out where they say nothing.
+_LATER = ("sample_review",)
+
 #: How severe a decision is; the most severe one that an aspect calls for stands.
 SEVERITY: Mapping[Decision, int] = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
 
@@ -54,6 +57,8 @@ class Policy(BaseModel):
     on_missing: WithoutScore = Decision.REVIEW
     #: Decision if the image as a whole could not be scored.
     on_failure: WithoutScore = Decision.REVIEW
+    #: Part of the accepted images that goes to review all the same, so that people see what the policy lets through.
+    sample_review: float = Field(default=0.0, ge=0, le=1)
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -78,7 +83,10 @@ class Policy(BaseModel):
 
     @property
     def ref(self) -> PolicyRef:
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_DIGEST_CHARS]
+        # A policy from before these fields existed keeps its digest.
+        unsaid = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        content = self.model_dump_json(exclude=unsaid)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARS]
         return PolicyRef(name=self.name, version=self.version, digest=digest)
 
     def decide(
@@ -86,10 +94,13 @@ class Policy(BaseModel):
         scores: Mapping[Aspect, AspectScore],
         wanted: Sequence[Aspect],
         failure: Failure | None = None,
+        *,
+        drawn_by: str | None = None,
     ) -> tuple[Decision, tuple[str, ...]]:
         """The most severe decision that any aspect calls for, and every reason against "accept".
 
-        Only a score below its threshold rejects; a failure alone leads to `on_failure` at most.
+        Only a score below its threshold rejects; a failure alone leads to `on_failure` at most. `drawn_by` is the
+        request id by which an accepted image is drawn for review, or not; without it, none is.
         """
         findings: list[tuple[Decision, str]] = []
         if failure is not None:
@@ -104,6 +115,8 @@ class Policy(BaseModel):
                 findings.append((self.on_missing, f"{aspect} has no score"))
         if failure is None and not any(aspect in self.aspects for aspect in wanted):
             findings.append((self.on_missing, f"policy {self.name} judges none of the aspects asked for"))
+        if not findings and drawn_by is not None and _draw(drawn_by) < self.sample_review:
+            findings.append((Decision.REVIEW, f"drawn for review: {100 * self.sample_review:g} % of accepted images"))
         decision = max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
         return decision, tuple(reason for _, reason in findings)
 
@@ -118,17 +131,36 @@ class Policies:
     If a file becomes wrong, its last content stays in force, and the log says why.
 
     Raises:
-        ConfigError: `default` is neither the name nor the path of a policy.
+        ConfigError: `default` is neither the name nor the path of a policy. A `shadow` that is none is logged alone.
     """
 
-    def __init__(self, default: str) -> None:
+    def __init__(self, default: str, shadow: str | None = None) -> None:
         self._default = config.find("policies", default)
+        self._shadow = shadow
+        #: Why there is no policy in shadow, as the log told last.
+        self._told = ""
         self._lock = threading.Lock()
-        self._read: dict[Path, tuple[_Stamp, Policy]] = {self._default: (_stamp(self._default), Policy.load(default))}
+        #: The state of a file, and the policy in it; None if there never was one.
+        self._read: dict[Path, tuple[_Stamp, Policy | None]] = {
+            self._default: (_stamp(self._default), Policy.load(default))
+        }
 
     @property
     def default(self) -> Policy:
         return self._current(self._default)
+
+    @property
+    def shadow(self) -> Policy | None:
+        """The policy in shadow; None if there is none, or it cannot be read."""
+        if self._shadow is None:
+            return None
+        try:
+            return self._current(config.find("policies", self._shadow))
+        except ConfigError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                logger.error("no policy is in shadow: %s", error)
+            return None
 
     def named(self, name: str) -> Policy:
         """The policy that a request names.
@@ -144,18 +176,22 @@ class Policies:
     def _current(self, path: Path) -> Policy:
         stamp = _stamp(path)
         with self._lock:
-            known = self._read.get(path)
-            if known is not None and known[0] == stamp:
-                return known[1]
-            try:
-                policy = Policy.read(path)
-            except ConfigError as error:
-                logger.error("%s; %s", error, "its last content stays in force" if known else "it is not used")
-                if known is None:
-                    raise ConfigError(f"policy {path.stem} cannot be read; the worker's log says why") from None
-                policy = known[1]
-            self._read[path] = stamp, policy
-            return policy
+            known_at, policy = self._read.get(path, (None, None))
+            if path not in self._read or known_at != stamp:
+                policy = _read(path, policy)
+                self._read[path] = stamp, policy
+        if policy is None:
+            raise ConfigError(f"policy {path.stem} cannot be read; the worker's log says why")
+        return policy
+
+
+def _read(path: Path, known: Policy | None) -> Policy | None:
+    """The policy in a file, or the one `known` from before if the file is wrong."""
+    try:
+        return Policy.read(path)
+    except ConfigError as error:
+        logger.error("%s; %s", error, "its last content stays in force" if known else "it is not used")
+        return known
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -164,6 +200,12 @@ def _stamp(path: Path) -> _Stamp:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _draw(request_id: str) -> float:
+    """A number from 0 to 1, below 1, the same for a request each time, and independent of what else is drawn by ids."""
+    digest = hashlib.sha256(f"sample_review {request_id}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[Decision, str]]:

@@ -1,4 +1,4 @@
-"""Puts a verdict together from the outcome of scoring."""
+"""Puts a verdict together from the outcome of scoring, or anew from the scores of an older one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from m3agiqa.contract import Aspect, Failure, ImageInfo, ModelInfo, Verdict
+from m3agiqa.contract import (
+    REDECIDED,
+    VERSION,
+    Asked,
+    Aspect,
+    AspectScore,
+    Decision,
+    Failure,
+    ImageInfo,
+    ModelInfo,
+    Redecided,
+    ShadowDecision,
+    Verdict,
+)
 from m3agiqa.jobs import Scores
 from m3agiqa.policy import Policy
 
@@ -35,6 +48,25 @@ class LocalRequest:
     metadata: dict[str, JsonValue] = field(default_factory=dict)
 
 
+def decide(
+    policy: Policy,
+    request_id: str,
+    aspects: Mapping[Aspect, AspectScore],
+    wanted: Sequence[Aspect],
+    *,
+    failure: Failure | None = None,
+    model: ModelInfo | None = None,
+) -> tuple[Decision, tuple[str, ...]]:
+    """What `policy` makes of an image's scores, for a verdict. `failure` says why the image as a whole has none."""
+    is_trained = model is None or model.trained
+    is_scored = failure is None and all(aspect in aspects for aspect in wanted)
+    drawn_by = request_id if is_scored and is_trained else None
+    decision, reasons = policy.decide(aspects, wanted, failure, drawn_by=drawn_by)
+    if aspects and not is_trained:
+        reasons = (*reasons, "the model is untrained: its scores mean nothing")
+    return decision, reasons
+
+
 def assemble(
     request: Request,
     outcome: Scores | Failure,
@@ -45,36 +77,67 @@ def assemble(
     image: ImageInfo | None = None,
     timings_ms: Mapping[str, float] | None = None,
     attempt: int = 1,
+    asked: Asked | None = None,
 ) -> Verdict:
     """Decide by `policy` and put everything together that the caller receives.
 
     `outcome` is a Failure if the image as a whole could not be scored (because it was not fetched, say). `model` is
     None if that happened before a model was loaded. `timings_ms` holds the caller's own stages, before the scorer's.
+    `asked` is what the verdict repeats of its request.
     """
-    error: Failure | None
-    if isinstance(outcome, Failure):
-        error = outcome
-        outcome = Scores({})
-        decision, reasons = policy.decide({}, wanted, error)
-    else:
-        error = next(iter(outcome.failures.values()), None)
-        decision, reasons = policy.decide(outcome.aspects, wanted)
-    if outcome.aspects and model is not None and not model.trained:
-        reasons = (*reasons, "the model is untrained: its scores mean nothing")
+    failure = outcome if isinstance(outcome, Failure) else None
+    scores = Scores({}) if isinstance(outcome, Failure) else outcome
+    error = failure or next(iter(scores.failures.values()), None)
+    decision, reasons = decide(policy, request.request_id, scores.aspects, wanted, failure=failure, model=model)
     return Verdict(
         request_id=request.request_id,
         status="scored" if error is None else "failed",
         decision=decision,
         reasons=reasons,
-        aspects=dict(outcome.aspects),
+        aspects=dict(scores.aspects),
         policy=policy.ref,
         model=model,
         image=image,
-        timings_ms={name: round(value, 3) for name, value in {**(timings_ms or {}), **outcome.timings_ms}.items()},
-        batch=outcome.batch,
+        timings_ms={name: round(value, 3) for name, value in {**(timings_ms or {}), **scores.timings_ms}.items()},
+        batch=scores.batch,
         attempt=attempt,
         submitted_at=request.submitted_at,
         scored_at=datetime.now(UTC),
         metadata=request.metadata,
         error=error,
+        failures=dict(scores.failures),
+        request=asked,
     )
+
+
+def asked_for(verdict: Verdict) -> tuple[Aspect, ...]:
+    """The aspects that were asked for, as far as a verdict tells; none where the image as a whole failed.
+
+    A verdict before version 1.2 does not tell which aspects failed alone: those of its model that have no score count.
+    """
+    if verdict.status == "scored":
+        return tuple(verdict.aspects)
+    failed = verdict.failures or (verdict.model.heads if verdict.model and verdict.aspects else {})
+    return tuple(aspect for aspect in Aspect if aspect in verdict.aspects or aspect in failed)
+
+
+def decided_by(verdict: Verdict, policy: Policy) -> tuple[Decision, tuple[str, ...]]:
+    """What `policy` makes of the scores that a verdict holds."""
+    asked = asked_for(verdict)
+    failure = None if asked else verdict.error
+    return decide(policy, verdict.request_id, verdict.aspects, asked, failure=failure, model=verdict.model)
+
+
+def with_shadow(verdict: Verdict, policy: Policy) -> Verdict:
+    """The verdict with what another policy, which is in shadow, would have decided."""
+    decision, reasons = decided_by(verdict, policy)
+    shadow = ShadowDecision(policy=policy.ref, decision=decision, reasons=reasons)
+    return verdict.model_copy(update={"shadow": shadow})
+
+
+def redecided(verdict: Verdict, policy: Policy, at: datetime) -> Verdict:
+    """The verdict that `policy` makes of the same scores at a time."""
+    decision, reasons = decided_by(verdict, policy)
+    before = Redecided(decision=verdict.decision, policy=verdict.policy, at=at)
+    changed = {"decision": decision, "reasons": reasons, "policy": policy.ref, "redecided": before, "shadow": None}
+    return verdict.model_copy(update={"version": VERSION, "type": REDECIDED, **changed})

@@ -73,6 +73,15 @@ class Settings(BaseSettings):
         description="cpu, cuda, cuda:N, or auto: a GPU if there is one.",
     )
     policy: str = Field(default="default", description="Policy of requests that name none.")
+    shadow_policy: str | None = Field(
+        default=None,
+        description="Policy in shadow: verdicts tell what it would have decided, beside what was decided.",
+    )
+    echo_request: bool = Field(
+        default=False,
+        description="Repeat a request's image_url, prompt, callback_url and s3_uri in its verdict, for reports and "
+        "`m3agiqa redecide`: prompts and links then lie wherever verdicts do.",
+    )
     config_dir: Path | None = Field(
         default=None,
         description="Folder with `policies/` and `models/` of yours, looked into before those that ship.",

@@ -16,6 +16,7 @@ from m3agiqa.batch import Record
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, ModelInfo, PolicyRef, Verdict, describe_validation
 from m3agiqa.errors import DataError
 from m3agiqa.records import versioned
+from m3agiqa.verdict import asked_for
 
 _Parsed = TypeVar("_Parsed", bound=BaseModel)
 
@@ -31,6 +32,8 @@ class Judged:
     reasons: tuple[str, ...]
     #: Scores by aspect, on the MOS scale 0..5; aspects that failed are missing.
     scores: Mapping[Aspect, AspectScore]
+    #: Aspects that were asked for, as far as the source tells.
+    asked: tuple[Aspect, ...] = ()
     #: Why the image, or an aspect of it, has no score.
     failure: Failure | None = None
     #: `NAME@DIGEST` of the policy and of the model; empty where the source does not tell.
@@ -65,17 +68,19 @@ def read(path: Path) -> Iterator[Judged]:
 
 
 def from_verdict(verdict: Verdict, *, image: str | None = None, prompt: str | None = None) -> Judged:
-    """What a verdict says; `image` and `prompt` are those of its request, where they are known."""
+    """What a verdict says; `image` and `prompt` are those of its request, where they are known otherwise."""
+    asked = verdict.request
     return Judged(
         id=verdict.request_id,
         decision=verdict.decision,
         reasons=verdict.reasons,
         scores=verdict.aspects,
+        asked=asked_for(verdict),
         failure=verdict.error,
         policy=_policy(verdict.policy),
         model=_model(verdict.model),
-        image=image,
-        prompt=prompt,
+        image=image if image is not None or asked is None else asked.image_url,
+        prompt=prompt if prompt is not None or asked is None else asked.prompt,
         image_sha256=verdict.image.sha256 if verdict.image else None,
         scored_at=verdict.scored_at,
         verdict=verdict,
@@ -117,6 +122,7 @@ def _image(rows: list[Record]) -> Judged:
             for row in rows
             if row.score is not None and row.rating is not None
         },
+        asked=first.aspects,
         failure=None if error is None else _failure(error),
         policy=first.policy,
         model=first.model,

@@ -31,6 +31,18 @@ export interface AspectScore {
   cut_tokens: number;
 }
 
+export interface PolicyRef {
+  name: string;
+  version: number;
+  digest: string | null;
+}
+
+export interface Failure {
+  code: string;
+  message: string;
+  retryable: boolean;
+}
+
 export interface Verdict {
   version: string;
   request_id: string;
@@ -38,7 +50,7 @@ export interface Verdict {
   decision: Decision;
   reasons: string[];
   aspects: { [aspect in Aspect]?: AspectScore };
-  policy: { name: string; version: number; digest: string | null } | null;
+  policy: PolicyRef | null;
   model: { profile: string; trained: boolean; [more: string]: Json } | null;
   image: { sha256: string; width: number; height: number; format: string; frames: number } | null;
   timings_ms: { [stage: string]: number };
@@ -47,7 +59,13 @@ export interface Verdict {
   submitted_at: string;
   scored_at: string;
   metadata: { [key: string]: Json };
-  error: { code: string; message: string; retryable: boolean } | null;
+  error: Failure | null;
+  /** The event that a callback tells. Since version 1.2, as all below. */
+  type?: "verdict.scored" | "verdict.redecided" | (string & {});
+  failures?: { [aspect in Aspect]?: Failure };
+  request?: { image_url: string; prompt: string; callback_url: string | null; s3_uri: string | null } | null;
+  shadow?: { policy: PolicyRef; decision: Decision; reasons: string[] } | null;
+  redecided?: { decision: Decision; policy: PolicyRef | null; at: string } | null;
 }
 
 export interface ClientOptions {

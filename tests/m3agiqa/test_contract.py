@@ -15,16 +15,22 @@ from m3agiqa.contract import (
     MAX_METADATA_DEPTH,
     MAX_PROMPT_CHARS,
     VERSION,
+    Asked,
     Aspect,
     AspectScore,
+    Decision,
     Failure,
+    PolicyRef,
     Rating,
+    Redecided,
     ScoreRequest,
+    ShadowDecision,
     Verdict,
 )
 from m3agiqa.errors import DataError, DeliveryUnavailable, M3AGIQAError, NewerVersion, RequestInvalid
 from m3agiqa.policy import Policy
 from m3agiqa.verdict import assemble
+from tests.m3agiqa import reader_1_1
 
 #: Times that UTC cannot express, and times that are mistakes.
 NO_TIMES = (
@@ -346,6 +352,31 @@ def test_a_verdict_is_read_whatever_a_later_version_added_to_it() -> None:
     # Metadata is the caller's own, unknown keys and all.
     later["metadata"] = {"k": 1, "colour": "red"}
     assert Verdict.model_validate(later).metadata == {"k": 1, "colour": "red"}
+
+
+def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
+    # given a verdict that says all that version 1.2 added
+    ours = verdict()
+    ref = PolicyRef(name="p", version=1)
+    written = ours.model_copy(
+        update={
+            "failures": {Aspect.QUALITY: ours.error},
+            "request": Asked(image_url="https://x/y.png", prompt="a cat"),
+            "shadow": ShadowDecision(policy=ref, decision=Decision.REJECT, reasons=("why",)),
+            "redecided": Redecided(decision=Decision.REJECT, policy=ref, at=ours.scored_at),
+        }
+    )
+    # then the older reader reads what it knows, as it stands
+    read = reader_1_1.Verdict.model_validate_json(written.model_dump_json())
+    known = set(reader_1_1.Verdict.model_fields)
+    assert read.model_dump(mode="json") == ours.model_dump(mode="json", include=known)
+    assert set(Verdict.model_fields) - known == {"type", "failures", "request", "shadow", "redecided"}
+
+
+def test_a_verdict_of_version_1_1_is_read() -> None:
+    ours = verdict()
+    older = ours.model_dump(mode="json", include=set(reader_1_1.Verdict.model_fields)) | {"version": "1.1"}
+    assert Verdict.model_validate(older) == ours.model_copy(update={"version": "1.1"})
 
 
 MAJOR, MINOR = (int(part) for part in VERSION.split("."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,60 @@ def test_the_digest_follows_what_a_policy_decides_by(tmp_path: Path) -> None:
     assert stricter.ref.digest != shipped.ref.digest
 
 
+def test_a_policy_from_before_a_field_existed_keeps_its_digest() -> None:
+    # The verdict that docs/integration.md shows names it as well.
+    assert Policy.load("default").ref.digest == "ec190e6ccd5e"
+    sampled = Policy.load("default").model_copy(update={"sample_review": 0.01})
+    assert sampled.ref.digest != "ec190e6ccd5e"
+
+
+# --- accepted images that are drawn for review ------------------------------------------------------------------
+
+SAMPLED = POLICY.model_copy(update={"sample_review": 0.1})
+NAMES = [f"request-{number}" for number in range(2_000)]
+
+
+def drawn(policy: Policy, names: Sequence[str] = NAMES) -> set[str]:
+    decisions = {name: policy.decide(scored(quality=4), [QUALITY], drawn_by=name)[0] for name in names}
+    assert set(decisions.values()) <= {ACCEPT, REVIEW}
+    return {name for name, decision in decisions.items() if decision == REVIEW}
+
+
+def test_a_share_of_what_is_accepted_goes_to_review_and_the_reason_says_so() -> None:
+    found = drawn(SAMPLED)
+    # The ids are given, so this is no chance: 10 % of 2000, within four standard deviations.
+    assert 146 <= len(found) <= 254
+    one = min(found)
+    reasons = ("drawn for review: 10 % of accepted images",)
+    assert SAMPLED.decide(scored(quality=4), [QUALITY], drawn_by=one) == (REVIEW, reasons)
+    tenth = POLICY.model_copy(update={"sample_review": 0.001})
+    [few] = {tenth.decide(scored(quality=4), [QUALITY], drawn_by=name)[1] for name in drawn(tenth)}
+    assert few == ("drawn for review: 0.1 % of accepted images",)
+
+
+def test_the_same_images_are_drawn_each_time_and_more_with_a_larger_share() -> None:
+    assert drawn(SAMPLED) == drawn(SAMPLED)
+    assert drawn(SAMPLED) < drawn(POLICY.model_copy(update={"sample_review": 0.2}))
+    assert drawn(POLICY) == set()
+    assert drawn(POLICY.model_copy(update={"sample_review": 1})) == set(NAMES)
+
+
+def test_only_what_would_be_accepted_is_drawn() -> None:
+    every = POLICY.model_copy(update={"sample_review": 1, "on_missing": ACCEPT, "on_failure": ACCEPT})
+    low = every.decide(scored(quality=2), [QUALITY], drawn_by="r")
+    assert low == (REVIEW, ("quality 2.00 < review_below 2.50",))
+    assert every.decide(scored(quality=1), [QUALITY], drawn_by="r")[0] == REJECT
+    assert every.decide(scored(quality=4), [QUALITY, CORRESPONDENCE], drawn_by="r")[0] == ACCEPT
+    assert every.decide({}, [QUALITY], FAILURE, drawn_by="r")[0] == ACCEPT
+    assert every.decide(scored(quality=4), [QUALITY]) == (ACCEPT, ())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_a_part(share: float) -> None:
+    with pytest.raises(ValidationError):
+        Policy.model_validate({**POLICY.model_dump(), "sample_review": share})
+
+
 GALLERY = "name: gallery\nversion: {version}\naspects: {{quality: {{review_below: {threshold}}}}}\n"
 
 
@@ -220,3 +275,33 @@ def test_a_missing_or_broken_policy_is_named_without_a_path(gallery: Path) -> No
     with pytest.raises(ConfigError) as caught:
         policies.named("gallery")
     assert str(caught.value) == "policy gallery cannot be read; the worker's log says why"
+
+
+# --- a policy in shadow ------------------------------------------------------------------------------------------
+
+
+def test_a_policy_in_shadow_follows_its_file(gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
+    policies = Policies("observe", "gallery")
+    assert Policies("observe").shadow is None
+    assert (policies.shadow and policies.shadow.version) == 1
+    # when it becomes wrong, its last content stays; and when it is gone and comes back, so does it
+    gallery.write_text("name: [")
+    assert (policies.shadow and policies.shadow.version) == 1
+    gallery.unlink()
+    assert policies.shadow is None
+    assert policies.shadow is None
+    assert caplog.text.count("no policy is in shadow: no policies file gallery") == 1
+    gallery.write_text(GALLERY.format(version=22, threshold=4.5))
+    assert (policies.shadow and policies.shadow.version) == 22
+
+
+@pytest.mark.parametrize("content", [None, "name: gallery\nversion: 0\n"])
+def test_a_policy_in_shadow_that_cannot_be_read_stops_nothing(
+    content: str | None, gallery: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery.unlink() if content is None else gallery.write_text(content)
+    policies = Policies("observe", "gallery")
+    assert [policies.shadow for _ in range(3)] == [None] * 3
+    assert caplog.text.count("gallery.yaml: ") <= 1
+    assert caplog.text.count("no policy is in shadow") == 1
+    assert policies.default.name == "observe"

@@ -53,6 +53,7 @@ MALFORMED = {
     "s3_addressing_style": ("host",),
     "memory_growth_limit_mib": ("-1",),
     "remote_control": ("maybe",),
+    "echo_request": ("maybe",),
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
     "log_format": ("xml",),
@@ -67,6 +68,7 @@ MALFORMED = {
 #: Settings that no text is wrong for, as far as a worker can tell.
 ANY_TEXT = {
     "shadow_of",
+    "shadow_policy",
     "shadow_file",
     "redis_username",
     "redis_password",

@@ -192,6 +192,8 @@ def _environment(folder: Path, redis_url: str, secret: str, endpoint: str) -> di
         "FETCH_ALLOW_HOSTS": endpoint,
         "DELIVER_ALLOW_HOSTS": endpoint,
         "HEALTH_DIR": str(folder),
+        # The images are ours, and a report of them is worth more with their prompts.
+        "ECHO_REQUEST": "true",
     }
     return inherited | {PREFIX + name: value for name, value in settings.items()}
 

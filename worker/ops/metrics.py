@@ -74,6 +74,12 @@ class Metrics:
             ["status", "decision", "policy"],
             registry=registry,
         )
+        self._shadow = Counter(
+            "m3agiqa_worker_shadow_decisions_total",
+            "Images that were scored, by their decision and by that of the policy in shadow.",
+            ["decision", "shadow"],
+            registry=registry,
+        )
         self._failures = Counter(
             "m3agiqa_worker_failures_total",
             "Verdicts of status failed, by code of the failure.",
@@ -148,6 +154,8 @@ class Metrics:
         """Count all that a verdict tells; `publish_ms` are the milliseconds that Redis took for it."""
         decision = verdict.decision if verdict.status == "scored" else ""
         self._images.labels(verdict.status, decision, verdict.policy.name if verdict.policy else "").inc()
+        if verdict.shadow is not None and decision:
+            self._shadow.labels(decision, verdict.shadow.decision).inc()
         if verdict.error is not None:
             self._failures.labels(verdict.error.code).inc()
         for aspect, scored in verdict.aspects.items():

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from m3agiqa.contract import Failure, ImageInfo, ScoreRequest
+from m3agiqa.contract import Asked, Failure, ImageInfo, ScoreRequest, Verdict
 from m3agiqa.cutting import SlicedImage
 from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.queue.claim import Claim, Claims
-from m3agiqa.verdict import assemble
+from m3agiqa.scorer import Scoring
+from m3agiqa.verdict import assemble, with_shadow
 from worker.ops import tracing
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
@@ -53,6 +54,8 @@ class ScoreHandler:
     policies: Policies
     retry_delays_s: Sequence[float]
     timeout_s: float
+    #: Whether verdicts repeat what was asked.
+    echo: bool = False
     metrics: Metrics | None = None
 
     def run(self, task: str) -> str:
@@ -88,13 +91,34 @@ class ScoreHandler:
                 delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
                 claim.postpone(delay_s, passing.code)
                 return f"{passing.code}, again in {delay_s:g} s"
-            return verdict.publish(outcome, self.batcher, self.metrics)
+            return self._publish(verdict, outcome)
 
     def revoke(self, task: str) -> None:
         """Answer a request that an operator took back. Raises what `run` raises."""
         with self.ledger.claim(task) as claim:
             revoked = Failure.from_error(TaskRevoked())
-            _Verdict(claim, self.policies.default).publish(revoked, self.batcher, self.metrics)
+            self._publish(_Verdict(claim, self.policies.default), revoked)
+
+    def _publish(self, making: _Verdict, outcome: Scores | Failure) -> str:
+        verdict = self._shadowed(making.assemble(outcome, self.batcher.scoring, echo=self.echo))
+        with making.stage("publish"):
+            is_first = making.claim.publish(verdict)
+        if not is_first:
+            return "another worker published first"
+        if self.metrics is not None:
+            self.metrics.published(verdict, making.timings_ms["publish"])
+        code = f", {verdict.error.code}" if verdict.error else ""
+        stages_ms = {stage: ms for stage, ms in making.timings_ms.items() if stage in _TOLD}
+        return with_stages(f"{verdict.decision}{code}", stages_ms)
+
+    def _shadowed(self, verdict: Verdict) -> Verdict:
+        """The verdict with what the policy in shadow says. Whatever is wrong with that one, the verdict stands."""
+        try:
+            shadow = self.policies.shadow
+            return verdict if shadow is None else with_shadow(verdict, shadow)
+        except Exception as error:
+            failure_of(error, verdict.request_id)
+            return verdict
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
         """Fetch and decode; `hold` keeps room in the memory budget for the image."""
@@ -121,12 +145,12 @@ class _Verdict:
     """A verdict in the making: its policy, its image, and the milliseconds of each stage."""
 
     def __init__(self, claim: Claim, policy: Policy) -> None:
-        self._claim = claim
+        self.claim = claim
         self.policy = policy
         self.image: ImageInfo | None = None
         waited_ms = (datetime.now(UTC) - claim.request.submitted_at).total_seconds() * 1000
         # The submitter's clock may be ahead of ours.
-        self._timings_ms = {"queue": max(0.0, waited_ms)}
+        self.timings_ms = {"queue": max(0.0, waited_ms)}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -135,29 +159,21 @@ class _Verdict:
             with step(_STEPS.get(name, name)):
                 yield
         finally:
-            self._timings_ms[name] = (time.perf_counter() - began) * 1000
+            self.timings_ms[name] = (time.perf_counter() - began) * 1000
 
-    def publish(self, outcome: Scores | Failure, batcher: Batcher, metrics: Metrics | None) -> str:
-        request = self._claim.request
-        verdict = assemble(
+    def assemble(self, outcome: Scores | Failure, scoring: Scoring, *, echo: bool) -> Verdict:
+        request = self.claim.request
+        return assemble(
             request,
             outcome,
-            request.aspects or batcher.scoring.aspects,
+            request.aspects or scoring.aspects,
             policy=self.policy,
-            model=batcher.scoring.info,
+            model=scoring.info,
             image=self.image,
-            timings_ms=self._timings_ms,
-            attempt=self._claim.attempt,
+            timings_ms=self.timings_ms,
+            attempt=self.claim.attempt,
+            asked=Asked.model_validate(request, from_attributes=True) if echo else None,
         )
-        with self.stage("publish"):
-            is_first = self._claim.publish(verdict)
-        if not is_first:
-            return "another worker published first"
-        if metrics is not None:
-            metrics.published(verdict, self._timings_ms["publish"])
-        code = f", {verdict.error.code}" if verdict.error else ""
-        stages_ms = {stage: ms for stage, ms in self._timings_ms.items() if stage in _TOLD}
-        return with_stages(f"{verdict.decision}{code}", stages_ms)
 
 
 def _still_wanted(request: ScoreRequest) -> None:

@@ -51,7 +51,7 @@ def open_scoring(
         M3AGIQAError: a setting is wrong, or the model cannot be loaded.
     """
     with _blaming("policy"):
-        policies = Policies(settings.policy)
+        policies = Policies(settings.policy, settings.shadow_policy)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logger.info("loading model %s", settings.model)
     with _blaming("model", "device"):
@@ -90,6 +90,7 @@ def open_scoring(
         policies=policies,
         retry_delays_s=settings.score_retry_delays_s,
         timeout_s=settings.score_timeout_s,
+        echo=settings.echo_request,
         metrics=metrics,
     )
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
-from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef, Rating, Verdict
+from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef, Rating, ShadowDecision, Verdict
 from m3agiqa.errors import ConfigError, FetchRefused
 from m3agiqa.scorer import FakeScorer
 from tests import pages
@@ -75,6 +75,18 @@ def test_a_failed_verdict_has_a_code_and_no_decision() -> None:
     assert shown(found, "m3agiqa_worker_", "m3agiqa_score_bucket") == {
         "m3agiqa_worker_images_total|||failed": 1,
         "m3agiqa_worker_failures_total|fetch_refused": 1,
+    }
+
+
+def test_what_a_policy_in_shadow_would_have_decided_is_counted_beside_what_was() -> None:
+    found = metrics()
+    ref = PolicyRef(name="next", version=1)
+    for decision in (Decision.REJECT, Decision.REJECT, Decision.ACCEPT):
+        found.published(published(shadow=ShadowDecision(policy=ref, decision=decision, reasons=())), 1.0)
+    found.published(published(), 1.0)
+    assert shown(found, "m3agiqa_worker_shadow_decisions_total") == {
+        "m3agiqa_worker_shadow_decisions_total|accept|reject": 2,
+        "m3agiqa_worker_shadow_decisions_total|accept|accept": 1,
     }
 
 
@@ -211,7 +223,8 @@ def test_every_metric_stands_in_the_documentation_with_its_labels_and_a_help_tex
     # given metrics in which each has a sample
     found = metrics()
     failure = Failure.from_error(FetchRefused("404"))
-    found.published(published(error=failure, aspects={Aspect.QUALITY: SCORED}), 1.0)
+    shadow = ShadowDecision(policy=PolicyRef(name="next", version=1), decision=Decision.ACCEPT, reasons=())
+    found.published(published(error=failure, aspects={Aspect.QUALITY: SCORED}, shadow=shadow), 1.0)
     found.attempted(claim(), "a.example", "dead")
     found.checked(FakeScorer().info)
     families = list(found.registry.collect())

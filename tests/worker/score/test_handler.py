@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from m3agiqa.contract import Decision, Failure, ImageInfo, ScoreRequest
+from m3agiqa.contract import Asked, Decision, Failure, ImageInfo, ScoreRequest
 from m3agiqa.cutting import SlicedImage
 from m3agiqa.errors import (
     Busy,
@@ -20,7 +21,7 @@ from m3agiqa.errors import (
     QueueUnavailable,
 )
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.policy import Policies
+from m3agiqa.policy import Policies, Policy
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from producers import Client, State
@@ -322,3 +323,38 @@ def test_a_request_that_an_operator_took_back_is_answered_unseen(
     assert outside.asked == []
     with pytest.raises(NotOwed):
         outside.handler(ledger).run("r")
+
+
+def test_a_verdict_repeats_its_request_where_the_worker_is_set_to(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    there = {"callback_url": "https://receiver.example/hook", "s3_uri": "s3://b/p"}
+    outside.handler(ledger).run(owed(ledger, redis, REQUEST.model_copy(update={"request_id": "silent", **there})))
+    echoing = replace(outside.handler(ledger), echo=True)
+    echoing.run(owed(ledger, redis, REQUEST.model_copy(update={"request_id": "echoed", **there})))
+    assert client.result("silent", timeout=0).request is None
+    asked = Asked(image_url=REQUEST.image_url, prompt=REQUEST.prompt, **there)
+    assert client.result("echoed", timeout=0).request == asked
+
+
+def test_a_policy_in_shadow_decides_beside_the_other(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    handler = replace(outside.handler(ledger), policies=Policies("observe", "default"))
+    handler.run(owed(ledger, redis, REQUEST))
+    verdict = client.result("r", timeout=0)
+    assert verdict.policy == Policy.load("observe").ref
+    assert verdict.shadow is not None
+    assert verdict.shadow.policy == Policy.load("default").ref
+
+
+def test_a_policy_in_shadow_that_breaks_harms_no_verdict(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(self: object) -> Policy:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Policies, "shadow", property(breaks))
+    outside.handler(ledger).run(owed(ledger, redis, REQUEST))
+    verdict = client.result("r", timeout=0)
+    assert (verdict.status, verdict.shadow) == ("scored", None)
