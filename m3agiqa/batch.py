@@ -76,7 +76,8 @@ class Batch:
         from m3agiqa.jobs import Job
 
         jobs = [self._job(row) for row in rows]
-        outcomes = iter(self.scorer.score([job for job in jobs if isinstance(job, Job)]))
+        asked = [job for job in jobs if isinstance(job, Job)]
+        outcomes = iter([self._guarded(*scored) for scored in zip(asked, self.scorer.score(asked), strict=True)])
         return [
             self._records(row, job, next(outcomes) if isinstance(job, Job) else job)
             for row, job in zip(rows, jobs, strict=True)
@@ -106,6 +107,11 @@ class Batch:
         except M3AGIQAError as error:
             return Failure.from_error(error)
 
+    def _guarded(self, job: Job, outcome: Scores | Failure) -> Scores | Failure:
+        from m3agiqa.guard import guarded
+
+        return guarded(job, outcome, self.aspects, self.policy, lambda job: self.scorer.score([job])[0])
+
     def _records(self, row: Row, job: Job | Failure, outcome: Scores | Failure) -> list[Record]:
         scores: Mapping[Aspect, AspectScore] = {}
         failures: Mapping[Aspect, Failure]
@@ -114,7 +120,7 @@ class Batch:
             decision, reasons = self.policy.decide(scores, self.aspects, outcome)
         else:
             scores, failures = outcome.aspects, outcome.failures
-            decision, reasons = self.policy.decide(scores, self.aspects)
+            decision, reasons = self.policy.decide(scores, self.aspects, neutral=outcome.neutral)
         identity = self._identity
         records = []
         for aspect in self.aspects:

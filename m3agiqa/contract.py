@@ -290,6 +290,8 @@ class Verdict(Wire):
     error: Failure | None
     #: Aspects that were asked for and alone have no score, with the reason for each. Since 1.2, as all below.
     failures: dict[Aspect, Failure] = Field(default_factory=dict)
+    #: Scores under a neutral prompt, where the policy asked for them before it accepted.
+    neutral: dict[Aspect, float] = Field(default_factory=dict)
     request: Asked | None = None
     #: What the policy in shadow would have decided.
     shadow: ShadowDecision | None = None

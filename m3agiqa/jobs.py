@@ -37,3 +37,5 @@ class Scores:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     #: Images in that batch; None if no batch was gathered.
     batch: int | None = None
+    #: Scores under a neutral prompt, where a policy's `prompt_guard` asked for them.
+    neutral: Mapping[Aspect, float] = field(default_factory=dict)

@@ -24,7 +24,10 @@ WithoutScore = Literal[Decision.ACCEPT, Decision.REVIEW]
 _DIGEST_CHARS = 12
 
 #: Fields that a policy's digest leaves out where they say nothing.
-_LATER = ("sample_review",)
+_LATER = ("sample_review", "prompt_guard")
+
+#: Aspects whose scores must not depend on what the prompt says.
+BLIND = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 
 #: How severe a decision is; the most severe one that an aspect calls for stands.
 SEVERITY: Mapping[Decision, int] = {Decision.ACCEPT: 0, Decision.REVIEW: 1, Decision.REJECT: 2}
@@ -59,6 +62,9 @@ class Policy(BaseModel):
     on_failure: WithoutScore = Decision.REVIEW
     #: Part of the accepted images that goes to review all the same, so that people see what the policy lets through.
     sample_review: float = Field(default=0.0, ge=0, le=1)
+    #: Points on the MOS scale by which quality and authenticity of an image that would be accepted may fall under a
+    #: neutral prompt; if one falls further, the image goes to review. Unset, images are scored once.
+    prompt_guard: float | None = Field(default=None, gt=0, le=5)
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -95,13 +101,32 @@ class Policy(BaseModel):
         wanted: Sequence[Aspect],
         failure: Failure | None = None,
         *,
+        neutral: Mapping[Aspect, float] | None = None,
         drawn_by: str | None = None,
     ) -> tuple[Decision, tuple[str, ...]]:
         """The most severe decision that any aspect calls for, and every reason against "accept".
 
-        Only a score below its threshold rejects; a failure alone leads to `on_failure` at most. `drawn_by` is the
-        request id by which an accepted image is drawn for review, or not; without it, none is.
+        Only a score below its threshold rejects; a failure alone leads to `on_failure` at most. `neutral` are scores
+        under a neutral prompt, for `prompt_guard`. `drawn_by` is the request id by which an accepted image is drawn for
+        review, or not; without it, none is.
         """
+        findings = self._judged(scores, wanted, failure)
+        if not findings and self.prompt_guard is not None:
+            findings += _moved(scores, neutral or {}, self.prompt_guard)
+        if not findings and drawn_by is not None and _draw(drawn_by) < self.sample_review:
+            findings.append((Decision.REVIEW, f"drawn for review: {100 * self.sample_review:g} % of accepted images"))
+        decision = max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
+        return decision, tuple(reason for _, reason in findings)
+
+    def guards(self, scores: Mapping[Aspect, AspectScore], wanted: Sequence[Aspect]) -> tuple[Aspect, ...]:
+        """Aspects that `prompt_guard` wants scored under a neutral prompt as well; none unless it all is acceptable."""
+        if self.prompt_guard is None or self._judged(scores, wanted, None):
+            return ()
+        return tuple(aspect for aspect in BLIND if aspect in scores)
+
+    def _judged(
+        self, scores: Mapping[Aspect, AspectScore], wanted: Sequence[Aspect], failure: Failure | None
+    ) -> list[tuple[Decision, str]]:
         findings: list[tuple[Decision, str]] = []
         if failure is not None:
             findings.append((self.on_failure, f"not scored: {failure.code}"))
@@ -115,10 +140,7 @@ class Policy(BaseModel):
                 findings.append((self.on_missing, f"{aspect} has no score"))
         if failure is None and not any(aspect in self.aspects for aspect in wanted):
             findings.append((self.on_missing, f"policy {self.name} judges none of the aspects asked for"))
-        if not findings and drawn_by is not None and _draw(drawn_by) < self.sample_review:
-            findings.append((Decision.REVIEW, f"drawn for review: {100 * self.sample_review:g} % of accepted images"))
-        decision = max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
-        return decision, tuple(reason for _, reason in findings)
+        return findings
 
 
 #: Changes when a file's content does: nanoseconds of its last change, bytes, inode. None if the file is gone.
@@ -214,6 +236,21 @@ def _judge(aspect: Aspect, score: float, thresholds: Thresholds) -> list[tuple[D
     if score < thresholds.review_below:
         return [(Decision.REVIEW, f"{aspect} {_short_of(score, thresholds.review_below, 'review_below')}")]
     return []
+
+
+def _moved(
+    scores: Mapping[Aspect, AspectScore], neutral: Mapping[Aspect, float], most: float
+) -> list[tuple[Decision, str]]:
+    """A finding for each score that its prompt may have bought."""
+    findings = []
+    for aspect in BLIND:
+        if aspect not in scores:
+            continue
+        if aspect not in neutral:
+            findings.append((Decision.REVIEW, f"{aspect} was not scored under a neutral prompt"))
+        elif (fell := scores[aspect].score - neutral[aspect]) > most:
+            findings.append((Decision.REVIEW, f"{aspect} falls by {fell:.2f} under a neutral prompt"))
+    return findings
 
 
 def _short_of(score: float, threshold: float, name: str) -> str:

@@ -56,12 +56,15 @@ def decide(
     *,
     failure: Failure | None = None,
     model: ModelInfo | None = None,
+    neutral: Mapping[Aspect, float] | None = None,
 ) -> tuple[Decision, tuple[str, ...]]:
-    """What `policy` makes of an image's scores, for a verdict. `failure` says why the image as a whole has none."""
+    """What `policy` makes of an image's scores, for a verdict. `failure` says why the image as a whole has none;
+    `neutral` are its scores under a neutral prompt.
+    """
     is_trained = model is None or model.trained
     is_scored = failure is None and all(aspect in aspects for aspect in wanted)
     drawn_by = request_id if is_scored and is_trained else None
-    decision, reasons = policy.decide(aspects, wanted, failure, drawn_by=drawn_by)
+    decision, reasons = policy.decide(aspects, wanted, failure, neutral=neutral, drawn_by=drawn_by)
     if aspects and not is_trained:
         reasons = (*reasons, "the model is untrained: its scores mean nothing")
     return decision, reasons
@@ -88,7 +91,9 @@ def assemble(
     failure = outcome if isinstance(outcome, Failure) else None
     scores = Scores({}) if isinstance(outcome, Failure) else outcome
     error = failure or next(iter(scores.failures.values()), None)
-    decision, reasons = decide(policy, request.request_id, scores.aspects, wanted, failure=failure, model=model)
+    decision, reasons = decide(
+        policy, request.request_id, scores.aspects, wanted, failure=failure, model=model, neutral=scores.neutral
+    )
     return Verdict(
         request_id=request.request_id,
         status="scored" if error is None else "failed",
@@ -106,6 +111,7 @@ def assemble(
         metadata=request.metadata,
         error=error,
         failures=dict(scores.failures),
+        neutral=dict(scores.neutral),
         request=asked,
     )
 
@@ -125,7 +131,15 @@ def decided_by(verdict: Verdict, policy: Policy) -> tuple[Decision, tuple[str, .
     """What `policy` makes of the scores that a verdict holds."""
     asked = asked_for(verdict)
     failure = None if asked else verdict.error
-    return decide(policy, verdict.request_id, verdict.aspects, asked, failure=failure, model=verdict.model)
+    return decide(
+        policy,
+        verdict.request_id,
+        verdict.aspects,
+        asked,
+        failure=failure,
+        model=verdict.model,
+        neutral=verdict.neutral,
+    )
 
 
 def with_shadow(verdict: Verdict, policy: Policy) -> Verdict:

@@ -207,8 +207,11 @@ def test_the_measurements_are_those_that_were_kept() -> None:
 
 
 def test_the_policy_is_the_default_one() -> None:
-    [policy] = blocks("yaml")
-    assert Policy.model_validate(yaml.safe_load(policy)) == Policy.load("default")
+    policy, *parts = map(yaml.safe_load, blocks("yaml"))
+    assert Policy.model_validate(policy) == Policy.load("default")
+    # and what is shown of others fits into it
+    for part in parts:
+        assert Policy.model_validate({**policy, **part}) != Policy.load("default")
 
 
 # --- programs ----------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
     from m3agiqa.cli import local
     from m3agiqa.files import read_job
+    from m3agiqa.guard import guarded
     from m3agiqa.jobs import Scores
     from m3agiqa.verdict import LocalRequest, assemble
 
@@ -70,7 +71,7 @@ def _score(args: argparse.Namespace, policy: Policy) -> Verdict:
         scorer = local.load(args.model, args.device, aspects, max_batch=1)
         model = scorer.info
         wanted = aspects or scorer.aspects
-        [outcome] = scorer.score([job])
+        outcome = guarded(job, scorer.score([job])[0], wanted, policy, lambda job: scorer.score([job])[0])
     except ConfigError:
         raise
     except M3AGIQAError as error:

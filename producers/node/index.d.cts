@@ -63,6 +63,7 @@ export interface Verdict {
   /** The event that a callback tells. Since version 1.2, as all below. */
   type?: "verdict.scored" | "verdict.redecided" | (string & {});
   failures?: { [aspect in Aspect]?: Failure };
+  neutral?: { [aspect in Aspect]?: number };
   request?: { image_url: string; prompt: string; callback_url: string | null; s3_uri: string | null } | null;
   shadow?: { policy: PolicyRef; decision: Decision; reasons: string[] } | null;
   redecided?: { decision: Decision; policy: PolicyRef | null; at: string } | null;

@@ -361,6 +361,7 @@ def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
     written = ours.model_copy(
         update={
             "failures": {Aspect.QUALITY: ours.error},
+            "neutral": {Aspect.QUALITY: 2.5},
             "request": Asked(image_url="https://x/y.png", prompt="a cat"),
             "shadow": ShadowDecision(policy=ref, decision=Decision.REJECT, reasons=("why",)),
             "redecided": Redecided(decision=Decision.REJECT, policy=ref, at=ours.scored_at),
@@ -370,7 +371,7 @@ def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
     read = reader_1_1.Verdict.model_validate_json(written.model_dump_json())
     known = set(reader_1_1.Verdict.model_fields)
     assert read.model_dump(mode="json") == ours.model_dump(mode="json", include=known)
-    assert set(Verdict.model_fields) - known == {"type", "failures", "request", "shadow", "redecided"}
+    assert set(Verdict.model_fields) - known == {"type", "failures", "neutral", "request", "shadow", "redecided"}
 
 
 def test_a_verdict_of_version_1_1_is_read() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from m3agiqa.contract import Asked, Failure, ImageInfo, ScoreRequest, Verdict
 from m3agiqa.cutting import SlicedImage
 from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
+from m3agiqa.guard import guarded
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
@@ -79,7 +81,8 @@ class ScoreHandler:
                 with self.budget.hold() as hold:
                     image = self._image(request, hold, verdict)
                     with verdict.stage("score"):
-                        outcome = self._score(claim, Job(image, neutralised(request.prompt), request.aspects))
+                        job = Job(image, neutralised(request.prompt), request.aspects)
+                        outcome = self._score(claim, job, verdict.policy)
             except (Busy, QueueUnavailable):
                 raise
             except Exception as error:
@@ -130,7 +133,12 @@ class ScoreHandler:
         verdict.image = image.info
         return image
 
-    def _score(self, claim: Claim, job: Job) -> Scores | Failure:
+    def _score(self, claim: Claim, job: Job, policy: Policy) -> Scores | Failure:
+        wanted = job.aspects or self.batcher.scoring.aspects
+        score = partial(self._scored, claim)
+        return guarded(job, score(job), wanted, policy, score)
+
+    def _scored(self, claim: Claim, job: Job) -> Scores | Failure:
         if (known := self.cache.get(job)) is not None:
             return known
         claim.mark_scoring()

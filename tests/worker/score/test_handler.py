@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from producers import Client, State
 from tests.support import PATIENCE_S
 from tests.worker.conftest import come_due, owed
 from worker.score.batcher import Batcher
+from worker.score.cache import ScoreCache
 from worker.score.decoding.budget import Budget, Hold
 from worker.score.handler import ScoreHandler
 
@@ -358,3 +360,25 @@ def test_a_policy_in_shadow_that_breaks_harms_no_verdict(
     outside.handler(ledger).run(owed(ledger, redis, REQUEST))
     verdict = client.result("r", timeout=0)
     assert (verdict.status, verdict.shadow) == ("scored", None)
+
+
+def test_a_guarded_image_is_scored_again_before_it_is_accepted(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client, tmp_path: Path
+) -> None:
+    # given a policy that accepts every score that does not depend on the prompt
+    path = tmp_path / "strict.yaml"
+    path.write_text("{name: strict, version: 1, aspects: {quality: {}}, prompt_guard: 0.000001}")
+    handler = replace(
+        outside.handler(ledger), policies=Policies(str(path)), cache=ScoreCache(ledger.connection, "", ttl_s=0)
+    )
+    # when images are scored with prompts of all sorts
+    verdicts = []
+    for number in range(6):
+        request = REQUEST.model_copy(update={"request_id": f"r-{number}", "prompt": f"number {number}"})
+        handler.run(owed(ledger, redis, request))
+        verdicts.append(client.result(request.request_id, timeout=0))
+    # then each was scored twice, and those whose prompt raised a score are not accepted
+    assert outside.asked.count("model") == 12
+    for verdict in verdicts:
+        rose = any(verdict.aspects[aspect].score > score for aspect, score in verdict.neutral.items())
+        assert verdict.decision == (Decision.REVIEW if rose else Decision.ACCEPT), verdict.reasons
