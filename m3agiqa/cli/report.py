@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from m3agiqa.report.judged import Judged
     from m3agiqa.report.page.thumbnails import Find
 
-HELP = "Write a page of verdicts that opens from the disk: images, scores and reasons, thresholds to try, labels by keyboard."
+HELP = "Write a page of verdicts that opens from the disk: look at images, try thresholds, label by keyboard."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

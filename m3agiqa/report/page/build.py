@@ -19,11 +19,11 @@ from m3agiqa.errors import M3AGIQAError, OutputError
 from m3agiqa.outputs import make_folder, write
 from m3agiqa.policy import Policy
 from m3agiqa.pools import threads
-from m3agiqa.quoting import quoted
 from m3agiqa.progress import Progress, tracked, unseen
+from m3agiqa.quoting import quoted
 from m3agiqa.report.judged import Judged
 from m3agiqa.report.page.sampling import Proposal, propose
-from m3agiqa.report.page.thumbnails import Find, nowhere, small
+from m3agiqa.report.page.thumbnails import Find, Thumbnail, nowhere, small
 
 #: Verdicts in a file of data. A browser reads several files at once.
 CHUNK = 1000
@@ -47,14 +47,6 @@ class Page:
     side: int = 512
 
 
-@dataclass(frozen=True)
-class _Thumbnail:
-    """A thumbnail's file, or why there is none."""
-
-    file: str | None = None
-    why: str | None = None
-
-
 def build(
     images: Sequence[Judged], folder: Path, page: Page, find: Find = nowhere, progress: Progress = unseen
 ) -> Path:
@@ -68,7 +60,11 @@ def build(
     # Only what can be looked at is labelled, so labels speak for those images.
     seen = [image for image, thumbnail in zip(images, thumbnails, strict=True) if thumbnail.file is not None]
     proposals = propose(seen, page.policy, labels=page.labels, seed=page.seed)
-    rows = [_row(image, thumbnail, proposals) for image, thumbnail in zip(images, thumbnails, strict=True)]
+    rows = [
+        # Of several images with one id, the first is the proposed one.
+        row(image, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
+        for image, thumbnail in zip(images, thumbnails, strict=True)
+    ]
     names = [_write_data(folder, "about", _about(page, len(rows)))]
     for start in range(0, len(rows), CHUNK):
         names.append(_write_data(folder, f"{start // CHUNK:04}", rows[start : start + CHUNK]))
@@ -88,17 +84,17 @@ def _clear(folder: Path) -> None:
             old.unlink()
 
 
-def _thumbnails(images: Sequence[Judged], folder: Path, side: int, find: Find) -> Iterator[_Thumbnail]:
-    def thumbnail(image: Judged) -> _Thumbnail:
+def _thumbnails(images: Sequence[Judged], folder: Path, side: int, find: Find) -> Iterator[Thumbnail]:
+    def thumbnail(image: Judged) -> Thumbnail:
         try:
             data = small(find(image), side)
         except OutputError:
             raise
         except M3AGIQAError as error:
-            return _Thumbnail(why=str(error))
+            return Thumbnail(why=str(error))
         name = f"{hashlib.sha256(data).hexdigest()[:32]}.webp"
         write(folder / name, data)
-        return _Thumbnail(file=f"{_THUMBS}/{name}")
+        return Thumbnail(file=f"{_THUMBS}/{name}")
 
     with threads(os.cpu_count() or 1) as pool:
         yield from pool.map(thumbnail, images)
@@ -116,10 +112,9 @@ def _about(page: Page, count: int) -> dict[str, Any]:
     }
 
 
-def _row(image: Judged, thumbnail: _Thumbnail, proposals: dict[str, Proposal]) -> dict[str, Any]:
+def row(image: Judged, thumbnail: Thumbnail, proposal: Proposal | None) -> dict[str, Any]:
     """An image as `data.js` takes it; what is None is left out."""
-    proposal = proposals.pop(image.id, None) if thumbnail.file else None
-    row = {
+    said = {
         "id": image.id,
         "decision": image.decision,
         "reasons": image.reasons,
@@ -136,7 +131,7 @@ def _row(image: Judged, thumbnail: _Thumbnail, proposals: dict[str, Proposal]) -
         "why": thumbnail.why,
         "plan": None if proposal is None else [proposal.chosen, proposal.chance, proposal.turn],
     }
-    return {name: value for name, value in row.items() if value is not None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _missing(image: Judged) -> list[Aspect]:

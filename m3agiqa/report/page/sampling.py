@@ -1,8 +1,8 @@
 """Which images a person should label next: a probability sample, so that the labels speak for every image.
 
 Each image is chosen independently of the others, by two coins: one of the same rate for all, and one whose rate is the
-higher the nearer a score lies to a threshold. So every image has a known chance above 0, and labels weighted by one over
-their chance estimate what labelling everything would have given (Horvitz and Thompson, 1952).
+higher the nearer a score lies to a threshold. So every image has a known chance above 0, and labels weighted by one
+over their chance estimate what labelling everything would have given (Horvitz and Thompson, 1952).
 
 The chosen are then shuffled. Whoever stops labelling after some of them has a random part of the sample: its chances
 are all smaller by the same factor, which cancels out of every rate.
@@ -14,6 +14,7 @@ policy and seed give the same sample on any machine, and nothing that a person s
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def propose(images: Sequence[Judged], policy: Policy, *, labels: int, seed: int)
     near = _rates({name: weight for name, (weight, _) in nearness.items()}, (1 - RANDOM_SHARE) * labels)
     drawn: dict[str, tuple[str, float]] = {}
     for name, rate in near.items():
-        chance = 1 - (1 - even) * (1 - rate)
+        chance = even + rate - even * rate
         if _number(seed, "random", name) < even:
             drawn[name] = RANDOM, chance
         elif _number(seed, "near", name) < rate:
@@ -80,8 +81,11 @@ def _thresholds(policy: Policy, aspect: Aspect) -> list[float]:
 
 
 def _rates(weights: Mapping[str, float], wanted: float) -> dict[str, float]:
-    """Probabilities in proportion to the weights, at most 1 each, that add up to `wanted` if enough weights are above 0."""
-    left, rest = wanted, sum(weights.values())
+    """Probabilities in proportion to the weights, at most 1 each, that add up to `wanted` if enough weights are above
+    0.
+    """
+    # fsum: the same chances to the last bit, in whatever order the images come.
+    left, rest = wanted, math.fsum(weights.values())
     for weight in sorted(weights.values(), reverse=True):
         if left <= 0 or weight * left < rest:
             break

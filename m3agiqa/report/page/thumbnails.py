@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -20,6 +22,14 @@ from m3agiqa.report.judged import Judged
 Find = Callable[[Judged], Image.Image]
 
 _QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A thumbnail's file, as a path in the page's folder, or why there is none."""
+
+    file: str | None = None
+    why: str | None = None
 
 
 def nowhere(_: Judged) -> Image.Image:
@@ -59,7 +69,7 @@ class Folder:
 
     def _named(self, image: str) -> Iterator[Path]:
         """Files whose path ends as `image` does; only files that were listed, whatever a stranger wrote there."""
-        parts = Path(unquote(urlsplit(image).path) if "://" in image else image).parts
+        parts = Path(_path(image)).parts
         same = self._by_name.get(parts[-1], []) if parts else []
         whole = [path for path in same if path.relative_to(self._folder).parts == parts]
         yield from whole or same
@@ -68,6 +78,15 @@ class Folder:
     def _by_digest(self) -> dict[str, Path]:
         paths = (path for same in self._by_name.values() for path in same)
         return {digest: path for path in paths if (digest := image_digest(path)) is not None}
+
+
+def _path(image: str) -> str:
+    """The path that a URL names on its server, or in its bucket, where it is taken literally; any other text is one."""
+    scheme, is_url, rest = image.partition("://")
+    if not is_url:
+        return image
+    path = rest.partition("/")[2]
+    return path if scheme.lower() == "s3" else unquote(re.split("[?#]", path)[0])
 
 
 def small(image: Image.Image, side: int) -> bytes:

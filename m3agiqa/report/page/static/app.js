@@ -19,7 +19,7 @@
   app.list = List.create($("list"), () => app.shown.length, (index) => Card.row(app.shown[index], index, app));
   const showSliders = Controls.sliders($("thresholds"), items, about.policy, (aspect, thresholds) =>
     change({ thresholds: { ...app.state.thresholds, [aspect]: thresholds } }));
-  const showFilters = Controls.filters($("filters"), items, change);
+  const showFilters = Controls.filters($("filters"), $("search"), items, change);
   Controls.sorts($("sort"), change);
   let proposing = false;
 
@@ -138,7 +138,7 @@
     n: propose, u: undo, j: () => step(1), k: () => step(-1), ArrowDown: () => step(1), ArrowUp: () => step(-1),
     a: () => labelCurrent("accept"), r: () => labelCurrent("reject"), s: () => labelCurrent("skip"),
     b: () => change({ blind: !app.state.blind }), "?": () => $("keys").showModal(),
-    "/": () => { $("filters-panel").open = true; $("filters").querySelector("input").focus(); },
+    "/": () => $("search").focus(),
   };
 
   function labelCurrent(word) {

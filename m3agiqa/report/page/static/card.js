@@ -51,7 +51,7 @@ const Card = (() => {
     return el("p", { class: "chips" },
       ...(app.state.blind ? [] : decision(item)),
       label ? chip(`label ${label}`, LABEL_WORDS[label]) : null,
-      item.plan ? chip("plan", app.state.blind ? "proposed" : `proposed: ${item.plan[0]}`) : null);
+      item.plan ? chip("plan", app.state.blind ? "proposed" : `proposed: ${item.plan[0].replace(":", " ")}`) : null);
   }
 
   /** Why not "accept": the thresholds that are missed now, or what the verdict says where they changed nothing. */
@@ -82,7 +82,7 @@ const Card = (() => {
     ...LABELS.map(([label, text, key]) => el("button", {
       type: "button", class: label, "aria-pressed": String(app.labels.get(item.id) === label), "aria-keyshortcuts": key,
       onclick: () => onlabel(label),
-    }, text)));
+    }, text, el("kbd", { "aria-hidden": "true" }, key))));
 
   /** A row of the list. */
   function row(item, index, app) {

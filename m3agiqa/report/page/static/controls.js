@@ -84,10 +84,10 @@ const Controls = (() => {
   }
 
   /** The form of filters; `onfilter(change)` is called with what a person changed. */
-  function filters(form, items, onfilter) {
+  function filters(form, search, items, onfilter) {
     const models = [...new Set(items.map((item) => item.model))].filter(Boolean).sort();
     const fields = {
-      q: el("input", { type: "search", "aria-keyshortcuts": "/" }),
+      q: search,
       aspect: select([["", "any aspect"], ...Data.about.aspects.map((aspect) => [aspect, aspect])]),
       min: number(), max: number(),
       label: select([["", "all"], ["none", "without label"], ["any", "with label"], ["accept", "accept"], ["reject", "reject"], ["skip", "skip"], ["against", "against the decision"]]),
@@ -100,7 +100,7 @@ const Controls = (() => {
     }
     form.addEventListener("submit", (event) => event.preventDefault());
     form.replaceChildren(
-      row("Text in prompt, reasons or id", fields.q), row("Score of", fields.aspect),
+      row("Score of", fields.aspect),
       el("div", { class: "pair" }, row("from", fields.min), row("to", fields.max)),
       row("Label", fields.label), models.length > 1 ? row("Model", fields.model) : "");
     return (state) => {

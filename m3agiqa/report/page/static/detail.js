@@ -23,10 +23,11 @@ const Detail = (() => {
           button("Undo", "u", app.undo), button("Previous", "k", () => app.step(-1)), button("Next", "j", () => app.step(1)),
           button("Close", "Escape", () => dialog.close())));
       if (!dialog.open) dialog.showModal();
+      dialog.focus();
       dialog.querySelector(".text").scrollTop = 0;
     }
 
-    const button = (text, key, onclick) => el("button", { type: "button", "aria-keyshortcuts": key, onclick }, text);
+    const button = (text, key, onclick) => el("button", { type: "button", "aria-keyshortcuts": key, onclick }, text, key.length === 1 ? el("kbd", { "aria-hidden": "true" }, key) : null);
 
     function scores() {
       const why = Card.reasons(item);
