@@ -129,7 +129,7 @@ const Controls = (() => {
     const ordered = [...counts].sort(([, one], [, other]) => other - one);
     box.replaceChildren(...ordered.map(([code, count]) => el("button", {
       type: "button", "aria-pressed": String(state.code === code), onclick: () => onfilter({ code: state.code === code ? "" : code }),
-    }, cut(code, 60), el("span", { class: "count" }, whole(count)))));
+    }, `${cut(code, 60)} `, el("span", { class: "count" }, whole(count)))));
   }
 
   return { sliders, outcome, filters, sorts, codes };
