@@ -42,7 +42,6 @@ README_LINES = 200
 EXAMPLES = ROOT / "producers" / "examples"
 
 
-
 @cache
 def files() -> list[str]:
     """Every file of the project that people write, as a path from its root."""

@@ -13,6 +13,7 @@ from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import SEED
 from m3agiqa.console import DONE, text, whole
 from m3agiqa.errors import FetchError, UsageError
+from m3agiqa.report import sources
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,10 +25,11 @@ HELP = "Write a page of verdicts that opens from the disk: look at images, try t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a file of verdicts (JSONL or JSON), or what `batch` wrote")
+    parser.add_argument("source", metavar="SOURCE", help=sources.HELP)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder, or that of an earlier page"
     )
+    parser.add_argument("--requests", type=Path, metavar="FILE", help=sources.REQUESTS_HELP)
     parser.add_argument("--policy", default="default", metavar="NAME", help="the policy whose thresholds are shown")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
@@ -47,11 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.policy import Policy
-    from m3agiqa.report.judged import read
     from m3agiqa.report.page.build import Page, build
 
     page = Page(Policy.load(args.policy), args.title, labels=args.labels, seed=args.seed)
-    images = list(read(Path(args.source)))
+    images = list(sources.judged(args.source, args.requests))
     with _finder(args) as find, bars.shown("images") as progress:
         index = build(images, args.output, page, find, progress)
     print(index)
