@@ -94,7 +94,7 @@ class Batch:
         return {
             "aspects": self.aspects,
             "model": versioned(self.scorer.info.profile, self.scorer.info),
-            "policy": f"{self.policy.name}@{self.policy.ref.digest}",
+            "policy": self.policy.ref.label,
         }
 
     def _job(self, row: Row) -> Job | Failure:

@@ -23,6 +23,11 @@ class PolicyRef(Wire):
     #: The first digits of the SHA-256 of the policy's content. Two files that decide alike have the same.
     digest: str | None = None
 
+    @property
+    def label(self) -> str:
+        """`NAME@DIGEST`, or the version where there is no digest."""
+        return f"{self.name}@{self.digest or self.version}"
+
 
 class ShadowDecision(Wire):
     """What a policy in shadow would have decided."""

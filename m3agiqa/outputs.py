@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from m3agiqa.errors import OutputError
 
@@ -75,12 +76,28 @@ def write(path: Path, content: str | bytes) -> None:
     """
     try:
         data = content.encode() if isinstance(content, str) else content
+    except ValueError as error:
+        raise _refused(path, error) from error
+    with whole(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes `path` when the block ends, and vanishes if it fails; otherwise as `write`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
         there = _stat(path)
-        if there is None or stat.S_ISREG(there.st_mode):
-            _replace(Path(os.path.realpath(path)), data, there)
-        else:
-            _pour(path, data)
     except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+    is_file = there is None or stat.S_ISREG(there.st_mode)
+    try:
+        with _replacing(Path(os.path.realpath(path)), there) if is_file else _poured(path) as file:
+            yield file
+    except OSError as error:
         raise _refused(path, error) from error
 
 
@@ -165,12 +182,13 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _replace(target: Path, data: bytes, there: os.stat_result | None) -> None:
+@contextmanager
+def _replacing(target: Path, there: os.stat_result | None) -> Iterator[BinaryIO]:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".m3agiqa-")
     partial = Path(name)
     try:
         with open(handle, "wb") as file:  # noqa: PTH123
-            file.write(data)
+            yield file
         if there is None:
             partial.chmod(0o666 & ~_umask())
         else:
@@ -182,11 +200,12 @@ def _replace(target: Path, data: bytes, there: os.stat_result | None) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _pour(path: Path, data: bytes) -> None:
+@contextmanager
+def _poured(path: Path) -> Iterator[BinaryIO]:
     handle = _opened(path)
     os.set_blocking(handle, True)
     with open(handle, "wb") as file:  # noqa: PTH123
-        file.write(data)
+        yield file
 
 
 def _opened(path: Path) -> int:

@@ -95,6 +95,11 @@ class Policy(BaseModel):
         digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARS]
         return PolicyRef(name=self.name, version=self.version, digest=digest)
 
+    def judge(self, aspect: Aspect, score: float) -> Decision:
+        """The decision that one aspect's score alone calls for."""
+        thresholds = self.aspects.get(aspect)
+        return _worst(_judge(aspect, score, thresholds) if thresholds is not None else [])
+
     def decide(
         self,
         scores: Mapping[Aspect, AspectScore],
@@ -115,8 +120,7 @@ class Policy(BaseModel):
             findings += _moved(scores, neutral or {}, self.prompt_guard)
         if not findings and drawn_by is not None and _draw(drawn_by) < self.sample_review:
             findings.append((Decision.REVIEW, f"drawn for review: {100 * self.sample_review:g} % of accepted images"))
-        decision = max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
-        return decision, tuple(reason for _, reason in findings)
+        return _worst(findings), tuple(reason for _, reason in findings)
 
     def guards(self, scores: Mapping[Aspect, AspectScore], wanted: Sequence[Aspect]) -> tuple[Aspect, ...]:
         """Aspects that `prompt_guard` wants scored under a neutral prompt as well; none unless it all is acceptable."""
@@ -222,6 +226,10 @@ def _stamp(path: Path) -> _Stamp:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _worst(findings: Sequence[tuple[Decision, str]]) -> Decision:
+    return max((found for found, _ in findings), key=SEVERITY.__getitem__, default=Decision.ACCEPT)
 
 
 def _draw(request_id: str) -> float:

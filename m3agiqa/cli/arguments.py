@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from m3agiqa.console import number, whole
 from m3agiqa.contract import Aspect
+from m3agiqa.report import sources
 
 #: Type of a seed: torch, numpy and Python all take it.
 SEED = whole(0, 2**32 - 1)
@@ -53,6 +55,12 @@ def add_batch_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         metavar="N",
         help="images the model takes together (default 8)",
     )
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a command that reads verdicts: `source` and `requests`, as `m3agiqa.report.sources` takes them."""
+    parser.add_argument("source", metavar="VERDICTS", help=sources.HELP)
+    parser.add_argument("--requests", type=Path, metavar="F", help=sources.REQUESTS_HELP)
 
 
 def wanted_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from m3agiqa import jsonl
 from m3agiqa.batch import Record
-from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, ModelInfo, PolicyRef, Verdict, describe_validation
+from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, ModelInfo, Verdict, describe_validation
+from m3agiqa.deciding import asked_for
 from m3agiqa.errors import DataError
 from m3agiqa.records import versioned
-from m3agiqa.verdict import asked_for
 
 _Parsed = TypeVar("_Parsed", bound=BaseModel)
 
@@ -77,7 +77,7 @@ def from_verdict(verdict: Verdict, *, image: str | None = None, prompt: str | No
         scores=verdict.aspects,
         asked=asked_for(verdict),
         failure=verdict.error,
-        policy=_policy(verdict.policy),
+        policy=verdict.policy.label if verdict.policy else "",
         model=_model(verdict.model),
         image=image if image is not None or asked is None else asked.image_url,
         prompt=prompt if prompt is not None or asked is None else asked.prompt,
@@ -135,10 +135,6 @@ def _image(rows: list[Record]) -> Judged:
 def _failure(error: str) -> Failure:
     code, _, message = error.partition(": ")
     return Failure(code=code, message=message, retryable=False)
-
-
-def _policy(policy: PolicyRef | None) -> str:
-    return f"{policy.name}@{policy.digest or policy.version}" if policy else ""
 
 
 def _model(model: ModelInfo | None) -> str:

@@ -16,7 +16,9 @@ HELP = (
     "a file of verdicts or of `m3agiqa batch` (JSON or JSONL), redis://... for what Redis still keeps (sentinel://... "
     "too), or s3://bucket/prefix"
 )
-REQUESTS_HELP = "what was submitted, CSV or JSONL with request_id: verdicts alone may not say image_url and prompt"
+REQUESTS_HELP = (
+    "what was submitted, F.csv or JSONL with request_id: where verdicts do not say image, prompt or receiver"
+)
 
 _S3 = "s3://"
 _REDIS = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://", "sentinel://", "sentinels://")

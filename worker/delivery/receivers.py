@@ -45,8 +45,8 @@ class Receivers:
             for host, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
         }
 
-    def headers(self, url: str, request_id: str, body: str) -> dict[str, str]:
-        """All headers to post `body` with.
+    def headers(self, url: str, message_id: str, body: str) -> dict[str, str]:
+        """All headers to post `body` with. `message_id` holds no dot.
 
         Raises:
             DeliveryForbidden: the URL is malformed, or no setting has a secret to sign with.
@@ -61,7 +61,7 @@ class Receivers:
         return {
             **self._headers.get(endpoint, {}),
             "Content-Type": "application/json",
-            **_signed(request_id, body, signers),
+            **_signed(message_id, body, signers),
         }
 
     def signers(self, endpoint: str) -> list[Webhook]:
@@ -70,10 +70,8 @@ class Receivers:
         return next((self._host_signers[host] for host in hosts if host in self._host_signers), self._signers)
 
 
-def _signed(request_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
+def _signed(message_id: str, body: str, signers: Sequence[Webhook]) -> dict[str, str]:
     """Headers of Standard Webhooks, with a signature by each secret: a receiver may still have the old one."""
-    # What is signed is joined by dots, so an id may hold none; no request id has a "~" that could collide.
-    message_id = request_id.replace(".", "~")
     now = datetime.now(UTC)
     return {
         "webhook-id": message_id,

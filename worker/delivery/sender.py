@@ -18,8 +18,8 @@ from worker.web.transport import Transport
 
 #: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
-#: Folder of verdicts in a bucket, below the prefix that requests name.
-RESULTS = "results/v1/"
+#: Folders in a bucket, below the prefix that requests name, of verdicts and of those that were decided anew.
+RESULTS, REDECIDED = "results/v1/", "redecided/v1/"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Delivery:
     submitted_at: datetime
     #: The span that sends it, for the receiver's own.
     traceparent: str | None = None
+    #: Digest of the policy that decided anew; None for the first verdict.
+    redecided_by: str | None = None
+
+    @property
+    def message_id(self) -> str:
+        """The same for a delivery and its repetition, and another for each other one."""
+        # What is signed is joined by dots, so an id may hold none; no request id has "~" or ":".
+        message_id = self.request_id.replace(".", "~")
+        return message_id if self.redecided_by is None else f"{message_id}:{self.redecided_by}"
 
 
 def receiver_of(url: str) -> str:
@@ -88,7 +97,7 @@ class Sender:
             self._put(delivery)
 
     def _post(self, delivery: Delivery) -> None:
-        headers = self._receivers.headers(delivery.url, delivery.request_id, delivery.body)
+        headers = self._receivers.headers(delivery.url, delivery.message_id, delivery.body)
         if delivery.traceparent is not None:
             headers["traceparent"] = delivery.traceparent
         until = time.monotonic() + self._timeout_s
@@ -112,6 +121,8 @@ class Sender:
 
 def _key(prefix: str, delivery: Delivery) -> str:
     """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
-    day = delivery.submitted_at.astimezone(UTC).date().isoformat()
-    name = f"{RESULTS}dt={day}/{delivery.request_id}.json"
+    day = f"dt={delivery.submitted_at.astimezone(UTC).date().isoformat()}"
+    name = f"{RESULTS}{day}/{delivery.request_id}.json"
+    if delivery.redecided_by is not None:
+        name = f"{REDECIDED}{day}/{delivery.request_id}/{delivery.redecided_by}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from m3agiqa.contract import Asked, Failure, ImageInfo, ScoreRequest, Verdict
 from m3agiqa.cutting import SlicedImage
+from m3agiqa.deciding import with_shadow
 from m3agiqa.errors import Busy, QueueUnavailable, RequestExpired, TaskRevoked
 from m3agiqa.guard import guarded
 from m3agiqa.jobs import Job, Scores
@@ -19,7 +20,7 @@ from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.queue.claim import Claim, Claims
 from m3agiqa.scorer import Scoring
-from m3agiqa.verdict import assemble, with_shadow
+from m3agiqa.verdict import assemble
 from worker.ops import tracing
 from worker.ops.reporting import failure_of
 from worker.ops.stages import with_stages
