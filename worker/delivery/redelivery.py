@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,6 +44,11 @@ class Owed:
     @property
     def name(self) -> tuple[str, str]:
         return self.request_id, self.kind
+
+    @property
+    def lane(self) -> str:
+        """What fails together: a bucket, or a URL but for its query, as customers may share a host."""
+        return receiver_of(self.url) if self.kind == "s3" else re.split("[?#]", self.url, maxsplit=1)[0]
 
 
 def owed(verdict: Verdict, request: Submitted | None, start: int, size: int) -> list[Owed]:
@@ -148,18 +154,19 @@ class Redelivery:
 
         self._handle = os.open(self._file, os.O_RDONLY)
         try:
-            self._lanes.run(self._new(items, tally), settle)
+            self._lanes.run(self._new(items, tally, ended), settle)
         finally:
             os.close(self._handle)
 
-    def _new(self, items: Iterable[Owed], tally: Tally) -> Iterator[tuple[str, Owed]]:
+    def _new(self, items: Iterable[Owed], tally: Tally, known: Callable[[], None]) -> Iterator[tuple[str, Owed]]:
         names = set(self._record.delivered)
         for item in items:
             if item.name not in names:
                 names.add(item.name)
-                yield receiver_of(item.url), item
-            elif item.name in self._record.delivered:
-                tally.known += 1
+                yield item.lane, item
+            else:
+                tally.known += item.name in self._record.delivered
+                known()
 
     def _send(self, item: Owed) -> None:
         body = os.pread(self._handle, item.size, item.start).decode()
