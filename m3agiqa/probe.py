@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from m3agiqa import config
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect, Decision, Failure
+from m3agiqa.guard import NEUTRAL
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import SEVERITY, Policy
 from m3agiqa.prompts import neutralised
@@ -118,32 +119,42 @@ def trials(subjects: Sequence[Subject], prompts: Prompts, scorer: Scoring, polic
             yield []
             continue
         asked = list(prompts.of(number, owns))
-        own, *outcomes = scorer.score(list(_jobs(subject.job, (text for _, text in asked))))
-        yield list(_compared(subject.name, own, zip(asked, outcomes, strict=True), policy, scorer.aspects))
+        neutral, own, *outcomes = scorer.score(list(_jobs(subject.job, [text for _, text in asked])))
+        judged = _Judge(policy, scorer.aspects, neutral)
+        yield list(_compared(subject.name, own, zip(asked, outcomes, strict=True), judged))
 
 
 def _jobs(job: Job, texts: Iterable[str]) -> Iterator[Job]:
-    yield job
-    for text in texts:
+    for text in (NEUTRAL, job.prompt, *texts):
         yield Job(job.image, neutralised(text), job.aspects)
 
 
+@dataclass(frozen=True)
+class _Judge:
+    """A policy for an image, whose scores under a neutral prompt serve its `prompt_guard`."""
+
+    policy: Policy
+    aspects: Sequence[Aspect]
+    neutral: Scores | Failure
+
+    def decide(self, outcome: Scores | Failure) -> Decision:
+        if isinstance(outcome, Failure):
+            return self.policy.decide({}, self.aspects, outcome)[0]
+        known = {} if isinstance(self.neutral, Failure) else self.neutral.aspects
+        neutral = {aspect: scored.score for aspect, scored in known.items()}
+        return self.policy.decide(outcome.aspects, self.aspects, neutral=neutral)[0]
+
+
 def _compared(
-    image: str,
-    own: Scores | Failure,
-    outcomes: Iterable[tuple[tuple[str, str], Scores | Failure]],
-    policy: Policy,
-    aspects: Sequence[Aspect],
+    image: str, own: Scores | Failure, outcomes: Iterable[tuple[tuple[str, str], Scores | Failure]], judge: _Judge
 ) -> Iterator[Trial]:
     if isinstance(own, Failure):
         return
-    before, _ = policy.decide(own.aspects, aspects)
+    before = judge.decide(own)
     for (kind, prompt), outcome in outcomes:
-        failure = outcome if isinstance(outcome, Failure) else None
         scores = {} if isinstance(outcome, Failure) else outcome.aspects
-        decision, _ = policy.decide(scores, aspects, failure)
         moved = {aspect: scores[aspect].score - own.aspects[aspect].score for aspect in scores if aspect in own.aspects}
-        yield Trial(image, kind, prompt, moved, before, decision, failed=len(scores) < len(aspects))
+        yield Trial(image, kind, prompt, moved, before, judge.decide(outcome), failed=len(scores) < len(judge.aspects))
 
 
 def summary(found: Iterable[Trial]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,19 +67,24 @@ def _check(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _decided(policy: Policy, scores: dict[Aspect, float], asked: Sequence[Aspect]) -> tuple[Decision, tuple[str, ...]]:
+    """The decision about an image whose scores its prompt did not move."""
+    return policy.decide(_scored(scores), asked, neutral=scores)
+
+
 def edges(policy: Policy) -> Iterator[tuple[str, tuple[Decision, tuple[str, ...]]]]:
     """What a policy decides at its edges: words for an image, then the decision with its reasons."""
     best, every = dict.fromkeys(Aspect, 5.0), tuple(Aspect)
-    yield "every aspect 5.00", policy.decide(_scored(best), every)
-    yield "every aspect 0.00", policy.decide(_scored(dict.fromkeys(Aspect, 0.0)), every)
+    yield "every aspect 5.00", _decided(policy, best, every)
+    yield "every aspect 0.00", _decided(policy, dict.fromkeys(Aspect, 0.0), every)
     for aspect, thresholds in policy.aspects.items():
         for score in _around(thresholds):
-            yield f"{aspect} {score:.2f}, the rest 5.00", policy.decide(_scored({**best, aspect: score}), every)
+            yield f"{aspect} {score:.2f}, the rest 5.00", _decided(policy, {**best, aspect: score}, every)
     for aspect in Aspect:
         rest = {other: 5.0 for other in Aspect if other is not aspect}
-        yield f"{aspect} without a score, the rest 5.00", policy.decide(_scored(rest), every)
+        yield f"{aspect} without a score, the rest 5.00", _decided(policy, rest, every)
         if aspect not in policy.aspects:
-            yield f"only {aspect} asked for, 5.00", policy.decide(_scored({aspect: 5.0}), [aspect])
+            yield f"only {aspect} asked for, 5.00", _decided(policy, {aspect: 5.0}, [aspect])
     yield "not to be had, or no image", policy.decide({}, every, _FAILED)
 
 
@@ -92,6 +97,8 @@ def remarks(policy: Policy) -> Iterator[str]:
         yield "no image is ever rejected"
     if Decision.ACCEPT in (policy.on_missing, policy.on_failure):
         yield "an image that could not be scored, or not in whole, may be accepted"
+    if policy.prompt_guard is not None:
+        yield "what would be accepted is scored once more under a neutral prompt, or else goes to review"
     if policy.sample_review:
         yield f"{100 * policy.sample_review:g} % of what is accepted goes to review, drawn by request id"
 

@@ -80,6 +80,15 @@ def test_what_each_kind_of_prompt_moves_is_summed_up(image: Path) -> None:
     ]
 
 
+def test_a_guarded_policy_lets_no_praise_buy_a_decision(image: Path) -> None:
+    # given thresholds that praise passes, and a guard
+    bought = POLICY.model_copy(update={"prompt_guard": 0.5})
+    found = [trial for each in trials([subject(image, "a cat")], PROMPTS, gullible(), bought) for trial in each]
+    # then no prompt makes a decision milder
+    assert summary(found)["praising"]["milder"] == 0
+    assert summary(found)["praising"]["aspects"]["quality"]["mean"] == pytest.approx(1.0)
+
+
 def test_a_prompt_that_cannot_be_scored_moves_nothing(image: Path) -> None:
     [found] = trials([subject(image, "a cat")], PROMPTS, gullible(), POLICY)
     told = summary(found)["broken"]

@@ -23,13 +23,16 @@ from producers import cli as producers_cli
 from tests.support import png
 
 #: Options that take a name or a path, and those that take no path.
-NAMES_OR_PATHS = {"model", "policy", "config", "template", "results"}
+NAMES_OR_PATHS = {
+    *("model", "profile", "policy", "old", "new", "config", "template", "results", "prompts", "source"),
+}
 NO_PATHS = {
     *("aspect", "base_url", "callback_url", "device", "group", "id", "ids", "image_url", "label", "ratio"),
     *("redis_url", "request_id", "s3_uri", "teacher_model", "images", "prompt", "policy of a request"),
+    "only_policy",
 }
 #: Options whose file a command may change.
-OUTPUTS = {"output", "predictions", "plot", "run_folder", "cache", "csv"}
+OUTPUTS = {"output", "predictions", "plot", "run_folder", "cache", "csv", "flips"}
 
 THINGS = ("missing", "folder", "loop", "full", "fifo", "long", "bytes", "empty", "other")
 
@@ -54,6 +57,11 @@ CALLS = {
     "train": "{lab} --aspect quality --config {lab}/head.yaml --run {out}/h --device cpu",
     "bench": "--device cpu",
     "golden": "{lab}/profile.yaml --device cpu",
+    "probe": "fake {lab}/batch.csv",
+    "report": "{lab}/verdicts.json --output {out}/page",
+    "policy check": "default",
+    "policy diff": "default observe {lab}/verdicts.json --flips {out}/f.jsonl",
+    "redecide": "{lab}/verdicts.json --policy observe --output {out}/r.jsonl",
 }
 SUBMIT_CALLS = {"csv": "{lab}/batch.csv"}
 
@@ -137,6 +145,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "profile.yaml").write_text(yaml.safe_dump(mini))
     call = ["predict", str(folder), "--aspect", "quality", "--model", "fake", "--output"]
     assert cli.main([*call, str(folder / "predictions.csv")]) == 0
+    call = ["batch", str(folder / "batch.csv"), "--aspect", "all", "--model", "fake", "--output"]
+    assert cli.main([*call, str(folder / "verdicts.json")]) == 0
     return folder
 
 
@@ -256,7 +266,7 @@ def test_a_number_that_will_not_do_is_one_line(
         except SystemExit as error:
             code = int(str(error.code))
         captured = capfd.readouterr()
-        assert code in (0, 1, 2), value
+        assert code in (0, 1, 2, 3), value
         assert "Traceback" not in captured.err
         assert code == 0 or captured.out or captured.err.count("error: ") == 1, value
 
