@@ -1,8 +1,8 @@
 """`make demo`: shows the whole way of an image in real processes on this machine.
 
 It starts a Valkey, both workers and Flower on loopback, serves the images beside this module and some bad ones, submits
-them as a generator backend would, receives and verifies the signed callbacks, prints a table of the verdicts, and writes
-the page of them.
+them as a generator backend would, receives and verifies the signed callbacks, prints a table of the verdicts, and
+writes the page of them.
 """
 
 from __future__ import annotations

@@ -58,14 +58,15 @@ const Card = (() => {
   /** Why not "accept": the thresholds that are missed now, or what the verdict says where they changed nothing. */
   function reasons(item) {
     if (item.now === item.decision && item.reasons.length) return item.reasons.join("; ");
-    return item.missed.map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${short(value, value)}`).join("; ");
+    const missed = item.missed.map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${value.toFixed(2)}`);
+    return [...missed, ...item.floor[1]].join("; ");
   }
 
   /** Two decimals, or as many as make the score look different from the threshold. */
   function short(score, threshold) {
     for (let decimals = 2; decimals < 17; decimals += 1) {
       const text = score.toFixed(decimals);
-      if (score === threshold || Number(text) < threshold) return text;
+      if (Number(text) < threshold) return text;
     }
     return String(score);
   }
