@@ -45,7 +45,8 @@ EXAMPLES = ROOT / "producers" / "examples"
 @cache
 def files() -> list[str]:
     """Every file of the project that people write, as a path from its root."""
-    folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    made = {"build", "dist", "node_modules"}
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in made and path.name[0] != "."]
     found = chain(ROOT.glob("*"), *(folder.rglob("*") for folder in folders))
     return [path.relative_to(ROOT).as_posix() for path in found if path.is_file() and path.suffix != ".pyc"]
 

@@ -69,7 +69,7 @@ def test_every_installed_module_imports_and_none_is_the_trees(installed: Path) -
 
 
 def test_profiles_policies_scripts_and_the_demos_images_are_installed(installed: Path) -> None:
-    same = ("worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua")
+    same = ("worker/demo/pictures", "m3agiqa/mini", "m3agiqa/queue/lua", "m3agiqa/report/page/static")
     for folder, place in [("cfg", "m3agiqa/cfg"), *zip(same, same, strict=True)]:
         files = {file.relative_to(ROOT / folder) for file in (ROOT / folder).rglob("*") if file.is_file()}
         there = {file.relative_to(installed / place) for file in (installed / place).rglob("*") if file.is_file()}

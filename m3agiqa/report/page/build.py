@@ -14,16 +14,17 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from m3agiqa.contract import Aspect
+from m3agiqa.contract import Aspect, Decision
 from m3agiqa.errors import M3AGIQAError, OutputError
 from m3agiqa.outputs import make_folder, write
-from m3agiqa.policy import Policy
+from m3agiqa.policy import Policy, Thresholds
 from m3agiqa.pools import threads
 from m3agiqa.progress import Progress, tracked, unseen
 from m3agiqa.quoting import quoted
 from m3agiqa.report.judged import Judged
 from m3agiqa.report.page.sampling import Proposal, propose
 from m3agiqa.report.page.thumbnails import Find, Thumbnail, nowhere, small
+from m3agiqa.verdict import decided_by
 
 #: Verdicts in a file of data. A browser reads several files at once.
 CHUNK = 1000
@@ -62,7 +63,7 @@ def build(
     proposals = propose(seen, page.policy, labels=page.labels, seed=page.seed)
     rows = [
         # Of several images with one id, the first is the proposed one.
-        row(image, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
+        row(image, page.policy, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
         for image, thumbnail in zip(images, thumbnails, strict=True)
     ]
     names = [_write_data(folder, "about", _about(page, len(rows)))]
@@ -112,14 +113,15 @@ def _about(page: Page, count: int) -> dict[str, Any]:
     }
 
 
-def row(image: Judged, thumbnail: Thumbnail, proposal: Proposal | None) -> dict[str, Any]:
+def row(image: Judged, policy: Policy, thumbnail: Thumbnail, proposal: Proposal | None) -> dict[str, Any]:
     """An image as `data.js` takes it; what is None is left out."""
     said = {
         "id": image.id,
         "decision": image.decision,
         "reasons": image.reasons,
         "scores": {aspect: [each.score, each.rating, each.description] for aspect, each in image.scores.items()},
-        "missing": _missing(image),
+        # What the sliders cannot change, with its reasons.
+        "floor": _floor(image, policy),
         "failure": None if image.failure is None else [image.failure.code, image.failure.message],
         "policy": image.policy,
         "model": image.model,
@@ -134,11 +136,12 @@ def row(image: Judged, thumbnail: Thumbnail, proposal: Proposal | None) -> dict[
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _missing(image: Judged) -> list[Aspect]:
-    """Aspects that were asked for and have no score, though the image has others; the reasons tell them."""
-    if image.failure is None or not image.scores:
-        return []
-    return [aspect for aspect in Aspect if f"{aspect} has no score" in image.reasons]
+def _floor(image: Judged, policy: Policy) -> tuple[Decision, tuple[str, ...]]:
+    """What `policy` decides whatever its thresholds are: by failures, aspects without a score, its sample."""
+    without = policy.model_copy(update={"aspects": dict.fromkeys(policy.aspects, Thresholds())})
+    if image.verdict is not None:
+        return decided_by(image.verdict, without)
+    return without.decide(image.scores, image.asked, None if image.scores else image.failure)
 
 
 def _write_data(folder: Path, name: str, content: object) -> str:

@@ -35,7 +35,8 @@ const Card = (() => {
 
   function picture(item, size) {
     if (!item.thumb) return el("span", { class: "none" }, cut(`No image: ${item.why}`, size === "large" ? LINES : 90));
-    return el("img", { src: item.thumb, alt: "", decoding: "async" });
+    // Rows are made anew with each change: decoded later, their images would flicker.
+    return el("img", { src: item.thumb, alt: "", decoding: "sync" });
   }
 
   const chip = (kind, text, title) => el("span", { class: `chip ${kind}`, title }, text);
@@ -57,15 +58,15 @@ const Card = (() => {
   /** Why not "accept": the thresholds that are missed now, or what the verdict says where they changed nothing. */
   function reasons(item) {
     if (item.now === item.decision && item.reasons.length) return item.reasons.join("; ");
-    if (item.failure && !item.missed.length) return "";
-    return item.missed.map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${short(value, value)}`).join("; ");
+    const missed = item.missed.map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${value.toFixed(2)}`);
+    return [...missed, ...item.floor[1]].join("; ");
   }
 
   /** Two decimals, or as many as make the score look different from the threshold. */
   function short(score, threshold) {
     for (let decimals = 2; decimals < 17; decimals += 1) {
       const text = score.toFixed(decimals);
-      if (score === threshold || Number(text) < threshold) return text;
+      if (Number(text) < threshold) return text;
     }
     return String(score);
   }
@@ -86,14 +87,14 @@ const Card = (() => {
 
   /** A row of the list. */
   function row(item, index, app) {
-    const why = reasons(item);
+    const why = app.state.blind || (item.failure && !item.missed.length) ? "" : reasons(item);
     return el("div", { class: "card", role: "listitem", "aria-posinset": index + 1, "aria-setsize": app.shown.length },
       el("button", { type: "button", class: "open", "aria-label": `Open: ${prompt(item, 120)}`, onclick: () => app.open(index), onfocus: () => app.list.move(index, false) }, picture(item)),
       el("div", { class: "said" },
         el("p", { class: "prompt", dir: "auto" }, prompt(item, LINES)),
         chips(item, app),
         failure(item, 200),
-        app.state.blind || !why ? null : el("p", { class: "reasons" }, cut(why, LINES)),
+        why ? el("p", { class: "reasons" }, cut(why, LINES)) : null,
         el("p", { class: "id quiet" }, el("bdi", {}, cut(item.id, 80)))),
       app.state.blind ? el("p", { class: "bars quiet" }, "Scores are hidden.") : bars(item, app),
       buttons(item, app, (label) => app.label(item, label)));

@@ -12,6 +12,7 @@ const Chart = (() => {
     const node = svg("svg", { viewBox: `0 0 ${BINS * STEP} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", class: "chart" });
     node.setAttribute("aria-label", describe(aspect, scores));
     const bars = bins.map((count, bin) => {
+      // By the square root: a few images among thousands are to be seen.
       const height = count ? Math.max(1, Math.sqrt(count / most) * HEIGHT) : 0;
       return node.appendChild(svg("rect", { x: bin * STEP + 0.4, width: STEP - 0.8, y: HEIGHT - height, height }));
     });

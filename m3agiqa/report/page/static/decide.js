@@ -1,4 +1,5 @@
-// Decides by a policy as m3agiqa/policy.py does; a test holds the two together.
+// Decides by thresholds as m3agiqa/policy.py does; a test holds the two together. What thresholds cannot change (failures,
+// aspects without a score, a policy's sample) was decided when the page was written: `item.floor`.
 "use strict";
 
 const Decide = (() => {
@@ -7,29 +8,14 @@ const Decide = (() => {
   /** The most severe decision that anything calls for, and the thresholds that were missed: [aspect, name, value]. */
   function decide(item, policy) {
     const missed = [];
-    let severity = 0;
-    const find = (decision) => { severity = Math.max(severity, DECISIONS.indexOf(decision)); };
-    const wanted = [...Object.keys(item.scores), ...item.missing];
-    const failed = item.failure !== undefined && Object.keys(item.scores).length === 0;
-    if (failed) find(policy.on_failure);
-    for (const aspect of wanted) {
+    for (const [aspect, [score]] of Object.entries(item.scores)) {
       const thresholds = policy.aspects[aspect];
       if (!thresholds) continue;
-      if (!(aspect in item.scores)) {
-        find(policy.on_missing);
-        continue;
-      }
-      const score = item.scores[aspect][0];
-      if (score < thresholds.reject_below) {
-        missed.push([aspect, "reject_below", thresholds.reject_below]);
-        find("reject");
-      } else if (score < thresholds.review_below) {
-        missed.push([aspect, "review_below", thresholds.review_below]);
-        find("review");
-      }
+      const name = ["reject_below", "review_below"].find((each) => score < thresholds[each]);
+      if (name) missed.push([aspect, name, thresholds[name]]);
     }
-    if (!failed && !wanted.some((aspect) => aspect in policy.aspects)) find(policy.on_missing);
-    return { decision: DECISIONS[severity], missed };
+    const called = [item.floor[0], ...missed.map(([, name]) => (name === "reject_below" ? "reject" : "review"))];
+    return { decision: DECISIONS[Math.max(...called.map((each) => DECISIONS.indexOf(each)))], missed };
   }
 
   /** Decide all anew: each item gets `now` and `missed`. */

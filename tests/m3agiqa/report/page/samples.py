@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -36,7 +37,8 @@ def judged(name: str, quality: float | None = 3.0, **more: Any) -> Judged:
         "failure": Failure(code="fetch_refused", message="404", retryable=False) if quality is None else None,
         "prompt": f"the prompt of {name}",
     }
-    return Judged(**(fields | more))
+    found = Judged(**(fields | more))
+    return replace(found, asked=tuple(found.scores))
 
 
 def many(count: int, policy: Policy, seed: int = 0) -> list[Judged]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
-from m3agiqa.contract import Aspect, Decision, Failure
+from m3agiqa.contract import Aspect, Decision, Failure, Verdict
 from m3agiqa.policy import Policy, Thresholds
+from m3agiqa.report.judged import from_verdict
 from m3agiqa.report.page.build import row
 from m3agiqa.report.page.thumbnails import Thumbnail
-from tests.m3agiqa.report.page.samples import judged, needs_node, run_js, scored
+from m3agiqa.verdict import decided_by
+from tests.m3agiqa.report.page.samples import needs_node, run_js, scored
+from tests.support_verdicts import verdict
 
 FAILURE = Failure(code="fetch_refused", message="404", retryable=False)
 VALUES = (0.0, 0.5, 1.0, 1.5, 1.4999999999999998, 2.5, 3.3, 5.0)
 
 
-def random_policy(draw: random.Random, aspects: list[Aspect]) -> Policy:
+def random_policy(draw: random.Random) -> Policy:
     def thresholds() -> Thresholds:
         low, high = sorted(draw.choice([*VALUES, draw.uniform(0, 5)]) for _ in range(2))
         return Thresholds(reject_below=low, review_below=high)
@@ -24,26 +28,46 @@ def random_policy(draw: random.Random, aspects: list[Aspect]) -> Policy:
     return Policy(
         name="p",
         version=1,
-        aspects={aspect: thresholds() for aspect in aspects},
+        aspects={aspect: thresholds() for aspect in draw.sample(list(Aspect), draw.randint(1, 3))},
         on_missing=draw.choice(decisions),
         on_failure=draw.choice(decisions),
+        sample_review=draw.choice([0.0, 0.5]),
+        prompt_guard=draw.choice([None, 0.5]),
+    )
+
+
+def random_verdict(draw: random.Random) -> Verdict:
+    wanted = draw.sample(list(Aspect), draw.randint(1, 3))
+    whole = draw.random() < 0.2
+    there = [] if whole else draw.sample(wanted, draw.randint(0, len(wanted)))
+    failures = {} if whole else {aspect: FAILURE for aspect in wanted if aspect not in there}
+    return verdict(f"i{draw.random()}").model_copy(
+        update={
+            "status": "failed" if whole or failures else "scored",
+            "aspects": {aspect: scored(draw.choice([*VALUES, draw.uniform(0, 5)])) for aspect in there},
+            "error": FAILURE if whole or failures else None,
+            "failures": failures,
+            "neutral": {aspect: draw.uniform(0, 5) for aspect in there},
+        }
     )
 
 
 def random_case(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any], Decision, list[list[str]]]:
-    """An image as the page has it, a policy, what the policy decides, and the thresholds that it says are missed."""
-    aspects = draw.sample(list(Aspect), draw.randint(1, 3))
-    before, after = random_policy(draw, aspects), random_policy(draw, aspects)
-    wanted = draw.sample(list(Aspect), draw.randint(1, 3))
-    failure = draw.choice([None, None, FAILURE])
-    there = [] if failure else draw.sample(wanted, draw.randint(1, len(wanted)))
-    scores = {aspect: scored(draw.choice([*VALUES, draw.uniform(0, 5)])) for aspect in there}
-    decision, reasons = before.decide(scores, wanted, failure)
-    whole = failure or (FAILURE if len(there) < len(wanted) else None)
-    image = judged("i", scores=scores, decision=decision, reasons=reasons, failure=whole)
-    expected, said = after.decide(scores, wanted, failure)
+    """An image as the page has it, a policy, what the policy decides, and the thresholds that it says are missed.
+
+    The page is written with other thresholds, as somebody who moved its sliders sees it.
+    """
+    policy, judged = random_policy(draw), random_verdict(draw)
+    moved = random_policy(draw).aspects
+    written = policy.model_copy(update={"aspects": {name: moved.get(name, Thresholds()) for name in policy.aspects}})
+    image = from_verdict(judged)
+    expected, said = decided_by(judged, policy)
+    if draw.random() < 0.3:  # as `batch` writes it down
+        image = replace(image, verdict=None)
+        failure = None if image.scores else image.failure
+        expected, said = policy.decide(image.scores, image.asked, failure)
     missed = [[words[0], words[3]] for words in map(str.split, said) if "<" in words]
-    return row(image, Thumbnail(), None), after.model_dump(mode="json"), expected, missed
+    return row(image, written, Thumbnail(), None), policy.model_dump(mode="json"), expected, missed
 
 
 @needs_node

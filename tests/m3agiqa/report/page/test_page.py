@@ -15,6 +15,7 @@ from m3agiqa.policy import Policy
 from m3agiqa.report.page.build import Page, build
 from m3agiqa.report.page.thumbnails import nowhere
 from tests.m3agiqa.report.page.samples import judged, many, plain, scored
+from tests.support import eventually
 
 POLICY = Policy.load("default")
 #: Where axe-core lies: `npm install --prefix FOLDER axe-core`, and AXE=FOLDER/node_modules/axe-core/axe.min.js.
@@ -48,6 +49,11 @@ def strangers() -> list:
         )
         for number, text in enumerate(HOSTILE)
     ]
+
+
+def until(tab: Any, expression: str) -> None:
+    """Wait until JavaScript is true. Playwright's own way has the page itself evaluate a string."""
+    eventually(lambda: tab.evaluate(expression), expression)
 
 
 def texts(tab: Any, selector: str) -> list[str]:
@@ -119,13 +125,13 @@ def test_a_slider_shows_at_once_what_would_be_decided_and_which_images_flip(open
     # then the numbers are those of the policy
     decisions = [stricter.decide(image.scores, tuple(Aspect), image.failure)[0] for image in images]
     counts = [decisions.count(decision) for decision in ("accept", "review", "reject")]
-    tab.wait_for_function("document.querySelector('.total.reject .change').textContent !== ''")
+    until(tab, "document.querySelector('.total.reject .change').textContent !== ''")
     assert [int(text) for text in texts(tab, ".total .number")] == counts
     assert tab.get_by_label("quality: review below").input_value() == "3"
     # and those that flip can be looked at
     flipped = sum(after != image.decision for after, image in zip(decisions, images, strict=True))
     tab.get_by_role("button", name=f"{flipped} change", exact=True).click()
-    tab.wait_for_function(f"document.querySelector('#shown').textContent.startsWith('{flipped} of')")
+    until(tab, f"document.querySelector('#shown').textContent.startsWith('{flipped} of')")
     assert all("was " in text for text in texts(tab, ".card .chips"))
     # and the URL keeps it
     again = tab.evaluate("location.hash")
@@ -134,7 +140,7 @@ def test_a_slider_shows_at_once_what_would_be_decided_and_which_images_flip(open
     tab.reload()
     assert texts(tab, "#shown") == [f"{flipped} of 190 images"]
     tab.get_by_role("button", name="Back to the policy").click()
-    tab.wait_for_function("document.querySelector('#empty').checkVisibility()")
+    until(tab, "document.querySelector('#empty').checkVisibility()")
 
 
 def test_a_label_is_one_key_and_labels_are_kept_exported_and_imported(open_page: Open, tmp_path: Path) -> None:
@@ -166,7 +172,7 @@ def test_a_label_is_one_key_and_labels_are_kept_exported_and_imported(open_page:
     tab.reload()
     assert texts(tab, "#progress") == ["0 of 20 proposed labelled"]
     tab.set_input_files("#file", tmp_path / "labels.csv")
-    tab.wait_for_function("document.querySelector('#progress').textContent === '2 labels taken in.'")
+    until(tab, "document.querySelector('#progress').textContent === '2 labels taken in.'")
     kept = tab.evaluate("Object.values(localStorage).map(JSON.parse)[0].map(([id, { label }]) => [id, label])")
     assert kept == [[row["id"], row["label"]] for row in rows]
 
@@ -179,7 +185,7 @@ def test_the_list_is_labelled_by_keyboard_and_goes_on(open_page: Open) -> None:
     assert kept == [["i2", "reject"], ["i3", "skip"]]
     tab.keyboard.press("/")
     tab.keyboard.type("i3 a")
-    tab.wait_for_function("document.querySelector('#shown').textContent === '0 of 50 images'")
+    until(tab, "document.querySelector('#shown').textContent === '0 of 50 images'")
     assert len(tab.evaluate("Object.values(localStorage).map(JSON.parse)[0]")) == 2
 
 
@@ -203,7 +209,7 @@ def test_failures_stand_apart_and_a_missing_image_says_why(open_page: Open) -> N
     assert texts(tab, "#progress") == ["Nothing to propose: no image can be looked at"]
     tab.get_by_role("button", name="Failures 1").click()
     tab.get_by_role("button", name="fetch_refused 1").click()
-    tab.wait_for_function("location.hash.includes('code=fetch_refused')")
+    until(tab, "location.hash.includes('code=fetch_refused')")
     assert "404" in tab.locator(".card").text_content()
 
 
