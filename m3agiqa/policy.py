@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef
@@ -53,6 +53,8 @@ class Policy(BaseModel):
     on_missing: WithoutScore = Decision.REVIEW
     #: Decision if the image as a whole could not be scored.
     on_failure: WithoutScore = Decision.REVIEW
+    #: What the thresholds were chosen by, for people to read. It decides nothing, and the digest leaves it out.
+    evidence: dict[str, JsonValue] | None = None
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -77,7 +79,7 @@ class Policy(BaseModel):
 
     @property
     def ref(self) -> PolicyRef:
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_DIGEST_CHARS]
+        digest = hashlib.sha256(self.model_dump_json(exclude={"evidence"}).encode()).hexdigest()[:_DIGEST_CHARS]
         return PolicyRef(name=self.name, version=self.version, digest=digest)
 
     def decide(

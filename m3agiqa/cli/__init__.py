@@ -12,6 +12,8 @@ from m3agiqa import console
 from m3agiqa.cli import (
     batch,
     bench,
+    calibrate,
+    compare,
     data,
     describe,
     doctor,
@@ -24,6 +26,7 @@ from m3agiqa.cli import (
     pretrain,
     score,
     train,
+    translate,
 )
 
 COMMANDS = {
@@ -35,6 +38,9 @@ COMMANDS = {
     "describe": describe,
     "pretrain": pretrain,
     "finetune": finetune,
+    "calibrate": calibrate,
+    "translate": translate,
+    "compare": compare,
     "predict": predict,
     "evaluate": evaluate,
     "plot": plot,

@@ -129,4 +129,6 @@ def _parsed(kind: type[Any], where: str, item: dict[str, Any]) -> Any:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
-        raise DataError(f"{where}: neither a verdict nor a row of `m3agiqa batch`: {describe_validation(error)}") from None
+        raise DataError(
+            f"{where}: neither a verdict nor a row of `m3agiqa batch`: {describe_validation(error)}"
+        ) from None
