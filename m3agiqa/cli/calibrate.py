@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3agiqa.cli.arguments import ASPECTS
-from m3agiqa.console import DONE, number
+from m3agiqa.console import DONE, number, whole
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError, UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from m3agiqa.policy import Policy
+    from m3agiqa.report.calibration import Rate
     from m3agiqa.report.judged import Judged
     from m3agiqa.report.labels import Joined, Labels
     from m3agiqa.report.proposal import Found
@@ -47,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar="SHARE",
         help="also set review_below: at least this share of bad images is rejected or sent to review",
+    )
+    parser.add_argument(
+        "--next",
+        type=whole(),
+        metavar="N",
+        help="promise it of the next N good (or bad) images, instead of all that will ever come",
     )
     parser.add_argument(
         "--aspect",
@@ -144,14 +152,15 @@ def _search(
     rejects = []
     for rule in [*alone, proposal.rule(policy, aspects)]:
         joined = join(labels, images, rule)
-        threshold = calibrate(joined.sample, goal, wanted, confidence=args.confidence)
-        rejects.append(proposal.Found(goal, wanted, rule, threshold))
+        threshold = calibrate(joined.sample, goal, wanted, confidence=args.confidence, upcoming=args.next)
+        rejects.append(proposal.Found(goal, wanted, rule, threshold, upcoming=args.next))
     if args.review_catch is None:
         return joined, rejects, None
     watched = _scored(tuple(policy.aspects), images)
     rule = proposal.rule(policy, watched, "review_below")
-    held = calibrate(join(labels, images, rule).sample, Goal.CATCH, args.review_catch, confidence=args.confidence)
-    return joined, rejects, proposal.Found(Goal.CATCH, args.review_catch, rule, held, with_review=True)
+    share, sample = args.review_catch, join(labels, images, rule).sample
+    held = calibrate(sample, Goal.CATCH, share, confidence=args.confidence, upcoming=args.next)
+    return joined, rejects, proposal.Found(Goal.CATCH, share, rule, held, with_review=True, upcoming=args.next)
 
 
 def _facts(
@@ -166,7 +175,7 @@ def _facts(
         "method": f"{method}; fixed-sequence testing over thresholds (Learn then Test)",
         "model": images[0].model,
         "started_from": f"{policy.name}@{policy.ref.digest}",
-        "images": {"scored": len(sample.everyone), "sha256": content_digest(images)},
+        "images": {"scored": joined.scored, "sha256": content_digest(images)},
         "labels": {
             "accept": good,
             "reject": len(sample.is_good) - good,
@@ -196,7 +205,7 @@ def _show(
     sample = joined.sample
     console.print(
         f"{len(sample.positions)} labels ({sample.is_good.sum()} accept), {joined.skipped} skipped, of "
-        f"{len(sample.everyone)} scored images: {joined.choice}",
+        f"{joined.scored} scored images: {joined.choice}",
         *(f"left out: {count} labels {why}" for why, count in joined.unused.items()),
         *(f"promised {promise}" for promise in evidence["promises"] or ()),  # type: ignore[union-attr]
         sep="\n",
@@ -205,9 +214,11 @@ def _show(
     )
 
 
-def _rate(rate: Any) -> str:
-    mark = "" if rate.holds_after_choice else " *"
-    return f"{100 * rate.estimate:.2f} % ({100 * rate.low:.2f} to {100 * rate.high:.2f}){mark}"
+def _rate(rate: Rate) -> str:
+    estimate = "-" if math.isnan(rate.estimate) else f"{100 * rate.estimate:.1f} %"
+    if rate.low == 0 or rate.high == 1:
+        return f"{estimate}, at {f'most {100 * rate.high:.3g}' if rate.low == 0 else f'least {100 * rate.low:.3g}'} %"
+    return f"{estimate} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
 def _as_json(

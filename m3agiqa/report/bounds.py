@@ -12,6 +12,7 @@ Every bound holds at any number of images, without an approximation by a normal 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,8 @@ Bools = NDArray[np.bool_]
 _STAKES = 1 - (1 - np.arange(1, 25) / 24) ** 2
 #: Odds against 1 beyond which a share counts as 1.
 _CERTAIN = 1e9
+#: Images beyond which nobody is told to label more.
+_MOST = 10_000_000
 #: Logarithm of odds to which a bound is computed.
 _PRECISION = 1e-4
 
@@ -44,16 +47,40 @@ def at_least(hits: ArrayLike, count: ArrayLike, error: float) -> Floats:
     return 1 - at_most(n - k, n, error)
 
 
-def count_needed(allowed: float, error: float) -> int:
-    """Images that show a share to be at most `allowed` by `at_most` if none of them is a hit."""
-    return math.ceil(math.log(error) / math.log1p(-allowed))
+def is_shown(hits: ArrayLike, count: int, allowed: float, error: float, upcoming: int | None = None) -> Bools:
+    """Whether `hits` of `count` images show that hits are rare enough; wrong with a probability of `error` at most.
+
+    Args:
+        allowed: the share of hits that is rare enough.
+        upcoming: None shows it of all images that the source will ever give. A number shows it of the share among so
+            many images that come next, which varies by itself: one counts how often, in a random order of both samples,
+            too many of theirs come before one more of ours (as the coverage of conformal prediction is distributed:
+            Marques F., "Universal distribution of the empirical coverage in split conformal prediction", 2025).
+    """
+    if upcoming is None:
+        return np.asarray(at_most(hits, count, error) <= allowed)
+    k = np.asarray(hits)
+    too_many = math.floor(allowed * upcoming + 1e-9) + 1
+    if too_many > upcoming:
+        return np.ones(k.shape, dtype=np.bool_)
+    return np.asarray((k < count) & (stats.hypergeom.cdf(k, count + upcoming, count, k + too_many) <= error))
+
+
+def count_needed(allowed: float, error: float, upcoming: int | None = None) -> int | None:
+    """Images of which `is_shown` needs none to be a hit; None if no number of images is enough."""
+    most = 1
+    while not is_shown(0, most, allowed, error, upcoming):
+        most *= 2
+        if most > _MOST:
+            return None
+    return bisect_left(range(most), True, key=lambda count: bool(is_shown(0, count, allowed, error, upcoming)))
 
 
 def against(share: float, is_hit: Bools, weights: Floats, *, times: float = 1.0) -> float:
     """How strongly a weighted sample speaks against a share of hits of `share` or more: the logarithm of an e-value.
 
-    If the share is in truth `share` or more, the e-value exceeds 1/error with a probability of `error` at most (Markov's
-    inequality), so that the share may then be ruled out.
+    If the share is in truth `share` or more, the e-value exceeds 1/error with a probability of `error` at most
+    (Markov's inequality), so that the share may then be ruled out.
 
     Args:
         weights: one over each image's chance, up to a factor that is the same for all. The largest one must be the

@@ -17,10 +17,11 @@ Lei, 2021; for rates that only grow, also Bates et al., "Distribution-free, risk
 
 - Where each image had the same chance to be labelled, the test is Clopper and Pearson's bound on the rate, among the
   labelled images that it is about.
-- Where chances differ, the rate is bounded by a product: the share of all scored images on the wrong side of the
-  threshold (Clopper and Pearson), times the share of wrongly treated ones among those (by betting, weighted by one over
-  the chance), divided by the share of all images that the rate is about (likewise). Each bound has a part of the error
-  (Bonferroni).
+- Where chances differ, the test bets against the rate, among the same images, each weighted by one over its chance
+  (`bounds.against`).
+
+Good images alone decide about false rejects, and bad ones alone about what is caught. So the interval of the rate that
+nothing was promised of holds, too, although the threshold was chosen.
 """
 
 from __future__ import annotations
@@ -34,16 +35,12 @@ from functools import cached_property
 import numpy as np
 
 from m3agiqa.contract import Aspect, AspectScore
-from m3agiqa.errors import DataError
+from m3agiqa.errors import DataError, UsageError
 from m3agiqa.report import bounds
 from m3agiqa.report.bounds import Bools, Floats
 
 #: Thresholds that are tried, on the MOS scale; they are fixed before any image is seen.
 GRID: Floats = np.arange(1, 501) / 100
-#: Parts of the error where chances differ: the share below the threshold, the wrong ones there, the share of a label.
-_SIDE_ERROR, _WRONG_ERROR, _LABEL_ERROR = 0.25, 0.5, 0.25
-#: Times that a sample is enlarged at most to tell how many labels are needed.
-_MOST_TIMES = 1e4
 
 
 class Goal(StrEnum):
@@ -83,8 +80,6 @@ class Sample:
     is_good: Bools
     #: Chance that an image was labelled, up to a factor that is the same for all.
     chances: Floats
-    #: Positions of all images that were scored, labelled or not.
-    everyone: Floats
 
     @cached_property
     def is_even(self) -> bool:
@@ -108,8 +103,6 @@ class Rate:
     #: Interval at the confidence of the calibration.
     low: float
     high: float
-    #: Whether the interval holds although the threshold was chosen by the same labels.
-    holds_after_choice: bool
 
 
 @dataclass(frozen=True)
@@ -120,34 +113,30 @@ class Threshold:
     rates: Mapping[Goal, Rate]
 
 
-def calibrate(sample: Sample, goal: Goal, wanted: float, *, confidence: float = 0.95) -> Threshold:
+def calibrate(
+    sample: Sample, goal: Goal, wanted: float, *, confidence: float = 0.95, upcoming: int | None = None
+) -> Threshold:
     """The threshold that does most within a promise: the highest one that keeps false rejects at `wanted` or below, or
     the lowest one that catches `wanted` of the bad images.
 
+    Args:
+        upcoming: promise it of so many good (or bad) images that come next, and not of all that ever come.
+
     Raises:
         DataError: there are too few labels to promise this of any threshold; says how many would do.
+        UsageError: labels of unequal chances, and `upcoming`.
     """
-    allowed = _allowed(goal, wanted)
+    if upcoming is not None and not sample.is_even:
+        raise UsageError("labels of unequal chances say nothing of a number of images that come next")
     error = 1 - confidence
     order = GRID if goal is Goal.FALSE_REJECT else GRID[::-1]
-    kept = _kept(sample, goal, allowed, error, order)
+    kept = _kept(sample, goal, _allowed(goal, wanted), error, order, upcoming)
     if kept == 0:
-        raise DataError(_too_few(sample, goal, wanted, error))
+        raise DataError(_too_few(sample, goal, wanted, error, upcoming))
     position = float(order[kept - 1])
     promised = (0.0, wanted) if goal is Goal.FALSE_REJECT else (wanted, 1.0)
-    other = Goal.CATCH if goal is Goal.FALSE_REJECT else Goal.FALSE_REJECT
-    return Threshold(
-        position,
-        {
-            goal: Rate(estimate(sample, goal, position), *promised, holds_after_choice=True),
-            # Labels of one kind chose the threshold, and images of the other kind know nothing of it.
-            other: Rate(
-                estimate(sample, other, position),
-                *interval(sample, other, position, error),
-                holds_after_choice=sample.is_even,
-            ),
-        },
-    )
+    rates = {each: Rate(estimate(sample, each, position), *interval(sample, each, position, error)) for each in Goal}
+    return Threshold(position, rates | {goal: Rate(rates[goal].estimate, *promised)})
 
 
 def estimate(sample: Sample, goal: Goal, position: float) -> float:
@@ -181,71 +170,49 @@ def _wrong(goal: Goal, positions: Floats, threshold: float) -> Bools:
     return positions < threshold if goal is Goal.FALSE_REJECT else positions >= threshold
 
 
-def _kept(sample: Sample, goal: Goal, allowed: float, error: float, order: Floats) -> int:
+def _kept(sample: Sample, goal: Goal, allowed: float, error: float, order: Floats, upcoming: int | None) -> int:
     """How many thresholds of `order` are shown to keep the promise before the first that is not."""
+    about = sample.about(goal)
+    positions, weights = sample.positions[about], sample.weights[about]
     if sample.is_even:
-        positions = sample.positions[sample.about(goal)]
         hits = [_wrong(goal, positions, threshold).sum() for threshold in order]
-        is_kept = bounds.at_most(hits, len(positions), error) <= allowed
-        return int(is_kept.argmin()) if not is_kept.all() else len(order)
-    least = _least_share(sample, goal, error)
+        is_kept = bounds.is_shown(hits, len(positions), allowed, error, upcoming)
+        return len(order) if is_kept.all() else int(is_kept.argmin())
     for number, threshold in enumerate(order):
-        if not _is_shown(sample, goal, allowed * least, error, threshold):
+        if bounds.against(allowed, _wrong(goal, positions, threshold), weights) < -math.log(error):
             return number
     return len(order)
 
 
-def _least_share(sample: Sample, goal: Goal, error: float, times: float = 1.0) -> float:
-    """The share of all images that the goal is about, at least."""
-    return bounds.weighted_at_least(sample.about(goal), sample.weights, _LABEL_ERROR * error, times=times)
-
-
-def _is_shown(sample: Sample, goal: Goal, allowed: float, error: float, threshold: float, times: float = 1.0) -> bool:
-    """Whether wrongly treated images are shown to be `allowed` of all images at most, where chances differ."""
-    count = len(sample.everyone)
-    side = bounds.at_most(_wrong(goal, sample.everyone, threshold).sum(), count, _SIDE_ERROR * error)
-    here = _wrong(goal, sample.positions, threshold)
-    share = allowed / float(side)
-    evidence = bounds.against(share, sample.about(goal)[here], sample.weights[here], times=times)
-    return evidence >= -math.log(_WRONG_ERROR * error)
-
-
-def _too_few(sample: Sample, goal: Goal, wanted: float, error: float) -> str:
-    """Why nothing can be promised, and how many labels it would take."""
-    word = "accept" if goal is Goal.FALSE_REJECT else "reject"
-    asked = (
-        f"reject at most {100 * wanted:g} % of good images"
-        if goal is Goal.FALSE_REJECT
-        else f"catch {100 * wanted:g} % of bad images"
-    )
-    allowed = _allowed(goal, wanted)
-    about, labelled = int(sample.about(goal).sum()), len(sample.positions)
+def _too_few(sample: Sample, goal: Goal, wanted: float, error: float, upcoming: int | None) -> str:
+    """Why nothing can be promised, and how many labels it would take if no image were treated wrongly."""
+    is_cost = goal is Goal.FALSE_REJECT
+    word, done = ("accept", "reject at most") if is_cost else ("reject", "catch at least")
+    asked = f"{done} {100 * wanted:g} % of {'good' if is_cost else 'bad'} images"
+    allowed, about = _allowed(goal, wanted), sample.about(goal)
+    labelled, count = len(about), int(about.sum())
     start = f"too few labels to promise with {100 * (1 - error):g} % confidence to {asked}: "
+    there = f"there are {count}, and {labelled} labels in all"
     if sample.is_even:
-        needed = bounds.count_needed(allowed, error)
-        more = f", about {math.ceil(needed * labelled / about)} labels in all" if about else ""
-        return (
-            f"{start}that takes {needed} images labelled {word}{more}, even if none of these is treated wrongly; "
-            f"there are {about}, and {labelled} labels"
-        )
-    return start + _too_few_uneven(sample, goal, allowed, error, word)
+        needed = bounds.count_needed(allowed, error, upcoming)
+        if needed is None:
+            return f"{start}of {upcoming} images that come next, no number of labels can promise it"
+        more = f" (about {math.ceil(needed * labelled / count)} labels in all)" if count else ""
+        return f"{start}it takes {needed} images labelled {word}{more}, even if none is treated wrongly; {there}"
+    needed = _needed_uneven(allowed, error, sample.weights[about])
+    if needed is None:
+        return f"{start}it takes images labelled {word}; {there}"
+    return (
+        f"{start}it takes about {math.ceil(needed * labelled / count)} labels, chosen as these were, even if none "
+        f"is treated wrongly; {there}"
+    )
 
 
-def _too_few_uneven(sample: Sample, goal: Goal, allowed: float, error: float, word: str) -> str:
-    first = GRID[0] if goal is Goal.FALSE_REJECT else GRID[-1]
-    labelled, times = len(sample.positions), 1.0
-    while times < _MOST_TIMES:
-        times *= 1.1
-        least = _least_share(sample, goal, error, times)
-        if _is_shown(sample, goal, allowed * least, error, float(first), times):
-            return f"that takes about {math.ceil(times * labelled)} labels, chosen as these {labelled} were"
-    share = estimate_share(sample, goal)
-    if share == 0:
-        return f"none of the {labelled} labels is {word}"
-    images = bounds.count_needed(min(allowed * share, 0.5), _SIDE_ERROR * error)
-    return f"that takes about {images} scored images, labelled or not, and there are {len(sample.everyone)}"
-
-
-def estimate_share(sample: Sample, goal: Goal) -> float:
-    """The share of all images that the goal is about, weighted by one over the labelled images' chances."""
-    return float(sample.weights[sample.about(goal)].sum() / sample.weights.sum()) if len(sample.weights) else 0.0
+def _needed_uneven(allowed: float, error: float, weights: Floats) -> int | None:
+    """Images of these weights that are needed if none is treated wrongly; None if there are no weights."""
+    if not len(weights):
+        return None
+    times, none = 1.0, np.zeros(len(weights), dtype=np.bool_)
+    while bounds.against(allowed, none, weights, times=times) < -math.log(error):
+        times *= 1.02
+    return math.ceil(times * len(weights))

@@ -62,6 +62,8 @@ class Joined:
 
     sample: Sample
     choice: Choice
+    #: Images with the scores that the rule takes, labelled or not.
+    scored: int
     skipped: int
     #: Labels without use, by the reason, in words.
     unused: Mapping[str, int]
@@ -107,10 +109,11 @@ def join(labels: Labels, images: Sequence[Judged], rule: Rule) -> Joined:
         positions=np.asarray([positions[label.id] for label in told], dtype=np.float64),
         is_good=np.asarray([label.is_good for label in told], dtype=np.bool_),
         chances=np.asarray([label.chance if choice is Choice.UNEVEN else 1.0 for label in told], dtype=np.float64),
-        everyone=np.asarray([place for _, place in placed], dtype=np.float64),
     )
     unused = {"of images without scores": len(labels.by_id) - len(used), "chosen freely": len(used) - len(chosen)}
-    return Joined(sample, choice, len(chosen) - len(told), {why: count for why, count in unused.items() if count})
+    return Joined(
+        sample, choice, len(placed), len(chosen) - len(told), {why: count for why, count in unused.items() if count}
+    )
 
 
 def _positions(placed: Sequence[tuple[Judged, float]], labels: Labels) -> dict[str, float]:

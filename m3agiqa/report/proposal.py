@@ -36,6 +36,8 @@ class Found:
     threshold: Threshold
     #: Whether images count that the policy sends to review, and not rejected ones alone.
     with_review: bool = False
+    #: Images that the promise is about; None for all that ever come.
+    upcoming: int | None = None
 
     @property
     def thresholds(self) -> dict[Aspect, float]:
@@ -44,10 +46,11 @@ class Found:
     @property
     def promise(self) -> str:
         share = f"{100 * self.wanted:g} %"
+        images = f"the {f'next {self.upcoming} ' if self.upcoming else ''}images"
         if self.goal is Goal.FALSE_REJECT:
-            return f"at most {share} of the images that a person would accept are rejected"
+            return f"at most {share} of {images} that a person would accept are rejected"
         treated = "rejected or sent to review" if self.with_review else "rejected"
-        return f"at least {share} of the images that a person would reject are {treated}"
+        return f"at least {share} of {images} that a person would reject are {treated}"
 
 
 def rule(policy: Policy, aspects: Sequence[Aspect], field: str = "reject_below") -> Rule:
@@ -141,11 +144,8 @@ def _rates(found: Found, confidence: float) -> dict[str, JsonValue]:
 
 def rate_as_json(rate: Rate, confidence: float) -> dict[str, Any]:
     """A rate with its interval; null for a rate that no image tells of."""
-    told: dict[str, Any] = {
+    return {
         "estimate": None if math.isnan(rate.estimate) else round(rate.estimate, _DECIMALS),
         "interval": [round(rate.low, _DECIMALS), round(rate.high, _DECIMALS)],
         "confidence": confidence,
     }
-    if not rate.holds_after_choice:
-        told["note"] = "the interval is that of a threshold fixed beforehand"
-    return told
