@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from m3agiqa import config
 from m3agiqa.contract import Aspect, AspectScore, Decision, Failure, PolicyRef
@@ -65,6 +65,8 @@ class Policy(BaseModel):
     #: Points on the MOS scale by which quality and authenticity of an image that would be accepted may fall under a
     #: neutral prompt; if one falls further, the image goes to review. Unset, images are scored once.
     prompt_guard: float | None = Field(default=None, gt=0, le=5)
+    #: What the thresholds were chosen by, for people to read. It decides nothing, and the digest leaves it out.
+    evidence: dict[str, JsonValue] | None = None
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -91,7 +93,7 @@ class Policy(BaseModel):
     def ref(self) -> PolicyRef:
         # A policy from before these fields existed keeps its digest.
         unsaid = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
-        content = self.model_dump_json(exclude=unsaid)
+        content = self.model_dump_json(exclude=unsaid | {"evidence"})
         digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARS]
         return PolicyRef(name=self.name, version=self.version, digest=digest)
 

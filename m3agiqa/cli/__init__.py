@@ -12,6 +12,8 @@ from m3agiqa import console
 from m3agiqa.cli import (
     batch,
     bench,
+    calibrate,
+    compare,
     data,
     describe,
     doctor,
@@ -28,6 +30,7 @@ from m3agiqa.cli import (
     report,
     score,
     train,
+    translate,
 )
 
 COMMANDS = {
@@ -41,6 +44,9 @@ COMMANDS = {
     "describe": describe,
     "pretrain": pretrain,
     "finetune": finetune,
+    "calibrate": calibrate,
+    "translate": translate,
+    "compare": compare,
     "predict": predict,
     "evaluate": evaluate,
     "plot": plot,

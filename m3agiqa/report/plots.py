@@ -1,4 +1,4 @@
-"""Scatter plots, radar plots and training curves, fit for print, of the numbers and names they are given."""
+"""Figures fit for print, of the numbers and names they are given: scatter and radar plots, curves, distributions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ _UNGROUPED = "#999999"
 MAX_GROUPS = 16
 #: Inches of one panel's side, and dots of an inch.
 PANEL, DPI = 3.4, 200
+#: Edges of the bars of a distribution, on the MOS scale.
+_BINS = [number / 5 for number in range(26)]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,83 @@ def curves(columns: Mapping[str, Sequence[float | None]], best: int | None = Non
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.25, linewidth=0.5)
         panel.legend(fontsize=6.5, frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A share by threshold, and the interval that it lies in."""
+
+    shares: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Shares of good and of bad images that are rejected, by threshold."""
+
+    thresholds: Sequence[float]
+    good: Curve
+    bad: Curve
+    #: The threshold that was chosen.
+    chosen: float
+    #: Whether the promise is about bad images, and the share that it names.
+    promise: tuple[bool, float]
+
+
+def tradeoff(panels: Mapping[str, Tradeoff]) -> Figure:
+    """Draw what each threshold catches (above) and costs (below), with a column for each title."""
+    figure = _figure(len(panels) * PANEL, 1.5 * PANEL)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex="col")
+    for column, (title, panel) in enumerate(panels.items()):
+        caught, lost = axes[:, column]
+        caught.set_title(_plain(title), fontsize=9)
+        for where, curve, is_bad in ((caught, panel.bad, True), (lost, panel.good, False)):
+            percent = [[100 * share for share in shares] for shares in (curve.shares, curve.low, curve.high)]
+            colour = COLOURS[0 if is_bad else 1]
+            where.plot(panel.thresholds, percent[0], color=colour, linewidth=1.4)
+            where.fill_between(panel.thresholds, *percent[1:], color=colour, alpha=0.15, linewidth=0)
+            where.axvline(panel.chosen, color="black", linewidth=0.8, linestyle=":")
+            if panel.promise[0] is is_bad:
+                where.axhline(100 * panel.promise[1], color="black", linewidth=0.8, linestyle="--")
+            where.grid(alpha=0.25, linewidth=0.5)
+        _frame(caught, lost, panel)
+    axes[0, 0].set_ylabel("% of bad images rejected")
+    axes[1, 0].set_ylabel("% of good images rejected")
+    return figure
+
+
+def _frame(caught: Axes, lost: Axes, panel: Tradeoff) -> None:
+    """Label a column, and show of the cost the part in which a threshold may be chosen."""
+    at_chosen = float(np.interp(panel.chosen, panel.thresholds, panel.good.high))
+    most = max(at_chosen, 0.0 if panel.promise[0] else panel.promise[1])
+    caught.set_ylim(0, 100)
+    lost.set_ylim(0, min(100, 100 * 3 * max(most, 0.01)))
+    lost.set_xlabel("threshold")
+    caught.annotate(
+        f"{panel.chosen:.2f}",
+        (panel.chosen, 100),
+        xytext=(3, -3),
+        textcoords="offset points",
+        fontsize=7,
+        va="top",
+    )
+
+
+def distributions(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw how scores lie on the MOS scale: a panel for each title, an outline for each named set."""
+    figure = _figure(len(panels) * PANEL, 0.85 * PANEL)
+    for where, (title, sets) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (name, scores) in enumerate(sets.items()):
+            weights = [100 / len(scores)] * len(scores)
+            colour, fill = COLOURS[number % len(COLOURS)], {"alpha": 0.15, "histtype": "stepfilled"}
+            where.hist(scores, bins=_BINS, weights=weights, color=colour, **fill)
+            where.hist(scores, bins=_BINS, weights=weights, color=colour, histtype="step", label=_plain(name))
+        where.set_title(_plain(title), fontsize=9)
+        where.set(xlabel="score", ylabel="% of images", xlim=(0, 5))
+        where.grid(alpha=0.25, linewidth=0.5)
+        where.legend(fontsize=6.5, frameon=False)
     return figure
 
 

@@ -21,10 +21,10 @@ from m3agiqa.policy import Policy, Thresholds
 from m3agiqa.pools import threads
 from m3agiqa.progress import Progress, tracked, unseen
 from m3agiqa.quoting import quoted
+from m3agiqa.report.anew import decided_by
 from m3agiqa.report.judged import Judged
 from m3agiqa.report.page.sampling import Proposal, propose
 from m3agiqa.report.page.thumbnails import Find, Thumbnail, nowhere, small
-from m3agiqa.verdict import decided_by
 
 #: Verdicts in a file of data. A browser reads several files at once.
 CHUNK = 1000
@@ -139,9 +139,7 @@ def row(image: Judged, policy: Policy, thumbnail: Thumbnail, proposal: Proposal 
 def _floor(image: Judged, policy: Policy) -> tuple[Decision, tuple[str, ...]]:
     """What `policy` decides whatever its thresholds are: by failures, aspects without a score, its sample."""
     without = policy.model_copy(update={"aspects": dict.fromkeys(policy.aspects, Thresholds())})
-    if image.verdict is not None:
-        return decided_by(image.verdict, without)
-    return without.decide(image.scores, image.asked, None if image.scores else image.failure)
+    return decided_by(image, without)
 
 
 def _write_data(folder: Path, name: str, content: object) -> str:

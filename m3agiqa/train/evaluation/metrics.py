@@ -105,7 +105,7 @@ def correlations(
     if reason is not None:
         return {**dict.fromkeys(_POOLED, Estimate(None, reason=reason)), "srcc_within_groups": within}
     mapped = {False: x, True: fit_logistic(x, y)(x)}
-    draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    draws = resampled(len(x), seed, resamples)
     pooled = {name: _estimate(metric, mapped[fitted], y, draws) for name, (metric, fitted) in _POOLED.items()}
     return {**pooled, "srcc_within_groups": within}
 
@@ -142,10 +142,16 @@ def _estimate(metric: Callable[[Floats, Floats], float], x: Floats, y: Floats, d
     value = metric(x, y)
     if not math.isfinite(value):
         return Estimate(None, reason="the numbers are too close together")
-    return Estimate(value, _interval([metric(x[draw], y[draw]) for draw in draws]))
+    return Estimate(value, interval([metric(x[draw], y[draw]) for draw in draws]))
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+def resampled(count: int, seed: int, resamples: int) -> NDArray[np.int64]:
+    """Rows of a bootstrap: numbers of `count` images, drawn with replacement, a resample in each row."""
+    return np.random.default_rng(seed).integers(count, size=(resamples, count))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval that the values of an estimate over resamples span; None where none is finite."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return None
@@ -174,4 +180,4 @@ def _within_groups(scores: Floats, labels: Floats, groups: Sequence[str] | None,
         values = [srcc(scores[rows], labels[rows]) for rows in drawn]
         finite = [value for value in values if math.isfinite(value)]
         means.append(sum(finite) / len(finite) if finite else math.nan)
-    return Estimate(sum(known.values()) / len(known), _interval(means))
+    return Estimate(sum(known.values()) / len(known), interval(means))
