@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from m3agiqa.contract import Aspect, Decision, Failure, Verdict
+from m3agiqa.deciding import decided_by
 from m3agiqa.policy import Policy, Thresholds
 from m3agiqa.report.judged import from_verdict
 from m3agiqa.report.page.build import row
 from m3agiqa.report.page.thumbnails import Thumbnail
-from m3agiqa.verdict import decided_by
 from tests.m3agiqa.report.page.samples import needs_node, run_js, scored
 from tests.support_verdicts import verdict
 
