@@ -32,7 +32,7 @@ def commands() -> Iterator[tuple[str, list[str], list[str]]]:
     for line in shell_lines():
         for found in re.finditer(r"(?:^|[\s/;|])(m3agiqa(?:-submit)?)((?: [a-z][a-z-]*)+)(.*)", line):
             program, words, rest = found.groups()
-            depth = 2 if words.split()[0] in ("data", "dead") else 1
+            depth = 2 if words.split()[0] in ("data", "dead", "policy") else 1
             yield program, words.split()[:depth], re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)
 
 
