@@ -61,8 +61,9 @@ def texts(tab: Any, selector: str) -> list[str]:
     return tab.locator(selector).all_text_contents()
 
 
-def test_what_strangers_wrote_stands_there_and_does_nothing(open_page: Open) -> None:
-    tab = open_page(strangers(), title=HOSTILE[0])
+@pytest.mark.parametrize("size", [(1280, 860), (1024, 800), (390, 844)])
+def test_what_strangers_wrote_stands_there_and_does_nothing(open_page: Open, size: tuple[int, int]) -> None:
+    tab = open_page(strangers(), title=HOSTILE[0], size=size)
     # then each prompt is text, in the list and in the dialog
     assert tab.evaluate("window.broken") is None
     assert tab.title() == HOSTILE[0]
