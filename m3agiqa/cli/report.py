@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from m3agiqa.report.page.thumbnails import Find
 
 HELP = "Write a page of verdicts that opens from the disk: look at images, try thresholds, label by keyboard."
+
+#: Images that are fetched at a time.
+FETCHES = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     page = Page(Policy.load(args.policy), args.title, labels=args.labels, seed=args.seed)
     images = list(sources.judged(args.source, args.requests))
+    at_once = FETCHES if args.fetch else None
     with _finder(args) as find, bars.shown("images") as progress:
-        index = build(images, args.output, page, find, progress)
+        index = build(images, args.output, page, find, progress, at_once=at_once)
     print(index)
     return DONE
 
@@ -86,12 +89,11 @@ def _fetching() -> Iterator[Find]:
 
     settings = Settings.from_environment()
     fetcher, budget = Fetcher(settings), Budget(settings.picture_budget_mib * 2**20)
-    threads = os.cpu_count() or 1
     # Without slices: the whole image is all that is looked at.
     decoders = Decoders(
         settings.effective_decoders,
         cpu_s=settings.decode_timeout_s,
-        waiting=threads,
+        waiting=FETCHES,
         max_pixels=settings.max_pixels,
         cutter=Cutter(Slicing(), ()),
     )

@@ -49,26 +49,36 @@ class Page:
 
 
 def build(
-    images: Sequence[Judged], folder: Path, page: Page, find: Find = nowhere, progress: Progress = unseen
+    images: Sequence[Judged],
+    folder: Path,
+    page: Page,
+    find: Find = nowhere,
+    progress: Progress = unseen,
+    *,
+    at_once: int | None = None,
 ) -> Path:
     """Write the page of `images` into `folder`, which is new, empty, or holds an earlier page. Returns its index.html.
+
+    `find` is called from `at_once` threads, by default one a processor.
 
     Raises:
         OutputError: a file cannot be written, or the folder holds something else.
     """
     _clear(folder)
-    thumbnails = list(tracked(_thumbnails(images, folder / _THUMBS, page.side, find), len(images), progress))
+    found = _thumbnails(images, folder / _THUMBS, page.side, find, at_once or os.cpu_count() or 1)
+    thumbnails = list(tracked(found, len(images), progress))
     # Only what can be looked at is labelled, so labels speak for those images.
     seen = [image for image, thumbnail in zip(images, thumbnails, strict=True) if thumbnail.file is not None]
     proposals = propose(seen, page.policy, labels=page.labels, seed=page.seed)
-    rows = [
-        # Of several images with one id, the first is the proposed one.
-        row(image, page.policy, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
-        for image, thumbnail in zip(images, thumbnails, strict=True)
-    ]
-    names = [_write_data(folder, "about", _about(page, len(rows)))]
-    for start in range(0, len(rows), CHUNK):
-        names.append(_write_data(folder, f"{start // CHUNK:04}", rows[start : start + CHUNK]))
+    names = [_write_data(folder, "about", _about(page, len(images)))]
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows = [
+            # Of several images with one id, the first is the proposed one.
+            row(image, page.policy, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
+            for image, thumbnail in zip(images[part], thumbnails[part], strict=True)
+        ]
+        names.append(_write_data(folder, f"{start // CHUNK:04}", rows))
     _write_static(folder, names)
     return folder / _INDEX
 
@@ -85,7 +95,7 @@ def _clear(folder: Path) -> None:
             old.unlink()
 
 
-def _thumbnails(images: Sequence[Judged], folder: Path, side: int, find: Find) -> Iterator[Thumbnail]:
+def _thumbnails(images: Sequence[Judged], folder: Path, side: int, find: Find, at_once: int) -> Iterator[Thumbnail]:
     def thumbnail(image: Judged) -> Thumbnail:
         try:
             data = small(find(image), side)
@@ -97,7 +107,7 @@ def _thumbnails(images: Sequence[Judged], folder: Path, side: int, find: Find) -
         write(folder / name, data)
         return Thumbnail(file=f"{_THUMBS}/{name}")
 
-    with threads(os.cpu_count() or 1) as pool:
+    with threads(at_once) as pool:
         yield from pool.map(thumbnail, images)
 
 

@@ -51,7 +51,9 @@ def propose(images: Sequence[Judged], policy: Policy, *, labels: int, seed: int)
         return {}
     even = min(1.0, RANDOM_SHARE * labels / len(unique))
     nearness = {name: _nearness(image, policy) for name, image in unique.items()}
-    near = _rates({name: weight for name, (weight, _) in nearness.items()}, (1 - RANDOM_SHARE) * labels)
+    # More than the rest of the labels, as some of these are drawn by the other coin as well.
+    wanted = (1 - RANDOM_SHARE) * labels / (1 - even) if even < 1 else 0.0
+    near = _rates({name: weight for name, (weight, _) in nearness.items()}, wanted)
     drawn: dict[str, tuple[str, float]] = {}
     for name, rate in near.items():
         chance = even + rate - even * rate

@@ -12,16 +12,19 @@
       return { ...about.policy, aspects: { ...about.policy.aspects, ...known(this.state.thresholds) } };
     },
     open, label, undo, step,
+    get proposing() {
+      return proposing;
+    },
   };
   // A page's address may name an aspect that its policy does not judge.
   const known = (thresholds) => Object.fromEntries(Object.entries(thresholds).filter(([aspect]) => aspect in about.policy.aspects));
+  let proposing = false;
   const detail = Detail.create($("detail"), app);
   app.list = List.create($("list"), () => app.shown.length, (index) => Card.row(app.shown[index], index, app));
   const showSliders = Controls.sliders($("thresholds"), items, about.policy, (aspect, thresholds) =>
     change({ thresholds: { ...app.state.thresholds, [aspect]: thresholds } }));
   const showFilters = Controls.filters($("filters"), $("search"), items, change);
   Controls.sorts($("sort"), change);
-  let proposing = false;
 
   /** Take a change of the state; what it leads to is shown with the next frame, however many changes come before. */
   let waits = 0;
@@ -53,6 +56,7 @@
     for (const view of ["scored", "failures"]) $(`view-${view}`).setAttribute("aria-pressed", String(state.view === view));
     $("blind").checked = state.blind;
     $("sort").value = state.sort;
+    $("policy-file").textContent = Controls.policyFile(app.policy);
     $("reset").hidden = Object.keys(state.thresholds).length === 0;
   }
 
@@ -113,7 +117,8 @@
   /** Show the image before or after the one that is open, or make it the current one of the list. */
   function step(by) {
     const shown = detail.item();
-    const index = (shown && !proposing ? app.shown.indexOf(shown) : app.list.current()) + by;
+    if (proposing) return;
+    const index = (shown ? app.shown.indexOf(shown) : app.list.current()) + by;
     if (index < 0 || index >= app.shown.length) return;
     if (shown) open(index);
     else app.list.move(index);
@@ -167,7 +172,7 @@
     document.title = $("title").textContent = about.title;
     $("facts").textContent = facts();
     const wide = matchMedia("(min-width: 60rem)").matches;
-    for (const panel of document.querySelectorAll("aside details")) panel.open = wide;
+    for (const panel of document.querySelectorAll("aside > details")) panel.open = wide;
     $("next").addEventListener("click", propose);
     $("export").addEventListener("click", save);
     $("import").addEventListener("click", () => $("file").click());
@@ -176,7 +181,10 @@
     $("blind").addEventListener("change", () => change({ blind: $("blind").checked }));
     $("reset").addEventListener("click", () => change({ thresholds: {} }));
     for (const view of ["scored", "failures"]) $(`view-${view}`).addEventListener("click", () => change({ view, code: "" }));
-    $("detail").addEventListener("close", () => { proposing = false; });
+    $("detail").addEventListener("close", () => {
+      proposing = false;
+      app.list.move(app.list.current());
+    });
     document.addEventListener("keydown", onkey);
     addEventListener("hashchange", () => {
       app.state = Filter.fromHash(location.hash.slice(1), about.aspects);

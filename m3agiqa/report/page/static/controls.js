@@ -88,6 +88,7 @@ const Controls = (() => {
     const models = [...new Set(items.map((item) => item.model))].filter(Boolean).sort();
     const fields = {
       q: search,
+      decision: select([["", "all"], ...Decide.DECISIONS.map((decision) => [decision, decision])]),
       aspect: select([["", "any aspect"], ...Data.about.aspects.map((aspect) => [aspect, aspect])]),
       min: number(), max: number(),
       label: select([["", "all"], ["none", "without label"], ["any", "with label"], ["accept", "accept"], ["reject", "reject"], ["skip", "skip"], ["against", "against the decision"]]),
@@ -100,7 +101,7 @@ const Controls = (() => {
     }
     form.addEventListener("submit", (event) => event.preventDefault());
     form.replaceChildren(
-      row("Score of", fields.aspect),
+      row("Decision", fields.decision), row("Score of", fields.aspect),
       el("div", { class: "pair" }, row("from", fields.min), row("to", fields.max)),
       row("Label", fields.label), models.length > 1 ? row("Model", fields.model) : "");
     return (state) => {
@@ -132,5 +133,13 @@ const Controls = (() => {
     }, `${cut(code, 60)} `, el("span", { class: "count" }, whole(count)))));
   }
 
-  return { sliders, outcome, filters, sorts, codes };
+  /** The policy as its file would say it, with the thresholds of now; its name is for a person to choose. */
+  function policyFile(policy) {
+    const { aspects, name, version, digest, ...others } = policy;
+    const lines = Object.entries(aspects).map(([aspect, { reject_below, review_below }]) => `  ${aspect}: {reject_below: ${reject_below}, review_below: ${review_below}}`);
+    const rest = Object.entries(others).filter(([, value]) => value !== null && value !== 0).map(([key, value]) => `${key}: ${value}`);
+    return [`# ${name}, version ${version}, with other thresholds`, "name: NAME", "version: 1", "aspects:", ...lines, ...rest].join("\n");
+  }
+
+  return { policyFile, sliders, outcome, filters, sorts, codes };
 })();

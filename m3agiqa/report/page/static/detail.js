@@ -20,7 +20,8 @@ const Detail = (() => {
             facts(blind))),
         el("div", { class: "below" },
           Card.buttons(item, app, (label) => app.label(item, label)),
-          button("Undo", "u", app.undo), button("Previous", "k", () => app.step(-1)), button("Next", "j", () => app.step(1)),
+          button("Undo", "u", app.undo),
+          ...(app.proposing ? [] : [button("Previous", "k", () => app.step(-1)), button("Next", "j", () => app.step(1))]),
           button("Close", "Escape", () => dialog.close())));
       if (!dialog.open) dialog.showModal();
       dialog.focus();

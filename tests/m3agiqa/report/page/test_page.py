@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from m3agiqa.contract import Aspect
-from m3agiqa.policy import Policy
+from m3agiqa.policy import Policy, Thresholds
 from m3agiqa.report.page.build import Page, build
 from m3agiqa.report.page.thumbnails import nowhere
 from tests.m3agiqa.report.page.samples import judged, many, plain, scored
@@ -60,8 +61,9 @@ def texts(tab: Any, selector: str) -> list[str]:
     return tab.locator(selector).all_text_contents()
 
 
-def test_what_strangers_wrote_stands_there_and_does_nothing(open_page: Open) -> None:
-    tab = open_page(strangers(), title=HOSTILE[0])
+@pytest.mark.parametrize("size", [(1280, 860), (1024, 800), (390, 844)])
+def test_what_strangers_wrote_stands_there_and_does_nothing(open_page: Open, size: tuple[int, int]) -> None:
+    tab = open_page(strangers(), title=HOSTILE[0], size=size)
     # then each prompt is text, in the list and in the dialog
     assert tab.evaluate("window.broken") is None
     assert tab.title() == HOSTILE[0]
@@ -219,6 +221,14 @@ def test_only_the_rows_in_sight_exist_and_the_last_can_be_reached(open_page: Ope
     tab.evaluate("scrollTo(0, document.body.scrollHeight)")
     tab.wait_for_selector(".card[aria-posinset='1900']")
     assert tab.locator(".card").count() < 30
+
+
+def test_the_thresholds_of_now_are_a_policy_file(open_page: Open) -> None:
+    tab = open_page(many(5, POLICY), hash_="#t.quality=0.5,3.25&t.nonsense=1,2")
+    text = tab.locator("#policy-file").text_content()
+    found = Policy.model_validate(yaml.safe_load(text.replace("NAME", "ours")))
+    assert found.aspects == POLICY.aspects | {Aspect.QUALITY: Thresholds(reject_below=0.5, review_below=3.25)}
+    assert (found.on_missing, found.on_failure) == (POLICY.on_missing, POLICY.on_failure)
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="no axe-core here: npm install axe-core, or name its axe.min.js in AXE")

@@ -32,7 +32,7 @@ def test_each_image_is_drawn_as_often_as_its_chance_says() -> None:
     assert len(chances) == len(given)
     for name, chance in chances.items():
         assert abs(drawn[name] - seeds * chance) <= 5 * (seeds * chance * (1 - chance)) ** 0.5 + 1e-9, name
-    assert sum(chances.values()) == pytest.approx(40, rel=0.1)
+    assert sum(chances.values()) == pytest.approx(40, rel=0.001)
 
 
 def test_weights_of_one_over_the_chance_give_the_true_share() -> None:
