@@ -92,11 +92,26 @@ def against(share: float, is_hit: Bools, weights: Floats, *, times: float = 1.0)
         return math.inf
     if not len(weights):
         return 0.0
+    lost, won = _bets(weights, odds)
+    total = times * np.where(is_hit, lost, won).sum(axis=1)
+    return float(special.logsumexp(total) - math.log(len(_STAKES)))
+
+
+def against_each(share: float, weights: Floats) -> Floats:
+    """What `against` says if the first 0, 1, 2, ... of the images are hits, and no other."""
+    if not len(weights):
+        return np.zeros(1)
+    lost, won = _bets(weights, share / (1 - share))
+    change = np.concatenate([np.zeros((len(_STAKES), 1)), np.cumsum(lost - won, axis=1)], axis=1)
+    total: Floats = special.logsumexp(won.sum(axis=1, keepdims=True) + change, axis=0)
+    return total - math.log(len(_STAKES))
+
+
+def _bets(weights: Floats, odds: float) -> tuple[Floats, Floats]:
+    """Logarithms of what each stake becomes by each image that is a hit, and by each that is none."""
     staked = np.outer(_STAKES, weights / weights.max())
     # Without the guard the largest stake on the heaviest image, once lost, would be the logarithm of 0.
-    factors = np.where(is_hit, np.log1p(-np.minimum(staked, 1 - 1e-12)), np.log1p(staked * odds))
-    total = times * factors.sum(axis=1)
-    return float(special.logsumexp(total) - math.log(len(_STAKES)))
+    return np.log1p(-np.minimum(staked, 1 - 1e-12)), np.log1p(staked * odds)
 
 
 def weighted_at_most(is_hit: Bools, weights: Floats, error: float, *, times: float = 1.0) -> float:

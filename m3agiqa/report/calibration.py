@@ -174,14 +174,13 @@ def _kept(sample: Sample, goal: Goal, allowed: float, error: float, order: Float
     """How many thresholds of `order` are shown to keep the promise before the first that is not."""
     about = sample.about(goal)
     positions, weights = sample.positions[about], sample.weights[about]
+    hits = np.asarray([_wrong(goal, positions, threshold).sum() for threshold in order])
     if sample.is_even:
-        hits = [_wrong(goal, positions, threshold).sum() for threshold in order]
         is_kept = bounds.is_shown(hits, len(positions), allowed, error, upcoming)
-        return len(order) if is_kept.all() else int(is_kept.argmin())
-    for number, threshold in enumerate(order):
-        if bounds.against(allowed, _wrong(goal, positions, threshold), weights) < -math.log(error):
-            return number
-    return len(order)
+    else:
+        in_order = np.argsort(positions if goal is Goal.FALSE_REJECT else -positions, kind="stable")
+        is_kept = bounds.against_each(allowed, weights[in_order])[hits] >= -math.log(error)
+    return len(order) if is_kept.all() else int(is_kept.argmin())
 
 
 def _too_few(sample: Sample, goal: Goal, wanted: float, error: float, upcoming: int | None) -> str:
