@@ -66,7 +66,7 @@ def test_a_policy_is_left_to_the_worker_where_nobody_knows_its_folder(
 
 
 def test_public_names() -> None:
-    assert set(producers.__all__) == {"Client", "ScoreRequest", "State", "Verdict"}
+    assert set(producers.__all__) == {"AsyncClient", "Client", "ScoreRequest", "State", "Verdict"}
 
 
 def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, ledger: Ledger, redis: Redis) -> None:

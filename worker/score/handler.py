@@ -83,6 +83,7 @@ class ScoreHandler:
                     image = self._image(request, hold, verdict)
                     with verdict.stage("score"):
                         job = Job(image, neutralised(request.prompt), request.aspects)
+                        verdict.scores_key = self.cache.key(job)
                         outcome = self._score(claim, job, verdict.policy)
             except (Busy, QueueUnavailable):
                 raise
@@ -106,9 +107,12 @@ class ScoreHandler:
     def _publish(self, making: _Verdict, outcome: Scores | Failure) -> str:
         verdict = self._shadowed(making.assemble(outcome, self.batcher.scoring, echo=self.echo))
         with making.stage("publish"):
-            is_first = making.claim.publish(verdict)
+            is_first = making.claim.publish(verdict, making.scores_key)
         if not is_first:
-            return "another worker published first"
+            if making.scores_key:
+                # Perhaps the request was erased meanwhile, and its scores with it.
+                self.cache.forget(making.scores_key)
+            return "another worker published first, or it was erased"
         if self.metrics is not None:
             self.metrics.published(verdict, making.timings_ms["publish"])
         code = f", {verdict.error.code}" if verdict.error else ""
@@ -157,6 +161,8 @@ class _Verdict:
         self.claim = claim
         self.policy = policy
         self.image: ImageInfo | None = None
+        #: Where the scores are remembered; empty if none can be.
+        self.scores_key = ""
         waited_ms = (datetime.now(UTC) - claim.request.submitted_at).total_seconds() * 1000
         # The submitter's clock may be ahead of ours.
         self.timings_ms = {"queue": max(0.0, waited_ms)}
