@@ -418,7 +418,7 @@ def test_a_request_with_a_span_says_that_it_is_of_a_later_version_than_the_first
     request = ScoreRequest(image_url="https://x/y.png", prompt="", request_id="r", version=version)
     traced = request.model_copy(update={"traceparent": SPAN})
     # the wire says so, as a reader of version 1.0 would refuse the field otherwise
-    assert json.loads(traced.to_json())["version"] == "1.1"
+    assert json.loads(traced.to_json())["version"] == VERSION
     assert ScoreRequest.parse(json.loads(traced.to_json())).traceparent == SPAN
     # without a span nothing changes, and with any span it is the same request
     assert json.loads(request.to_json()).get("version") == version

@@ -16,6 +16,7 @@ local found = try(task, function()
     redis.call('ZADD', OWED, now + lease, task)
     note(entry, kind .. (poison and ' found to be poison by ' or ' begun by ') .. who)
     local history, retries = unpack(redis.call('HMGET', entry, 'history', 'retries'))
-    return {poison and 'poison' or 'begun', run, attempts, request or '', verdict or '', history, tonumber(retries or 0) or 0}
+    local name = poison and 'poison' or 'begun'
+    return {name, run, attempts, request or '', verdict or '', history, tonumber(retries or 0) or 0}
 end)
 return found or {'unread'}
