@@ -24,7 +24,8 @@ local function lay_aside(content, request, verdict)
 end
 
 -- Count a verdict of this minute, and forget minutes long past. No verdict fails because this cannot be done.
-local RATE_S, RATE_MINUTES = 300, 5
+local RATE_S = 300
+local RATE_MINUTES = 5
 local function count_minute()
     local minute = math.floor(now / 60)
     if redis.pcall('HINCRBY', RATE, string.format('%d', minute), 1) ~= 1 then return end
