@@ -115,11 +115,16 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver", "exporter"}),
     (["RPOP", keys.inbox(3)], {"operator", "score", "deliver"}),
     (["SCAN", "0", "MATCH", keys.RESULTS], {"operator"}),
-    (["HGET", ENTRY, "request"], {"operator", "score", "deliver", "exporter"}),
+    (["HGET", ENTRY, "request"], {"producer", "operator", "score", "deliver", "exporter"}),
+    (["HMGET", ENTRY, "state", "batch"], {"producer", "operator", "score", "deliver"}),
+    (["LPOS", "score:3", "r"], {"producer", "operator"}),
+    (["HGETALL", keys.RATE], {"producer", "operator"}),
     (["HSET", ENTRY, "verdict", "forged"], {"operator", "score", "deliver"}),
     (["ZADD", keys.OWED, "0", "r"], {"operator", "score", "deliver"}),
     (["SET", keys.result("r"), "forged"], {"operator", "score", "deliver"}),
-    (["SET", keys.scores("k"), "forged"], {"score"}),
+    (["SET", keys.scores("k"), "forged"], {"operator", "score"}),
+    (["GET", keys.scores("k")], {"operator", "score"}),
+    (["SET", keys.erased("k"), "1"], {"operator", "score"}),
     # waking
     (["LPUSH", "score", "r"], {"operator", "score", "deliver"}),
     (["LPUSH", "deliver", "r:callback"], {"operator", "score", "deliver"}),
@@ -139,7 +144,7 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     # samples for a shadow worker
     (["SET", keys.SHADOW_SHARE, "0.1", "EX", "10"], {"score", "shadow"}),
     (["BRPOP", keys.SHADOW, "2"], {"score", "shadow"}),
-    (["LPUSH", keys.SHADOW, "{}"], {"score"}),
+    (["LPUSH", keys.SHADOW, "{}"], {"operator", "score"}),
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),

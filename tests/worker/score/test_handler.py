@@ -23,6 +23,7 @@ from m3agiqa.errors import (
 )
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
+from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from producers import Client, State
@@ -35,6 +36,7 @@ from worker.score.handler import ScoreHandler
 
 REQUEST = ScoreRequest(image_url="https://images.example/1.png", prompt="a wall", request_id="r")
 INFO = ImageInfo(sha256="0" * 64, width=10, height=10, format="PNG")
+SCORES = keys.scores("image and prompt")
 IMAGE = SlicedImage(INFO, {}, bytes(300), (10, 10))
 
 
@@ -58,6 +60,13 @@ class Outside:
 
     def put(self, job: object, scores: Scores) -> None:
         self.remembered = scores
+
+    def key(self, job: object) -> str:
+        return SCORES
+
+    def forget(self, key: str) -> None:
+        assert key == SCORES
+        self.remembered = None
 
     def fetch(self, url: object, hold: Hold) -> bytes:
         hold.resize(5)
