@@ -420,6 +420,11 @@ def test_a_request_with_a_span_says_that_it_is_of_a_later_version_than_the_first
     # the wire says so, as a reader of version 1.0 would refuse the field otherwise
     assert json.loads(traced.to_json())["version"] == VERSION
     assert ScoreRequest.parse(json.loads(traced.to_json())).traceparent == SPAN
+    # and so does one with a batch, or one that is to be tried anew, which is the same request
+    for later in ({"batch_id": "monday"}, {"retry_failed": True}):
+        asked = request.model_copy(update=later)
+        assert json.loads(asked.to_json())["version"] == VERSION
+        assert asked.fingerprint == request.fingerprint
     # without a span nothing changes, and with any span it is the same request
     assert json.loads(request.to_json()).get("version") == version
     assert traced.fingerprint == request.fingerprint

@@ -319,9 +319,30 @@ def test_the_first_verdict_stays(outside: Outside, ledger: Ledger, redis: Redis,
         raise FetchRefused("gone since")
 
     outside.quick = meanwhile  # type: ignore[method-assign]
-    assert slow.run(task) == "another worker published first"
+    assert slow.run(task).startswith("another worker published first")
     assert client.result("r", timeout=0).status == "scored"
     assert client.state("r") == State.SETTLED
+
+
+def test_scores_of_a_request_are_erased_with_it_whenever_that_is(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    # given a request that was scored, then its scores are found by it
+    redis.set(SCORES, "{}")
+    outside.handler(ledger).run(owed(ledger, redis, REQUEST))
+    assert client.erase("r").scores
+    assert redis.exists(SCORES) == 0
+    # and given one that is erased while its image is opened, then what was found out is kept nowhere
+    task = owed(ledger, redis, REQUEST)
+
+    def meanwhile(data: bytes) -> SlicedImage:
+        assert client.erase("r").request
+        return IMAGE
+
+    outside.quick = meanwhile  # type: ignore[method-assign]
+    outside.handler(ledger).run(task)
+    assert outside.remembered is None
+    assert [key for key in redis.keys() if key.endswith(":r")] == []
 
 
 def test_a_request_that_an_operator_took_back_is_answered_unseen(
