@@ -100,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
     purge = commands.add_parser("purge", help="take back all that wait for their score; prints their request ids")
     purge.set_defaults(run=_purge)
 
-    cli_erase.add_options(commands.add_parser("erase", help="remove every trace of requests from Redis; prints what it was"))
+    erase = commands.add_parser("erase", help="remove every trace of requests from Redis; prints what it was")
+    cli_erase.add_options(erase)
 
     cli_status.add_options(commands.add_parser("status", help="print how the queue is"))
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))

@@ -46,8 +46,8 @@ class Erasing:
         self._cancelling = Cancelling(connection)
 
     def erase(self, request_id: str) -> Erased:
-        """Remove every trace of a request, whatever its state. What a worker does with it at this moment is kept nowhere,
-        though it may still be delivered.
+        """Remove every trace of a request, whatever its state. What a worker does with it now is kept nowhere, but may
+        still be delivered.
 
         For a day Redis keeps the SHA-1 of its id.
 

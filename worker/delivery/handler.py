@@ -95,4 +95,6 @@ def _delivery(claim: Claim) -> Delivery:
     request, url = claim.request, _place(claim)
     assert url is not None, "a delivery is owed where the request says where to"
     span = tracing.traceparent() or request.traceparent
-    return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span, retries=claim.retries)
+    return Delivery(
+        request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span, retries=claim.retries
+    )

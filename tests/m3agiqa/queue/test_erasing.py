@@ -9,26 +9,10 @@ from m3agiqa.client import Client, Erased
 from m3agiqa.errors import DeliveryGone, NotOwed, UsageError
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger
-from tests.m3agiqa.queue.support import begin, letters, owe, pass_time, publish, request
+from tests.m3agiqa.queue.support import begin, letters, owe, pass_time, publish, request, traces
 from tests.support_verdicts import verdict
 
 NAME = "canary-1"
-
-
-def traces(redis: Redis, *canaries: str) -> list[str]:
-    """Keys that hold a canary, in their names or what they hold."""
-    read = {
-        "string": redis.get,
-        "list": lambda key: redis.lrange(key, 0, -1),
-        "hash": redis.hgetall,
-        "zset": lambda key: redis.zrange(key, 0, -1),
-        "set": redis.smembers,
-    }
-    return [
-        key
-        for key in redis.scan_iter(count=1000)
-        if any(canary in f"{key} {read[redis.type(key)](key)}" for canary in canaries)
-    ]
 
 
 def test_every_trace_goes_and_nothing_of_others(ledger: Ledger, client: Client, redis: Redis) -> None:

@@ -27,6 +27,7 @@ from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from producers import Client, State
+from tests.m3agiqa.queue.support import traces
 from tests.support import PATIENCE_S
 from tests.worker.conftest import come_due, owed
 from worker.score.batcher import Batcher
@@ -342,7 +343,7 @@ def test_scores_of_a_request_are_erased_with_it_whenever_that_is(
     outside.quick = meanwhile  # type: ignore[method-assign]
     outside.handler(ledger).run(task)
     assert outside.remembered is None
-    assert [key for key in redis.keys() if key.endswith(":r")] == []
+    assert traces(redis, ":r", "images.example") == []
 
 
 def test_a_request_that_an_operator_took_back_is_answered_unseen(
