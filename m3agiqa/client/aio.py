@@ -54,7 +54,7 @@ class AsyncClient:
     async def score(self, *, timeout: float | None = None, **fields: Unpack[submitting.Fields]) -> Verdict:
         """Submit one image, and wait for its verdict at most `timeout` seconds; None waits for ever."""
         async with _within(timeout, "the image"):
-            stale = await self._run(self._client.failure, fields)
+            stale = await self._run(self._client._failure, fields)
             request_id = await self._run(partial(self._client.submit, **fields))
             return await self._wait(request_id, stale)
 
@@ -80,11 +80,11 @@ class AsyncClient:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _wait(self, request_id: str, stale: str | None = None) -> Verdict:
-        wait = self._client.waiting.add(request_id, stale)
+        wait = self._client._waiting.add(request_id, stale)
         try:
             return submitting.read(await asyncio.wrap_future(wait), request_id)
         finally:
-            self._client.waiting.discard(wait)
+            self._client._waiting.discard(wait)
 
     async def state(self, request_id: str) -> State | None:
         """Where a request is; None before a worker has taken it in, and when it is forgotten."""

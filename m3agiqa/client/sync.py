@@ -47,8 +47,8 @@ class Client(Operator):
     def __init__(self, redis_url: str, *, max_queued: int = submitting.MAX_QUEUED) -> None:
         super().__init__(Connection(redis_url, at_once=_AT_ONCE))
         self._key = self._connection.key
-        #: Who waits for a verdict, by way of this client.
-        self.waiting = Waiting(self._connection)
+        # `AsyncClient` waits by this as well.
+        self._waiting = Waiting(self._connection)
         self._max_queued = max_queued
 
     def submit(
@@ -134,11 +134,11 @@ class Client(Operator):
         that its failure stands and ResultTimeout is raised.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        stale = self.failure(fields)
+        stale = self._failure(fields)
         request_id = self.submit(**fields)
         return self._wait(request_id, timeout, deadline, stale)
 
-    def failure(self, fields: submitting.Fields) -> str | None:
+    def _failure(self, fields: submitting.Fields) -> str | None:
         """The verdict as JSON, if it is failed, of a request that is to be tried anew; None if there is no such."""
         request_id = fields.get("request_id")
         if request_id is None or not fields.get("retry_failed"):
@@ -191,21 +191,21 @@ class Client(Operator):
         text = self._connection.call("get", self._key(keys.result(request_id)))
         if text is not None and text != stale:
             return submitting.read(str(text), request_id)
-        wait = self.waiting.add(request_id, stale)
+        wait = self._waiting.add(request_id, stale)
         try:
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             return submitting.read(wait.result(left_s), request_id)
         except TimeoutError:
             raise submitting.late(request_id, timeout) from None
         finally:
-            self.waiting.discard(wait)
+            self._waiting.discard(wait)
 
     def as_completed(self, request_ids: Iterable[str], timeout: float | None = None) -> Iterator[Verdict]:
         """Verdicts of these requests as they come, within `timeout` seconds in all; None waits for ever.
 
         Raises what `result` raises.
         """
-        waits = {self.waiting.add(request_id): request_id for request_id in dict.fromkeys(request_ids)}
+        waits = {self._waiting.add(request_id): request_id for request_id in dict.fromkeys(request_ids)}
         try:
             for wait in futures.as_completed(waits, timeout):
                 yield submitting.read(wait.result(), waits[wait])
@@ -214,7 +214,7 @@ class Client(Operator):
             raise submitting.late(f"{left} of {len(waits)} requests", timeout) from None
         finally:
             for wait in waits:
-                self.waiting.discard(wait)
+                self._waiting.discard(wait)
 
     def results(self, batch_id: str | None = None) -> Iterator[Verdict]:
         """Every verdict that is in Redis now, in no particular order; with `batch_id`, those of that batch.
@@ -238,7 +238,7 @@ class Client(Operator):
                     yield verdict
 
     def close(self) -> None:
-        self.waiting.close()
+        self._waiting.close()
         self._connection.close()
 
     def __enter__(self) -> Self:

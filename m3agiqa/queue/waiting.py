@@ -116,12 +116,16 @@ class Waiting:
                 away_since = away_since or time.monotonic()
                 is_long = time.monotonic() - away_since > _AWAY_S
                 self._fail(error, [wait for wait in self._all() if is_long or not wait.looked])
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, _TRY_AGAIN_S)
+                self._pause()
             except Exception as error:
                 # Whoever waits must not do so for ever.
                 logger.exception("waiting for verdicts failed")
                 self._fail(error, self._all())
+                self._pause()
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, _TRY_AGAIN_S)
 
     def _somebody_waits(self) -> bool:
         """Wait until somebody does; False once there will be nobody any more."""

@@ -39,9 +39,9 @@ for at = 6, #ARGV, 10 do
             begin(entry, id, request, 'admitted')
         elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
             return {moved, 1}
-        elseif retry == '1' and has_failed(entry, id) then
+        -- A worker that lacks the right to PERSIST tries nothing anew, and goes on with the inbox.
+        elseif retry == '1' and has_failed(entry, id) and redis.pcall('PERSIST', entry) == 1 then
             redis.call('DEL', RESULT .. id)
-            redis.call('PERSIST', entry)
             redis.call('HDEL', entry, 'cancelled')
             redis.call('HSET', entry, 'retries', (tonumber(redis.call('HGET', entry, 'retries') or 0) or 0) + 1)
             begin(entry, id, request, 'tried anew, as its producer asked')

@@ -80,7 +80,7 @@ def test_verdicts_come_in_the_order_in_which_they_are_there(redis_url: str, redi
             await left.aclose()
             with pytest.raises(ResultTimeout, match=r"1 of 2 requests within 0\.1 s"):
                 [one async for one in client.as_completed(["a", "nobody"], timeout=0.1)]
-            assert client._client.waiting._waits == {}
+            assert client._client._waiting._waits == {}
 
     asyncio.run(run())
 
@@ -155,6 +155,6 @@ def test_who_is_cancelled_waits_no_more(redis_url: str, redis: Redis) -> None:
             result.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await result
-            assert client._client.waiting._waits == {}
+            assert client._client._waiting._waits == {}
 
     asyncio.run(run())
