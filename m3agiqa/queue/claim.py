@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -52,15 +53,14 @@ class Claim:
         """Record that the image is fetched and waits for the model."""
         self.ledger.mark(self, State.SCORING, "score has the image, waits for the model")
 
-    def publish(self, verdict: Verdict, scores_key: str = "") -> bool:
+    def publish(self, verdict: Verdict, remembered: Sequence[str] = ()) -> bool:
         """Keep the verdict, announce it and owe its deliveries. False, and nothing is done, if there is a verdict
         already, or the request was erased.
 
-        A poisoned task becomes a dead letter too. `scores_key` names the key under which its scores are remembered, if
-        they are.
+        A poisoned task becomes a dead letter too. `remembered` are the keys under which its scores may be remembered.
         """
         letter = self.dead_letter(_POISON) if self.poisoned else None
-        return self.ledger.publish(self, verdict, letter, scores_key)
+        return self.ledger.publish(self, verdict, letter, remembered)
 
     def delivered(self, receiver: str = "", written: str = "") -> None:
         """Record that the verdict arrived, which object was written, if one was, and that its receiver, if it has a

@@ -24,7 +24,7 @@ An entry is a hash:
     buried                how many of its tasks are dead letters
     cancelled, retries    1 if it was taken back; how often it was tried anew after a failure
     batch                 the caller's label of requests that belong together
-    scores, objects       the key of its remembered scores, and the objects that were written, a line each: to erase
+    scores, objects       keys of its remembered scores, and objects that were written, a line each: what to erase
     history               a line for each event, the newest last
 
 Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was
@@ -45,7 +45,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 
@@ -193,7 +193,9 @@ class Ledger:
     def mark(self, claim: Claim, state: State, event: str) -> None:
         self._run("mark", [claim.task, claim.run, state, event])
 
-    def publish(self, claim: Claim, verdict: Verdict, letter: DeadLetter | None, scores_key: str = "") -> bool:
+    def publish(
+        self, claim: Claim, verdict: Verdict, letter: DeadLetter | None, remembered: Sequence[str] = ()
+    ) -> bool:
         request = claim.request
         published = self._run(
             "publish",
@@ -206,7 +208,7 @@ class Ledger:
                 self._result_ttl_s,
                 *(("", "") if letter is None else (letter.id, letter.model_dump_json())),
                 self._dead_letters_bytes,
-                scores_key,
+                "\n".join(remembered),
             ],
         )
         if published == 2:

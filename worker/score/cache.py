@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
@@ -57,9 +58,10 @@ class ScoreCache:
             text = _ASPECTS.dump_json(dict(scores.aspects)).decode()
             self._connection.call("set", self.key(job), text, ex=self._ttl_s)
 
-    def forget(self, key: str) -> None:
-        """Forget the scores that `key` names."""
-        self._connection.call("delete", key)
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget the scores under keys that `key` gave."""
+        if keys:
+            self._connection.call("delete", *keys)
 
     def key(self, job: Job) -> str:
         """Name of the key in Redis under which the scores of this job are remembered."""

@@ -1,6 +1,6 @@
 -- Remove all that a request left but its dead letters. ARGV: its id, seconds for which a verdict that comes late is not
--- kept, then the lists of entries for later versions. Returns whether there was an entry, a verdict and remembered
--- scores, how many samples and entries lay on lists, and the objects that were written, a line each.
+-- kept, then the lists of entries for later versions. Returns whether there was an entry and a verdict, how many keys
+-- of remembered scores, samples and entries on lists there were, and the objects that were written, a line each.
 local id, ttl = ARGV[1], ARGV[2]
 local entry = REQUEST .. id
 
@@ -28,7 +28,9 @@ for _, kind in ipairs({'score', 'callback', 's3'}) do
     for _, priority in ipairs({'', ':3', ':6', ':9'}) do redis.pcall('LREM', SCORE_QUEUE .. priority, 0, task) end
 end
 local remembered = 0
-if string.sub(scores, 1, #SCORES) == SCORES then remembered = redis.call('DEL', scores) end
+for key in string.gmatch(scores, '[^\n]+') do
+    if string.sub(key, 1, #SCORES) == SCORES then remembered = remembered + redis.call('DEL', key) end
+end
 local samples = clear(SHADOW, function(sample) return sample.request end)
 for at = 3, #ARGV do samples = samples + clear(ARGV[at], function(request) return request end) end
 redis.call('SET', ERASED .. redis.sha1hex(id), 1, 'EX', ttl)

@@ -1,7 +1,7 @@
 -- Keep a verdict and owe its deliveries. ARGV: the request's id, its fingerprint, the request, the verdict, kinds of
 -- deliveries, seconds to keep the verdict, id and text of a dead letter ('' if there is none), bytes of all dead
--- letters at most, and the key under which the scores are remembered ('' if they are not). Returns 1; 0 if there is a
--- verdict already, or the request was erased; 2 if the request is unknown, as after Redis lost its data: the verdict is
+-- letters at most, and keys under which the scores may be remembered, a line each. Returns 1; 0 if there is a verdict
+-- already, or the request was erased; 2 if the request is unknown, as after Redis lost its data: the verdict is
 -- worth keeping all the same.
 
 -- Samples that wait for a shadow worker at most, their bytes, and seconds for which the last one is kept.

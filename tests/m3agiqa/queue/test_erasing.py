@@ -21,7 +21,7 @@ def test_every_trace_goes_and_nothing_of_others(ledger: Ledger, client: Client, 
     scores = keys.scores("a" * 64)
     redis.set(scores, "{}")
     owe(ledger, redis, request(NAME, "callback", "s3"), request("other", "callback"))
-    assert begin(ledger, NAME).publish(verdict(NAME), scores)
+    assert begin(ledger, NAME).publish(verdict(NAME), [scores, keys.scores("gone")])
     begin(ledger, f"{NAME}:s3").delivered("s3://out", "s3://out/verdicts/canary-1.json")
     begin(ledger, f"{NAME}:callback").bury(DeliveryGone("410"))
     # and another one of its id, an entry that is none, and one for a later version
