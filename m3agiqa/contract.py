@@ -73,14 +73,13 @@ MAX_PIXELS = 68_000_000
 #: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
 #: leaves a message of another major version to other readers.
 VERSION = "1.2"
-#: The first version whose requests may name a span.
-_TRACED = "1.1"
-
 #: Events that a verdict may tell.
 SCORED, REDECIDED = "verdict.scored", "verdict.redecided"
 
 #: Fields that differ between a request and its repetition.
-_OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent"}
+_OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent", "batch_id", "retry_failed"}
+#: Fields of requests that version 1.0 lacks, and the first version that has them.
+_SINCE = {"traceparent": "1.1", "batch_id": "1.2", "retry_failed": "1.2"}
 
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 
@@ -131,6 +130,11 @@ class ScoreRequest(Wire):
     #: The caller's span, as W3C Trace Context writes it; workers go on with its trace. Since version 1.1.
     #: Anything else counts as absent.
     traceparent: Traceparent = None
+    #: The caller's label of requests that belong together, of the form of a request id. The verdict returns it. Since
+    #: version 1.2.
+    batch_id: RequestId | None = None
+    #: Whether to try a request anew that is settled with a failure; without effect on any other. Since version 1.2.
+    retry_failed: bool | None = None
     #: Version of the contract that the request follows; None means the reader's own.
     version: str | None = Field(default=None, pattern=_VERSION_FORM)
 
@@ -150,8 +154,9 @@ class ScoreRequest(Wire):
         """As JSON. With a field that version 1.0 lacks, it names a later version, so that older readers ignore it
         and refuse nothing.
         """
-        is_later = self.traceparent is not None and self.version in (None, "1.0")
-        said = self.model_copy(update={"version": _TRACED}) if is_later else self
+        needed = max((since for name, since in _SINCE.items() if getattr(self, name) is not None), default="1.0")
+        is_later = self.version in (None, "1.0", "1.1") and needed > (self.version or "1.0")
+        said = self.model_copy(update={"version": needed}) if is_later else self
         return said.model_dump_json(exclude_none=True)
 
     @field_validator("aspects")
@@ -297,3 +302,5 @@ class Verdict(Wire):
     shadow: ShadowDecision | None = None
     #: What held before, where the verdict was decided anew from its scores.
     redecided: Redecided | None = None
+    #: The request's own.
+    batch_id: str | None = None

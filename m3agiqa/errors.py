@@ -39,7 +39,9 @@ score: where it leaves the process it becomes a `contract.Failure`.
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
     ├── PoisonTask                too many workers ended while they ran the task
-    ├── TaskRevoked               an operator took the task back
+    ├── RequestConflict           the request's id stands for another request
+    ├── RequestCancelled          the request was taken back
+    ├── TaskRevoked               an operator took the task back, by Celery's means
     ├── NotOwed                   the ledger owes no such task now: the message was repeated or late
     ├── NewerVersion              a later version wrote this, for workers of that version
     ├── ResultTimeout             no verdict within the time the caller gave            (retryable)
@@ -241,6 +243,24 @@ class QueueFull(M3AGIQAError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.submitted = tuple(submitted)
+
+
+class RequestConflict(M3AGIQAError):
+    """`request_ids` stand for other requests, which came first and stay; the call enqueued the requests `submitted`."""
+
+    code = "request_conflict"
+
+    def __init__(self, message: str, request_ids: Sequence[str] = (), submitted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.request_ids = tuple(request_ids)
+        self.submitted = tuple(submitted)
+
+
+class RequestCancelled(M3AGIQAError):
+    code = "cancelled"
+
+    def __init__(self, message: str = "it was taken back before it was scored") -> None:
+        super().__init__(message)
 
 
 class PoisonTask(M3AGIQAError):

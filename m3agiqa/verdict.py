@@ -25,6 +25,8 @@ class Request(Protocol):
     def submitted_at(self) -> datetime: ...
     @property
     def metadata(self) -> dict[str, JsonValue]: ...
+    @property
+    def batch_id(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class LocalRequest:
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     metadata: dict[str, JsonValue] = field(default_factory=dict)
+    batch_id: str | None = None
 
 
 def assemble(
@@ -79,4 +82,5 @@ def assemble(
         failures=dict(scores.failures),
         neutral=dict(scores.neutral),
         request=asked,
+        batch_id=request.batch_id,
     )

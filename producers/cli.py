@@ -27,9 +27,9 @@ from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
-from producers import cli_dead, cli_history, cli_status
+from producers import cli_dead, cli_erase, cli_history, cli_status
 
-_COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id")
+_COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id", "batch_id")
 #: Characters of a reason at most; those that workers write are shorter.
 _REASON_CHARS = 4_000
 #: Rows of a CSV that are sent together, and by which the progress bar moves.
@@ -88,16 +88,20 @@ def parser() -> argparse.ArgumentParser:
     result.set_defaults(run=_result)
 
     export = commands.add_parser("export", help="print every verdict in Redis, one JSON object a line")
+    export.add_argument("--batch-id", help="those of this batch alone")
     export.set_defaults(run=_export)
 
     cli_history.add_options(commands.add_parser("state", help="print where a request is"))
 
-    cancel = commands.add_parser("cancel", help="take requests back: each is answered as revoked, and not scored")
+    cancel = commands.add_parser("cancel", help="take requests back: each is answered as cancelled, and not scored")
     cancel.add_argument("ids", nargs="+", metavar="ID")
     cancel.set_defaults(run=_cancel)
 
     purge = commands.add_parser("purge", help="take back all that wait for their score; prints their request ids")
     purge.set_defaults(run=_purge)
+
+    erase = commands.add_parser("erase", help="remove every trace of requests from Redis; prints what it was")
+    cli_erase.add_options(erase)
 
     cli_status.add_options(commands.add_parser("status", help="print how the queue is"))
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
@@ -115,6 +119,8 @@ def _add_one(one: argparse.ArgumentParser) -> None:
         "--priority", type=int, choices=keys.PRIORITIES, default=3, help="0 is the most urgent (default: 3)"
     )
     one.add_argument("--request-id", help="default: a random one; one that was submitted before changes nothing")
+    one.add_argument("--batch-id", help="a label of requests that belong together")
+    one.add_argument("--retry-failed", action="store_true", help="try the request of this id anew if it failed")
     one.add_argument(
         "--expires-in", type=float, metavar="SECONDS", help="the image is not scored any more after so long"
     )
@@ -146,6 +152,8 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
         priority=arguments.priority,
         request_id=arguments.request_id,
         expires_at=expires_at,
+        batch_id=arguments.batch_id,
+        retry_failed=arguments.retry_failed,
     )
     if arguments.wait is None:
         print(json.dumps({"request_id": request_id}) if arguments.json else request_id)
@@ -230,7 +238,7 @@ def _result(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _export(client: Client, arguments: argparse.Namespace) -> int:
-    for verdict in client.results():
+    for verdict in client.results(arguments.batch_id):
         print(cli_dead.as_json(verdict))
     return DONE
 

@@ -132,7 +132,7 @@ def test_requests_are_pushed_on_the_lists_of_the_inbox_and_tasks_bear_their_name
 
 
 def test_the_client_keeps_its_signatures() -> None:
-    assert set(producers.__all__) == {"Client", "ScoreRequest", "State", "Verdict"}
+    assert set(producers.__all__) == {"AsyncClient", "Client", "ScoreRequest", "State", "Verdict"}
     assert signature(Client) == {"redis_url": ..., "max_queued": 100_000}
     assert signature(Client.submit) == {
         "image_url": ...,
@@ -145,6 +145,8 @@ def test_the_client_keeps_its_signatures() -> None:
         "request_id": None,
         "metadata": None,
         "expires_at": None,
+        "batch_id": None,
+        "retry_failed": False,
     }
     assert signature(Client.submit_many) == {"requests": ...}
     assert signature(Client.result) == {"request_id": ..., "timeout": None}

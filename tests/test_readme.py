@@ -70,7 +70,7 @@ def test_every_path_exists() -> None:
 
 def test_every_file_in_a_diagram_exists() -> None:
     named = set(re.findall(r"[\w/-]+\.(?:py|lua|md|yaml|yml)\b", "\n".join(blocks(""))))
-    assert {"m3agiqa/client.py", "lua/admit.lua"} <= named
+    assert {"m3agiqa/client/sync.py", "lua/admit.lua"} <= named
     known = [f"/{file}" for file in files()]
     assert [name for name in named if not any(file.endswith(f"/{name}") for file in known)] == []
 
@@ -162,8 +162,9 @@ def test_the_fields_are_those_of_requests_and_verdicts() -> None:
 def test_the_states_are_those_of_a_request() -> None:
     [diagram] = [text for text in blocks("") if text.startswith(" submitted ")]
     first = diagram.splitlines()[0]
-    assert [*re.findall(r"[a-z]+", first), "dead"] == [str(state) for state in State]
+    assert [*re.findall(r"[a-z]+", first), "cancelled", "dead"] == [str(state) for state in State]
     assert "dead (" in diagram
+    assert "cancelled (" in diagram
 
 
 def test_the_profiles_are_those_there_are() -> None:

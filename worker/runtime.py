@@ -54,6 +54,7 @@ class Runtime:
             max_lost_runs=settings.max_lost_runs,
             result_ttl_s=settings.result_ttl_s,
             dead_letters_bytes=settings.dead_letters_mib * 2**20,
+            dead_letters_ttl_s=settings.dead_letters_ttl_s,
             silence_s=settings.redis_silence_s,
         )
         self._stack.callback(ledger.close)

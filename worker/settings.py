@@ -20,6 +20,7 @@ from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
 from m3agiqa.queue.address import DEFAULT, NAMESPACE, Address
 from m3agiqa.queue.connection import SILENCE_S
+from m3agiqa.queue.ledger import DEAD_LETTERS_TTL_S
 
 PREFIX = "M3AGIQA_"
 
@@ -214,6 +215,9 @@ class Settings(BaseSettings):
     result_ttl_s: int = Field(default=86_400, ge=1, description="Seconds a verdict stays in Redis.")
     dead_letters_mib: int = Field(
         default=64, ge=1, description="Mebibytes of dead letters kept; then the oldest are dropped, and counted."
+    )
+    dead_letters_ttl_s: int = Field(
+        default=DEAD_LETTERS_TTL_S, ge=1, description="Seconds a dead letter is kept; prompts and URLs stand in them."
     )
     log_format: Literal["text", "json"] = Field(
         default="text",

@@ -104,7 +104,7 @@ class _Aside(Claim):
     def mark_scoring(self) -> None:
         """Nothing: nobody asks where a sample is."""
 
-    def publish(self, verdict: Verdict) -> bool:
+    def publish(self, verdict: Verdict, remembered: Sequence[str] = ()) -> bool:
         self.verdicts.append(verdict)
         return True
 

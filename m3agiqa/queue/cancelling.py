@@ -1,4 +1,4 @@
-"""Takes requests back for an operator: each is answered with a failure of code `revoked`, and not scored."""
+"""Takes requests back: each is answered with a failure of code `cancelled`, and not scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from m3agiqa.contract import Failure, ScoreRequest
-from m3agiqa.errors import NewerVersion, RequestInvalid, TaskRevoked, UsageError
+from m3agiqa.errors import NewerVersion, RequestCancelled, RequestInvalid, UsageError
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.inbox import Admission, refusal
@@ -31,20 +31,20 @@ class Cancelling:
         self._admission = Admission(connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES)
 
     def cancel(self, request_id: str) -> bool:
-        """Answer one request with code `revoked`, and owe the deliveries of that answer. False if it was answered
+        """Answer one request with code `cancelled`, and owe the deliveries of that answer. False if it was answered
         before.
 
         Raises:
             UsageError: no request has this id, or this version cannot read it.
         """
-        self._take_in()
+        self.take_in()
         if not self._connection.call("exists", self._key(keys.request(request_id))):
             raise UsageError(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
         return self._answer(request_id)
 
     def purge(self) -> Iterator[str]:
         """Take back every request that waits for its score now. Yields the id of each once it is answered."""
-        self._take_in()
+        self.take_in()
         tasks = [str(task) for task in self._connection.call("zrange", self._key(keys.OWED), 0, -1)]
         for request_id in (task for task in tasks if ":" not in task):
             try:
@@ -53,7 +53,7 @@ class Cancelling:
             except UsageError as error:
                 logger.warning("%s", error)
 
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         """Admit what lies in the inbox, as workers do: perhaps none is running."""
         for priority in keys.PRIORITIES:
             while self._admission.admit(priority):
@@ -67,5 +67,5 @@ class Cancelling:
             request = ScoreRequest.parse(json.loads(text))
         except (ValueError, RecursionError, RequestInvalid, NewerVersion):
             raise UsageError(f"request {quoted(request_id)} cannot be read by this version") from None
-        verdict = refusal(request, Failure.from_error(TaskRevoked())).model_dump_json()
+        verdict = refusal(request, Failure.from_error(RequestCancelled())).model_dump_json()
         return bool(self._connection.run("cancel", [request_id, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))

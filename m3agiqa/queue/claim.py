@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +42,8 @@ class Claim:
     #: The verdict to deliver, as JSON; empty while there is none.
     verdict: str
     history: tuple[str, ...]
+    #: How often the request was tried anew after a failure.
+    retries: int = 0
     #: Whether too many runs did not end, so that the task must be given up.
     poisoned: bool = False
     #: When this run began, seconds of the monotonic clock.
@@ -50,17 +53,20 @@ class Claim:
         """Record that the image is fetched and waits for the model."""
         self.ledger.mark(self, State.SCORING, "score has the image, waits for the model")
 
-    def publish(self, verdict: Verdict) -> bool:
+    def publish(self, verdict: Verdict, remembered: Sequence[str] = ()) -> bool:
         """Keep the verdict, announce it and owe its deliveries. False, and nothing is done, if there is a verdict
-        already.
+        already, or the request was erased.
 
-        A poisoned task becomes a dead letter too.
+        A poisoned task becomes a dead letter too. `remembered` are the keys under which its scores may be remembered.
         """
-        return self.ledger.publish(self, verdict, self.dead_letter(_POISON) if self.poisoned else None)
+        letter = self.dead_letter(_POISON) if self.poisoned else None
+        return self.ledger.publish(self, verdict, letter, remembered)
 
-    def delivered(self, receiver: str = "") -> None:
-        """Record that the verdict arrived, and that its receiver, if it has a name, fails no more."""
-        self.ledger.settle(self, receiver)
+    def delivered(self, receiver: str = "", written: str = "") -> None:
+        """Record that the verdict arrived, which object was written, if one was, and that its receiver, if it has a
+        name, fails no more.
+        """
+        self.ledger.settle(self, receiver, written)
 
     def postpone(self, delay_s: float, why: str, receiver: str = "") -> None:
         """End this attempt; the next one is due in `delay_s` seconds. A `receiver` that is named is one that failed."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.client import PubSub
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -165,12 +167,23 @@ class Connection:
     seconds what may pass: a lost connection, a failover, missing replicas, full memory, a full disk. They give up a
     connection on which Redis says nothing for `silence_s` seconds.
 
+    At most `at_once` threads ask at a time, and others wait; None sets no limit but that of redis-py, which refuses to
+    make more than a hundred connections.
+
     Raises:
         ConfigError: not a Redis URL.
     """
 
-    def __init__(self, url: str, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        silence_s: float = SILENCE_S,
+        at_once: int | None = None,
+    ) -> None:
         self._url = url
+        self._permit: AbstractContextManager[object] = nullcontext() if at_once is None else BoundedSemaphore(at_once)
         address = Address.parse(url)
         self._prefix = address.prefix
         #: Replicas that must have a request before it counts as submitted.
@@ -203,14 +216,20 @@ class Connection:
                     raise _NoWrites(code) from None
                 raise
 
-        with translated(self._url):
+        with self._permit, translated(self._url):
             return self._patience.call_with_retry(attempt, lambda _: None)
 
     @contextmanager
     def redis(self) -> Iterator[Redis]:
         """redis-py's client, for more than one command."""
-        with translated(self._url):
+        with self._permit, translated(self._url):
             yield self._redis
+
+    @contextmanager
+    def subscription(self) -> Iterator[PubSub]:
+        """A connection of its own on which to listen. It counts for none of those that ask."""
+        with translated(self._url), self._redis.pubsub() as announced:  # type: ignore[no-untyped-call]
+            yield announced
 
     def answers(self) -> bool:
         """Whether Redis answers; raises nothing."""

@@ -1,7 +1,7 @@
 """The inbox: producers write entries, and workers admit them as tasks.
 
     producer ──LPUSH──▶ m3agiqa:inbox:N ──admit──┬─ new ─▶ the ledger, and its name on the score queue
-                                                 ├─ a known request once more ─▶ gone
+                                                 ├─ a known request once more ─▶ gone, or tried anew if it failed
                                                  ├─ another one under a known id, malformed, too large ─▶ dead letter
                                                  └─ of a later version ─▶ m3agiqa:newer:N
 
@@ -66,10 +66,27 @@ def push(redis: Redis, requests: Sequence[ScoreRequest], key: Callable[[str], st
 
 def waiting(redis: Redis, key: Callable[[str], str] = str) -> int:
     """The number of requests that no worker has begun. Raises what redis-py raises. `key` as in `push`."""
+    return look(redis, (), key)[0]
+
+
+def look(
+    redis: Redis, requests: Sequence[ScoreRequest], key: Callable[[str], str] = str
+) -> tuple[int, list[ScoreRequest]]:
+    """The number of requests that no worker has begun, and those of `requests` whose ids stand for other ones, in one
+    round trip. Who may not read the ledger finds none of them. Raises what redis-py raises. `key` as in `push`.
+    """
     with redis.pipeline(transaction=False) as pipeline:
         for name in _WAITING:
             pipeline.llen(key(name))
-        return sum(pipeline.execute())
+        for request in requests:
+            pipeline.hget(key(keys.request(request.request_id)), "content")
+        found = pipeline.execute(raise_on_error=False)
+    lengths, contents = found[: len(_WAITING)], found[len(_WAITING) :]
+    for length in lengths:
+        if isinstance(length, Exception):
+            raise length
+    standing = zip(requests, contents, strict=True)
+    return sum(lengths), [one for one, content in standing if isinstance(content, str) and content != one.fingerprint]
 
 
 def parse(text: str, priority: int) -> ScoreRequest:
@@ -170,7 +187,8 @@ class Admission:
             # alone.
             logger.error("an entry of %s raised %s", keys.inbox(priority), type(error).__name__)
             return self._dead(entry, priority, Failure.from_error(error))
-        return (entry.size_bytes, entry.text, "owe", *owed, *[""] * 4)
+        asked = ("1" if request.retry_failed else "", request.batch_id or "")
+        return (entry.size_bytes, entry.text, "owe", *owed, *asked, "", "")
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
         known = parse(entry.text, priority).request_id
@@ -226,4 +244,5 @@ def refusal(request: ScoreRequest, failure: Failure) -> Verdict:
         scored_at=datetime.now(UTC),
         metadata=request.metadata,
         error=failure,
+        batch_id=request.batch_id,
     )

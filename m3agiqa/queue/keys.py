@@ -40,6 +40,9 @@ COUNTS = "m3agiqa:counts"
 FAILING = "m3agiqa:failing"
 #: Sorted set: workers by the time they last said that they are there, seconds of the server's clock.
 WORKERS = "m3agiqa:workers"
+#: Hash: how many verdicts workers published in each of the last minutes, by minutes since 1970 on the server's clock;
+#: with a short time to live.
+RATE = "m3agiqa:rate"
 #: List: requests with their verdicts as JSON, which a shadow worker takes, and the share of requests that it wants,
 #: from 0 to 1, with a short time to live.
 SHADOW = "m3agiqa:shadow"
@@ -86,6 +89,11 @@ def done(request_id: str) -> str:
 def scores(key: str) -> str:
     """Key of remembered scores of an image and a prompt, as JSON, with a time to live."""
     return _SCORES + key
+
+
+def erased(digest: str) -> str:
+    """Key that is there for a while once a request was erased, by the SHA-1 of its id: late verdicts are not kept."""
+    return f"m3agiqa:erased:{digest}"
 
 
 def worker(name: str) -> str:

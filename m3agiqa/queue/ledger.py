@@ -22,6 +22,9 @@ An entry is a hash:
                           attempt; -1 while it waits alone, because several workers were lost with it
     TASK.run, TASK.fair   how many runs were begun, and the number of the last run that ended properly
     buried                how many of its tasks are dead letters
+    cancelled, retries    1 if it was taken back; how often it was tried anew after a failure
+    batch                 the caller's label of requests that belong together
+    scores, objects       keys of its remembered scores, and objects that were written, a line each: what to erase
     history               a line for each event, the newest last
 
 Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was
@@ -42,7 +45,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 
@@ -61,6 +64,8 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 #: Overdue tasks that one run of the script queues at most, as Redis does nothing else meanwhile.
 SWEPT_AT_ONCE = 100
+#: Seconds for which dead letters are kept: prompts and URLs stand in them.
+DEAD_LETTERS_TTL_S = 30 * 86_400
 #: Seconds for which a request of a later version is left to workers of that version.
 _NEWER_S = 5.0
 
@@ -77,6 +82,7 @@ class Ledger:
         max_lost_runs: runs in a row that do not end, after which a task is poison.
         result_ttl_s: seconds for which verdicts are kept and settled requests remembered.
         dead_letters_bytes: bytes of dead letters to keep; beyond, the oldest are dropped.
+        dead_letters_ttl_s: seconds for which dead letters are kept.
         silence_s: seconds without an answer after which a connection is given up.
     """
 
@@ -89,6 +95,7 @@ class Ledger:
         max_lost_runs: int = 3,
         result_ttl_s: int = 86_400,
         dead_letters_bytes: int = 64 * 2**20,
+        dead_letters_ttl_s: int = DEAD_LETTERS_TTL_S,
         silence_s: float = SILENCE_S,
     ) -> None:
         #: The connection, which others may use for what they keep beside the ledger.
@@ -99,6 +106,7 @@ class Ledger:
         self._max_lost_runs = max_lost_runs
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
+        self._dead_letters_ttl_s = dead_letters_ttl_s
         self._admission = Admission(self.connection, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Claim] = {}
@@ -146,7 +154,7 @@ class Ledger:
             logger.error("an entry of the ledger cannot be read; %s names it", self.connection.key(keys.UNREAD))
         if outcome not in ("begun", "poison"):
             raise NotOwed(f"its task is {outcome}")
-        run, attempts, request, verdict, history = told
+        run, attempts, request, verdict, history, retries = told
         return Claim(
             self,
             task,
@@ -156,6 +164,7 @@ class Ledger:
             self._read(task, int(run), request),
             verdict,
             tuple(history.splitlines()),
+            int(retries),
             outcome == "poison",
         )
 
@@ -184,7 +193,9 @@ class Ledger:
     def mark(self, claim: Claim, state: State, event: str) -> None:
         self._run("mark", [claim.task, claim.run, state, event])
 
-    def publish(self, claim: Claim, verdict: Verdict, letter: DeadLetter | None) -> bool:
+    def publish(
+        self, claim: Claim, verdict: Verdict, letter: DeadLetter | None, remembered: Sequence[str] = ()
+    ) -> bool:
         request = claim.request
         published = self._run(
             "publish",
@@ -197,14 +208,15 @@ class Ledger:
                 self._result_ttl_s,
                 *(("", "") if letter is None else (letter.id, letter.model_dump_json())),
                 self._dead_letters_bytes,
+                "\n".join(remembered),
             ],
         )
         if published == 2:
             logger.error("Redis had lost request %s; its verdict is published all the same", request.request_id)
         return bool(published)
 
-    def settle(self, claim: Claim, receiver: str = "") -> None:
-        self._run("settle", [claim.task, self._result_ttl_s, receiver])
+    def settle(self, claim: Claim, receiver: str = "", written: str = "") -> None:
+        self._run("settle", [claim.task, self._result_ttl_s, receiver, written])
 
     def postpone(
         self,
@@ -234,9 +246,10 @@ class Ledger:
     def sweep(self) -> int:
         """Queue tasks that are overdue; returns how many were, `SWEPT_AT_ONCE` at most.
 
-        Each is queued once, however many workers sweep. Entries that cannot be read are set aside.
+        Each is queued once, however many workers sweep. Entries that cannot be read are set aside, and dead letters
+        that are too old are dropped.
         """
-        overdue, unread = self._run("sweep", [SWEPT_AT_ONCE])
+        overdue, unread = self._run("sweep", [SWEPT_AT_ONCE, self._dead_letters_ttl_s])
         if unread:
             named = self.connection.key(keys.UNREAD)
             logger.error("%d entries of the ledger cannot be read; %s names them", unread, named)

@@ -20,17 +20,20 @@ _NAMES = {
     "FAILING": keys.FAILING,
     "SHADOW": keys.SHADOW,
     "SHADOW_SHARE": keys.SHADOW_SHARE,
+    "RATE": keys.RATE,
     "WORKERS": keys.WORKERS,
     "WORKER": keys.worker(""),
     "REQUEST": keys.request(""),
     "RESULT": keys.result(""),
     "DONE": keys.done(""),
+    "SCORES": keys.scores(""),
+    "ERASED": keys.erased(""),
     "SCORE_QUEUE": keys.SCORE_QUEUE,
     "DELIVER_QUEUE": keys.DELIVER_QUEUE,
 }
 #: Scripts that end work need little memory and free more, so Redis runs them though its memory is full. It refuses any
 #: other script then before it starts, not in the middle.
-_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "register", "look"})
+_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "erase", "register", "look"})
 
 
 @cache

@@ -19,6 +19,8 @@ class State(StrEnum):
     DELIVERING = "delivering"
     #: Nothing is owed any more.
     SETTLED = "settled"
+    #: Taken back before it was scored; nothing is owed any more.
+    CANCELLED = "cancelled"
     #: Given up: a dead letter says why.
     DEAD = "dead"
 
@@ -26,7 +28,12 @@ class State(StrEnum):
 def state_of(connection: Connection, request_id: str) -> State | None:
     """Where a request is; None if the ledger does not know it. Raises QueueUnavailable as `Connection` does."""
     found = connection.call("hget", connection.key(keys.request(request_id)), "state")
-    return State(found) if found in list(State) else None
+    return known_state(found)
+
+
+def known_state(text: object) -> State | None:
+    """The state that an entry names; None if it names none, or one of a later version."""
+    return State(text) if isinstance(text, str) and text in list(State) else None
 
 
 def history_of(connection: Connection, request_id: str) -> tuple[str, ...]:

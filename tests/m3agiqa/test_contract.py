@@ -365,13 +365,15 @@ def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
             "request": Asked(image_url="https://x/y.png", prompt="a cat"),
             "shadow": ShadowDecision(policy=ref, decision=Decision.REJECT, reasons=("why",)),
             "redecided": Redecided(decision=Decision.REJECT, policy=ref, at=ours.scored_at),
+            "batch_id": "monday",
         }
     )
     # then the older reader reads what it knows, as it stands
     read = reader_1_1.Verdict.model_validate_json(written.model_dump_json())
     known = set(reader_1_1.Verdict.model_fields)
     assert read.model_dump(mode="json") == ours.model_dump(mode="json", include=known)
-    assert set(Verdict.model_fields) - known == {"type", "failures", "neutral", "request", "shadow", "redecided"}
+    later = {"type", "failures", "neutral", "request", "shadow", "redecided", "batch_id"}
+    assert set(Verdict.model_fields) - known == later
 
 
 def test_a_verdict_of_version_1_1_is_read() -> None:
@@ -420,6 +422,11 @@ def test_a_request_with_a_span_says_that_it_is_of_a_later_version_than_the_first
     # the wire says so, as a reader of version 1.0 would refuse the field otherwise
     assert json.loads(traced.to_json())["version"] == "1.1"
     assert ScoreRequest.parse(json.loads(traced.to_json())).traceparent == SPAN
+    # and so does one with a batch, or one that is to be tried anew, which is the same request
+    for later in ({"batch_id": "monday"}, {"retry_failed": True}):
+        asked = request.model_copy(update=later)
+        assert json.loads(asked.to_json())["version"] == "1.2"
+        assert asked.fingerprint == request.fingerprint
     # without a span nothing changes, and with any span it is the same request
     assert json.loads(request.to_json()).get("version") == version
     assert traced.fingerprint == request.fingerprint

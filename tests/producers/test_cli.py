@@ -81,7 +81,7 @@ def test_requests_are_taken_back(client: Client, capsys: Output) -> None:
     assert main(["purge"]) == 0
     assert sorted(capsys.readouterr().out.split()) == ["b", "c"]
     # then each is answered so
-    assert {client.result(name, timeout=0).error.code for name in ids} == {"revoked"}
+    assert {client.result(name, timeout=0).error.code for name in ids} == {"cancelled"}
     assert main(["purge"]) == 0
     assert capsys.readouterr().out == ""
 

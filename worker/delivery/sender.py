@@ -38,12 +38,20 @@ class Delivery:
     traceparent: str | None = None
     #: Digest of the policy that decided anew; None for the first verdict.
     redecided_by: str | None = None
+    #: How often the request was tried anew after a failure.
+    retries: int = 0
+
+    @property
+    def name(self) -> str:
+        """The request's id; the verdict of a request that was tried anew has another name than the one before."""
+        # No request id has "!".
+        return f"{self.request_id}!{self.retries}" if self.retries else self.request_id
 
     @property
     def message_id(self) -> str:
         """The same for a delivery and its repetition, and another for each other one."""
         # What is signed is joined by dots, so an id may hold none; no request id has "~" or ":".
-        message_id = self.request_id.replace(".", "~")
+        message_id = self.name.replace(".", "~")
         return message_id if self.redecided_by is None else f"{message_id}:{self.redecided_by}"
 
 
@@ -80,8 +88,9 @@ class Sender:
         self._receivers = Receivers(settings)
         self._objects = Objects(settings, MAX_RETRY_AFTER_S)
 
-    def send(self, delivery: Delivery) -> None:
-        """Try to deliver once. When it returns, the receiver has the verdict.
+    def send(self, delivery: Delivery) -> str:
+        """Try to deliver once. When it returns, the receiver has the verdict. Returns the URI of the object that holds
+        it, empty after a callback.
 
         Raises:
             DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign
@@ -93,8 +102,8 @@ class Sender:
         """
         if delivery.kind == "callback":
             self._post(delivery)
-        else:
-            self._put(delivery)
+            return ""
+        return self._put(delivery)
 
     def _post(self, delivery: Delivery) -> None:
         headers = self._receivers.headers(delivery.url, delivery.message_id, delivery.body)
@@ -113,16 +122,18 @@ class Sender:
             raise DeliveryGone(f"{host} answered 410")
         raise DeliveryUnavailable(f"{host} answered {status}", retry_after_s=asked_for_s)
 
-    def _put(self, delivery: Delivery) -> None:
+    def _put(self, delivery: Delivery) -> str:
         bucket, prefix = self._objects.split(delivery.url)
+        key = _key(prefix, delivery)
         with self._shares.take(s3.SCHEME + bucket, may_give_way=False):
-            self._objects.put(bucket, _key(prefix, delivery), delivery.body.encode())
+            self._objects.put(bucket, key, delivery.body.encode())
+        return f"{s3.SCHEME}{bucket}/{key}"
 
 
 def _key(prefix: str, delivery: Delivery) -> str:
     """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
     day = f"dt={delivery.submitted_at.astimezone(UTC).date().isoformat()}"
-    name = f"{RESULTS}{day}/{delivery.request_id}.json"
+    name = f"{RESULTS}{day}/{delivery.name}.json"
     if delivery.redecided_by is not None:
         name = f"{REDECIDED}{day}/{delivery.request_id}/{delivery.redecided_by}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,7 +41,7 @@ class ScoreCache:
     def get(self, job: Job) -> Scores | None:
         if not self._ttl_s:
             return None
-        known = self._read(self._key(job))
+        known = self._read(self.key(job))
         if self._metrics is not None:
             self._metrics.looked_up(known is not None)
         return known
@@ -55,9 +56,15 @@ class ScoreCache:
     def put(self, job: Job, scores: Scores) -> None:
         if self._ttl_s:
             text = _ASPECTS.dump_json(dict(scores.aspects)).decode()
-            self._connection.call("set", self._key(job), text, ex=self._ttl_s)
+            self._connection.call("set", self.key(job), text, ex=self._ttl_s)
 
-    def _key(self, job: Job) -> str:
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget the scores under keys that `key` gave."""
+        if keys:
+            self._connection.call("delete", *keys)
+
+    def key(self, job: Job) -> str:
+        """Name of the key in Redis under which the scores of this job are remembered."""
         aspects = None if job.aspects is None else sorted(job.aspects)
         parts = json.dumps([self._fingerprint, job.image.info.sha256, job.prompt, aspects])
         return self._connection.key(keys.scores(hashlib.sha256(parts.encode()).hexdigest()))

@@ -83,7 +83,7 @@ class ScoreHandler:
                     image = self._image(request, hold, verdict)
                     with verdict.stage("score"):
                         job = Job(image, neutralised(request.prompt), request.aspects)
-                        outcome = self._score(claim, job, verdict.policy)
+                        outcome = self._score(verdict, job)
             except (Busy, QueueUnavailable):
                 raise
             except Exception as error:
@@ -106,9 +106,11 @@ class ScoreHandler:
     def _publish(self, making: _Verdict, outcome: Scores | Failure) -> str:
         verdict = self._shadowed(making.assemble(outcome, self.batcher.scoring, echo=self.echo))
         with making.stage("publish"):
-            is_first = making.claim.publish(verdict)
+            is_first = making.claim.publish(verdict, making.remembered)
         if not is_first:
-            return "another worker published first"
+            # Perhaps the request was erased meanwhile, and its scores with it.
+            self.cache.forget(making.remembered)
+            return "another worker published first, or it was erased"
         if self.metrics is not None:
             self.metrics.published(verdict, making.timings_ms["publish"])
         code = f", {verdict.error.code}" if verdict.error else ""
@@ -134,12 +136,14 @@ class ScoreHandler:
         verdict.image = image.info
         return image
 
-    def _score(self, claim: Claim, job: Job, policy: Policy) -> Scores | Failure:
+    def _score(self, making: _Verdict, job: Job) -> Scores | Failure:
         wanted = job.aspects or self.batcher.scoring.aspects
-        score = partial(self._scored, claim)
-        return guarded(job, score(job), wanted, policy, score)
+        score = partial(self._scored, making)
+        return guarded(job, score(job), wanted, making.policy, score)
 
-    def _scored(self, claim: Claim, job: Job) -> Scores | Failure:
+    def _scored(self, making: _Verdict, job: Job) -> Scores | Failure:
+        claim = making.claim
+        making.remembered.append(self.cache.key(job))
         if (known := self.cache.get(job)) is not None:
             return known
         claim.mark_scoring()
@@ -157,6 +161,8 @@ class _Verdict:
         self.claim = claim
         self.policy = policy
         self.image: ImageInfo | None = None
+        #: Keys in Redis under which its scores are remembered, if they are.
+        self.remembered: list[str] = []
         waited_ms = (datetime.now(UTC) - claim.request.submitted_at).total_seconds() * 1000
         # The submitter's clock may be ahead of ours.
         self.timings_ms = {"queue": max(0.0, waited_ms)}

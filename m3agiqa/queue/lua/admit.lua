@@ -1,12 +1,28 @@
 -- Move the next entries of an inbox into the ledger. ARGV: the list, its priority, the list of entries for later
 -- versions, seconds to keep a verdict, bytes of all dead letters at most; then ten for each entry: its size, its text
 -- as `peek` returned it, and what to do with it,
---     'owe', id, fingerprint, request, '', '', '', '';
+--     'owe', id, fingerprint, request, '1' to try a failed one anew, its batch, '', '';
 --     'dead', id of the request to answer or '', fingerprint, request, verdict, kinds of deliveries, id and text of the
 --     letter;
 --     'newer', and seven times ''.
 -- Returns how many were moved, and whether the next entry conflicts: its id stands for another request. It stays there.
 local list, priority, later, ttl, most = unpack(ARGV, 1, 5)
+
+-- Whether a request is over and was not scored, so that it may be tried anew. One that workers gave up is not over.
+local function has_failed(entry, id)
+    local state = redis.call('HGET', entry, 'state')
+    if state ~= 'settled' and state ~= 'cancelled' then return false end
+    local verdict = redis.pcall('GET', RESULT .. id)
+    return type(verdict) == 'string' and word(told_by(verdict), 'status') == 'failed'
+end
+
+local function begin(entry, id, request, event)
+    redis.call('HSET', entry, 'state', 'submitted', 'priority', priority, 'request', request)
+    owe(id)
+    note(entry, event)
+    count('requests_admitted', priority)
+end
+
 local moved = 0
 for at = 6, #ARGV, 10 do
     local size, text, what, id, content, request, verdict, kinds, letter_id, letter = unpack(ARGV, at, at + 9)
@@ -16,15 +32,19 @@ for at = 6, #ARGV, 10 do
     local entry = REQUEST .. id
     local kind = id == '' and 'none' or redis.call('TYPE', entry).ok
     if what == 'owe' then
+        local retry, batch = verdict, kinds
         if kind == 'none' then
-            redis.call(
-                'HSET', entry, 'state', 'submitted', 'priority', priority, 'content', content, 'request', request
-            )
-            owe(id)
-            note(entry, 'admitted')
-            count('requests_admitted', priority)
+            redis.call('HSET', entry, 'content', content)
+            if batch ~= '' then redis.call('HSET', entry, 'batch', batch) end
+            begin(entry, id, request, 'admitted')
         elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
             return {moved, 1}
+        -- A worker that lacks the right to PERSIST tries nothing anew, and goes on with the inbox.
+        elseif retry == '1' and has_failed(entry, id) and redis.pcall('PERSIST', entry) == 1 then
+            redis.call('DEL', RESULT .. id)
+            redis.call('HDEL', entry, 'cancelled')
+            redis.call('HSET', entry, 'retries', (tonumber(redis.call('HGET', entry, 'retries') or 0) or 0) + 1)
+            begin(entry, id, request, 'tried anew, as its producer asked')
         end
     elseif what == 'dead' then
         count('requests_refused', keep_letter(letter_id, letter, most))

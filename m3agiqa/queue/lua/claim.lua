@@ -1,5 +1,6 @@
 -- Give a task to a worker. ARGV: task, seconds of the lease, runs lost at most, the worker's name. Returns an outcome
--- and, for 'begun' and 'poison', the run, the attempts that ended before it, request, verdict and history.
+-- and, for 'begun' and 'poison', the run, the attempts that ended before it, request, verdict, history, and how often
+-- the request was tried anew after a failure.
 local task, lease, most, who = unpack(ARGV)
 local entry, kind = split(task)
 local found = try(task, function()
@@ -14,7 +15,8 @@ local found = try(task, function()
     redis.call('HSET', entry, kind .. '.queued', 0, 'state', kind == 'score' and 'fetching' or 'delivering')
     redis.call('ZADD', OWED, now + lease, task)
     note(entry, kind .. (poison and ' found to be poison by ' or ' begun by ') .. who)
-    local history = redis.call('HGET', entry, 'history')
-    return {poison and 'poison' or 'begun', run, attempts, request or '', verdict or '', history}
+    local history, retries = unpack(redis.call('HMGET', entry, 'history', 'retries'))
+    local name = poison and 'poison' or 'begun'
+    return {name, run, attempts, request or '', verdict or '', history, tonumber(retries or 0) or 0}
 end)
 return found or {'unread'}

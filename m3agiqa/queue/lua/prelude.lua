@@ -107,7 +107,7 @@ local function remove(entry, kind, task, ttl)
     if redis.call('HEXISTS', entry, 'buried') == 1 then
         redis.call('HSET', entry, 'state', 'dead')
     else
-        redis.call('HSET', entry, 'state', 'settled')
+        redis.call('HSET', entry, 'state', redis.call('HEXISTS', entry, 'cancelled') == 1 and 'cancelled' or 'settled')
         count('requests_settled')
         redis.call('HDEL', entry, 'request', 'verdict')
         redis.call('EXPIRE', entry, ttl)
@@ -143,6 +143,16 @@ local function take_letter(id)
     return letter
 end
 
+-- Drop a dead letter that is kept no longer, and record why.
+local function drop_letter(id, why)
+    local task = word(told_by(take_letter(id) or ''), 'task')
+    redis.call('ZREM', DEAD_ORDER, id)
+    if task ~= '' then
+        local entry = split(task)
+        unbury(entry, why)
+    end
+end
+
 -- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes. Returns its code.
 local function keep_letter(id, letter, most)
     -- Letters that one script writes get times of their own.
@@ -159,15 +169,9 @@ local function keep_letter(id, letter, most)
     while bytes > tonumber(most) do
         local first = redis.call('ZRANGE', DEAD_ORDER, 0, 0)[1]
         if not first or first == id then break end
-        local dropped = take_letter(first)
-        redis.call('ZREM', DEAD_ORDER, first)
+        drop_letter(first, 'dead letter dropped for want of room')
         redis.call('INCR', DEAD_DROPPED)
         bytes = tonumber(redis.call('GET', DEAD_BYTES))
-        local task = word(told_by(dropped or ''), 'task')
-        if task ~= '' then
-            local entry = split(task)
-            unbury(entry, 'dead letter dropped for want of room')
-        end
     end
     return code
 end

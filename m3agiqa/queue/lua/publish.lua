@@ -1,7 +1,8 @@
 -- Keep a verdict and owe its deliveries. ARGV: the request's id, its fingerprint, the request, the verdict, kinds of
 -- deliveries, seconds to keep the verdict, id and text of a dead letter ('' if there is none), bytes of all dead
--- letters at most. Returns 1; 0 if there is a verdict already; 2 if the request is unknown, as after Redis lost its
--- data: the verdict is worth keeping all the same.
+-- letters at most, and keys under which the scores may be remembered, a line each. Returns 1; 0 if there is a verdict
+-- already, or the request was erased; 2 if the request is unknown, as after Redis lost its data: the verdict is
+-- worth keeping all the same.
 
 -- Samples that wait for a shadow worker at most, their bytes, and seconds for which the last one is kept.
 local MOST_SAMPLES = 500
@@ -22,7 +23,19 @@ local function lay_aside(content, request, verdict)
     redis.pcall('EXPIRE', SHADOW, SAMPLES_S)
 end
 
-local id, content, request, verdict, kinds, ttl, letter_id, letter, most = unpack(ARGV)
+-- Count a verdict of this minute, and forget minutes long past. No verdict fails because this cannot be done.
+local RATE_S = 300
+local RATE_MINUTES = 5
+local function count_minute()
+    local minute = math.floor(now / 60)
+    if redis.pcall('HINCRBY', RATE, string.format('%d', minute), 1) ~= 1 then return end
+    for past = minute - 2 * RATE_MINUTES - 1, minute - RATE_MINUTES - 1 do
+        redis.pcall('HDEL', RATE, string.format('%d', past))
+    end
+    redis.pcall('EXPIRE', RATE, RATE_S)
+end
+
+local id, content, request, verdict, kinds, ttl, letter_id, letter, most, scores = unpack(ARGV)
 local entry = REQUEST .. id
 local known = redis.call('TYPE', entry).ok == 'hash'
 if known and redis.call('HEXISTS', entry, 'score') == 0 then return 0 end
@@ -30,11 +43,14 @@ if redis.call('EXISTS', RESULT .. id) == 1 then
     if known then remove(entry, 'score', id, ttl) end
     return 0
 end
+if not known and redis.call('EXISTS', ERASED .. redis.sha1hex(id)) == 1 then return 0 end
 if not known then
     redis.call('DEL', entry)
     redis.call('HSET', entry, 'request', request, 'content', content, 'priority', 0)
 end
+if scores ~= '' then redis.call('HSET', entry, 'scores', scores) end
 publish(id, verdict, ttl, kinds)
+count_minute()
 lay_aside(content, request, verdict)
 if letter_id ~= '' then
     keep_letter(letter_id, letter, most)

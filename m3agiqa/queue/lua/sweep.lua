@@ -1,5 +1,5 @@
--- Queue overdue tasks again, lost ones first. ARGV: how many at most. Returns how many were overdue, and how many of
--- them cannot be read.
+-- Queue overdue tasks again, lost ones first, and drop dead letters that are too old. ARGV: how many at most, and
+-- seconds for which dead letters are kept. Returns how many were overdue, and how many of them cannot be read.
 
 -- Seconds over which tasks that lost two workers in a row are spread, and as many more for each further worker lost.
 -- They were together both times. Apart, the one that is to blame takes no others along until it is poison.
@@ -49,6 +49,10 @@ local overdue = redis.call('ZRANGEBYSCORE', OWED, '-inf', now, 'LIMIT', 0, ARGV[
 local unread = 0
 for at, task in ipairs(overdue) do
     if not try(task, function() return look_after(at, task) end) then unread = unread + 1 end
+end
+
+for _, letter in ipairs(redis.pcall('ZRANGEBYSCORE', DEAD_ORDER, '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])) do
+    drop_letter(letter, 'dead letter expired')
 end
 
 local first = math.huge

@@ -78,3 +78,19 @@ def letters(redis: Redis) -> list[DeadLetter]:
     return [
         DeadLetter.model_validate_json(redis.hget(keys.DEAD, name)) for name in redis.zrange(keys.DEAD_ORDER, 0, -1)
     ]
+
+
+def traces(redis: Redis, *canaries: str) -> list[str]:
+    """Keys that hold a canary, in their names or what they hold."""
+    read = {
+        "string": redis.get,
+        "list": lambda key: redis.lrange(key, 0, -1),
+        "hash": redis.hgetall,
+        "zset": lambda key: redis.zrange(key, 0, -1),
+        "set": redis.smembers,
+    }
+    return [
+        key
+        for key in redis.scan_iter(count=1000)
+        if any(canary in f"{key} {read[redis.type(key)](key)}" for canary in canaries)
+    ]

@@ -24,7 +24,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 def answered(client: Client, name: str) -> bool:
     found = client.result(name, timeout=0)
     assert (found.status, found.decision, found.aspects) == ("failed", "review", {})
-    return found.error is not None and (found.error.code, found.error.retryable) == ("revoked", False)
+    return found.error is not None and (found.error.code, found.error.retryable) == ("cancelled", False)
 
 
 def test_a_request_that_waits_is_answered_and_called_back(client: Client, redis: Redis, ledger: Ledger) -> None:
@@ -47,7 +47,7 @@ def test_one_that_no_worker_took_in_is_taken_back_as_well(client: Client, redis:
     inbox.push(redis, [request("r"), request("other")])
     assert client.cancel("r")
     assert answered(client, "r")
-    assert client.state("r") == State.SETTLED
+    assert client.state("r") == State.CANCELLED
     assert client.state("other") == State.SUBMITTED
 
 
@@ -62,7 +62,7 @@ def test_what_a_worker_finds_out_meanwhile_is_told_nobody(client: Client, redis:
     claim.postpone(0, "later")
     # then the answer stands, and nothing comes again
     assert answered(client, "r")
-    assert client.state("r") == State.SETTLED
+    assert client.state("r") == State.CANCELLED
     pass_time(redis, 10_000)
     assert ledger.sweep() == 0
 

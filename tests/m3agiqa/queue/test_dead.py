@@ -245,6 +245,25 @@ def test_tasks_given_up_share_the_room_of_dead_letters(cramped: Ledger, redis: R
     assert {name for name in names if redis.ttl(keys.request(name)) == -1} == set(kept)
 
 
+def test_dead_letters_are_dropped_in_time(redis_url: str, redis: Redis, client: Client) -> None:
+    with closing(Ledger(redis_url, dead_letters_ttl_s=1000)) as ledger:
+        # given a request of which a delivery is dead, and an entry that was none, one of them long ago
+        publish(ledger, redis, "r", "callback")
+        begin(ledger, "r:callback").bury(GONE)
+        admit(ledger, redis, refused("later"))
+        [old, new] = letters(redis)
+        redis.zincrby(keys.DEAD_ORDER, -1001, old.id)
+        # when a worker sweeps
+        ledger.sweep()
+        # then the old one is gone, its request is forgotten in time, and the rest is as it was
+        assert [letter.id for letter in letters(redis)] == client.dead_letter_ids() == [new.id]
+        assert client.history("r")[-1].endswith("dead letter expired")
+        assert redis.ttl(keys.request("r")) > 0
+        assert redis.get(keys.DEAD_BYTES) == str(sum(map(len, redis.hvals(keys.DEAD))))
+        # and none was dropped for want of room
+        assert redis.get(keys.DEAD_DROPPED) is None
+
+
 def test_a_strangers_letter_takes_no_dead_letter_of_a_request_along(
     ledger: Ledger, client: Client, redis: Redis
 ) -> None:

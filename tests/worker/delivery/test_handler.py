@@ -35,10 +35,11 @@ class Receiver:
         self.failure = failure
         self.got: list[Delivery] = []
 
-    def send(self, delivery: Delivery) -> None:
+    def send(self, delivery: Delivery) -> str:
         if self.failure is not None:
             raise self.failure
         self.got.append(delivery)
+        return f"{delivery.url}/{delivery.name}.json" if delivery.kind == "s3" else ""
 
 
 def handler(ledger: Ledger, receiver: Any, *retry_delays_s: float) -> DeliveryHandler:

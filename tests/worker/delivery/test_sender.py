@@ -93,6 +93,15 @@ def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) ->
         assert Webhook(NEW).verify(request.body, request.headers)
 
 
+def test_a_verdict_after_another_try_carries_an_id_of_its_own(serve: Any) -> None:
+    server = serve(lambda request: request.reply())
+    for retries in (0, 1, 1, 2):
+        assert sender(server).send(delivery(server.url, request_id="a", retries=retries)) == ""
+    assert [request.headers["webhook-id"] for request in server.received] == ["a", "a!1", "a!1", "a!2"]
+    for request in server.received:
+        assert Webhook(NEW).verify(request.body, request.headers)
+
+
 def test_nothing_is_sent_unsigned(serve: Any) -> None:
     server = serve(lambda request: request.reply())
     with pytest.raises(DeliveryForbidden, match="M3AGIQA_WEBHOOK_SECRETS"):

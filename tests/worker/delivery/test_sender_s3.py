@@ -56,6 +56,13 @@ def test_delivered_twice_is_one_object_with_the_first_content(bucket: Any, s3_en
     assert bucket.Object(key).get()["Body"].read() == VERDICT.encode()
 
 
+def test_a_verdict_after_another_try_lies_beside_the_first(bucket: Any, s3_endpoint: str) -> None:
+    first = delivery("s3://verdicts/team", "s3")
+    written = [to_s3(s3_endpoint).send(replace(first, retries=retries)) for retries in (0, 1, 1)]
+    assert written[1] == written[2] == written[0].replace("r-1.json", "r-1!1.json")
+    assert [f"s3://verdicts/{key}" for key in keys(bucket)] == sorted(set(written))
+
+
 def test_no_secret_is_needed_for_s3(bucket: Any, s3_endpoint: str) -> None:
     to_s3(s3_endpoint, webhook_secrets=()).send(delivery("s3://verdicts", "s3"))
     assert len(keys(bucket)) == 1

@@ -23,9 +23,11 @@ from m3agiqa.errors import (
 )
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.policy import Policies, Policy
+from m3agiqa.queue import keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.scorer import FakeScorer
 from producers import Client, State
+from tests.m3agiqa.queue.support import traces
 from tests.support import PATIENCE_S
 from tests.worker.conftest import come_due, owed
 from worker.score.batcher import Batcher
@@ -35,6 +37,7 @@ from worker.score.handler import ScoreHandler
 
 REQUEST = ScoreRequest(image_url="https://images.example/1.png", prompt="a wall", request_id="r")
 INFO = ImageInfo(sha256="0" * 64, width=10, height=10, format="PNG")
+SCORES = keys.scores("image and prompt")
 IMAGE = SlicedImage(INFO, {}, bytes(300), (10, 10))
 
 
@@ -58,6 +61,13 @@ class Outside:
 
     def put(self, job: object, scores: Scores) -> None:
         self.remembered = scores
+
+    def key(self, job: object) -> str:
+        return SCORES
+
+    def forget(self, keys: list[str]) -> None:
+        if SCORES in keys:
+            self.remembered = None
 
     def fetch(self, url: object, hold: Hold) -> bytes:
         hold.resize(5)
@@ -310,9 +320,30 @@ def test_the_first_verdict_stays(outside: Outside, ledger: Ledger, redis: Redis,
         raise FetchRefused("gone since")
 
     outside.quick = meanwhile  # type: ignore[method-assign]
-    assert slow.run(task) == "another worker published first"
+    assert slow.run(task).startswith("another worker published first")
     assert client.result("r", timeout=0).status == "scored"
     assert client.state("r") == State.SETTLED
+
+
+def test_scores_of_a_request_are_erased_with_it_whenever_that_is(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client
+) -> None:
+    # given a request that was scored, then its scores are found by it
+    redis.set(SCORES, "{}")
+    outside.handler(ledger).run(owed(ledger, redis, REQUEST))
+    assert client.erase("r").scores
+    assert redis.exists(SCORES) == 0
+    # and given one that is erased while its image is opened, then what was found out is kept nowhere
+    task = owed(ledger, redis, REQUEST)
+
+    def meanwhile(data: bytes) -> SlicedImage:
+        assert client.erase("r").request
+        return IMAGE
+
+    outside.quick = meanwhile  # type: ignore[method-assign]
+    outside.handler(ledger).run(task)
+    assert outside.remembered is None
+    assert traces(redis, "request:r", "result:r", "images.example") == []
 
 
 def test_a_request_that_an_operator_took_back_is_answered_unseen(

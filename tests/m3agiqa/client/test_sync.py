@@ -2,16 +2,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 import producers
 from m3agiqa.client import Client
-from m3agiqa.contract import ScoreRequest, Verdict
-from m3agiqa.errors import ConfigError, NewerVersion, QueueFull, QueueUnavailable, RequestInvalid, ResultTimeout
+from m3agiqa.contract import VERSION, Failure, ScoreRequest, Verdict
+from m3agiqa.errors import (
+    ConfigError,
+    NewerVersion,
+    QueueFull,
+    QueueUnavailable,
+    RequestConflict,
+    RequestInvalid,
+    ResultTimeout,
+)
 from m3agiqa.queue import inbox, keys
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.queue.state import State
@@ -66,7 +76,7 @@ def test_a_policy_is_left_to_the_worker_where_nobody_knows_its_folder(
 
 
 def test_public_names() -> None:
-    assert set(producers.__all__) == {"Client", "ScoreRequest", "State", "Verdict"}
+    assert set(producers.__all__) == {"AsyncClient", "Client", "ScoreRequest", "State", "Verdict"}
 
 
 def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, ledger: Ledger, redis: Redis) -> None:
@@ -81,6 +91,7 @@ def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, le
         priority=6,
         request_id="my-id",
         metadata={"user": 7},
+        batch_id="monday",
     )
     # then it lies there, complete, and nothing else does
     assert request_id == "my-id"
@@ -96,6 +107,8 @@ def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, le
         priority=6,
         request_id="my-id",
         metadata={"user": 7},
+        batch_id="monday",
+        version=VERSION,
         submitted_at=request.submitted_at,
     )
     # and it has a state as soon as a worker took it in
@@ -104,8 +117,11 @@ def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, le
     assert client.state("my-id") == State.SUBMITTED
 
 
+FIELDS: dict[str, Any] = {"image_url": "https://host/a.png", "prompt": ""}
+
+
 def test_a_request_submitted_twice_is_one_task(client: Client, ledger: Ledger, redis: Redis) -> None:
-    # when a request is submitted again, and another one under its id
+    # when a request is submitted again, and another one under its id before a worker took the first in
     for prompt in ("first", "first", "second"):
         assert client.submit(image_url="https://host/a.png", prompt=prompt, request_id="twice") == "twice"
     assert ledger.admit(3) == 3
@@ -115,6 +131,86 @@ def test_a_request_submitted_twice_is_one_task(client: Client, ledger: Ledger, r
         assert claim.request.prompt == "first"
     assert len(client.history("twice")) == 2
     assert ["second" in letter.message for letter in client.dead_letters()] == [True]
+
+
+def test_another_request_under_an_id_that_is_taken_is_refused(client: Client, ledger: Ledger, redis: Redis) -> None:
+    # given a request that a worker took in
+    client.submit(**FIELDS, request_id="taken")
+    ledger.admit(3)
+    # when others are submitted, one under its id
+    requests = [{**FIELDS, "request_id": "other"}, {**FIELDS, "request_id": "taken", "prompt": "a secret wish"}]
+    with pytest.raises(RequestConflict, match=r"another request stands under taken \(0 enqueued\)") as refused:
+        client.submit_many(requests)
+    # then nothing of this round trip is enqueued, and the refusal names the id and nothing else
+    assert (refused.value.request_ids, refused.value.submitted) == (("taken",), ())
+    assert redis.llen(keys.inbox(3)) == 0
+    assert "secret" not in str(refused.value)
+    # and the same request may come again, however later, more urgent or labelled
+    client.submit(**FIELDS, request_id="taken", priority=0, batch_id="monday")
+    assert ledger.admit(0) == 1
+    assert list(client.dead_letters()) == []
+
+
+def test_two_requests_under_one_id_are_refused_together(client: Client, redis: Redis) -> None:
+    same = [{**FIELDS, "request_id": "r"}] * 2
+    assert client.submit_many(same) == ["r", "r"]
+    with pytest.raises(RequestConflict, match="stands under r "):
+        client.submit_many([*same, {**FIELDS, "request_id": "r", "prompt": "other"}])
+    assert redis.llen(keys.inbox(3)) == 2
+
+
+def test_a_conflict_says_what_was_enqueued_before(client: Client, ledger: Ledger, redis: Redis) -> None:
+    client.submit_many([{**FIELDS, "request_id": f"t{number}"} for number in range(10)])
+    ledger.admit(3)
+    others = [{**FIELDS, "request_id": f"t{number}", "prompt": "other"} for number in range(10)]
+    with pytest.raises(RequestConflict, match=r"t7 and 2 more \(500 enqueued\)") as refused:
+        client.submit_many([*[FIELDS] * 500, *others])
+    assert (len(refused.value.submitted), len(refused.value.request_ids)) == (500, 10)
+
+
+def test_scoring_is_submitting_and_waiting(client: Client, ledger: Ledger, redis: Redis) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        scored = threads.submit(client.score, **FIELDS, request_id="r", timeout=60)
+        eventually(lambda: ledger.admit(3), "it is submitted")
+        with ledger.claim("r") as claim:
+            claim.publish(verdict("r"))
+        assert scored.result(30).status == "scored"
+    with pytest.raises(ResultTimeout, match=r"within 0\.05 s"):
+        client.score(**FIELDS, timeout=0.05)
+
+
+def test_scoring_anew_waits_for_another_verdict_than_the_failure(client: Client, ledger: Ledger, redis: Redis) -> None:
+    # given a request that failed
+    client.submit(**FIELDS, request_id="r")
+    ledger.admit(3)
+    failure = Failure(code="fetch_refused", message="404", retryable=False)
+    with ledger.claim("r") as claim:
+        claim.publish(verdict("r", status="failed", error=failure))
+    assert client.score(**FIELDS, request_id="r", timeout=60).status == "failed"
+    # when it is scored anew, then its verdict is the new one
+    with ThreadPoolExecutor(1) as threads:
+        scored = threads.submit(client.score, **FIELDS, request_id="r", retry_failed=True, timeout=60)
+        eventually(lambda: redis.pubsub_numsub(keys.done("r"))[0][1] == 1, "somebody waits")
+        assert ledger.admit(3) == 1
+        with ledger.claim("r") as claim:
+            claim.publish(verdict("r"))
+        assert scored.result(30).status == "scored"
+    # and one that was scored is given as it is
+    assert client.score(**FIELDS, request_id="r", retry_failed=True, timeout=60).status == "scored"
+
+
+def test_verdicts_come_as_they_are_there(client: Client, redis: Redis) -> None:
+    for name in ("b", "a"):
+        redis.set(keys.result(name), verdict(name).model_dump_json())
+    assert {one.request_id for one in client.as_completed(["a", "b", "a"], timeout=60)} == {"a", "b"}
+    with pytest.raises(ResultTimeout, match=r"1 of 2 requests within 0\.1 s"):
+        list(client.as_completed(["a", "nobody"], timeout=0.1))
+
+
+def test_results_of_a_batch(client: Client, redis: Redis) -> None:
+    for name, batch_id in (("a", "monday"), ("b", "tuesday"), ("c", None)):
+        redis.set(keys.result(name), verdict(name, batch_id=batch_id).model_dump_json())
+    assert [one.request_id for one in client.results("monday")] == ["a"]
 
 
 def test_submit_refuses_when_too_many_wait(redis_url: str, ledger: Ledger, redis: Redis) -> None:

@@ -1,0 +1,21 @@
+"""`Client` and `AsyncClient`: submit images, wait for verdicts. Needs redis and pydantic, neither Celery nor torch."""
+
+from m3agiqa.client.aio import AsyncClient
+from m3agiqa.client.submitting import MAX_QUEUED, refuse_unknown_policy
+from m3agiqa.client.sync import Client
+from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.queue.erasing import Erased
+from m3agiqa.queue.standing import Status
+from m3agiqa.queue.state import State
+
+__all__ = [
+    "MAX_QUEUED",
+    "AsyncClient",
+    "Client",
+    "Erased",
+    "ScoreRequest",
+    "State",
+    "Status",
+    "Verdict",
+    "refuse_unknown_policy",
+]

@@ -1,0 +1,136 @@
+"""`AsyncClient`: the client of a program that runs an event loop.
+
+Waiting for verdicts takes no thread but the one that all share. Whatever else asks Redis runs in a few threads of the
+client's own, so that there is one way to connect, to find the primary and to tell what went wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
+
+from m3agiqa.client import submitting
+from m3agiqa.client.sync import Client
+from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.queue.erasing import Erased
+from m3agiqa.queue.standing import Status
+from m3agiqa.queue.state import State
+
+#: Threads, and so connections, that ask Redis at a time.
+_THREADS = 8
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class AsyncClient:
+    """Submits images to the queue in Redis, and waits for any number of verdicts by one connection. Methods mean and
+    raise what those of `Client` do.
+
+    A call that is cancelled may be done all the same: to submit again with the same `request_id` is safe.
+
+    Raises:
+        ConfigError: `redis_url` is no Redis URL.
+    """
+
+    def __init__(self, redis_url: str, *, max_queued: int = submitting.MAX_QUEUED) -> None:
+        self._client = Client(redis_url, max_queued=max_queued)
+        self._threads = ThreadPoolExecutor(_THREADS, "m3agiqa-client")
+
+    async def submit(self, **fields: Unpack[submitting.Fields]) -> str:
+        """Enqueue one image; returns its request id. Takes the arguments of `Client.submit`."""
+        return await self._run(partial(self._client.submit, **fields))
+
+    async def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
+        """Enqueue many images, 500 in a round trip; returns their request ids in order."""
+        return await self._run(self._client.submit_many, requests)
+
+    async def score(self, *, timeout: float | None = None, **fields: Unpack[submitting.Fields]) -> Verdict:
+        """Submit one image, and wait for its verdict at most `timeout` seconds; None waits for ever."""
+        async with _within(timeout, "the image"):
+            stale = await self._run(self._client._failure, fields)
+            request_id = await self._run(partial(self._client.submit, **fields))
+            return await self._wait(request_id, stale)
+
+    async def result(self, request_id: str, timeout: float | None = None) -> Verdict:
+        """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks."""
+        if timeout is not None and timeout <= 0:
+            return await self._run(self._client.result, request_id, timeout)
+        async with _within(timeout, request_id):
+            return await self._wait(request_id)
+
+    async def as_completed(self, request_ids: Iterable[str], timeout: float | None = None) -> AsyncIterator[Verdict]:
+        """Verdicts of these requests as they come, within `timeout` seconds in all; None waits for ever."""
+        waits = [asyncio.ensure_future(self._wait(request_id)) for request_id in dict.fromkeys(request_ids)]
+        try:
+            for verdict in asyncio.as_completed(waits, timeout=timeout):
+                yield await verdict
+        except TimeoutError:
+            left = sum(not wait.done() for wait in waits)
+            raise submitting.late(f"{left} of {len(waits)} requests", timeout) from None
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _wait(self, request_id: str, stale: str | None = None) -> Verdict:
+        wait = self._client._waiting.add(request_id, stale)
+        try:
+            return submitting.read(await asyncio.wrap_future(wait), request_id)
+        finally:
+            self._client._waiting.discard(wait)
+
+    async def state(self, request_id: str) -> State | None:
+        """Where a request is; None before a worker has taken it in, and when it is forgotten."""
+        return await self._run(self._client.state, request_id)
+
+    async def history(self, request_id: str) -> tuple[str, ...]:
+        """What happened to a request: a line for each event with its Unix time, the newest last."""
+        return await self._run(self._client.history, request_id)
+
+    async def status_many(self, request_ids: Iterable[str]) -> dict[str, Status]:
+        """Where requests are, how many wait before them, and for how long, 500 in two round trips."""
+        return await self._run(self._client.status_many, request_ids)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Take a request back. False if it was answered before. Takes the rights of an operator."""
+        return await self._run(self._client.cancel, request_id)
+
+    async def erase(self, request_id: str) -> Erased:
+        """Remove every trace of a request from Redis; says what it was. Takes the rights of an operator."""
+        return await self._run(self._client.erase, request_id)
+
+    async def _run(
+        self, ask: Callable[_Arguments, _Result], *arguments: _Arguments.args, **options: _Arguments.kwargs
+    ) -> _Result:
+        # With the caller's context, in which OpenTelemetry keeps the caller's span.
+        asking = partial(copy_context().run, ask, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, asking)
+
+    async def close(self) -> None:
+        await self._run(self._client.close)
+        self._threads.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+@asynccontextmanager
+async def _within(timeout: float | None, what: str) -> AsyncIterator[None]:
+    """Raise ResultTimeout after `timeout` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise submitting.late(what, timeout) from None

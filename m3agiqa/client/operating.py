@@ -1,0 +1,98 @@
+"""What operators do with a queue: look at it, take requests back, erase them, and see to dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from m3agiqa.queue import keys, overview
+from m3agiqa.queue.cancelling import Cancelling
+from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.dead import DeadLetter, DeadLetters
+from m3agiqa.queue.erasing import Erased, Erasing
+from m3agiqa.queue.overview import Overview
+
+
+class Operator:
+    """Takes the rights of the user `operator` of `deploy/redis/users.acl`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dead = DeadLetters(connection)
+        self._cancelling = Cancelling(connection)
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """What workers gave up, the newest first. The log names dead letters that cannot be read.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        yield from self._dead.all()
+
+    def dead_letter_ids(self) -> list[str]:
+        """Ids of all dead letters, also of those that cannot be read.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return [str(letter_id) for letter_id in self._connection.call("hkeys", self._connection.key(keys.DEAD))]
+
+    def dead_letter(self, letter_id: str) -> DeadLetter:
+        """One dead letter.
+
+        Raises:
+            UsageError: there is no such dead letter, or it cannot be read.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return self._dead.get(letter_id)
+
+    def replay(self, letter: DeadLetter) -> bool:
+        """Put a dead letter back, with as many attempts as a new one. False if it is no dead letter any more.
+
+        Raises:
+            UsageError: it was not kept whole, its request was answered meanwhile, or its request is forgotten.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return self._dead.replay(letter)
+
+    def drop(self, letter_id: str) -> bool:
+        """Forget a dead letter, even one that cannot be read. False if there is none of this id.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return self._dead.drop(letter_id)
+
+    def cancel(self, request_id: str) -> bool:
+        """Take a request back: a verdict `failed` of code `cancelled` answers it, and its state becomes `cancelled`.
+        False if it was answered before.
+
+        Raises:
+            UsageError: no request has this id.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        return self._cancelling.cancel(request_id)
+
+    def erase(self, request_id: str) -> Erased:
+        """Remove every trace of a request from Redis; says what it was, and which objects in S3 it could not remove.
+
+        Raises:
+            UsageError: this is no request id.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        return Erasing(self._connection).erase(request_id)
+
+    def purge(self) -> Iterator[str]:
+        """Take back every request that waits for its score now. Yields the id of each once it is answered.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        yield from self._cancelling.purge()
+
+    def overview(self) -> Overview:
+        """How the queue is now: what waits, who works, and how often what happened.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        return overview.read(self._connection)

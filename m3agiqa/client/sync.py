@@ -1,0 +1,256 @@
+"""`Client`: submit images, wait for verdicts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from pydantic import ValidationError
+
+from m3agiqa.client import submitting
+from m3agiqa.client.operating import Operator
+from m3agiqa.contract import Priority, ScoreRequest, Verdict
+from m3agiqa.errors import QueueUnavailable
+from m3agiqa.queue import inbox, keys
+from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.standing import Status, statuses
+from m3agiqa.queue.state import State, history_of, state_of
+from m3agiqa.queue.waiting import Waiting
+from m3agiqa.quoting import quoted
+
+logger = logging.getLogger(__name__)
+
+#: Requests that `submit_many` sends in one round trip, and verdicts and states that one reads.
+_CHUNK = 500
+#: Threads that ask Redis at a time; others wait for their turn. Those that wait for verdicts need no connection.
+_AT_ONCE = 32
+
+_Item = TypeVar("_Item")
+
+
+class Client(Operator):
+    """Submits images to the queue in Redis, and reads verdicts. Safe to share between threads.
+
+    `submit` refuses while `max_queued` requests wait. `?namespace=NAME` at the end of `redis_url` is the namespace of
+    the workers, their M3AGIQA_NAMESPACE; this class does not read that variable.
+
+    Raises:
+        ConfigError: `redis_url` is no Redis URL.
+    """
+
+    def __init__(self, redis_url: str, *, max_queued: int = submitting.MAX_QUEUED) -> None:
+        super().__init__(Connection(redis_url, at_once=_AT_ONCE))
+        self._key = self._connection.key
+        # `AsyncClient` waits by this as well.
+        self._waiting = Waiting(self._connection)
+        self._max_queued = max_queued
+
+    def submit(
+        self,
+        *,
+        image_url: str,
+        prompt: str,
+        callback_url: str | None = None,
+        s3_uri: str | None = None,
+        aspects: Sequence[str] | None = None,
+        policy: str | None = None,
+        priority: Priority = 3,
+        request_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expires_at: datetime | None = None,
+        batch_id: str | None = None,
+        retry_failed: bool = False,
+    ) -> str:
+        """Enqueue one image; returns its request id. `m3agiqa.contract.ScoreRequest` says what each field means.
+
+        To submit a request again under its `request_id` is safe: it has one task and one verdict. If that is settled
+        with a failure, `retry_failed` has it tried anew; until a worker has taken this in, `result` gives the failure.
+
+        The first request under an id stands. A different one becomes a dead letter, instead of a RequestConflict here,
+        where no worker has taken in the first yet.
+
+        Raises:
+            RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses it.
+            RequestConflict: another request stands under its id.
+            QueueFull: too many requests wait; says when to come back.
+            QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
+        """
+        fields = {
+            "image_url": image_url,
+            "prompt": prompt,
+            "callback_url": callback_url,
+            "s3_uri": s3_uri,
+            "aspects": aspects,
+            "policy": policy,
+            "priority": priority,
+            "request_id": request_id,
+            "metadata": metadata,
+            "expires_at": expires_at,
+            "batch_id": batch_id,
+            "retry_failed": retry_failed or None,
+        }
+        return self.submit_many([fields])[0]
+
+    def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
+        """Enqueue many images, 500 in a round trip; returns their request ids in order.
+
+        Each is a ScoreRequest or a mapping of its fields. A wrong one ends the call; the round trips before its own are
+        done by then.
+
+        Raises:
+            RequestInvalid: a field of a request is wrong, or `refuse_unknown_policy` refuses one.
+            RequestConflict: other requests stand under some ids; says which, and what was enqueued.
+            QueueFull: too many requests wait; says when to come back, and which were enqueued.
+            QueueUnavailable: Redis cannot be reached; says how many requests were enqueued for certain.
+        """
+        ids: list[str] = []
+        for chunk in _chunks(requests):
+            parsed = submitting.parsed(chunk)
+            try:
+                with self._connection.redis() as redis:
+                    waiting, standing = inbox.look(redis, parsed, self._key)
+                    submitting.refuse_conflicts(parsed, standing, ids)
+                    room = max(0, self._max_queued - waiting)
+                    inbox.push(redis, parsed[:room], self._key, replicas=self._connection.replicas)
+            except QueueUnavailable as error:
+                raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
+            ids += [request.request_id for request in parsed[:room]]
+            if room < len(parsed):
+                oldest_s = float(self._connection.call("get", self._key(keys.OLDEST)) or 0)
+                raise submitting.full(self._max_queued, oldest_s, ids)
+        return ids
+
+    def score(self, *, timeout: float | None = None, **fields: Unpack[submitting.Fields]) -> Verdict:
+        """Submit one image, and wait for its verdict at most `timeout` seconds; None waits for ever.
+
+        Takes the arguments of `submit`, and raises what `submit` and `result` raise. With `retry_failed`, it waits for
+        the verdict of the new try. A request that is not settled yet, or that workers gave up, is not tried anew, so
+        that its failure stands and ResultTimeout is raised.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        stale = self._failure(fields)
+        request_id = self.submit(**fields)
+        return self._wait(request_id, timeout, deadline, stale)
+
+    def _failure(self, fields: submitting.Fields) -> str | None:
+        """The verdict as JSON, if it is failed, of a request that is to be tried anew; None if there is no such."""
+        request_id = fields.get("request_id")
+        if request_id is None or not fields.get("retry_failed"):
+            return None
+        text = self._connection.call("get", self._key(keys.result(request_id)))
+        return text if text is not None and submitting.read(text, request_id).status == "failed" else None
+
+    def state(self, request_id: str) -> State | None:
+        """Where a request is; None before a worker has taken it in, and when it is forgotten, long after it was
+        settled.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return state_of(self._connection, request_id)
+
+    def history(self, request_id: str) -> tuple[str, ...]:
+        """What happened to a request: a line for each event with its Unix time, the newest last.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return history_of(self._connection, request_id)
+
+    def status_many(self, request_ids: Iterable[str]) -> dict[str, Status]:
+        """Where requests are, how many wait before them, and for how long, 500 in two round trips.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        found = [one for chunk in _chunks(dict.fromkeys(request_ids)) for one in statuses(self._connection, chunk)]
+        return {one.request_id: one for one in found}
+
+    def result(self, request_id: str, timeout: float | None = None) -> Verdict:
+        """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
+
+        However many threads wait, all take one connection and one thread, which `close` ends. They outlive a Redis that
+        is away for less than a minute.
+
+        Raises:
+            ResultTimeout: no verdict within that time. It may still come, or may have expired.
+            NewerVersion: the verdict is of a later version.
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return self._wait(request_id, timeout, None if timeout is None else time.monotonic() + timeout)
+
+    def _wait(
+        self, request_id: str, timeout: float | None, deadline: float | None, stale: str | None = None
+    ) -> Verdict:
+        text = self._connection.call("get", self._key(keys.result(request_id)))
+        if text is not None and text != stale:
+            return submitting.read(str(text), request_id)
+        wait = self._waiting.add(request_id, stale)
+        try:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return submitting.read(wait.result(left_s), request_id)
+        except TimeoutError:
+            raise submitting.late(request_id, timeout) from None
+        finally:
+            self._waiting.discard(wait)
+
+    def as_completed(self, request_ids: Iterable[str], timeout: float | None = None) -> Iterator[Verdict]:
+        """Verdicts of these requests as they come, within `timeout` seconds in all; None waits for ever.
+
+        Raises what `result` raises.
+        """
+        waits = {self._waiting.add(request_id): request_id for request_id in dict.fromkeys(request_ids)}
+        try:
+            for wait in futures.as_completed(waits, timeout):
+                yield submitting.read(wait.result(), waits[wait])
+        except TimeoutError:
+            left = sum(not wait.done() for wait in waits)
+            raise submitting.late(f"{left} of {len(waits)} requests", timeout) from None
+        finally:
+            for wait in waits:
+                self._waiting.discard(wait)
+
+    def results(self, batch_id: str | None = None) -> Iterator[Verdict]:
+        """Every verdict that is in Redis now, in no particular order; with `batch_id`, those of that batch.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        with self._connection.redis() as redis:
+            # A set, because a scan may name a key twice.
+            names = set(redis.scan_iter(match=self._key(keys.RESULTS), count=_CHUNK))
+        for page in _chunks(names):
+            for name, found in zip(page, self._connection.call("mget", page), strict=True):
+                if found is None:  # it expired since
+                    continue
+                try:
+                    verdict = Verdict.model_validate_json(found)
+                except ValidationError:
+                    logger.warning("%s cannot be read, and is left out", quoted(name, 200))
+                    continue
+                if batch_id in (None, verdict.batch_id):
+                    yield verdict
+
+    def close(self) -> None:
+        self._waiting.close()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk

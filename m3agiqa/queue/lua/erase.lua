@@ -1,0 +1,37 @@
+-- Remove all that a request left but its dead letters. ARGV: its id, seconds for which a verdict that comes late is not
+-- kept, then the lists of entries for later versions. Returns whether there was an entry and a verdict, how many keys
+-- of remembered scores, samples and entries on lists there were, and the objects that were written, a line each.
+local id, ttl = ARGV[1], ARGV[2]
+local entry = REQUEST .. id
+
+-- Take a request's items off a list; `told` finds the request in an item.
+local function clear(list, told)
+    if redis.call('TYPE', list).ok ~= 'list' then return 0 end
+    local gone = 0
+    for at = redis.call('LLEN', list) - 1, 0, -1 do
+        local item = redis.call('LINDEX', list, at)
+        if word(told(told_by(item)), 'request_id') == id then gone = gone + redis.call('LREM', list, 1, item) end
+    end
+    return gone
+end
+
+local objects, scores = '', ''
+if redis.call('TYPE', entry).ok == 'hash' then
+    local found = redis.call('HMGET', entry, 'objects', 'scores')
+    objects, scores = found[1] or '', found[2] or ''
+end
+for _, kind in ipairs({'score', 'callback', 's3'}) do
+    local task = name_of(id, kind)
+    redis.pcall('ZREM', OWED, task)
+    redis.pcall('ZREM', UNREAD, task)
+    redis.pcall('LREM', DELIVER_QUEUE, 0, task)
+    for _, priority in ipairs({'', ':3', ':6', ':9'}) do redis.pcall('LREM', SCORE_QUEUE .. priority, 0, task) end
+end
+local remembered = 0
+for key in string.gmatch(scores, '[^\n]+') do
+    if string.sub(key, 1, #SCORES) == SCORES then remembered = remembered + redis.call('DEL', key) end
+end
+local samples = clear(SHADOW, function(sample) return sample.request end)
+for at = 3, #ARGV do samples = samples + clear(ARGV[at], function(request) return request end) end
+redis.call('SET', ERASED .. redis.sha1hex(id), 1, 'EX', ttl)
+return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects}

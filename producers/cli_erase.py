@@ -1,0 +1,23 @@
+"""`m3agiqa-submit erase`: removes every trace of requests from Redis, and says what it was."""
+
+from __future__ import annotations
+
+import argparse
+
+from m3agiqa.client import Client
+from m3agiqa.console import DONE, say
+from producers.cli_dead import as_json
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="+", metavar="ID")
+    parser.set_defaults(run=_erase)
+
+
+def _erase(client: Client, arguments: argparse.Namespace) -> int:
+    for request_id in arguments.ids:
+        erased = client.erase(request_id)
+        print(as_json(erased))
+        for uri in erased.s3_objects:
+            say(f"{uri} is still there: remove it from its bucket")
+    return DONE
