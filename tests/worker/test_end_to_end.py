@@ -6,11 +6,12 @@ import json
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from m3agiqa.contract import Verdict
+from m3agiqa.contract import Asked, Verdict
 from m3agiqa.queue import inbox, keys
 from producers import Client
 from tests.support import PATIENCE_S, Web, Worker, eventually
@@ -32,6 +33,27 @@ def test_a_image_comes_back_as_a_verdict(client: Client, web: Web, worker_proces
     assert verdict.metadata == {"user": 7}
     assert verdict.attempt == 1
     assert {"queue", "fetch", "open", "score"} <= set(verdict.timings_ms)
+
+
+def test_a_verdict_tells_what_was_asked_and_what_a_policy_in_shadow_says_if_settings_want_it(
+    client: Client, web: Web, worker_process: Start, tmp_path: Path
+) -> None:
+    # given a worker that accepts everything, beside an operator's policy that rejects all but the best
+    folder = tmp_path / "own" / "policies"
+    folder.mkdir(parents=True)
+    (folder / "harsh.yaml").write_text(
+        "name: harsh\nversion: 1\naspects: {quality: {reject_below: 5, review_below: 5}}\n"
+    )
+    own = {"config_dir": folder.parent, "policy": "observe", "shadow_policy": "harsh", "echo_request": True}
+    worker_process("score", **own)
+    # when an image is submitted
+    image_url = web.url("cat.png")
+    verdict = client.result(client.submit(image_url=image_url, prompt="a cat"), timeout=60)
+    # then its verdict tells
+    assert verdict.request == Asked(image_url=image_url, prompt="a cat")
+    assert verdict.decision == "accept"
+    assert verdict.shadow is not None
+    assert (verdict.shadow.policy.name, verdict.shadow.decision) == ("harsh", "reject")
 
 
 def test_a_request_is_any_json_object_on_an_inbox(
