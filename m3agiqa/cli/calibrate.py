@@ -16,6 +16,8 @@ from m3agiqa.cli.arguments import ASPECTS
 from m3agiqa.console import DONE, number, whole
 from m3agiqa.contract import Aspect
 from m3agiqa.errors import DataError, UsageError
+from m3agiqa.quoting import PATH_CHARS, quoted
+from m3agiqa.report import sources
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -32,7 +34,7 @@ _share = number(most=1.0, is_open=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verdicts", type=Path, metavar="VERDICTS", help="verdicts, or what `m3agiqa batch` wrote")
+    parser.add_argument("source", metavar="VERDICTS", help=sources.HELP)
     parser.add_argument(
         "labels", type=Path, metavar="LABELS.csv", help="columns id (or image_path), label; page's export"
     )
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     policy = Policy.load(args.policy)
-    images = _images(args.verdicts, args.model)
+    images = _images(args.source, args.model)
     labels = read_labels(args.labels)
     aspects = tuple(map(Aspect, dict.fromkeys(args.aspect or ()))) or _scored(proposal.rejecting(policy), images)
     joined, rejects, review = _search(args, policy, images, labels, aspects)
@@ -104,31 +106,36 @@ def _check(args: argparse.Namespace) -> None:
     if args.output is not None:
         if args.output.suffix != ".yaml":
             raise UsageError(f"--output must end in .yaml, as policies do, not {args.output}")
-        check_writable(args.output, args.verdicts, args.labels)
+        check_writable(args.output, Path(args.source), args.labels)
     if args.plot is not None:
-        plots.check(args.plot, args.verdicts, args.labels)
+        plots.check(args.plot, Path(args.source), args.labels)
     if max(args.max_false_reject or 0, args.catch or 0, args.review_catch or 0) >= 1:
         raise UsageError("a share of 1 can be promised by no number of labels; ask for less, such as 0.99")
 
 
-def _images(path: Path, model: str | None) -> list[Judged]:
+def _images(source: str, model: str | None) -> list[Judged]:
     """Images that one model scored.
 
     Raises:
         DataError: there are none, or several models scored them.
     """
-    from m3agiqa.report import judged
-
-    images = [image for image in judged.read(path) if image.scores]
+    images = [image for image in sources.judged(source) if image.scores]
     if model is not None:
         images = [image for image in images if image.model == model or image.model.partition("@")[0] == model]
     models = Counter(image.model for image in images)
     if len(models) > 1:
         counts = ", ".join(f"{name or '(untold)'}: {count}" for name, count in models.most_common())
-        raise DataError(f"{path} has scores of several models ({counts}), which differ in scale; name one by --model")
+        raise DataError(
+            f"{_named(source)} has scores of several models ({counts}), which differ in scale; name one by --model"
+        )
     if not images:
-        raise DataError(f"{path} has no image with a score" + (f" by {model}" if model else ""))
+        raise DataError(f"{_named(source)} has no image with a score" + (f" by {quoted(model)}" if model else ""))
     return images
+
+
+def _named(source: str) -> str:
+    """A source as a message names it: a URL may hold a password."""
+    return f"{source.partition('://')[0]}://..." if "://" in source else quoted(source, PATH_CHARS)
 
 
 def _scored(aspects: tuple[Aspect, ...], images: list[Judged]) -> tuple[Aspect, ...]:

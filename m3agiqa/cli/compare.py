@@ -13,25 +13,26 @@ from rich.table import Table
 from m3agiqa.cli.arguments import SEED
 from m3agiqa.console import DONE
 from m3agiqa.contract import Aspect
+from m3agiqa.report import sources
 
 HELP = "Compare two sets of verdicts: how scores lie, how far they agree on shared images, decisions that differ."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, metavar="A", help="verdicts, or what `m3agiqa batch` wrote")
-    parser.add_argument("second", type=Path, metavar="B", help="the same of another model or time")
+    parser.add_argument("first", metavar="A", help=sources.HELP)
+    parser.add_argument("second", metavar="B", help="the same of another model or time")
     parser.add_argument("--seed", type=SEED, default=0, help="seed of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw how scores lie (png, pdf or svg)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from m3agiqa.report import judged, plots
+    from m3agiqa.report import plots
     from m3agiqa.train.evaluation.comparison import compare, scores
 
     if args.plot is not None:
-        plots.check(args.plot, args.first, args.second)
-    sets = {name: list(judged.read(path)) for name, path in (("A", args.first), ("B", args.second))}
+        plots.check(args.plot, Path(args.first), Path(args.second))
+    sets = {name: list(sources.judged(source)) for name, source in (("A", args.first), ("B", args.second))}
     result = compare(*sets.values(), seed=args.seed)
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False), flush=True)
@@ -40,9 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         panels = {
             aspect: {
-                f"{name}, {path.name}": known.tolist()
-                for (name, images), path in zip(sets.items(), (args.first, args.second), strict=True)
-                if len(known := scores(images, Aspect(aspect)))
+                name: known.tolist() for name, images in sets.items() if len(known := scores(images, Aspect(aspect)))
             }
             for aspect in result["aspects"]
         }

@@ -14,6 +14,7 @@ from rich.table import Table
 from m3agiqa.cli.arguments import SEED
 from m3agiqa.console import DONE
 from m3agiqa.errors import UsageError
+from m3agiqa.report import sources
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -26,8 +27,8 @@ HELP = "Translate a policy's thresholds to a new model's scores, from images tha
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", type=Path, metavar="OLD", help="verdicts of the old model")
-    parser.add_argument("new", type=Path, metavar="NEW", help="verdicts of the new model, of the same images")
+    parser.add_argument("old", metavar="OLD", help=f"verdicts of the old model: {sources.HELP}")
+    parser.add_argument("new", metavar="NEW", help="verdicts of the new model, of the same images")
     parser.add_argument("--policy", default="default", metavar="NAME", help="the old model's policy (default: default)")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="policies/NAME.yaml", help="write the new policy NAME here"
@@ -38,15 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.outputs import check_writable
     from m3agiqa.policy import Policy
-    from m3agiqa.report import judged, proposal
+    from m3agiqa.report import proposal
     from m3agiqa.train.evaluation.comparison import pair
     from m3agiqa.train.evaluation.translation import translate
 
     if args.output.suffix != ".yaml":
         raise UsageError(f"--output must end in .yaml, as policies do, not {args.output}")
-    check_writable(args.output, args.old, args.new)
+    check_writable(args.output, Path(args.old), Path(args.new))
     policy = Policy.load(args.policy)
-    pairs = pair(list(judged.read(args.old)), list(judged.read(args.new))).pairs
+    pairs = pair(list(sources.judged(args.old)), list(sources.judged(args.new))).pairs
     moved, moves = translate(policy, pairs, seed=args.seed)
     version = proposal.next_version(args.output)
     new = moved.model_copy(

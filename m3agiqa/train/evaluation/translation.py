@@ -1,7 +1,8 @@
 """A policy's thresholds as a new model's scores need them, from images that the old and the new model scored.
 
 Isotonic regression (pool adjacent violators) gives, for each score of the new model, what the old one says on average
-of such images. A threshold moves to the lowest new score whose images the old model, on average, did not put below it.
+of such images. A threshold moves between the new scores whose images the old model, on average, put below it, and the
+others.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ def to_old_scale(new: Floats, old: Floats) -> tuple[Floats, Floats]:
 
 
 def moved_threshold(new: Floats, old: Floats, threshold: float) -> float:
-    """The lowest score of the new model that means `threshold` or more; 0 if all do, 5 if none does."""
+    """Halfway between the scores of the new model that mean less than `threshold` and the others; 0 if none means less,
+    5 if all do.
+    """
     at, means = to_old_scale(new, old)
     index = int(np.searchsorted(means, threshold, side="left"))
     if index == 0:
         return 0.0
-    return float(at[index]) if index < len(at) else 5.0
+    return float(at[index - 1] + at[index]) / 2 if index < len(at) else 5.0
 
 
 def translate(

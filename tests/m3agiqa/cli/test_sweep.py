@@ -20,11 +20,25 @@ import yaml
 from m3agiqa import cli, inputs, outputs
 from m3agiqa.errors import CheckpointError
 from producers import cli as producers_cli
+from tests.m3agiqa.report.made import some_images, write_batch, write_labels
 from tests.support import png
 
 #: Options that take a name or a path, and those that take no path.
 NAMES_OR_PATHS = {
-    *("model", "profile", "policy", "old", "new", "config", "template", "results", "prompts", "source"),
+    *(
+        "model",
+        "profile",
+        "policy",
+        "old",
+        "new",
+        "config",
+        "template",
+        "results",
+        "prompts",
+        "source",
+        "first",
+        "second",
+    ),
 }
 NO_PATHS = {
     *("aspect", "base_url", "callback_url", "device", "group", "id", "ids", "image_url", "label", "ratio"),
@@ -61,6 +75,9 @@ CALLS = {
     "report": "{lab}/verdicts.json --output {out}/page",
     "policy check": "default",
     "policy diff": "default observe {lab}/verdicts.json --flips {out}/f.jsonl",
+    "calibrate": "{lab}/judged.json {lab}/labels.csv --catch 0.5 --output {out}/k.yaml --plot {out}/k.png",
+    "translate": "{lab}/judged.json {lab}/judged.json --output {out}/t.yaml",
+    "compare": "{lab}/judged.json {lab}/judged.json --plot {out}/m.png",
     "redecide": "{lab}/verdicts.json --policy observe --output {out}/r.jsonl",
 }
 SUBMIT_CALLS = {"csv": "{lab}/batch.csv"}
@@ -147,6 +164,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert cli.main([*call, str(folder / "predictions.csv")]) == 0
     call = ["batch", str(folder / "batch.csv"), "--aspect", "all", "--model", "fake", "--output"]
     assert cli.main([*call, str(folder / "verdicts.json")]) == 0
+    rows, labels = some_images(40)
+    write_batch(folder / "judged.json", rows)
+    write_labels(folder / "labels.csv", labels)
     return folder
 
 
