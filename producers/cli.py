@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m3agiqa import console
-from m3agiqa.client import MAX_QUEUED, Client, refuse_unknown_policy
+from m3agiqa.client import MAX_QUEUED, Client, Fields, refuse_unknown_policy
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.contract import Aspect, ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError, DataError, QueueFull, RequestInvalid, UsageError
@@ -142,19 +142,23 @@ def _one(client: Client, arguments: argparse.Namespace) -> int:
             expires_at = datetime.now(UTC) + timedelta(seconds=arguments.expires_in)
         except (ValueError, OverflowError):
             raise UsageError(f"--expires-in: {arguments.expires_in:g} seconds from now are no time") from None
-    request_id = client.submit(
-        image_url=arguments.image_url,
-        prompt=arguments.prompt,
-        callback_url=arguments.callback_url,
-        s3_uri=arguments.s3_uri,
-        aspects=arguments.aspect,
-        policy=arguments.policy,
-        priority=arguments.priority,
-        request_id=arguments.request_id,
-        expires_at=expires_at,
-        batch_id=arguments.batch_id,
-        retry_failed=arguments.retry_failed,
-    )
+    fields: Fields = {
+        "image_url": arguments.image_url,
+        "prompt": arguments.prompt,
+        "callback_url": arguments.callback_url,
+        "s3_uri": arguments.s3_uri,
+        "aspects": arguments.aspect,
+        "policy": arguments.policy,
+        "priority": arguments.priority,
+        "request_id": arguments.request_id,
+        "expires_at": expires_at,
+        "batch_id": arguments.batch_id,
+        "retry_failed": arguments.retry_failed,
+    }
+    if arguments.retry_failed and arguments.wait is not None:
+        # To wait for the request's id alone would find the verdict that stands until a worker tries it anew.
+        return _show(client.score(timeout=arguments.wait, **fields), as_json=arguments.json)
+    request_id = client.submit(**fields)
     if arguments.wait is None:
         print(json.dumps({"request_id": request_id}) if arguments.json else request_id)
         return DONE

@@ -1,7 +1,7 @@
 """`Client` and `AsyncClient`: submit images, wait for verdicts. Needs redis and pydantic, neither Celery nor torch."""
 
 from m3agiqa.client.aio import AsyncClient
-from m3agiqa.client.submitting import MAX_QUEUED, refuse_unknown_policy
+from m3agiqa.client.submitting import MAX_QUEUED, Fields, refuse_unknown_policy
 from m3agiqa.client.sync import Client
 from m3agiqa.contract import ScoreRequest, Verdict
 from m3agiqa.queue.erasing import Erased
@@ -13,6 +13,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Erased",
+    "Fields",
     "ScoreRequest",
     "State",
     "Status",

@@ -191,9 +191,11 @@ class Client(Operator):
         text = self._connection.call("get", self._key(keys.result(request_id)))
         if text is not None and text != stale:
             return submitting.read(str(text), request_id)
+        left_s = None if deadline is None else deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            raise submitting.late(request_id, timeout)
         wait = self._waiting.add(request_id, stale)
         try:
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             return submitting.read(wait.result(left_s), request_id)
         except TimeoutError:
             raise submitting.late(request_id, timeout) from None

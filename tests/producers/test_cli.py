@@ -86,6 +86,38 @@ def test_requests_are_taken_back(client: Client, capsys: Output) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_requests_are_erased(client: Client, redis: Redis, ledger: Ledger, capsys: Output) -> None:
+    # given a request whose verdict lies in S3
+    client.submit(image_url="https://host/a.png", prompt="", request_id="a", s3_uri="s3://out")
+    ledger.admit(3)
+    with ledger.claim("a") as claim:
+        claim.publish(verdict("a"))
+    with ledger.claim("a:s3") as delivery:
+        delivery.delivered("s3://out", "s3://out/results/a.json")
+    # when it is erased, and one that nobody knows
+    assert main(["erase", "a", "unknown"]) == 0
+    # then both are told, and what is left
+    out, err = capsys.readouterr()
+    first, second = map(json.loads, out.splitlines())
+    assert (first["request_id"], first["request"], first["verdict"]) == ("a", True, True)
+    assert (second["request_id"], second["request"]) == ("unknown", False)
+    assert "s3://out/results/a.json is still there" in err
+    assert redis.exists(keys.request("a")) == 0
+    assert main(["erase", "a:b"]) == 2
+
+
+def test_a_request_has_a_batch_and_may_be_tried_anew(redis: Redis, capsys: Output) -> None:
+    options = ["--prompt", "cat", "--request-id", "a", "--batch-id", "monday"]
+    assert main(["one", "https://host/a.png", *options, "--retry-failed"]) == 0
+    assert main(["one", "https://host/a.png", *options, "--retry-failed", "--wait", "0"]) == 1
+    assert {(request.batch_id, request.retry_failed) for request in requests(redis)} == {("monday", True)}
+    for name, batch_id in (("a", "monday"), ("b", None)):
+        redis.set(keys.result(name), verdict(name, batch_id=batch_id).model_dump_json())
+    capsys.readouterr()
+    assert main(["export", "--batch-id", "monday"]) == 0
+    assert [json.loads(line)["request_id"] for line in capsys.readouterr().out.splitlines()] == ["a"]
+
+
 def test_the_redis_url_of_the_environment_is_read_as_workers_read_it(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:

@@ -12,6 +12,7 @@ from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import inbox, keys, server
 from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.waiting import Waiting
 from producers import Client
 from tests.sentinels import MASTER, PASSWORD, SENTINEL_PASSWORD, Replicated, replicated
 from tests.support import PATIENCE_S, eventually
@@ -74,16 +75,26 @@ def test_a_primary_with_too_few_replicas_is_named(rig: Replicated) -> None:
             admin.config_set("min-replicas-to-write", "1")
 
 
-def test_a_command_under_way_goes_on_at_the_next_primary(rig: Replicated) -> None:
-    # given a worker that waits at an empty inbox
-    with closing(Connection(rig.url, patience_s=30)) as connection, ThreadPoolExecutor() as threads:
+def test_a_command_and_a_wait_under_way_go_on_at_the_next_primary(rig: Replicated) -> None:
+    # given a worker that waits at an empty inbox, and somebody who waits for a verdict
+    with (
+        closing(Connection(rig.url, patience_s=30)) as connection,
+        closing(Connection(rig.url)) as producer,
+        closing(Waiting(producer)) as verdicts,
+        ThreadPoolExecutor() as threads,
+    ):
+        result = verdicts.add("r")
+        eventually(lambda: all(wait.looked for wait in verdicts._all()), "somebody has looked")
         with rig.admin() as admin:
             waiting = threads.submit(connection.call, "blmove", "list", "list", 5, "RIGHT", "RIGHT")
             eventually(lambda: admin.info("clients")["blocked_clients"], "it waits")
         # when the primary is killed
         with rig.losing_primary():
             pass
-        # then it waits at the next one
+        # then both wait at the next one
         with rig.admin() as admin:
             admin.lpush("list", "entry")
+            admin.set(keys.result("r"), "verdict")
+            admin.publish(keys.done("r"), "")
         assert waiting.result(PATIENCE_S) == "entry"
+        assert result.result(PATIENCE_S) == "verdict"
