@@ -5,16 +5,9 @@ const Card = (() => {
   const LABEL_WORDS = { accept: "you: accept", reject: "you: reject", skip: "you: skip" };
   const LINES = 400;
 
-  /** What a score calls for; "plain" where no threshold judges it. */
-  function zone(score, thresholds) {
-    if (!thresholds) return "plain";
-    if (score < thresholds.reject_below) return "reject";
-    return score < thresholds.review_below ? "review" : "accept";
-  }
-
   function bar(aspect, scored, thresholds) {
     const [score, rating] = scored ?? [null, "no score"];
-    const colour = scored ? zone(score, thresholds) : "plain";
+    const colour = scored ? Decide.zone(score, thresholds) : "plain";
     const fill = el("span", { class: `fill ${colour}` });
     fill.style.width = `${(score ?? 0) * 20}%`;
     const marks = thresholds ? [thresholds.reject_below, thresholds.review_below].filter((at) => at > 0).map(mark) : [];
@@ -56,9 +49,9 @@ const Card = (() => {
   }
 
   /** Why not "accept": the thresholds that are missed now, or what the verdict says where they changed nothing. */
-  function reasons(item) {
+  function reasons(item, app) {
     if (item.now === item.decision && item.reasons.length) return item.reasons.join("; ");
-    const missed = item.missed.map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${value.toFixed(2)}`);
+    const missed = Decide.missed(item, app.policy).map(([aspect, name, value]) => `${aspect} ${short(item.scores[aspect][0], value)} < ${name} ${value.toFixed(2)}`);
     return [...missed, ...item.floor[1]].join("; ");
   }
 
@@ -87,7 +80,7 @@ const Card = (() => {
 
   /** A row of the list. */
   function row(item, index, app) {
-    const why = app.state.blind || (item.failure && !item.missed.length) ? "" : reasons(item);
+    const why = app.state.blind || (item.failure && !Object.keys(item.scores).length) ? "" : reasons(item, app);
     return el("div", { class: "card", role: "listitem", "aria-posinset": index + 1, "aria-setsize": app.shown.length },
       el("button", { type: "button", class: "open", "aria-label": `Open: ${prompt(item, 120)}`, onclick: () => app.open(index), onfocus: () => app.list.move(index, false) }, picture(item)),
       el("div", { class: "said" },
@@ -100,5 +93,5 @@ const Card = (() => {
       buttons(item, app, (label) => app.label(item, label)));
   }
 
-  return { zone, bars, picture, chips, reasons, prompt, failure, buttons, row };
+  return { bars, picture, chips, reasons, prompt, failure, buttons, row };
 })();

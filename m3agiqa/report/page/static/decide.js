@@ -4,27 +4,37 @@
 
 const Decide = (() => {
   const DECISIONS = ["accept", "review", "reject"];
+  const SEVERITY = { plain: 0, accept: 0, review: 1, reject: 2 };
 
-  /** The most severe decision that anything calls for, and the thresholds that were missed: [aspect, name, value]. */
-  function decide(item, policy) {
-    const missed = [];
-    for (const [aspect, [score]] of Object.entries(item.scores)) {
-      const thresholds = policy.aspects[aspect];
-      if (!thresholds) continue;
-      const name = ["reject_below", "review_below"].find((each) => score < thresholds[each]);
-      if (name) missed.push([aspect, name, thresholds[name]]);
-    }
-    const called = [item.floor[0], ...missed.map(([, name]) => (name === "reject_below" ? "reject" : "review"))];
-    return { decision: DECISIONS[Math.max(...called.map((each) => DECISIONS.indexOf(each)))], missed };
+  /** What a score calls for; "plain" where no threshold judges it. A score that equals a threshold passes it. */
+  function zone(score, thresholds) {
+    if (!thresholds) return "plain";
+    if (score < thresholds.reject_below) return "reject";
+    return score < thresholds.review_below ? "review" : "accept";
   }
 
-  /** Decide all anew: each item gets `now` and `missed`. */
-  function all(items, policy) {
-    for (const item of items) {
-      const found = decide(item, policy);
-      item.now = found.decision;
-      item.missed = found.missed;
+  /** The most severe decision that anything calls for; `judged` are pairs of an aspect and its thresholds. */
+  function decide(item, judged) {
+    let severity = SEVERITY[item.floor[0]];
+    for (const [aspect, thresholds] of judged) {
+      const scored = item.scores[aspect];
+      if (scored) severity = Math.max(severity, SEVERITY[zone(scored[0], thresholds)]);
     }
+    return DECISIONS[severity];
+  }
+
+  /** Decide all anew: each item gets `now`. */
+  function all(items, policy) {
+    const judged = Object.entries(policy.aspects);
+    for (const item of items) item.now = decide(item, judged);
+  }
+
+  /** The thresholds that an item misses: [aspect, name, value]. */
+  function missed(item, policy) {
+    return Object.entries(policy.aspects).flatMap(([aspect, thresholds]) => {
+      const name = item.scores[aspect] && `${zone(item.scores[aspect][0], thresholds)}_below`;
+      return name in thresholds ? [[aspect, name, thresholds[name]]] : [];
+    });
   }
 
   /** How many go from each decision to each: counts["review"]["reject"]. */
@@ -35,5 +45,5 @@ const Decide = (() => {
     return counts;
   }
 
-  return { DECISIONS, decide, all, flows };
+  return { DECISIONS, zone, all, missed, flows };
 })();

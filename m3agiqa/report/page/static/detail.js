@@ -31,7 +31,7 @@ const Detail = (() => {
     const button = (text, key, onclick) => el("button", { type: "button", "aria-keyshortcuts": key, onclick }, text, key.length === 1 ? el("kbd", { "aria-hidden": "true" }, key) : null);
 
     function scores() {
-      const why = Card.reasons(item);
+      const why = Card.reasons(item, app);
       const written = Object.entries(item.scores).filter(([, [, , description]]) => description);
       return [
         Card.bars(item, app),

@@ -75,8 +75,8 @@ def test_the_page_decides_as_the_policy_does() -> None:
     draw = random.Random(20)
     cases = [random_case(draw) for _ in range(5000)]
     program = """console.log(JSON.stringify(GIVEN.map(([item, policy]) => {
-        const { decision, missed } = Decide.decide(item, policy);
-        return [decision, missed.map(([aspect, name]) => [aspect, name])];
+        Decide.all([item], policy);
+        return [item.now, Decide.missed(item, policy).map(([aspect, name]) => [aspect, name])];
     })));"""
     found = run_js(["decide.js"], program, [case[:2] for case in cases])
     assert {decision for _, _, decision, _ in cases} == set(Decision)
