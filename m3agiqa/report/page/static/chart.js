@@ -17,7 +17,8 @@ const Chart = (() => {
       return node.appendChild(svg("rect", { x: bin * STEP + 0.4, width: STEP - 0.8, y: HEIGHT - height, height }));
     });
     const colour = (thresholds) => bars.forEach((bar, bin) => {
-      bar.setAttribute("class", Decide.zone((bin + 0.5) * 5 / BINS, thresholds));
+      const zone = Decide.zone((bin + 0.5) * 5 / BINS, thresholds);
+      if (bar.getAttribute("class") !== zone) bar.setAttribute("class", zone);
     });
     return { node, colour };
   }
