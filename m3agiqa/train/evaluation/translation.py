@@ -1,8 +1,7 @@
 """A policy's thresholds as a new model's scores need them, from images that the old and the new model scored.
 
 Isotonic regression (pool adjacent violators) gives, for each score of the new model, what the old one says on average
-of such images. A threshold moves between the new scores whose images the old model, on average, put below it, and the
-others.
+of such images. A threshold moves to where that crosses it.
 """
 
 from __future__ import annotations

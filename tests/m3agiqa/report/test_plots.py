@@ -76,3 +76,29 @@ def test_curves_keep_losses_and_correlations_apart() -> None:
 
     assert [line.get_label() for line in losses.lines] == ["train_loss", "val_loss", "best"]
     assert [line.get_label() for line in correlations.lines] == ["srcc", "best"]
+
+
+def test_a_trade_off_shows_what_is_caught_above_what_it_costs(tmp_path: Path) -> None:
+    rising = plots.Curve([0.0, 0.5, 1.0], [0.0, 0.4, 0.9], [0.1, 0.6, 1.0])
+    cost = plots.Curve([0.0, 0.01, 0.5], [0.0, 0.0, 0.4], [0.01, 0.03, 0.6])
+    panel = plots.Tradeoff([0.0, 1.0, 2.0], good=cost, bad=rising, chosen=1.0, promise=(False, 0.02))
+
+    figure = plots.tradeoff({"quality": panel, "both": panel})
+
+    caught, _, lost, _ = figure.axes
+    assert caught.get_title() == "quality"
+    assert np.asarray(caught.lines[0].get_ydata()).tolist() == [0, 50, 100]
+    assert np.asarray(lost.lines[0].get_ydata()).tolist() == [0, 1, 50]
+    assert "1.00" in texts(figure).splitlines()
+    # the promise is drawn where it was made, and the cost is shown near it
+    assert (len(caught.lines), len(lost.lines)) == (2, 3)
+    assert lost.get_ylim() == (0, pytest.approx(9))
+    plots.save(figure, tmp_path / "t.png")
+
+
+def test_distributions_have_a_panel_for_each_aspect_and_an_outline_for_each_set() -> None:
+    figure = plots.distributions({"quality": {"$a": [1.0, 2.0], "b": [3.0]}, "authenticity": {"b": [1.0]}})
+    assert [axes.get_title() for axes in figure.axes] == ["quality", "authenticity"]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [r"\$a", "b"]
