@@ -23,7 +23,7 @@ from m3agiqa.policy import Policy
 from m3agiqa.report.judged import Judged
 
 #: Share of the wanted labels that the coin which is the same for all images chooses.
-RANDOM_SHARE = 0.3
+RANDOM_SHARE = 0.6
 #: Distance to a threshold, on the MOS scale, from which on an image is not near it.
 REACH = 0.5
 RANDOM, NEAR = "random", "near:"

@@ -1,4 +1,4 @@
-"""The commands of docs/policies.md that decide by stored scores do what the page says."""
+"""The commands of docs/policies.md do what the page says; `batch`, which it shows as well, has tests of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from m3agiqa import cli
 from m3agiqa.console import DONE
-from m3agiqa.contract import Aspect, Decision
+from m3agiqa.contract import Aspect, Decision, Verdict
 from m3agiqa.policy import Policy
 from m3agiqa.report import judged
 from tests.pages import DOCS, commands_in_blocks, read
@@ -17,11 +17,11 @@ from tests.support import Web
 from tests.support_verdicts import scored, verdict
 
 
-def commands() -> list[list[str]]:
-    """Arguments of each command of the page, in order."""
+def commands(*kinds: str) -> list[list[str]]:
+    """Arguments of each command of these kinds on the page, in order."""
     page = read(DOCS / "policies.md")
     lines = [words[1:] for words in commands_in_blocks() if words[0].endswith("m3agiqa") and shlex.join(words) in page]
-    return [words for words in lines if words[0] in ("policy", "redecide")]
+    return [words for words in lines if words[0] in kinds]
 
 
 def test_the_commands_of_the_page_run_one_after_the_other(
@@ -38,11 +38,42 @@ def test_the_commands_of_the_page_run_one_after_the_other(
     monkeypatch.setenv("M3AGIQA_DELIVER_ALLOW_HOSTS", web.endpoint)
     monkeypatch.setenv("M3AGIQA_WEBHOOK_SECRETS", "whsec_" + "c2VjcmV0" * 5)
     # when a reader copies what it shows
-    assert [words[0] for words in commands()] == ["policy", "policy", "redecide", "redecide"]
-    assert [cli.main(words) for words in commands()] == [DONE] * 4
+    assert [words[0] for words in commands("policy", "redecide")] == ["policy", "policy", "redecide", "redecide"]
+    assert [cli.main(words) for words in commands("policy", "redecide")] == [DONE] * 4
     # then the files that it names are there, and the receiver of what changed was told
     [flip] = judged.read(tmp_path / "flips.jsonl")
     assert (flip.id, flip.decision, flip.scores[Aspect.QUALITY].score) == ("a", Decision.REVIEW, 2.7)
     policy = Policy.load(str(tmp_path / "policies" / "next.yaml"))
     assert [item.policy for item in judged.read(tmp_path / "redecided.jsonl")] == [policy.ref.label] * 2
     assert (web.count("a"), web.count("b")) == (1, 0)
+
+
+def made(number: int, shift: float) -> Verdict:
+    """An image whose scores grow with its number from 0 to 5, as a model that is off by `shift` sees it."""
+    score = min(5.0, number / 160 + shift)
+    return verdict(f"i-{number}", aspects=scored(quality=score, correspondence=score, authenticity=score))
+
+
+def test_the_commands_that_look_at_labels_and_models_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given 800 images, of which a person accepts those from 2 on, and what a milder model says of them
+    for name, shift in (("verdicts", 0.0), ("old", 0.0), ("new", 0.5)):
+        lines = [made(number, shift).model_dump_json() + "\n" for number in range(800)]
+        (tmp_path / f"{name}.json").write_text("".join(lines))
+    labels = [f"i-{number},{'accept' if number >= 320 else 'reject'}\n" for number in range(800)]
+    (tmp_path / "labels.csv").write_text("".join(["id,label\n", *labels]))
+    (tmp_path / "policies").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    # when a reader copies what the page shows
+    shown = commands("calibrate", "compare", "translate")
+    assert [words[0] for words in shown] == ["calibrate", "calibrate", "compare", "translate"]
+    assert [cli.main(words) for words in shown] == [DONE] * 4
+    # then the policy rejects about what the person does, and the translated one what the default rejects, by the new scores
+    default, found, moved = (
+        Policy.load(name).aspects[Aspect.QUALITY].reject_below for name in ("default", "gallery", "gallery-new")
+    )
+    assert 1.8 < found < 2.1
+    assert moved == pytest.approx(default + 0.5, abs=0.1)
+    assert {file.name for file in tmp_path.glob("*.png")} == {"gallery.png", "compare.png"}

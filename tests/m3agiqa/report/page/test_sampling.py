@@ -55,8 +55,8 @@ def test_the_order_tells_nothing_of_scores_so_a_part_of_the_sample_is_one_too() 
         min((proposal.turn, proposal.chosen) for proposal in propose(given, POLICY, labels=60, seed=seed).values())[1]
         for seed in range(300)
     )
-    # The first is as often a random one as the sample holds random ones: 30 % and what fell near by chance.
-    assert 0.2 < firsts["random"] / 300 < 0.45
+    # The first is as often a random one as the sample holds random ones: 60 % and what fell near by chance.
+    assert 0.5 < firsts["random"] / 300 < 0.75
 
 
 def test_a_proposal_says_which_coin_chose_it_and_those_near_a_threshold_are_likelier() -> None:
@@ -87,7 +87,7 @@ def test_without_thresholds_all_have_the_same_chance_and_without_a_score_none() 
     observe = Policy.load("observe")
     proposals = propose([*images(100), judged("failed", None)], observe, labels=50, seed=0)
     assert "failed" not in proposals
-    assert {proposal.chance for proposal in proposals.values()} == {0.15}
+    assert {proposal.chance for proposal in proposals.values()} == {0.3}
     assert propose([judged("failed", None)], observe, labels=5, seed=0) == {}
 
 
