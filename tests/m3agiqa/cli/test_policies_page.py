@@ -70,7 +70,7 @@ def test_the_commands_that_look_at_labels_and_models_run_one_after_the_other(
     shown = commands("calibrate", "compare", "translate")
     assert [words[0] for words in shown] == ["calibrate", "calibrate", "compare", "translate"]
     assert [cli.main(words) for words in shown] == [DONE] * 4
-    # then the policy rejects about what the person does, and the translated one what the default rejects, by the new scores
+    # then the policy rejects about what the person does, and the translated one what the default did, by the new scores
     default, found, moved = (
         Policy.load(name).aspects[Aspect.QUALITY].reject_below for name in ("default", "gallery", "gallery-new")
     )
