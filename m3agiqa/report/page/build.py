@@ -127,7 +127,8 @@ def row(image: Judged, policy: Policy, thumbnail: Thumbnail, proposal: Proposal 
     """An image as `data.js` takes it; what is None is left out."""
     said = {
         "id": image.id,
-        "decision": image.decision,
+        # Of an image that was decided anew, what held before: the page shows what changed.
+        "decision": image.verdict.redecided.decision if image.verdict and image.verdict.redecided else image.decision,
         "reasons": image.reasons,
         "scores": {aspect: [each.score, each.rating, each.description] for aspect, each in image.scores.items()},
         # What the sliders cannot change, with its reasons.

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from m3agiqa.contract import Aspect
+from m3agiqa.deciding import redecided
 from m3agiqa.errors import FetchForbidden, OutputError
-from m3agiqa.policy import Policy
-from m3agiqa.report.judged import Judged
+from m3agiqa.policy import Policy, Thresholds
+from m3agiqa.report.judged import Judged, from_verdict
 from m3agiqa.report.page.build import CHUNK, Page, build
 from tests.m3agiqa.report.page.samples import STATIC, judged, many, plain
+from tests.support_verdicts import scored, verdict
 
 POLICY = Policy.load("default")
 
@@ -97,3 +101,15 @@ def test_the_page_makes_no_html_of_strings() -> None:
     for name, text in scripts.items():
         assert not re.search(forbidden, text), name
         assert len(text.splitlines()) < 300, name
+
+
+def test_an_image_that_was_decided_anew_shows_what_held_before(tmp_path: Path) -> None:
+    # given a verdict of the default policy, which another one decides anew
+    accepted = verdict("r", aspects=scored(quality=2.7))
+    strict = Policy(name="strict", version=1, aspects={Aspect.QUALITY: Thresholds(reject_below=3, review_below=3)})
+    anew = redecided(accepted, strict, datetime.now(UTC))
+    # when a page of it is written
+    build([from_verdict(anew)], tmp_path / "page", Page(strict, "Flips"))
+    # then the page can show that it was accepted, and what the policy says now
+    [row] = data(tmp_path / "page")[1]
+    assert (row["decision"], anew.decision) == ("accept", "reject")
