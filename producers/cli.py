@@ -27,7 +27,7 @@ from m3agiqa.queue import keys
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
 from m3agiqa.quoting import quoted
 from m3agiqa.tables import Row, open_table
-from producers import cli_dead, cli_erase, cli_history, cli_status
+from producers import cli_dead, cli_erase, cli_history, cli_status, cli_webhook
 
 _COLUMNS = ("image_url", "prompt", "callback_url", "s3_uri", "policy", "priority", "request_id", "batch_id")
 #: Characters of a reason at most; those that workers write are shorter.
@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
     cli_status.add_options(commands.add_parser("status", help="print how the queue is"))
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
+    cli_webhook.add_commands(commands.add_parser("webhook", help="try a receiver of callbacks"))
     return whole
 
 
