@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationErro
 from m3agiqa.decisions import Decision, PolicyRef, Redecided, ShadowDecision
 from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
 from m3agiqa.fields import (
+    INLINE,
     KEY_LEADS_ELSEWHERE,
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
@@ -80,6 +81,7 @@ SCORED, REDECIDED = "verdict.scored", "verdict.redecided"
 _OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent", "batch_id", "retry_failed"}
 #: Fields of requests that version 1.0 lacks, and the first version that has them.
 _SINCE = {"traceparent": "1.1", "batch_id": "1.2", "retry_failed": "1.2"}
+_INLINE_SINCE = "1.2"
 
 _VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 
@@ -109,7 +111,8 @@ class ScoreRequest(Wire):
     # An unknown field is a misspelt one; `parse` takes out those that a later version added.
     model_config = ConfigDict(extra="forbid")
 
-    #: Web address, or `s3://bucket/key`. A key is taken literally: a space is a space, and %20 is none.
+    #: Web address, or `s3://bucket/key`. A key is taken literally: a space is a space, and %20 is none. Since version
+    #: 1.2 also `inline:SHA256`, where the client put the bytes into Redis beside the request.
     image_url: ImageUrl
     prompt: str = Field(max_length=MAX_PROMPT_CHARS)
     #: Receives the signed verdict by POST.
@@ -151,10 +154,12 @@ class ScoreRequest(Wire):
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
-        """As JSON. With a field that version 1.0 lacks, it names a later version, so that older readers ignore it
-        and refuse nothing.
+        """As JSON. With what version 1.0 lacks, it names a later version. Older readers then ignore fields that they
+        lack, and refuse nothing but an image of scheme `inline`.
         """
         needed = max((since for name, since in _SINCE.items() if getattr(self, name) is not None), default="1.0")
+        if INLINE.fullmatch(self.image_url):
+            needed = max(needed, _INLINE_SINCE)
         is_later = self.version in (None, "1.0", "1.1") and needed > (self.version or "1.0")
         said = self.model_copy(update={"version": needed}) if is_later else self
         return said.model_dump_json(exclude_none=True)

@@ -14,6 +14,7 @@ score: where it leaves the process it becomes a `contract.Failure`.
     ├── FetchError                the bytes could not be fetched
     │   ├── FetchForbidden        the address, port or scheme is not allowed
     │   ├── FetchRefused          the server answered that it will not serve it (4xx)
+    │   ├── ImageGone             its bytes lay in Redis, and do no more
     │   └── FetchUnavailable      timeout, connection failure, 429 or 5xx               (retryable)
     ├── ConfigError               a profile, policy or setting is wrong
     ├── UsageError                an option of a command is wrong, or does not go with another
@@ -38,6 +39,7 @@ score: where it leaves the process it becomes a `contract.Failure`.
     ├── DecoderLost               the process that decoded the image ended              (retryable)
     ├── QueueUnavailable          Redis cannot be reached                               (retryable)
     ├── QueueFull                 too many requests wait already                        (retryable)
+    ├── UploadError               an image could not be put into the bucket             (retryable)
     ├── PoisonTask                too many workers ended while they ran the task
     ├── RequestConflict           the request's id stands for another request
     ├── RequestCancelled          the request was taken back
@@ -106,6 +108,15 @@ class FetchForbidden(FetchError):
 
 class FetchRefused(FetchError):
     code = "fetch_refused"
+
+
+class ImageGone(FetchError):
+    code = "image_gone"
+
+    def __init__(
+        self, message: str = "its bytes are no longer in Redis: submit the image again, with retry_failed"
+    ) -> None:
+        super().__init__(message)
 
 
 class FetchUnavailable(FetchError):
@@ -243,6 +254,11 @@ class QueueFull(M3AGIQAError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.submitted = tuple(submitted)
+
+
+class UploadError(M3AGIQAError):
+    code = "upload_error"
+    retryable = True
 
 
 class RequestConflict(M3AGIQAError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -38,6 +39,8 @@ YEARS = range(2000, 3000)
 KEY_LEADS_ELSEWHERE = re.compile(r"(\A|/)\.\.?(/|\Z)|[\x00-\x1f\x7f-\x9f\\]")
 #: The name of a bucket, or the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+#: What stands for an image whose bytes lie in Redis beside the request: their SHA-256, in lower case.
+INLINE = re.compile(r"inline:([0-9a-f]{64})")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 #: Wrong fields that a message names; it counts the others.
@@ -66,7 +69,7 @@ def describe_validation(error: ValidationError) -> str:
     return "; ".join(named) + (f"; and {len(found) - _NAMED_ERRORS} more" if len(found) > _NAMED_ERRORS else "")
 
 
-def _with_scheme(*schemes: str) -> AfterValidator:
+def _check_schemes(*schemes: str) -> Callable[[str], str]:
     def check(url: str) -> str:
         if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]", url):
             raise ValueError("must not hold control characters, line breaks or backslashes")
@@ -83,7 +86,15 @@ def _with_scheme(*schemes: str) -> AfterValidator:
         _check_bucket(url) if parts.scheme == "s3" else _check_host(parts)
         return url
 
-    return AfterValidator(check)
+    return check
+
+
+def _check_image(url: str) -> str:
+    if url.startswith("inline:"):
+        if not INLINE.fullmatch(url):
+            raise ValueError("must be inline: and the SHA-256 of the bytes, 64 hexadecimal digits in lower case")
+        return url
+    return _check_schemes("https", "http", "s3")(url)
 
 
 def _check_host(parts: SplitResult) -> None:
@@ -155,8 +166,8 @@ def _deeper_than(limit: int, value: object) -> bool:
 
 
 _Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARS)]
-ImageUrl = Annotated[_Url, _with_scheme("https", "http", "s3")]
-WebUrl = Annotated[_Url, _with_scheme("https", "http")]
+ImageUrl = Annotated[_Url, AfterValidator(_check_image)]
+WebUrl = Annotated[_Url, AfterValidator(_check_schemes("https", "http"))]
 
 
 def _traceparent(given: object) -> str | None:
@@ -168,7 +179,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: A span as W3C Trace Context writes it.
 Traceparent = Annotated[str | None, BeforeValidator(_traceparent)]
 
-S3Uri = Annotated[_Url, _with_scheme("s3")]
+S3Uri = Annotated[_Url, AfterValidator(_check_schemes("s3"))]
 
 RequestId = Annotated[str, AfterValidator(_check_request_id)]
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from m3agiqa import __version__
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
+from m3agiqa.queue import images
 from m3agiqa.queue.address import DEFAULT, NAMESPACE, Address
 from m3agiqa.queue.connection import SILENCE_S
 from m3agiqa.queue.ledger import DEAD_LETTERS_TTL_S
@@ -136,6 +137,16 @@ class Settings(BaseSettings):
         "that show a new object a moment late.",
     )
     fetch_s3_buckets: Names = Field(default=(), description="Buckets that s3:// images may be read from.")
+    inline_max_bytes: int = Field(
+        default=images.MAX_BYTES,
+        gt=0,
+        description="Bytes of an image that came through Redis, at most; a client has a limit of its own.",
+    )
+    upload: str | None = Field(
+        default=None,
+        description="For clients alone: s3://bucket/prefix to which they upload images that they have as bytes; unset, "
+        "these go through Redis.",
+    )
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="Pixels of an image, at most.")
     decoders: int | None = Field(
         default=None,

@@ -30,17 +30,18 @@ _Result = TypeVar("_Result")
 
 
 class AsyncClient:
-    """Submits images to the queue in Redis, and waits for any number of verdicts by one connection. Methods mean and
-    raise what those of `Client` do.
+    """Submits images to the queue in Redis, and waits for any number of verdicts by one connection.
+
+    It takes the options of `Client`, and its methods mean and raise what those of `Client` do.
 
     A call that is cancelled may be done all the same: to submit again with the same `request_id` is safe.
 
     Raises:
-        ConfigError: `redis_url` is no Redis URL.
+        ConfigError: as `Client`.
     """
 
-    def __init__(self, redis_url: str, *, max_queued: int = submitting.MAX_QUEUED) -> None:
-        self._client = Client(redis_url, max_queued=max_queued)
+    def __init__(self, redis_url: str, **options: Unpack[submitting.Options]) -> None:
+        self._client = Client(redis_url, **options)
         self._threads = ThreadPoolExecutor(_THREADS, "m3agiqa-client")
 
     async def submit(self, **fields: Unpack[submitting.Fields]) -> str:

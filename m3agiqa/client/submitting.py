@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any, NamedTuple, Protocol, Required, TypedDict
 
 from pydantic import ValidationError
 
 from m3agiqa import config
+from m3agiqa.client.images import Image, bytes_of, is_data_url
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, RequestConflict, RequestInvalid, ResultTimeout
 from m3agiqa.quoting import quoted
@@ -18,16 +19,29 @@ from m3agiqa.tracing import traced
 
 #: Requests that may wait before `submit` refuses more: some 500 MB of Redis, an hour's work of four GPUs.
 MAX_QUEUED = 100_000
+#: Requests that `submit_many` sends in one round trip, and the bytes of images with which it sends fewer.
+CHUNK, _CHUNK_BYTES = 500, 32 * 2**20
 #: Seconds that a refused producer is told to wait at least and at most.
 _RETRY_AFTER_S = (1.0, 60.0)
 #: Ids that a message names.
 _NAMED = 8
 
 
-class Fields(TypedDict, total=False):
-    """Fields of one request; `m3agiqa.contract.ScoreRequest` says what each means."""
+class Options(TypedDict, total=False):
+    """Options of a client; `Client` says what each means."""
 
-    image_url: Required[str]
+    max_queued: int
+    upload: str | None
+    inline_max_bytes: int
+    inline_budget_bytes: int
+    inline_ttl_s: int
+
+
+class Fields(TypedDict, total=False):
+    """Fields of one request; `m3agiqa.contract.ScoreRequest` says what each means, `Client.submit` what `image` is."""
+
+    image_url: str | None
+    image: Image | None
     prompt: Required[str]
     callback_url: str | None
     s3_uri: str | None
@@ -41,19 +55,61 @@ class Fields(TypedDict, total=False):
     retry_failed: bool
 
 
-def parsed(items: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[ScoreRequest]:
-    """Requests, with the caller's span. Fields that are None count as left out.
+class Store(Protocol):
+    """Where a client puts images that it is given as bytes."""
+
+    def url(self, data: bytes) -> str: ...
+
+    def keep(self, images: Sequence[tuple[ScoreRequest, bytes]]) -> int: ...
+
+
+class Submission(NamedTuple):
+    """A request, and its image where the caller gave bytes."""
+
+    request: ScoreRequest
+    image: bytes | None
+
+
+def chunked(items: Iterable[ScoreRequest | Mapping[str, Any]], store: Store) -> Iterator[list[Submission]]:
+    """Requests, with the caller's span, as many as one round trip takes. Fields that are None count as left out.
 
     Raises:
         RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses a request.
     """
-    requests = []
+    chunk: list[Submission] = []
+    size = 0
     for item in items:
-        if not isinstance(item, ScoreRequest):
-            item = ScoreRequest.parse({name: value for name, value in item.items() if value is not None})
-        refuse_unknown_policy(item)
-        requests.append(traced(item))
-    return requests
+        chunk.append(one := _parsed(item, store))
+        size += len(one.image or b"")
+        if len(chunk) == CHUNK or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _parsed(item: ScoreRequest | Mapping[str, Any], store: Store) -> Submission:
+    data = None
+    if not isinstance(item, ScoreRequest):
+        fields = {name: value for name, value in item.items() if value is not None}
+        if "image" in fields or is_data_url(fields.get("image_url")):
+            if {"image", "image_url"} <= fields.keys():
+                raise RequestInvalid("image: goes without image_url")
+            data = bytes_of(fields.pop("image" if "image" in fields else "image_url"))
+            fields["image_url"] = store.url(data)
+        item = ScoreRequest.parse(fields)
+    refuse_unknown_policy(item)
+    return Submission(traced(item), data)
+
+
+def keep(store: Store, submissions: Sequence[Submission]) -> int:
+    """Put the images of submissions into `store`. Returns how many submissions, from the first on, have what they need.
+
+    Raises what `store` raises.
+    """
+    given = [(at, one.request, one.image) for at, one in enumerate(submissions) if one.image is not None]
+    kept = store.keep([(request, image) for _, request, image in given]) if given else 0
+    return given[kept][0] if kept < len(given) else len(submissions)
 
 
 def refuse_unknown_policy(request: ScoreRequest) -> None:
@@ -91,11 +147,11 @@ def refuse_conflicts(requests: Iterable[ScoreRequest], standing: Iterable[ScoreR
         )
 
 
-def full(max_queued: int, oldest_s: float, submitted: Sequence[str]) -> QueueFull:
+def full(what: str, oldest_s: float, submitted: Sequence[str]) -> QueueFull:
     """Says when to come back: by then, workers have done about a tenth of what waits."""
     wait_s = min(max(oldest_s / 10, _RETRY_AFTER_S[0]), _RETRY_AFTER_S[1])
     return QueueFull(
-        f"{max_queued} requests wait already; come back in {wait_s:.0f} s ({len(submitted)} enqueued)",
+        f"{what} wait already; come back in {wait_s:.0f} s ({len(submitted)} enqueued)",
         retry_after_s=wait_s,
         submitted=submitted,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -14,11 +15,14 @@ from typing import Any, Self, TypeVar, Unpack
 from pydantic import ValidationError
 
 from m3agiqa.client import submitting
+from m3agiqa.client.bucket import UPLOAD, Bucket
+from m3agiqa.client.images import Image
 from m3agiqa.client.operating import Operator
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
-from m3agiqa.errors import QueueUnavailable
-from m3agiqa.queue import inbox, keys
+from m3agiqa.errors import QueueUnavailable, UploadError
+from m3agiqa.queue import images, inbox, keys
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.images import InlineImages
 from m3agiqa.queue.standing import Status, statuses
 from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.queue.waiting import Waiting
@@ -26,7 +30,7 @@ from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
-#: Requests that `submit_many` sends in one round trip, and verdicts and states that one reads.
+#: Verdicts and states that one round trip reads.
 _CHUNK = 500
 #: Threads that ask Redis at a time; others wait for their turn. Those that wait for verdicts need no connection.
 _AT_ONCE = 32
@@ -40,21 +44,41 @@ class Client(Operator):
     `submit` refuses while `max_queued` requests wait. `?namespace=NAME` at the end of `redis_url` is the namespace of
     the workers, their M3AGIQA_NAMESPACE; this class does not read that variable.
 
+    Images that it is given as bytes go to `upload`, `s3://bucket/prefix`, which M3AGIQA_UPLOAD names by default. With
+    no such place they go into Redis, each of at most `inline_max_bytes`, for `inline_ttl_s` seconds, while those that
+    wait have less than `inline_budget_bytes` in all.
+
     Raises:
-        ConfigError: `redis_url` is no Redis URL.
+        ConfigError: `redis_url` is no Redis URL, or `upload` no place in S3.
     """
 
-    def __init__(self, redis_url: str, *, max_queued: int = submitting.MAX_QUEUED) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        max_queued: int = submitting.MAX_QUEUED,
+        upload: str | None = None,
+        inline_max_bytes: int = images.MAX_BYTES,
+        inline_budget_bytes: int = images.BUDGET_BYTES,
+        inline_ttl_s: int = images.TTL_S,
+    ) -> None:
         super().__init__(Connection(redis_url, at_once=_AT_ONCE))
         self._key = self._connection.key
         # `AsyncClient` waits by this as well.
         self._waiting = Waiting(self._connection)
         self._max_queued = max_queued
+        place = upload or os.environ.get(UPLOAD)
+        self._store: submitting.Store = (
+            Bucket(place)
+            if place
+            else InlineImages(self._connection, inline_max_bytes, inline_budget_bytes, inline_ttl_s)
+        )
 
     def submit(
         self,
         *,
-        image_url: str,
+        image_url: str | None = None,
+        image: Image | None = None,
         prompt: str,
         callback_url: str | None = None,
         s3_uri: str | None = None,
@@ -72,17 +96,23 @@ class Client(Operator):
         To submit a request again under its `request_id` is safe: it has one task and one verdict. If that is settled
         with a failure, `retry_failed` has it tried anew; until a worker has taken this in, `result` gives the failure.
 
+        Instead of `image_url` it takes an `image`: the bytes of a file, a path to one, a file open for bytes, an image
+        of Pillow's, or a `data:` URL. It is uploaded to the bucket, or lies in Redis until it has its verdict.
+
         The first request under an id stands. A different one becomes a dead letter, instead of a RequestConflict here,
         where no worker has taken in the first yet.
 
         Raises:
             RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses it.
             RequestConflict: another request stands under its id.
-            QueueFull: too many requests wait; says when to come back.
+            QueueFull: too many requests wait, or too many bytes of images; says when to come back.
+            UploadError: the bucket does not take the image.
+            ConfigError: there is no boto3 to upload it with.
             QueueUnavailable: Redis cannot be reached; submitting again with the same `request_id` is safe.
         """
         fields = {
             "image_url": image_url,
+            "image": image,
             "prompt": prompt,
             "callback_url": callback_url,
             "s3_uri": s3_uri,
@@ -100,30 +130,35 @@ class Client(Operator):
     def submit_many(self, requests: Iterable[ScoreRequest | Mapping[str, Any]]) -> list[str]:
         """Enqueue many images, 500 in a round trip; returns their request ids in order.
 
-        Each is a ScoreRequest or a mapping of its fields. A wrong one ends the call; the round trips before its own are
-        done by then.
+        Each is a ScoreRequest or a mapping of its fields, with `image` as `submit` takes it. A wrong one ends the call;
+        the round trips before its own are done by then.
 
         Raises:
             RequestInvalid: a field of a request is wrong, or `refuse_unknown_policy` refuses one.
             RequestConflict: other requests stand under some ids; says which, and what was enqueued.
-            QueueFull: too many requests wait; says when to come back, and which were enqueued.
+            QueueFull: too many requests wait, or too many bytes of images; says when to come back, and which were
+                enqueued.
+            UploadError: the bucket does not take an image; says how many requests were enqueued for certain.
             QueueUnavailable: Redis cannot be reached; says how many requests were enqueued for certain.
         """
         ids: list[str] = []
-        for chunk in _chunks(requests):
-            parsed = submitting.parsed(chunk)
+        for chunk in submitting.chunked(requests, self._store):
+            parsed = [one.request for one in chunk]
             try:
                 with self._connection.redis() as redis:
                     waiting, standing = inbox.look(redis, parsed, self._key)
-                    submitting.refuse_conflicts(parsed, standing, ids)
-                    room = max(0, self._max_queued - waiting)
-                    inbox.push(redis, parsed[:room], self._key, replicas=self._connection.replicas)
-            except QueueUnavailable as error:
-                raise QueueUnavailable(f"{error} ({len(ids)} enqueued before)") if ids else error from None
-            ids += [request.request_id for request in parsed[:room]]
-            if room < len(parsed):
+                submitting.refuse_conflicts(parsed, standing, ids)
+                room = max(0, self._max_queued - waiting)
+                kept = submitting.keep(self._store, chunk[:room])
+                with self._connection.redis() as redis:
+                    inbox.push(redis, parsed[:kept], self._key, replicas=self._connection.replicas)
+            except (QueueUnavailable, UploadError) as error:
+                raise type(error)(f"{error} ({len(ids)} enqueued before)") if ids else error from None
+            ids += [request.request_id for request in parsed[:kept]]
+            if kept < len(parsed):
                 oldest_s = float(self._connection.call("get", self._key(keys.OLDEST)) or 0)
-                raise submitting.full(self._max_queued, oldest_s, ids)
+                what = f"{self._max_queued} requests" if room < len(parsed) else "as many bytes of images as may"
+                raise submitting.full(what, oldest_s, ids)
         return ids
 
     def score(self, *, timeout: float | None = None, **fields: Unpack[submitting.Fields]) -> Verdict:

@@ -29,6 +29,8 @@ class Erased(BaseModel):
     verdict: bool
     #: Whether scores were remembered. Another request for the same image and prompt had them in common.
     scores: bool
+    #: Whether bytes of its image lay in Redis.
+    image: bool
     #: Ids of its dead letters.
     dead_letters: tuple[str, ...]
     #: Samples for a shadow worker, and entries that waited for a worker of a later version.
@@ -62,12 +64,13 @@ class Erasing:
         for letter_id in letters:
             self._dead.drop(letter_id)
         newer = [self._connection.key(keys.newer(priority)) for priority in keys.PRIORITIES]
-        request, verdict, scores, samples, objects = self._connection.run("erase", [request_id, _LATE_S, *newer])
+        request, verdict, scores, samples, objects, image = self._connection.run("erase", [request_id, _LATE_S, *newer])
         return Erased(
             request_id=request_id,
             request=bool(request),
             verdict=bool(verdict),
             scores=bool(scores),
+            image=bool(image),
             dead_letters=tuple(letters),
             samples=samples,
             s3_objects=tuple(objects.splitlines()),

@@ -48,6 +48,9 @@ RATE = "m3agiqa:rate"
 SHADOW = "m3agiqa:shadow"
 SHADOW_SHARE = "m3agiqa:shadow:share"
 
+#: Hash: bytes of images that lie beside their requests, by the minute since 1970 in which they expire.
+IMAGES = "m3agiqa:images"
+
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
 #: Glob over every key that `result` gives.
@@ -74,6 +77,11 @@ def wakeups(queue: str, priority: int = 0) -> str:
 def request(request_id: str) -> str:
     """Key of the request's entry in the ledger."""
     return f"m3agiqa:request:{request_id}"
+
+
+def image(request_id: str) -> str:
+    """Key of the bytes of a request's image, with a time to live; see `m3agiqa.queue.images`."""
+    return f"m3agiqa:image:{request_id}"
 
 
 def result(request_id: str) -> str:

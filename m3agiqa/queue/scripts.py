@@ -23,6 +23,8 @@ _NAMES = {
     "RATE": keys.RATE,
     "WORKERS": keys.WORKERS,
     "WORKER": keys.worker(""),
+    "IMAGES": keys.IMAGES,
+    "IMAGE": keys.image(""),
     "REQUEST": keys.request(""),
     "RESULT": keys.result(""),
     "DONE": keys.done(""),

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from redis import Redis
 from urllib3.util import connection
@@ -196,44 +195,6 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(connection, "create_connection", create_connection)
 
     return lead_to
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """A real S3 API, empty; give its buckets names of your own."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that any S3 API made for tests takes."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture
-def make_bucket(s3_endpoint: str, aws: None) -> Iterator[Callable[[str], Any]]:
-    """Makes an empty bucket, which is gone when the test is over."""
-    made = []
-
-    def make(name: str) -> Any:
-        bucket = boto3.session.Session().resource("s3", endpoint_url=s3_endpoint).Bucket(name)
-        bucket.create()
-        made.append(bucket)
-        return bucket
-
-    yield make
-    for bucket in made:
-        bucket.objects.delete()
-        bucket.delete()
 
 
 def trusting(*servers: Any, **settings: Any) -> Fetcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import threading
@@ -12,7 +13,10 @@ from urllib.parse import urljoin
 
 import requests
 
-from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageTooLarge
+from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageGone, ImageTooLarge
+from m3agiqa.fields import INLINE
+from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.images import parts
 from worker import s3
 from worker.score.decoding.budget import Budget, Hold
 from worker.settings import Settings
@@ -38,19 +42,22 @@ MAX_RETRY_AFTER_S = 300.0
 
 
 class Fetcher:
-    """Fetches http, https and s3 URLs within the limits of the settings. Safe to share among threads.
+    """Fetches images within the limits of the settings. Safe to share among threads.
 
-    `shares` says how many threads a server may have; a bucket counts as a server. Without it, any number.
+    `shares` says how many threads a server may have; a bucket counts as a server. Without it, any number. Images that
+    lie beside their requests are read by `redis`.
 
     Raises:
         ConfigError: `fetch_allow_hosts` holds something other than host:port.
     """
 
-    def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
+    def __init__(self, settings: Settings, shares: Shares | None = None, redis: Connection | None = None) -> None:
         self._shares = shares or Shares()
         self._permits = threading.Semaphore(LARGE_AT_A_TIME)
         self._timeout_s = settings.fetch_timeout_s
         self._max_bytes = settings.fetch_max_bytes
+        self._inline_max_bytes = min(settings.inline_max_bytes, settings.fetch_max_bytes)
+        self._redis = redis
         self._buckets = settings.fetch_s3_buckets
         self._web = Transport(
             timeout_s=settings.fetch_timeout_s,
@@ -75,8 +82,9 @@ class Fetcher:
         # Looking for credentials takes time, and without a bucket nothing uses them.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
 
-    def fetch(self, url: str, hold: Hold | None = None) -> bytes:
-        """Return the bytes at `url`. While they come in, `hold` takes room for them from the memory budget.
+    def fetch(self, url: str, hold: Hold | None = None, request_id: str = "") -> bytes:
+        """Return the bytes at `url`. While they come in, `hold` takes room for them from the memory budget. Those of
+        `inline:SHA256` lie beside the request `request_id`.
 
         Messages of failures name host and status, never path, query or credentials.
 
@@ -86,14 +94,29 @@ class Fetcher:
                 itself about its length.
             FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if the server says
                 when to come again.
-            ImageTooLarge: more than `fetch_max_bytes`.
+            ImageGone: they lay in Redis, and do no more.
+            ImageTooLarge: more than `fetch_max_bytes`, or in Redis more than `inline_max_bytes`.
+            QueueUnavailable: they lie in Redis, which cannot be reached.
             Busy: the server has all threads it may have, or the memory budget has no room; the image is still unknown.
         """
         until = time.monotonic() + self._timeout_s
         hold = hold or Hold(Budget(self._max_bytes))
         if url.lower().startswith(s3.SCHEME):
             return self._from_s3(url, until, hold)
+        if inline := INLINE.fullmatch(url):
+            return self._from_redis(request_id, inline[1], hold)
         return self._from_web(url, until, hold)
+
+    def _from_redis(self, request_id: str, digest: str, hold: Hold) -> bytes:
+        if self._redis is None:
+            raise FetchForbidden("no Redis is there to read the image from")
+        data = self._capped(parts(self._redis, request_id, digest), 0, hold, self._inline_max_bytes)
+        if not data:
+            raise ImageGone
+        # Whoever may submit may write there.
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise FetchRefused("the bytes in Redis are not those that the request names")
+        return data
 
     def _from_web(self, url: str, until: float, hold: Hold) -> bytes:
         for _ in range(1 + MAX_REDIRECTS):
@@ -156,15 +179,16 @@ class Fetcher:
                 if permit:
                     self._permits.release()
 
-    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold) -> bytes:
-        if announced > self._max_bytes:
-            raise ImageTooLarge(f"{announced} bytes are more than {self._max_bytes}")
+    def _capped(self, chunks: Iterable[bytes], announced: int, hold: Hold, most: int | None = None) -> bytes:
+        most = most or self._max_bytes
+        if announced > most:
+            raise ImageTooLarge(f"{announced} bytes are more than {most}")
         body = io.BytesIO()
         held = 0
         for chunk in self._by_permit(iter(chunks)):
             body.write(chunk)
-            if (size := body.tell()) > self._max_bytes:
-                raise ImageTooLarge(f"more than {self._max_bytes} bytes")
+            if (size := body.tell()) > most:
+                raise ImageTooLarge(f"more than {most} bytes")
             if size > held:
                 held = size + HELD_AHEAD
                 hold.resize(held)

@@ -129,7 +129,7 @@ class ScoreHandler:
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
         """Fetch and decode; `hold` keeps room in the memory budget for the image."""
         with verdict.stage("fetch"):
-            data = self.fetcher.fetch(request.image_url, hold)
+            data = self.fetcher.fetch(request.image_url, hold, request.request_id)
         with verdict.stage("open"):
             image = self.decoders.quick(data) or self.decoders.patient(data, hold)
             hold.resize(image.size_bytes)

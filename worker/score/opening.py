@@ -82,7 +82,7 @@ def open_scoring(
     described = fingerprint(model.info, profile.model_dump_json() if profile else "")
     return ScoreHandler(
         ledger=ledger,
-        fetcher=Fetcher(settings, shares),
+        fetcher=Fetcher(settings, shares, ledger.connection),
         decoders=decoders,
         budget=Budget(settings.picture_budget_mib * 2**20),
         batcher=batcher,

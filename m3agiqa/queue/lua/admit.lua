@@ -45,6 +45,9 @@ for at = 6, #ARGV, 10 do
             redis.call('HDEL', entry, 'cancelled')
             redis.call('HSET', entry, 'retries', (tonumber(redis.call('HGET', entry, 'retries') or 0) or 0) + 1)
             begin(entry, id, request, 'tried anew, as its producer asked')
+        -- Whoever submits a request again sends its image again, and this one is over.
+        elseif redis.call('HEXISTS', entry, 'score') == 0 and redis.call('HEXISTS', entry, 'buried') == 0 then
+            free(id)
         end
     elseif what == 'dead' then
         count('requests_refused', keep_letter(letter_id, letter, most))

@@ -1,6 +1,7 @@
 -- Remove all that a request left but its dead letters. ARGV: its id, seconds for which a verdict that comes late is not
 -- kept, then the lists of entries for later versions. Returns whether there was an entry and a verdict, how many keys
--- of remembered scores, samples and entries on lists there were, and the objects that were written, a line each.
+-- of remembered scores, samples and entries on lists there were, the objects that were written, a line each, and
+-- whether there were bytes of its image.
 local id, ttl = ARGV[1], ARGV[2]
 local entry = REQUEST .. id
 
@@ -34,4 +35,5 @@ end
 local samples = clear(SHADOW, function(sample) return sample.request end)
 for at = 3, #ARGV do samples = samples + clear(ARGV[at], function(request) return request end) end
 redis.call('SET', ERASED .. redis.sha1hex(id), 1, 'EX', ttl)
-return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects}
+local image = free(id) and 1 or 0
+return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects, image}

@@ -176,10 +176,24 @@ local function keep_letter(id, letter, most)
     return code
 end
 
--- Keep a verdict, announce it, and owe its deliveries of these `kinds`.
+-- Forget the bytes of a request's image, and count them no more, nor any that have expired. Returns whether there were
+-- any. No step fails because this cannot be done: what is left expires.
+local function free(id)
+    local counted = redis.pcall('HMGET', IMAGE .. id, 'minute', 'bytes')
+    if redis.pcall('DEL', IMAGE .. id) ~= 1 then return false end
+    local minute, bytes = tonumber(counted[1]), tonumber(counted[2])
+    if minute and bytes then redis.pcall('HINCRBY', IMAGES, counted[1], -bytes) end
+    local minute_now, past = math.floor(now / 60), {}
+    for ago = 1, 60 do past[ago] = string.format('%d', minute_now - ago) end
+    redis.pcall('HDEL', IMAGES, unpack(past))
+    return true
+end
+
+-- Keep a verdict, announce it, and owe its deliveries of these `kinds`. The image is needed no more.
 local function publish(id, verdict, ttl, kinds)
     local entry = REQUEST .. id
     redis.call('SET', RESULT .. id, verdict, 'EX', ttl)
+    free(id)
     for kind in string.gmatch(kinds, '[^,]+') do
         redis.call('HSET', entry, 'state', 'scored', 'verdict', verdict)
         owe(name_of(id, kind))

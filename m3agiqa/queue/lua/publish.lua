@@ -14,6 +14,8 @@ local SAMPLES_S = 60
 local function lay_aside(content, request, verdict)
     local share = redis.pcall('GET', SHADOW_SHARE)
     if type(share) ~= 'string' or #request + #verdict > SAMPLE_BYTES then return end
+    -- Its bytes are gone with this step.
+    if string.sub(word(told_by(request), 'image_url'), 1, 7) == 'inline:' then return end
     -- The fingerprint holds the id, so its first digits are as good as random.
     local drawn = (tonumber(string.sub(content, 1, 8), 16) or math.huge) / 2 ^ 32
     if drawn >= (tonumber(share) or 0) then return end

@@ -69,7 +69,7 @@ class Outside:
         if SCORES in keys:
             self.remembered = None
 
-    def fetch(self, url: object, hold: Hold) -> bytes:
+    def fetch(self, url: object, hold: Hold, request_id: str) -> bytes:
         hold.resize(5)
         return b"bytes"
 

@@ -1,0 +1,121 @@
+"""Images whose bytes travel through Redis beside their requests, because the client was given no bucket.
+
+    m3agiqa:image:ID   hash: the bytes in parts, `SHA256:0`, `SHA256:1` ...; `bytes` and `minute`, as they are counted
+    m3agiqa:images     hash: bytes that wait, by the minute in which they expire: no count outlives what it counts
+
+A request names the SHA-256 (`inline:SHA256`), so nobody can put another image in its place: a worker compares. Parts of
+another image under the same id lie beside those of the first, whose request stands. Scripts forget the bytes once there
+is a verdict (`free` in `lua/prelude.lua`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from m3agiqa.contract import ScoreRequest
+from m3agiqa.errors import FetchRefused, RequestInvalid
+from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
+
+SCHEME = "inline:"
+#: Bytes of a part: below the smallest limit on a value that Redis can be given, `proto-max-bulk-len 1mb`.
+PART_BYTES = 2**19
+#: Bytes of an image, bytes of all that wait, and seconds for which they are kept, unless told otherwise.
+MAX_BYTES, BUDGET_BYTES, TTL_S = 8 * 2**20, 512 * 2**20, 3600
+
+
+@dataclass(frozen=True)
+class InlineImages:
+    """Puts images into Redis: each up to `max_bytes`, for `ttl_s` seconds, while all that wait have less than
+    `budget_bytes`. Clients that put some at the same time may exceed that a little.
+    """
+
+    connection: Connection
+    max_bytes: int = MAX_BYTES
+    budget_bytes: int = BUDGET_BYTES
+    ttl_s: int = TTL_S
+
+    def url(self, data: bytes) -> str:
+        """What a request names for an image.
+
+        Raises:
+            RequestInvalid: it is too large.
+        """
+        if len(data) > self.max_bytes:
+            raise RequestInvalid(f"image: {len(data)} bytes are more than {self.max_bytes}; name a bucket to upload to")
+        return f"{SCHEME}{hashlib.sha256(data).hexdigest()}"
+
+    def keep(self, images: Sequence[tuple[ScoreRequest, bytes]]) -> int:
+        """Put images beside their requests, which name what `url` gave. Returns how many, from the first on: less than
+        all if the budget is used up.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        waiting, counted = self._look([request.request_id for request, _ in images])
+        for at, ((request, data), before) in enumerate(zip(images, counted, strict=True)):
+            waiting += len(data) - (int(before[1]) if before else 0)
+            if waiting > self.budget_bytes:
+                return at
+            self._put(request, data, before)
+        return len(images)
+
+    def _look(self, request_ids: Sequence[str]) -> tuple[int, list[tuple[str, str] | None]]:
+        """Bytes that wait, and as what the images of these requests are counted already: minute and bytes."""
+        with self.connection.redis() as redis, redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self.connection.key(keys.IMAGES))
+            for request_id in request_ids:
+                pipeline.hmget(self.connection.key(keys.image(request_id)), "minute", "bytes")
+            by_minute, *found = pipeline.execute()
+        now = time.time() // 60
+        waiting = sum(_number(size) for minute, size in by_minute.items() if _number(minute) >= now)
+        return max(0, waiting), [(one[0], one[1]) if one[0] and _number(one[1]) else None for one in found]
+
+    def _put(self, request: ScoreRequest, data: bytes, before: tuple[str, str] | None) -> None:
+        name, images = map(self.connection.key, (keys.image(request.request_id), keys.IMAGES))
+        digest, minute = request.image_url.removeprefix(SCHEME), int(time.time() + self.ttl_s) // 60
+        fields: dict[Any, Any] = {
+            f"{digest}:{at}": data[start : start + PART_BYTES]
+            for at, start in enumerate(range(0, len(data), PART_BYTES))
+        }
+        with self.connection.redis() as redis, redis.pipeline() as step:
+            if before:
+                step.hincrby(images, before[0], -int(before[1]))
+            step.hset(name, mapping=fields | {"minute": minute, "bytes": len(data)})
+            step.expire(name, self.ttl_s)
+            step.hincrby(images, str(minute), len(data))
+            step.expire(images, self.ttl_s + 60)
+            step.execute()
+
+
+def parts(connection: Connection, request_id: str, digest: str) -> Iterator[bytes]:
+    """The bytes of a request's image in order; nothing if they are gone.
+
+    Raises:
+        FetchRefused: a part is larger than a client writes one.
+        QueueUnavailable: Redis cannot be reached.
+    """
+    name = connection.key(keys.image(request_id))
+    for at in count():
+        field = f"{digest}:{at}"
+        # Asked for first, so that no part that a stranger wrote fills the memory.
+        if connection.call("hstrlen", name, field) > PART_BYTES:
+            raise FetchRefused("the bytes in Redis are not as a client writes them")
+        # As bytes: to read them as text, as this connection does, would take a twentieth of a second a megabyte.
+        part = connection.call("execute_command", "HGET", name, field, NEVER_DECODE=True)
+        if part is None:
+            return
+        yield part
+
+
+def _number(text: str | None) -> int:
+    """A number that somebody wrote; 0 if it is none."""
+    try:
+        return int(text or 0)
+    except ValueError:
+        return 0
