@@ -133,9 +133,17 @@ def test_requests_are_pushed_on_the_lists_of_the_inbox_and_tasks_bear_their_name
 
 def test_the_client_keeps_its_signatures() -> None:
     assert set(producers.__all__) == {"AsyncClient", "Client", "ScoreRequest", "State", "Verdict"}
-    assert signature(Client) == {"redis_url": ..., "max_queued": 100_000}
+    assert signature(Client) == {
+        "redis_url": ...,
+        "max_queued": 100_000,
+        "upload": None,
+        "inline_max_bytes": 8 * 2**20,
+        "inline_budget_bytes": 512 * 2**20,
+        "inline_ttl_s": 3600,
+    }
     assert signature(Client.submit) == {
-        "image_url": ...,
+        "image_url": None,
+        "image": None,
         "prompt": ...,
         "callback_url": None,
         "s3_uri": None,

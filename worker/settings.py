@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from m3agiqa import __version__
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
+from m3agiqa.fields import S3Uri
 from m3agiqa.queue import images
 from m3agiqa.queue.address import DEFAULT, NAMESPACE, Address
 from m3agiqa.queue.connection import SILENCE_S
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
         gt=0,
         description="Bytes of an image that came through Redis, at most; a client has a limit of its own.",
     )
-    upload: str | None = Field(
+    upload: S3Uri | None = Field(
         default=None,
         description="For clients alone: s3://bucket/prefix to which they upload images that they have as bytes; unset, "
         "these go through Redis.",

@@ -108,6 +108,13 @@ def test_a_request_survives_the_wire() -> None:
         ("image_url", "s3://bucket/a\nb"),
         ("image_url", "s3://bucket/a\u2028b"),
         ("image_url", "s3:///a"),
+        ("image_url", "inline:00"),
+        ("image_url", "inline:" + "a" * 63),
+        ("image_url", "inline:" + "A" * 64),
+        ("image_url", "inline:" + "a" * 64 + "\n"),
+        ("image_url", "INLINE:" + "a" * 64),
+        ("image_url", "data:image/png;base64,AAAA"),
+        ("callback_url", "inline:" + "a" * 64),
         ("callback_url", "https://x/a b"),
         *((field, time) for field in ("submitted_at", "expires_at") for time in NO_TIMES),
         ("colour", "red"),
@@ -413,6 +420,13 @@ def test_another_major_version_is_for_other_readers(payload: dict[str, object], 
 
 
 SPAN = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.mark.parametrize("version", [None, "1.0", "1.1", "1.2"])
+def test_a_request_whose_image_lies_beside_it_says_that_it_is_of_a_later_version(version: str | None) -> None:
+    request = ScoreRequest(image_url="inline:" + "a" * 64, prompt="", version=version)
+    assert json.loads(request.to_json())["version"] == "1.2"
+    assert ScoreRequest.parse(json.loads(request.to_json())).fingerprint == request.fingerprint
 
 
 @pytest.mark.parametrize("version", [None, "1.0"])

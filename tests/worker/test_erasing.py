@@ -35,6 +35,11 @@ def test_no_key_and_no_value_tells_of_a_request_that_was_erased(
     eventually(lambda: client.state("canary-id") == State.DEAD, "a dead letter")
     assert verdict.image is not None
     assert verdict.image.sha256 == hashlib.sha256(web.images["canary-image.png"]).hexdigest()
+    # and one whose image came through Redis, whose verdict names the hash of its bytes
+    image = png(4712)
+    client.score(image=image, prompt="canary prompt", request_id="canary-bytes", timeout=60)
+    digest = hashlib.sha256(image).hexdigest()
+    assert keys.result("canary-bytes") in traces(redis, digest)
     # and entries under its id that were none, one of them cut
     redis.lpush(keys.inbox(3), '{"request_id": "canary-id", "prompt": "canary prompt"}', "canary-id " + "x" * 2**21)
     eventually(lambda: len(client.dead_letter_ids()) == 3, "three dead letters")
@@ -46,8 +51,9 @@ def test_no_key_and_no_value_tells_of_a_request_that_was_erased(
     assert {keys.request("canary-id"), keys.result("canary-id"), keys.DEAD, keys.SHADOW} <= set(found)
     # when it is erased
     erased = client.erase("canary-id")
-    # then nothing tells of it, though the other is as it was
+    assert client.erase("canary-bytes").scores
+    # then nothing tells of them, though the other is as it was
     assert (erased.request, erased.verdict, erased.scores, len(erased.dead_letters)) == (True, True, True, 3)
-    assert traces(redis, "canary", verdict.image.sha256) == []
+    assert traces(redis, "canary", verdict.image.sha256, digest) == []
     assert client.result("other", timeout=0).status == "scored"
     assert client.state("other") == State.SETTLED

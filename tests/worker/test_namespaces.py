@@ -16,7 +16,7 @@ from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import overview
 from m3agiqa.queue.connection import Connection
 from producers import Client, State
-from tests.support import ROOT, Web, eventually, free_port
+from tests.support import ROOT, Web, eventually, free_port, png
 from tests.worker.redis_access import neighbours, running, terminating
 
 NAMESPACES = ("production", "staging")
@@ -65,6 +65,10 @@ def test_platforms_in_namespaces_of_their_own_see_nothing_of_each_other(
             client.submit(image_url=web.url("a.png"), prompt="", callback_url=hook, request_id="same")
         for client in (production, staging):
             assert client.result("same", timeout=60).status == "scored"
+        # and an image of bytes, which lies in its own
+        image = png(7)
+        for client in (production, staging):
+            assert client.score(image=image, prompt="", request_id="bytes", timeout=60).status == "scored"
         # then each comes to its own end
         eventually(lambda: operators[0].state("same") == State.SETTLED, "the delivery")
         [letter] = eventually(lambda: list(operators[1].dead_letters()), "a dead letter")
@@ -78,7 +82,7 @@ def test_platforms_in_namespaces_of_their_own_see_nothing_of_each_other(
             assert len(neighbours(url(namespace, "monitor"))) == 2
             with closing(Connection(url(namespace, "exporter"))) as connection:
                 found = eventually(lambda: two_workers(connection), f"the workers of {namespace}")
-                assert found.count("requests_admitted") == 1
+                assert found.count("requests_admitted") == 2
         # and nobody was refused anything, or wrote anywhere else
         assert [(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()] == []
         assert {name.partition(":")[0] for name in admin.scan_iter()} == set(NAMESPACES)

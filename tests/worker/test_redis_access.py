@@ -17,7 +17,7 @@ from m3agiqa.queue.address import Address
 from m3agiqa.queue.connection import Connection
 from producers import Client, State
 from tests.m3agiqa.queue.support import traces
-from tests.support import ROOT, Web, eventually, free_port
+from tests.support import ROOT, Web, eventually, free_port, png
 from tests.worker.redis_access import neighbours, running, terminating
 
 
@@ -51,11 +51,15 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
         first = producer.submit(image_url=web.url("a.png"), prompt="", callback_url=web.url("hook"))
         late = producer.submit(image_url=web.url("late.png"), prompt="")
         admin.lpush(keys.inbox(0), "garbage")
-        for request_id in (first, late):
+        inline = producer.submit(image=png(7), prompt="")
+        for request_id in (first, late, inline):
             assert producer.result(request_id, timeout=60).status == "scored"
+        assert admin.exists(keys.image(inline)) == 0
         letters = eventually(lambda: (found := list(operator.dead_letters()))[1:] and found, "two dead letters")
         for letter in letters:
             assert operator.replay(letter) if letter.request_id else operator.drop(letter.id)
+        # and one whose image is in Redis is erased
+        assert operator.erase(operator.submit(image=png(8), prompt="")).request
         # and a monitor asks who is there, and listens
         assert len(neighbours(url_of("monitor", guarded))) == 2
         # and an exporter looks, as an operator does
@@ -90,7 +94,7 @@ def test_each_role_can_do_its_work_and_no_right_was_missing(guarded: ValkeyServe
         admin.acl_log_reset()
         # then everything comes to its end
         eventually(lambda: operator.state(first) == State.SETTLED, "the delivery")
-        assert len(list(operator.results())) == 5
+        assert len(list(operator.results())) == 6
         eventually(lambda: admin.hlen("unacked") == 0, "every message acknowledged")
     # and nobody was refused anything
     denied = [(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()]
@@ -157,6 +161,18 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["SET", keys.scores("k"), "forged"], {"operator", "score"}),
     (["GET", keys.scores("k")], {"operator", "score"}),
     (["SET", keys.erased("k"), "1"], {"operator", "score"}),
+    # images beside their requests
+    (["HSET", keys.image("r"), "x", "y"], {"producer", "operator", "score", "deliver"}),
+    (["HMGET", keys.image("r"), "minute", "bytes"], {"producer", "operator", "score", "deliver"}),
+    (["HGETALL", keys.image("r")], {"operator"}),
+    (["HGET", keys.image("r"), "x"], {"operator", "score", "deliver"}),
+    (["HSTRLEN", keys.image("r"), "x"], {"score"}),
+    (["DEL", keys.image("r")], {"operator", "score", "deliver"}),
+    (["EXPIRE", keys.image("r"), "1"], {"producer", "operator", "score", "deliver"}),
+    (["HINCRBY", keys.IMAGES, "1", "1"], {"producer", "operator", "score", "deliver"}),
+    (["HGETALL", keys.IMAGES], {"producer", "operator"}),
+    (["EXPIRE", keys.inbox(3), "1"], {"operator", "score", "deliver"}),
+    (["HSET", keys.inbox(3), "x", "y"], {"operator", "score", "deliver"}),
     # waking
     (["LPUSH", "score", "r"], {"operator", "score", "deliver"}),
     (["LPUSH", "deliver", "r:callback"], {"operator", "score", "deliver"}),

@@ -36,6 +36,8 @@ MALFORMED = {
     "fetch_ports": ("http", "0", "65536"),
     "fetch_allow_hosts": ("images.internal", "http://images.internal:80"),
     "fetch_retry_missing": ("maybe",),
+    "inline_max_bytes": ("0", "8MB"),
+    "upload": ("uploads", "s3://a/../b"),
     "max_pixels": ("4k",),
     "decoders": ("0",),
     "decode_timeout_s": ("0",),

@@ -44,7 +44,14 @@ def test_every_trace_goes_and_nothing_of_others(ledger: Ledger, client: Client, 
     # and there is nothing left to erase
     again = client.erase(NAME)
     assert again == Erased(
-        request_id=NAME, request=False, verdict=False, scores=False, dead_letters=(), samples=0, s3_objects=()
+        request_id=NAME,
+        request=False,
+        verdict=False,
+        scores=False,
+        image=False,
+        dead_letters=(),
+        samples=0,
+        s3_objects=(),
     )
 
 
