@@ -1,6 +1,6 @@
 "use strict";
 
-const { randomUUID } = require("node:crypto");
+const { createHash, randomUUID } = require("node:crypto");
 const { EventEmitter, once } = require("node:events");
 const { Redis } = require("ioredis");
 const { Webhook } = require("standardwebhooks");
@@ -12,14 +12,18 @@ const PRIORITIES = [0, 3, 6, 9];
 const WAITING = PRIORITIES.flatMap((step) => [`m3agiqa:inbox:${step}`, step ? `score:${step}` : "score"]);
 /** Requests that `submitMany` sends in one round trip. */
 const CHUNK = 500;
+/** Bytes of images that wait, by the minute since 1970 in which they expire. */
+const IMAGES = "m3agiqa:images";
+/** Bytes of an image that one value of Redis holds. */
+const PART_BYTES = 2 ** 19;
 /** Milliseconds after which `result` looks for the verdict although no announcement came. */
 const LOOK_AGAIN_MS = 1000;
 
-/** Too many requests wait already. `submitted` has the ids of those that were enqueued before. */
+/** Too many requests, or bytes of images, wait already. `submitted` has the ids of those that were enqueued before. */
 class QueueFull extends Error {
   name = "QueueFull";
-  constructor(maxQueued, submitted) {
-    super(`${maxQueued} requests wait already; come back later (${submitted.length} enqueued)`);
+  constructor(what, submitted) {
+    super(`${what} wait already; come back later (${submitted.length} enqueued)`);
     this.submitted = submitted;
   }
 }
@@ -35,9 +39,10 @@ class Client {
   #subscriber;
   #prefix;
   #maxQueued;
+  #inline;
   #announced = new EventEmitter().setMaxListeners(0);
 
-  constructor(url, { namespace, maxQueued = 100_000, redis = {} } = {}) {
+  constructor(url, { namespace, maxQueued = 100_000, inlineMaxBytes = 8 * 2 ** 20, inlineBudgetBytes = 2 ** 29, inlineTtlS = 3600, redis = {} } = {}) {
     const [address, named] = split(url);
     // A producer's user may not call INFO, which ioredis asks for before it is ready.
     const options = { enableReadyCheck: false, ...redis };
@@ -48,6 +53,7 @@ class Client {
     this.#subscriber.on("message", (channel) => this.#announced.emit(channel));
     this.#prefix = (namespace ?? named) ? `${namespace ?? named}:` : "";
     this.#maxQueued = maxQueued;
+    this.#inline = { maxBytes: inlineMaxBytes, budgetBytes: inlineBudgetBytes, ttlS: inlineTtlS };
   }
 
   async submit(request) {
@@ -57,15 +63,16 @@ class Client {
   async submitMany(requests) {
     const ids = [];
     for (let start = 0; start < requests.length; start += CHUNK) {
-      const chunk = requests.slice(start, start + CHUNK).map(prepared);
-      const taken = chunk.slice(0, await this.#room());
+      const chunk = requests.slice(start, start + CHUNK).map((request) => prepared(request, this.#inline.maxBytes));
+      const room = chunk.slice(0, await this.#room());
+      const taken = room.slice(0, await this.#keep(room));
       if (taken.length) {
         const pipeline = this.#redis.pipeline();
-        for (const { priority, ...request } of taken) pipeline.lpush(this.#key(`m3agiqa:inbox:${priority}`), JSON.stringify(request));
-        for (const [error] of await pipeline.exec()) if (error) throw error;
+        for (const { priority, image, ...request } of taken) pipeline.lpush(this.#key(`m3agiqa:inbox:${priority}`), JSON.stringify(request));
+        answers(await pipeline.exec());
       }
       ids.push(...taken.map((request) => request.request_id));
-      if (taken.length < chunk.length) throw new QueueFull(this.#maxQueued, ids);
+      if (taken.length < chunk.length) throw new QueueFull(room.length < chunk.length ? `${this.#maxQueued} requests` : "as many bytes of images as may", ids);
     }
     return ids;
   }
@@ -104,9 +111,42 @@ class Client {
   async #room() {
     const pipeline = this.#redis.pipeline();
     for (const list of WAITING) pipeline.llen(this.#key(list));
-    const lengths = await pipeline.exec();
-    for (const [error] of lengths) if (error) throw error;
-    return Math.max(0, this.#maxQueued - lengths.reduce((sum, [, length]) => sum + length, 0));
+    const lengths = answers(await pipeline.exec());
+    return Math.max(0, this.#maxQueued - lengths.reduce((sum, length) => sum + length, 0));
+  }
+
+  /** Puts images beside their requests. Gives how many requests, from the first on, have what they need. */
+  async #keep(requests) {
+    const given = requests.filter(({ image }) => image);
+    if (!given.length) return requests.length;
+    const pipeline = this.#redis.pipeline().hgetall(this.#key(IMAGES));
+    for (const { request_id } of given) pipeline.hmget(this.#key(`m3agiqa:image:${request_id}`), "minute", "bytes");
+    const [byMinute, ...counted] = answers(await pipeline.exec());
+    const now = Math.floor(Date.now() / 60_000);
+    let waiting = Object.entries(byMinute).reduce((sum, [minute, bytes]) => (Number(minute) >= now ? sum + whole(bytes) : sum), 0);
+    for (const [at, request] of given.entries()) {
+      const before = whole(counted[at][1]);
+      waiting += request.image.length - before;
+      if (waiting > this.#inline.budgetBytes) return requests.indexOf(request);
+      await this.#put(request, counted[at][0], before);
+    }
+    return requests.length;
+  }
+
+  /** Puts an image beside its request, and counts it: instead of `before` bytes of `minute`, where it was there already. */
+  async #put({ request_id, image_url, image }, minute, before) {
+    const key = this.#key(`m3agiqa:image:${request_id}`);
+    const images = this.#key(IMAGES);
+    const { ttlS } = this.#inline;
+    const expires = Math.floor((Date.now() / 1000 + ttlS) / 60);
+    const fields = { minute: expires, bytes: image.length };
+    for (let at = 0; at * PART_BYTES < image.length; at++) {
+      fields[`${image_url.slice("inline:".length)}:${at}`] = image.subarray(at * PART_BYTES, (at + 1) * PART_BYTES);
+    }
+    const step = this.#redis.multi();
+    if (minute && before) step.hincrby(images, minute, -before);
+    step.hset(key, fields).expire(key, ttlS).hincrby(images, expires, image.length).expire(images, ttlS + 60);
+    answers(await step.exec());
   }
 
   #key(name) {
@@ -136,11 +176,29 @@ function verify(secrets, headers, body) {
   throw failure ?? new Error("no secret is given");
 }
 
-function prepared({ priority = 3, metadata, ...fields }) {
+function prepared({ priority = 3, metadata, image, ...fields }, maxBytes) {
+  if (image !== undefined) {
+    if (!(image instanceof Uint8Array) || !image.length || fields.image_url !== undefined) throw new TypeError("image must be bytes, and goes without image_url");
+    if (image.length > maxBytes) throw new RangeError(`image: ${image.length} bytes are more than ${maxBytes}`);
+    image = Buffer.from(image.buffer, image.byteOffset, image.byteLength);
+    fields.image_url = `inline:${createHash("sha256").update(image).digest("hex")}`;
+  }
   if (!PRIORITIES.includes(priority)) throw new RangeError(`priority ${priority} is none of ${PRIORITIES.join(", ")}`);
   for (const name of ["image_url", "prompt"]) if (typeof fields[name] !== "string") throw new TypeError(`${name} must be a string`);
   const made = { request_id: randomUUID(), submitted_at: new Date().toISOString(), version: VERSION };
-  return { ...made, ...fields, ...(metadata && { metadata }), priority };
+  return { ...made, ...fields, ...(metadata && { metadata }), ...(image && { image }), priority };
+}
+
+/** What commands answered; throws what the first one that failed did. */
+function answers(done) {
+  for (const [error] of done) if (error) throw error;
+  return done.map(([, answer]) => answer);
+}
+
+/** A number that somebody wrote; 0 if it is none. */
+function whole(text) {
+  const number = Number(text ?? 0);
+  return Number.isSafeInteger(number) ? number : 0;
 }
 
 /** The URL that ioredis understands, and the namespace that `?namespace=` names. */

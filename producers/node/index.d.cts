@@ -6,7 +6,10 @@ export type Json = string | number | boolean | null | Json[] | { [key: string]: 
 
 /** One image to score. The fields are those of the Python contract, under the same names. */
 export interface ScoreRequest {
-  image_url: string;
+  /** Where the image lies; left out with `image`. */
+  image_url?: string;
+  /** The bytes of the image's file, which lie in Redis until the verdict. */
+  image?: Uint8Array;
   prompt: string;
   callback_url?: string;
   s3_uri?: string;
@@ -74,6 +77,12 @@ export interface ClientOptions {
   namespace?: string;
   /** `submit` refuses while so many requests wait. Default 100,000. */
   maxQueued?: number;
+  /** Bytes of an `image` at most. Default 8 MiB. */
+  inlineMaxBytes?: number;
+  /** `submit` refuses images while those that wait have so many bytes. Default 512 MiB. */
+  inlineBudgetBytes?: number;
+  /** Seconds for which an `image` is kept. Default an hour. */
+  inlineTtlS?: number;
   /** More options for ioredis, such as `tls` or `sentinels`. */
   redis?: RedisOptions;
 }
@@ -99,7 +108,7 @@ export class Client {
   close(): Promise<void>;
 }
 
-/** Too many requests wait already. */
+/** Too many requests, or bytes of images, wait already. */
 export class QueueFull extends Error {
   /** Ids of the requests that were enqueued before. */
   readonly submitted: string[];

@@ -1,5 +1,6 @@
 // Runs against a worker: REDIS_URL, IMAGE_URL of a server of images, PORT on which callbacks are expected, SECRET that signs.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
@@ -22,6 +23,28 @@ test("an image is scored", async () => {
   assert.equal(verdict.status, "scored");
   assert.deepEqual(verdict.metadata, { user: 7 });
   assert.deepEqual(Object.keys(verdict.aspects).sort(), ["authenticity", "correspondence", "quality"]);
+});
+
+test("an image is scored that the caller has as bytes", async () => {
+  const bytes = Buffer.from(await (await fetch(`${IMAGE_URL}/bytes.png`)).arrayBuffer());
+  const verdict = await client.score({ image: bytes, prompt: "" }, { timeoutMs: 60_000 });
+  assert.equal(verdict.status, "scored");
+  assert.equal(verdict.image.sha256, createHash("sha256").update(bytes).digest("hex"));
+  // A broken image of some parts went the same way.
+  const broken = await client.score({ image: new Uint8Array(1_500_000).fill(7), prompt: "" }, { timeoutMs: 60_000 });
+  assert.equal(broken.error.code, "image_unreadable");
+});
+
+test("images have limits", async () => {
+  const small = new Client(REDIS_URL, { inlineMaxBytes: 10, inlineBudgetBytes: 15, namespace: "small" });
+  await assert.rejects(small.submit({ image: Buffer.alloc(11), prompt: "" }), RangeError);
+  await assert.rejects(small.submit({ image: Buffer.alloc(0), prompt: "" }), TypeError);
+  await assert.rejects(small.submit({ image: Buffer.alloc(1), image_url: "https://x.example", prompt: "" }), TypeError);
+  const ten = (name) => ({ image: Buffer.alloc(10), prompt: "", request_id: name });
+  await small.submit(ten("again"));
+  await small.submit(ten("again"));
+  await assert.rejects(small.submitMany([image("x"), ten("more")]), (error) => error instanceof QueueFull && error.submitted.length === 1);
+  await small.close();
 });
 
 test("a thousand waiters share a subscription", async () => {
