@@ -4,8 +4,9 @@ max_line_length = 120
 read_globals = {
     "redis", "cjson", "KEYS", "ARGV",
     "OWED", "UNREAD", "OLDEST", "DEAD", "DEAD_ORDER", "DEAD_BYTES", "DEAD_DROPPED", "DEAD_CODES", "REQUEST", "RESULT",
+    "IMAGE", "IMAGES",
     "DONE", "SCORES", "ERASED", "RATE", "COUNTS", "FAILING", "SHADOW", "SHADOW_SHARE", "WORKERS", "WORKER", "SCORE_QUEUE", "DELIVER_QUEUE",
     "LOST_AFTER_S", "now", "split", "name_of", "note", "count", "failed", "told_by", "word", "list_of", "wake", "owe", "oldest", "remove", "fewer", "unbury",
-    "take_letter", "drop_letter", "keep_letter", "publish", "try",
+    "take_letter", "drop_letter", "keep_letter", "free", "publish", "try",
 }
 files["**/prelude.lua"] = {ignore = {"211"}}

@@ -39,7 +39,7 @@ def test_scripts_know_each_key_by_its_name(redis: Redis) -> None:
     # when a script gives back what its names stand for
     given = redis.eval(f"{line}\nreturn {{{', '.join(names)}}}", 0)
     # then it is what the rest of the protocol means by them
-    prefixes = ("request", "result", "done", "worker", "scores", "erased")
+    prefixes = ("image", "request", "result", "done", "worker", "scores", "erased")
     meant = {name.upper(): getattr(keys, name)("") for name in prefixes}
     assert dict(zip(names, given, strict=True)) == {name: meant.get(name) or getattr(keys, name) for name in names}
     # and there are no other names in them, and none too many
