@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def test_the_place_may_come_from_the_environment(moto: str, redis_url: str, monk
         client.submit(image=DATA, prompt="")
     [found] = listed(moto) or []
     assert found == KEY.removeprefix("new/")
+
+
+def test_who_lacks_boto3_is_told_what_to_install_once_it_is_needed(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with Client(redis_url, upload="s3://uploads") as client:
+        client.submit(image_url="https://host/a.png", prompt="")
+        with pytest.raises(ConfigError, match=r"m3agiqa\[upload\]"):
+            client.submit(image=DATA, prompt="")
+    assert redis.llen(keys.inbox(3)) == 1
 
 
 @pytest.mark.parametrize("place", ["uploads", "https://host/uploads", "s3://", "s3://a/../b"])

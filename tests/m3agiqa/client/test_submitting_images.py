@@ -114,6 +114,15 @@ def test_what_cannot_be_sent_is_refused_and_nothing_kept(
     assert redis.keys() == []
 
 
+def test_the_other_client_has_the_same_limits(redis_url: str) -> None:
+    async def submit() -> None:
+        async with AsyncClient(redis_url, inline_max_bytes=99) as client:
+            await client.submit(image=bytes(100), prompt="")
+
+    with pytest.raises(RequestInvalid, match="more than 99"):
+        asyncio.run(submit())
+
+
 def test_images_beyond_the_budget_are_refused_like_requests_beyond_the_queue(redis_url: str, redis: Redis) -> None:
     # given room for two images, and for ten requests
     with Client(redis_url, max_queued=10, inline_budget_bytes=2 * len(DATA) + 1) as client:
