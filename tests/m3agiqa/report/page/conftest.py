@@ -16,9 +16,9 @@ from tests.m3agiqa.report.page.samples import plain
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium. While it is there, its event loop runs, and no other may: so for one module alone."""
     program = chromium.find()
     if program is None:
         pytest.skip("no Chromium on this machine")
