@@ -16,7 +16,7 @@ from rich.table import Table
 from m3agiqa.cli import bars
 from m3agiqa.cli.arguments import add_batch_argument, add_device_argument
 from m3agiqa.console import ATTENTION, DONE, FAILED, number
-from m3agiqa.contract import Aspect, Failure
+from m3agiqa.contract import Failure
 from m3agiqa.errors import DataError, M3AGIQAError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 HELP = "Measure how far hostile prompts move a model's scores, and how many decisions they turn."
 
-#: Aspects that must not depend on what the prompt says.
-_BLIND = (Aspect.QUALITY, Aspect.AUTHENTICITY)
 #: Names of files that count as images, in a folder without a table.
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
 #: Columns of what a kind's trials came to.
@@ -121,7 +119,9 @@ def _of_table(source: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 def _largest(result: dict[str, Any]) -> float:
-    moves = [kind["aspects"].get(aspect, {"largest": 0.0}) for kind in result["kinds"].values() for aspect in _BLIND]
+    from m3agiqa.policy import BLIND
+
+    moves = [kind["aspects"].get(aspect, {"largest": 0.0}) for kind in result["kinds"].values() for aspect in BLIND]
     return max((abs(move["largest"]) for move in moves), default=0.0)
 
 

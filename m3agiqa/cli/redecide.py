@@ -79,14 +79,18 @@ def _run_and_deliver(args: argparse.Namespace, policy: Policy) -> int:
     record = Record(args.output.with_name(f"{args.output.name}.delivered"), policy.ref)
     delivery = Redelivery(settings, args.output, policy.ref, record)
     requests = submitted.read(args.requests) if args.requests else {}
-    items: list[Owed] = []
-    moves, nowhere = Moves(), 0
+    # A request that was tried anew has several verdicts, of which the latest stands.
+    latest: dict[str, tuple[datetime, list[Owed] | None]] = {}
+    moves = Moves()
     for verdict, start, size in _decided(args, policy, record.at, moves):
         assert verdict.redecided is not None, "it was decided anew"
-        if args.deliver == ALL or verdict.decision is not verdict.redecided.decision:
-            found = owed(verdict, requests.get(verdict.request_id), start, size)
-            nowhere += not found
-            items += found
+        known = latest.get(verdict.request_id)
+        if known is None or known[0] < verdict.scored_at:
+            is_wanted = args.deliver == ALL or verdict.decision is not verdict.redecided.decision
+            found = owed(verdict, requests.get(verdict.request_id), start, size) if is_wanted else None
+            latest[verdict.request_id] = verdict.scored_at, found
+    wanted = [found for _, found in latest.values() if found is not None]
+    items, nowhere = [item for found in wanted for item in found], sum(not found for found in wanted)
     _show(policy.ref, moves)
     tally = Tally()
     try:

@@ -37,7 +37,8 @@ def bytes_of(image: Image) -> bytes:
         raise RequestInvalid(f"image: cannot be read ({why})") from None
     if not isinstance(data, bytes) or not data:
         raise RequestInvalid(
-            "image: must be bytes that are not empty, a path, a file open for bytes, or Pillow's image"
+            "image: must be bytes that are not empty, a pathlib.Path of a file, a file open for bytes, a data: URL, or "
+            "Pillow's image"
         )
     return data
 
@@ -45,15 +46,22 @@ def bytes_of(image: Image) -> bytes:
 def _read(image: Image) -> object:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
-    if isinstance(image, str) and is_data_url(image):
-        return _of_data_url(image)
-    if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
+    if isinstance(image, str):
+        # It may come from a stranger, so it is no path.
+        return _of_data_url(image) if is_data_url(image) else None
+    if isinstance(image, os.PathLike):
+        return _of_file(Path(image))
     if hasattr(image, "read"):
         return image.read()
     if hasattr(image, "getexif"):
         return _as_png(image)
     return None
+
+
+def _of_file(path: Path) -> bytes:
+    if not path.is_file():
+        raise RequestInvalid("image: its path leads to no file")
+    return path.read_bytes()
 
 
 def _of_data_url(url: str) -> bytes:

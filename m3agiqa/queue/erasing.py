@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from pydantic import BaseModel, ConfigDict
 
@@ -83,7 +84,7 @@ def _concerns(text: str, request_id: str) -> bool:
         letter = DeadLetter.model_validate_json(text)
         entry = json.loads(letter.message)
     except (ValueError, RecursionError):
-        return request_id in text
+        return re.search(rf"(?<![A-Za-z0-9._-]){re.escape(request_id)}(?![A-Za-z0-9._-])", text) is not None
     if request_id in (letter.request_id, (letter.task or "").partition(":")[0]):
         return True
     named = entry.get("request_id") if isinstance(entry, dict) else None

@@ -209,6 +209,7 @@ class Ledger:
                 *(("", "") if letter is None else (letter.id, letter.model_dump_json())),
                 self._dead_letters_bytes,
                 "\n".join(remembered),
+                claim.retries,
             ],
         )
         if published == 2:
@@ -216,7 +217,7 @@ class Ledger:
         return bool(published)
 
     def settle(self, claim: Claim, receiver: str = "", written: str = "") -> None:
-        self._run("settle", [claim.task, self._result_ttl_s, receiver, written])
+        self._run("settle", [claim.task, self._result_ttl_s, receiver, written, claim.retries])
 
     def postpone(
         self,

@@ -90,11 +90,15 @@ def test_without_a_guard_nothing_is_scored_twice(image: Path) -> None:
 def test_a_second_scoring_that_fails_for_now_is_a_failure_and_one_that_fails_for_good_a_review(image: Path) -> None:
     job, first = read_job(image, "x", None), scores({QUALITY: 3.0})
     passing, lasting = (Failure(code="x", message="x", retryable=retryable) for retryable in (True, False))
-    assert guarded(job, first, (QUALITY,), POLICY, Again(passing)) == passing
-    assert decided(guarded(job, first, (QUALITY,), POLICY, Again(lasting))) == (
-        Decision.REVIEW,
-        ("quality was not scored under a neutral prompt",),
-    )
+    assert guarded(job, first, (QUALITY,), POLICY, Again(passing), comes_again=True) == passing
+    in_part = Scores({}, {QUALITY: passing})
+    assert guarded(job, first, (QUALITY,), POLICY, Again(in_part), comes_again=True) == passing
+    # and once nobody tries again, no good score is lost
+    for again in (passing, lasting, in_part):
+        assert decided(guarded(job, first, (QUALITY,), POLICY, Again(again))) == (
+            Decision.REVIEW,
+            ("quality was not scored under a neutral prompt",),
+        )
 
 
 def test_a_guard_is_in_the_digest_and_its_absence_is_not() -> None:

@@ -91,7 +91,7 @@ class ScoreHandler:
                 asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
             failed(next(_failures(outcome), None))
-            if claim.attempt <= len(self.retry_delays_s) and (passing := _passing(outcome)):
+            if self._comes_again(claim) and (passing := _passing(outcome)):
                 delay_s = max(self.retry_delays_s[claim.attempt - 1], asked_for_s)
                 claim.postpone(delay_s, passing.code)
                 return f"{passing.code}, again in {delay_s:g} s"
@@ -139,7 +139,11 @@ class ScoreHandler:
     def _score(self, making: _Verdict, job: Job) -> Scores | Failure:
         wanted = job.aspects or self.batcher.scoring.aspects
         score = partial(self._scored, making)
-        return guarded(job, score(job), wanted, making.policy, score)
+        return guarded(job, score(job), wanted, making.policy, score, comes_again=self._comes_again(making.claim))
+
+    def _comes_again(self, claim: Claim) -> bool:
+        """Whether a failure that may pass is tried again."""
+        return claim.attempt <= len(self.retry_delays_s)
 
     def _scored(self, making: _Verdict, job: Job) -> Scores | Failure:
         claim = making.claim

@@ -16,7 +16,14 @@ local function has_failed(entry, id)
     return type(verdict) == 'string' and word(told_by(verdict), 'status') == 'failed'
 end
 
+-- Begin a request. Runs of a later try have numbers of their own, so that none of an earlier one counts as the latest.
 local function begin(entry, id, request, event)
+    local first = 1000 * tries(entry)
+    if first > 0 then
+        for _, kind in ipairs({'score', 'callback', 's3'}) do
+            redis.call('HSET', entry, kind .. '.run', first, kind .. '.fair', first)
+        end
+    end
     redis.call('HSET', entry, 'state', 'submitted', 'priority', priority, 'request', request)
     owe(id)
     note(entry, event)
@@ -35,6 +42,9 @@ for at = 6, #ARGV, 10 do
         local retry, batch = verdict, kinds
         if kind == 'none' then
             redis.call('HSET', entry, 'content', content)
+            -- What a worker still makes of an erased request of this id is no answer to this one.
+            local erased = redis.pcall('GET', ERASED .. redis.sha1hex(id))
+            if type(erased) == 'string' then redis.call('HSET', entry, 'retries', tonumber(erased) or 1) end
             if batch ~= '' then redis.call('HSET', entry, 'batch', batch) end
             begin(entry, id, request, 'admitted')
         elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
@@ -43,7 +53,7 @@ for at = 6, #ARGV, 10 do
         elseif retry == '1' and has_failed(entry, id) and redis.pcall('PERSIST', entry) == 1 then
             redis.call('DEL', RESULT .. id)
             redis.call('HDEL', entry, 'cancelled')
-            redis.call('HSET', entry, 'retries', (tonumber(redis.call('HGET', entry, 'retries') or 0) or 0) + 1)
+            redis.call('HSET', entry, 'retries', tries(entry) + 1)
             begin(entry, id, request, 'tried anew, as its producer asked')
         -- Whoever submits a request again sends its image again, and this one is over.
         elseif redis.call('HEXISTS', entry, 'score') == 0 and redis.call('HEXISTS', entry, 'buried') == 0 then

@@ -16,10 +16,14 @@ local function clear(list, told)
     return gone
 end
 
+local gone = ERASED .. redis.sha1hex(id)
+-- The latest try of any request that had this id.
+local latest = tonumber(redis.call('GET', gone) or 0) or 0
 local objects, scores = '', ''
 if redis.call('TYPE', entry).ok == 'hash' then
     local found = redis.call('HMGET', entry, 'objects', 'scores')
     objects, scores = found[1] or '', found[2] or ''
+    latest = math.max(latest, tries(entry))
 end
 for _, kind in ipairs({'score', 'callback', 's3'}) do
     local task = name_of(id, kind)
@@ -34,6 +38,6 @@ for key in string.gmatch(scores, '[^\n]+') do
 end
 local samples = clear(SHADOW, function(sample) return sample.request end)
 for at = 3, #ARGV do samples = samples + clear(ARGV[at], function(request) return request end) end
-redis.call('SET', ERASED .. redis.sha1hex(id), 1, 'EX', ttl)
+redis.call('SET', gone, latest + 1, 'EX', ttl)
 local image = free(id) and 1 or 0
 return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects, image}

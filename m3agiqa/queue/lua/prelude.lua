@@ -44,6 +44,11 @@ local function failed(receiver)
     redis.pcall('EXPIRE', FAILING, FAILING_S)
 end
 
+-- How often a request was tried anew after a failure.
+local function tries(entry)
+    return tonumber(redis.call('HGET', entry, 'retries') or 0) or 0
+end
+
 -- A table of what a JSON object says; an empty one for anything else.
 local function told_by(json)
     local sound, told = pcall(cjson.decode, json)

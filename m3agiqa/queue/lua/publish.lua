@@ -1,8 +1,8 @@
 -- Keep a verdict and owe its deliveries. ARGV: the request's id, its fingerprint, the request, the verdict, kinds of
 -- deliveries, seconds to keep the verdict, id and text of a dead letter ('' if there is none), bytes of all dead
--- letters at most, and keys under which the scores may be remembered, a line each. Returns 1; 0 if there is a verdict
--- already, or the request was erased; 2 if the request is unknown, as after Redis lost its data: the verdict is
--- worth keeping all the same.
+-- letters at most, keys under which the scores may be remembered, a line each, and which try of the request this is.
+-- Returns 1; 0 if there is a verdict already, the request was erased, or this is an earlier try; 2 if the request is
+-- unknown, as after Redis lost its data: the verdict is worth keeping all the same.
 
 -- Samples that wait for a shadow worker at most, their bytes, and seconds for which the last one is kept.
 local MOST_SAMPLES = 500
@@ -37,10 +37,10 @@ local function count_minute()
     redis.pcall('EXPIRE', RATE, RATE_S)
 end
 
-local id, content, request, verdict, kinds, ttl, letter_id, letter, most, scores = unpack(ARGV)
+local id, content, request, verdict, kinds, ttl, letter_id, letter, most, scores, retries = unpack(ARGV)
 local entry = REQUEST .. id
 local known = redis.call('TYPE', entry).ok == 'hash'
-if known and redis.call('HEXISTS', entry, 'score') == 0 then return 0 end
+if known and (redis.call('HEXISTS', entry, 'score') == 0 or tries(entry) ~= tonumber(retries)) then return 0 end
 if redis.call('EXISTS', RESULT .. id) == 1 then
     if known then remove(entry, 'score', id, ttl) end
     return 0

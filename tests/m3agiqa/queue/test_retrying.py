@@ -142,3 +142,46 @@ def test_a_new_request_may_say_so_too(ledger: Ledger, redis: Redis) -> None:
     assert ledger.admit(6) == 1
     claim = begin(ledger, "r")
     assert (claim.retries, claim.request.submitted_at > datetime.now(UTC)) == (0, True)
+
+
+def test_a_run_of_an_earlier_try_answers_nothing(ledger: Ledger, client: Client, redis: Redis) -> None:
+    # given a worker that still has a request when it is taken back, and tried anew
+    owe(ledger, redis, asked := request())
+    late = begin(ledger, taken(redis))
+    assert client.cancel("r")
+    owe(ledger, redis, again(asked))
+    # when the worker comes to its end, whichever
+    assert not late.publish(failed())
+    late.postpone(3600, "late")
+    late.bury(ValueError("late"))
+    # then the new try waits for its own verdict
+    assert letters(redis) == []
+    assert begin(ledger, "r").publish(verdict("r"))
+    assert client.result("r", timeout=0).status == "scored"
+
+
+def test_a_delivery_of_an_earlier_try_settles_nothing(ledger: Ledger, client: Client, redis: Redis) -> None:
+    # given a delivery that stalled, while another worker made it
+    owe(ledger, redis, asked := request("r", "callback"))
+    assert begin(ledger, taken(redis)).publish(failed())
+    late = begin(ledger, "r:callback")
+    late.ledger.settle(late)
+    owe(ledger, redis, again(asked))
+    assert begin(ledger, "r").publish(verdict("r"))
+    # when it ends after the request was tried anew
+    late.delivered()
+    # then the second verdict is still owed
+    assert redis.hexists(keys.request("r"), "callback")
+    begin(ledger, "r:callback").delivered()
+    assert client.state("r") == State.SETTLED
+
+
+def test_a_run_of_an_erased_request_answers_no_other_of_its_id(ledger: Ledger, client: Client, redis: Redis) -> None:
+    owe(ledger, redis, request())
+    late = begin(ledger, taken(redis))
+    client.erase("r")
+    # given another request under the id
+    owe(ledger, redis, request().model_copy(update={"prompt": "something else"}))
+    assert not late.publish(failed())
+    assert begin(ledger, "r").publish(verdict("r"))
+    assert client.result("r", timeout=0).status == "scored"

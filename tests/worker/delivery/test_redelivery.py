@@ -205,6 +205,23 @@ def test_what_stands_twice_among_the_verdicts_is_delivered_once(
     assert len(server.received) == 2
 
 
+def test_of_several_verdicts_of_a_request_the_latest_stands(
+    serve: Any, settings: Any, strict: Path, tmp_path: Path
+) -> None:
+    # given requests that were tried anew: the later verdict of one flips, and the earlier one of the other
+    server = serve(ok)
+    settings(server)
+    source = verdicts(tmp_path / "v.jsonl", ["flips", "stays"], 4.0, callback_url=server.url)
+    verdicts(source, ["flips"], 2.0, callback_url=server.url)
+    later = source.read_text().splitlines()
+    earlier = json.loads(later[1]) | {"scored_at": "2026-01-01T00:00:00Z"}
+    earlier["aspects"]["quality"]["score"] = 2.0
+    source.write_text("\n".join([*later, json.dumps(earlier)]) + "\n")
+    # then the receiver is told of the first alone
+    assert redecide(source, strict, "--deliver") == DONE
+    assert [name.partition(":")[0] for name in ids(server)] == ["flips"]
+
+
 def test_a_record_of_another_policy_is_not_gone_on_with(
     serve: Any, settings: Any, strict: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
