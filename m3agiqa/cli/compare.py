@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from m3agiqa.cli import report
 from m3agiqa.cli.arguments import SEED
 from m3agiqa.console import DONE
 from m3agiqa.contract import Aspect
 from m3agiqa.report import sources
+
+if TYPE_CHECKING:
+    from m3agiqa.report.judged import Judged
 
 HELP = "Compare two sets of verdicts: how scores lie, how far they agree on shared images, decisions that differ."
 
@@ -24,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=SEED, default=0, help="seed of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw how scores lie (png, pdf or svg)")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="DIR",
+        help="write a page of the images about which decisions differ, as B has them",
+    )
+    report.add_page_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +59,18 @@ def run(args: argparse.Namespace) -> int:
             for aspect in result["aspects"]
         }
         plots.save(plots.distributions(panels), args.plot)
+    if args.page is not None:
+        print(_write_page(args, sets), file=sys.stderr if args.json else sys.stdout)
     return DONE
+
+
+def _write_page(args: argparse.Namespace, sets: dict[str, list[Judged]]) -> Path:
+    from m3agiqa.policy import Policy
+    from m3agiqa.report.page.build import Page
+    from m3agiqa.train.evaluation.comparison import pair
+
+    differ = [replace(b, before=a.decision) for a, b in pair(*sets.values()).pairs if a.decision is not b.decision]
+    return report.write_page(args, Page(Policy.load(args.policy), "Decisions that differ"), differ, args.page)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from m3agiqa.report.judged import Judged
+    from m3agiqa.report.page.build import Page
     from m3agiqa.report.page.thumbnails import Find
 
 HELP = "Write a page of verdicts that opens from the disk: look at images, try thresholds, label by keyboard."
@@ -32,7 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder, or that of an earlier page"
     )
     parser.add_argument("--requests", type=Path, metavar="FILE", help=sources.REQUESTS_HELP)
-    parser.add_argument("--policy", default="default", metavar="NAME", help="the policy whose thresholds are shown")
+    add_page_arguments(parser)
+    parser.add_argument("--title", type=text, default="Verdicts")
+    parser.add_argument(
+        "--labels", type=whole(), default=200, metavar="N", help="propose about N images to label (default 200)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the draw of those images (default 0)")
+
+
+def add_page_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command that writes a page."""
+    parser.add_argument(
+        "--policy", default="default", metavar="NAME", help="the policy whose thresholds the page shows"
+    )
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
         "--images", type=Path, metavar="DIR", help="folder with the images: by path, name, or digest of the content"
@@ -42,24 +55,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fetch the images from their URLs, within the limits of a worker's settings (M3AGIQA_FETCH_...)",
     )
-    parser.add_argument("--title", type=text, default="Verdicts")
-    parser.add_argument(
-        "--labels", type=whole(), default=200, metavar="N", help="propose about N images to label (default 200)"
-    )
-    parser.add_argument("--seed", type=SEED, default=0, help="seed of the draw of those images (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     from m3agiqa.policy import Policy
-    from m3agiqa.report.page.build import Page, build
+    from m3agiqa.report.page.build import Page
 
     page = Page(Policy.load(args.policy), args.title, labels=args.labels, seed=args.seed)
-    images = list(sources.judged(args.source, args.requests))
+    print(write_page(args, page, list(sources.judged(args.source, args.requests)), args.output))
+    return DONE
+
+
+def write_page(args: argparse.Namespace, page: Page, images: Sequence[Judged], folder: Path) -> Path:
+    """Write a page of images, found as `args` of `add_page_arguments` say. Returns the file to open.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be written.
+    """
+    from m3agiqa.report.page.build import build
+
     at_once = FETCHES if args.fetch else None
     with _finder(args) as find, bars.shown("images") as progress:
-        index = build(images, args.output, page, find, progress, at_once=at_once)
-    print(index)
-    return DONE
+        return build(images, folder, page, find, progress, at_once=at_once)
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class Judged:
     reasons: tuple[str, ...]
     #: Scores by aspect, on the MOS scale 0..5; aspects that failed are missing.
     scores: Mapping[Aspect, AspectScore]
+    #: The decision that held before, where a verdict was decided anew, or that another set of verdicts says.
+    before: Decision | None = None
     #: Aspects that were asked for, as far as the source tells.
     asked: tuple[Aspect, ...] = ()
     #: Why the image, or an aspect of it, has no score.
@@ -75,6 +77,7 @@ def from_verdict(verdict: Verdict, *, image: str | None = None, prompt: str | No
         decision=verdict.decision,
         reasons=verdict.reasons,
         scores=verdict.aspects,
+        before=verdict.redecided.decision if verdict.redecided else None,
         asked=asked_for(verdict),
         failure=verdict.error,
         policy=verdict.policy.label if verdict.policy else "",

@@ -127,8 +127,8 @@ def row(image: Judged, policy: Policy, thumbnail: Thumbnail, proposal: Proposal 
     """An image as `data.js` takes it; what is None is left out."""
     said = {
         "id": image.id,
-        # Of an image that was decided anew, what held before: the page shows what changed.
-        "decision": image.verdict.redecided.decision if image.verdict and image.verdict.redecided else image.decision,
+        # What held before, if something did: the page shows what changed.
+        "decision": image.before or image.decision,
         "reasons": image.reasons,
         "scores": {aspect: [each.score, each.rating, each.description] for aspect, each in image.scores.items()},
         # What the sliders cannot change, with its reasons.

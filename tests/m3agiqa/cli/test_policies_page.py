@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def test_the_commands_of_the_page_run_one_after_the_other(
 def made(number: int, shift: float) -> Verdict:
     """An image whose scores grow with its number from 0 to 5, as a model that is off by `shift` sees it."""
     score = min(5.0, number / 160 + shift)
-    return verdict(f"i-{number}", aspects=scored(quality=score, correspondence=score, authenticity=score))
+    decision = Decision.ACCEPT if score >= 2.5 else Decision.REVIEW
+    aspects = scored(quality=score, correspondence=score, authenticity=score)
+    return verdict(f"i-{number}", aspects=aspects, decision=decision)
 
 
 def test_the_commands_that_look_at_labels_and_models_run_one_after_the_other(
@@ -77,3 +80,7 @@ def test_the_commands_that_look_at_labels_and_models_run_one_after_the_other(
     assert 1.8 < found < 2.1
     assert moved == pytest.approx(default + 0.5, abs=0.1)
     assert {file.name for file in tmp_path.glob("*.png")} == {"gallery.png", "compare.png"}
+    # and the page has the images about which the models differ
+    assert (tmp_path / "differ" / "index.html").exists()
+    said = "".join(file.read_text() for file in (tmp_path / "differ" / "data").glob("*.js"))
+    assert set(re.findall(r"i-\d+", said)) == {f"i-{number}" for number in range(320, 400)}

@@ -46,7 +46,7 @@ NO_PATHS = {
     *("only_policy", "batch_id"),
 }
 #: Options whose file a command may change.
-OUTPUTS = {"output", "predictions", "plot", "run_folder", "cache", "csv", "flips"}
+OUTPUTS = {"output", "predictions", "plot", "run_folder", "cache", "csv", "flips", "page"}
 
 THINGS = ("missing", "folder", "loop", "full", "fifo", "long", "bytes", "empty", "other")
 
