@@ -332,9 +332,9 @@ def test_a_worker_that_grows_too_large_finishes_and_ends(
     prelude = (
         "import worker.score.fetch\n"
         "fetch, kept = worker.score.fetch.Fetcher.fetch, []\n"
-        "def keep(self, url, hold):\n"
+        "def keep(self, url, *more):\n"
         "    kept.append(b'x' * 30_000_000)\n"
-        "    return fetch(self, url, hold)\n"
+        "    return fetch(self, url, *more)\n"
         "worker.score.fetch.Fetcher.fetch = keep\n"
     )
     worker = worker_process("score", prelude=prelude, memory_growth_limit_mib=256)
@@ -355,8 +355,8 @@ def test_a_request_that_kills_every_worker_is_answered_and_its_history_a_dead_le
         "import os\n"
         "import worker.score.fetch\n"
         "fetch = worker.score.fetch.Fetcher.fetch\n"
-        "def die(self, url, hold):\n"
-        "    return os._exit(9) if 'deadly' in url else fetch(self, url, hold)\n"
+        "def die(self, url, *more):\n"
+        "    return os._exit(9) if 'deadly' in url else fetch(self, url, *more)\n"
         "worker.score.fetch.Fetcher.fetch = die\n"
     )
     deadly = client.submit(image_url=web.url("deadly.png"), prompt="", request_id="deadly")

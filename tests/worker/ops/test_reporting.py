@@ -137,7 +137,7 @@ def test_the_worker_reports_what_nobody_foresaw(
     # Given a worker whose fetching breaks in a way of its own
     prelude = (
         "import worker.score.fetch\n"
-        "def broken(self, url, hold):\n"
+        "def broken(self, url, *more):\n"
         "    raise ZeroDivisionError(url)\n"
         "worker.score.fetch.Fetcher.fetch = broken\n"
     )
