@@ -75,7 +75,7 @@ class Rule:
 class Sample:
     """Images that somebody labelled good or bad, among all that were scored."""
 
-    #: Of the labelled images, in any order.
+    #: Positions of the labelled images, in any order.
     positions: Floats
     is_good: Bools
     #: Chance that an image was labelled, up to a factor that is the same for all.

@@ -102,7 +102,7 @@ class Tally:
     """What came of deliveries."""
 
     delivered: int = 0
-    #: Those that an earlier run delivered.
+    #: Deliveries that an earlier run made.
     known: int = 0
     #: Deliveries that failed, and what was said last, by receiver.
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)

@@ -74,7 +74,7 @@ def build(
     for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)
         rows = [
-            # Of several images with one id, the first is the proposed one.
+            # The first image with an id is the proposed one.
             row(image, page.policy, thumbnail, proposals.pop(image.id, None) if thumbnail.file else None)
             for image, thumbnail in zip(images[part], thumbnails[part], strict=True)
         ]

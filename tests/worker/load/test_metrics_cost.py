@@ -22,8 +22,8 @@ def test_the_workers_with_metrics_count_what_is_measured() -> None:
     with queue_alone(metrics=True) as platform:
         measure(platform, 5, None)
         score, deliver = platform.metrics_urls
-        eventually(lambda: counted(score, "m3agiqa_worker_images_total") == 5, "5 images counted")
-        eventually(lambda: counted(deliver, "m3agiqa_delivery_attempts_total") == 5, "5 deliveries counted")
+        assert eventually(lambda: counted(score, "m3agiqa_worker_images_total") == 5, "5 images counted")
+        assert eventually(lambda: counted(deliver, "m3agiqa_delivery_attempts_total") == 5, "5 deliveries counted")
 
 
 def test_each_pair_is_a_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
