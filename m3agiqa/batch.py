@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -49,6 +49,18 @@ class Record(BaseModel):
     policy: str
     #: Digest of the image's file; None where it could not be opened.
     image_sha256: str | None
+
+    @classmethod
+    def of_aspect(cls, aspect: Aspect, scored: AspectScore | None, failure: Failure | None, **image: Any) -> Self:
+        """The row of an aspect with its score or its failure; `image` are the fields that its image's rows share."""
+        return cls(
+            aspect=aspect,
+            description=scored.description if scored else None,
+            score=scored.score if scored else None,
+            rating=scored.rating if scored else None,
+            error=f"{failure.code}: {failure.message}" if failure else None,
+            **image,
+        )
 
     @field_validator("description", "score", "rating", "error", "image_sha256", mode="before")
     @classmethod
@@ -124,16 +136,13 @@ class Batch:
         identity = self._identity
         records = []
         for aspect in self.aspects:
-            scored, failure = scores.get(aspect), failures.get(aspect)
             records.append(
-                Record(
+                Record.of_aspect(
+                    aspect,
+                    scores.get(aspect),
+                    failures.get(aspect),
                     image_path=row.values.get(IMAGE_PATH, ""),
                     prompt=row.values.get(PROMPT, ""),
-                    aspect=aspect,
-                    description=scored.description if scored else None,
-                    score=scored.score if scored else None,
-                    rating=scored.rating if scored else None,
-                    error=f"{failure.code}: {failure.message}" if failure else None,
                     decision=decision,
                     reasons=reasons,
                     **identity,

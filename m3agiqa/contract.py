@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,8 +15,9 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from m3agiqa import versions
 from m3agiqa.decisions import Decision, PolicyRef, Redecided, ShadowDecision
-from m3agiqa.errors import InternalError, M3AGIQAError, NewerVersion, OutOfMemory, RequestInvalid
+from m3agiqa.errors import InternalError, M3AGIQAError, OutOfMemory, RequestInvalid
 from m3agiqa.fields import (
     INLINE,
     KEY_LEADS_ELSEWHERE,
@@ -37,6 +37,7 @@ from m3agiqa.fields import (
     describe_validation,
     is_request_id,
 )
+from m3agiqa.versions import VERSION
 
 __all__ = [
     "KEY_LEADS_ELSEWHERE",
@@ -71,9 +72,6 @@ MAX_PROMPT_CHARS = 8_000
 #: Pixels of an image: a little over 8192 x 8192, above what generators put out, and 270 MB once decoded.
 MAX_PIXELS = 68_000_000
 
-#: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
-#: leaves a message of another major version to other readers.
-VERSION = "1.2"
 #: Events that a verdict may tell.
 SCORED, REDECIDED = "verdict.scored", "verdict.redecided"
 
@@ -82,8 +80,6 @@ _OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent"
 #: Fields of requests that version 1.0 lacks, and the first version that has them.
 _SINCE = {"traceparent": "1.1", "batch_id": "1.2", "retry_failed": "1.2"}
 _INLINE_SINCE = "1.2"
-
-_VERSION_FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 
 
 class Aspect(StrEnum):
@@ -139,7 +135,7 @@ class ScoreRequest(Wire):
     #: Whether to try a request anew that is settled with a failure; without effect on any other. Since version 1.2.
     retry_failed: bool | None = None
     #: Version of the contract that the request follows; None means the reader's own.
-    version: str | None = Field(default=None, pattern=_VERSION_FORM)
+    version: str | None = Field(default=None, pattern=versions.FORM)
 
     @property
     def deliveries(self) -> tuple[str, ...]:
@@ -180,23 +176,9 @@ class ScoreRequest(Wire):
             NewerVersion: it follows a later major version.
         """
         try:
-            return cls.model_validate(_without_later_fields(payload))
+            return cls.model_validate(versions.without_later_fields(payload, cls.model_fields))
         except ValidationError as error:
             raise RequestInvalid(describe_validation(error)) from None
-
-
-def _without_later_fields(payload: object) -> object:
-    """`payload` without the fields that a later minor version added."""
-    version = payload.get("version") if isinstance(payload, dict) else None
-    if not isinstance(version, str) or not re.fullmatch(_VERSION_FORM, version):
-        return payload
-    theirs, ours = ([int(part) for part in each.split(".")] for each in (version, VERSION))
-    if theirs[0] > ours[0]:
-        raise NewerVersion(f"follows version {theirs[0]} of the contract, and this worker {ours[0]}")
-    if theirs <= ours:
-        return payload
-    assert isinstance(payload, dict)
-    return {name: value for name, value in payload.items() if name in ScoreRequest.model_fields}
 
 
 class AspectScore(Wire):

@@ -40,7 +40,8 @@ KEY_LEADS_ELSEWHERE = re.compile(r"(\A|/)\.\.?(/|\Z)|[\x00-\x1f\x7f-\x9f\\]")
 #: The name of a bucket, or the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 #: What stands for an image whose bytes lie in Redis beside the request: their SHA-256, in lower case.
-INLINE = re.compile(r"inline:([0-9a-f]{64})")
+INLINE_SCHEME = "inline:"
+INLINE = re.compile(INLINE_SCHEME + "([0-9a-f]{64})")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 #: Wrong fields that a message names; it counts the others.
@@ -90,7 +91,7 @@ def _check_schemes(*schemes: str) -> Callable[[str], str]:
 
 
 def _check_image(url: str) -> str:
-    if url.startswith("inline:"):
+    if url.startswith(INLINE_SCHEME):
         if not INLINE.fullmatch(url):
             raise ValueError("must be inline: and the SHA-256 of the bytes, 64 hexadecimal digits in lower case")
         return url

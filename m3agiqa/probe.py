@@ -13,7 +13,7 @@ from m3agiqa import config
 from m3agiqa.contract import MAX_PROMPT_CHARS, Aspect, Decision, Failure
 from m3agiqa.guard import NEUTRAL
 from m3agiqa.jobs import Job, Scores
-from m3agiqa.policy import SEVERITY, Policy
+from m3agiqa.policy import BLIND, SEVERITY, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.scorer import Scoring
 
@@ -65,7 +65,7 @@ class Prompts(BaseModel):
         """
         return config.load(config.find("probes", name), cls)
 
-    def of(self, number: int, owns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def for_image(self, number: int, owns: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Kind and text of every prompt for image `number`, where `owns` are the images' own prompts."""
         own = owns[number]
         for kind, phrases in self.kinds.items():
@@ -118,15 +118,24 @@ def trials(subjects: Sequence[Subject], prompts: Prompts, scorer: Scoring, polic
         if isinstance(subject.job, Failure):
             yield []
             continue
-        asked = list(prompts.of(number, owns))
-        neutral, own, *outcomes = scorer.score(list(_jobs(subject.job, [text for _, text in asked])))
-        judged = _Judge(policy, scorer.aspects, neutral)
+        asked = list(prompts.for_image(number, owns))
+        own, *outcomes = scorer.score(list(_jobs(subject.job, [text for _, text in asked])))
+        judged = _Judge(policy, scorer.aspects, _neutral(subject.job, scorer, policy))
         yield list(_compared(subject.name, own, zip(asked, outcomes, strict=True), judged))
 
 
 def _jobs(job: Job, texts: Iterable[str]) -> Iterator[Job]:
-    for text in (NEUTRAL, job.prompt, *texts):
+    for text in (job.prompt, *texts):
         yield Job(job.image, neutralised(text), job.aspects)
+
+
+def _neutral(job: Job, scorer: Scoring, policy: Policy) -> dict[Aspect, float]:
+    """Scores under a neutral prompt, where the policy's `prompt_guard` needs them."""
+    if policy.prompt_guard is None or not (aspects := tuple(each for each in BLIND if each in scorer.aspects)):
+        return {}
+    [outcome] = scorer.score([Job(job.image, NEUTRAL, aspects)])
+    known = {} if isinstance(outcome, Failure) else outcome.aspects
+    return {aspect: scored.score for aspect, scored in known.items()}
 
 
 @dataclass(frozen=True)
@@ -135,14 +144,12 @@ class _Judge:
 
     policy: Policy
     aspects: Sequence[Aspect]
-    neutral: Scores | Failure
+    neutral: Mapping[Aspect, float]
 
     def decide(self, outcome: Scores | Failure) -> Decision:
         if isinstance(outcome, Failure):
             return self.policy.decide({}, self.aspects, outcome)[0]
-        known = {} if isinstance(self.neutral, Failure) else self.neutral.aspects
-        neutral = {aspect: scored.score for aspect, scored in known.items()}
-        return self.policy.decide(outcome.aspects, self.aspects, neutral=neutral)[0]
+        return self.policy.decide(outcome.aspects, self.aspects, neutral=self.neutral)[0]
 
 
 def _compared(

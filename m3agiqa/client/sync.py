@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from datetime import datetime
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import ValidationError
 
+from m3agiqa.chunks import chunks
 from m3agiqa.client import submitting
 from m3agiqa.client.bucket import UPLOAD, Bucket
 from m3agiqa.client.images import Image
@@ -204,7 +204,8 @@ class Client(Operator):
         Raises:
             QueueUnavailable: Redis cannot be reached, or forbids this user to look.
         """
-        found = [one for chunk in _chunks(dict.fromkeys(request_ids)) for one in statuses(self._connection, chunk)]
+        some_at_a_time = chunks(dict.fromkeys(request_ids), _CHUNK)
+        found = [one for chunk in some_at_a_time for one in statuses(self._connection, chunk)]
         return {one.request_id: one for one in found}
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
@@ -262,7 +263,7 @@ class Client(Operator):
         with self._connection.redis() as redis:
             # A set, because a scan may name a key twice.
             names = set(redis.scan_iter(match=self._key(keys.RESULTS), count=_CHUNK))
-        for page in _chunks(names):
+        for page in chunks(names, _CHUNK):
             for name, found in zip(page, self._connection.call("mget", page), strict=True):
                 if found is None:  # it expired since
                     continue
@@ -285,9 +286,3 @@ class Client(Operator):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, _CHUNK)):
-        yield chunk

@@ -19,10 +19,10 @@ from typing import Any
 
 from m3agiqa.contract import ScoreRequest
 from m3agiqa.errors import FetchRefused, RequestInvalid
+from m3agiqa.fields import INLINE_SCHEME
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 
-SCHEME = "inline:"
 #: Bytes of a part: below the smallest limit on a value that Redis can be given, `proto-max-bulk-len 1mb`.
 PART_BYTES = 2**19
 #: Bytes of an image, bytes of all that wait, and seconds for which they are kept, unless told otherwise.
@@ -48,7 +48,7 @@ class InlineImages:
         """
         if len(data) > self.max_bytes:
             raise RequestInvalid(f"image: {len(data)} bytes are more than {self.max_bytes}; name a bucket to upload to")
-        return f"{SCHEME}{hashlib.sha256(data).hexdigest()}"
+        return f"{INLINE_SCHEME}{hashlib.sha256(data).hexdigest()}"
 
     def keep(self, images: Sequence[tuple[ScoreRequest, bytes]]) -> int:
         """Put images beside their requests, which name what `url` gave. Returns how many, from the first on: less than
@@ -78,7 +78,7 @@ class InlineImages:
 
     def _put(self, request: ScoreRequest, data: bytes, before: tuple[str, str] | None) -> None:
         name, images = map(self.connection.key, (keys.image(request.request_id), keys.IMAGES))
-        digest, minute = request.image_url.removeprefix(SCHEME), int(time.time() + self.ttl_s) // 60
+        digest, minute = request.image_url.removeprefix(INLINE_SCHEME), int(time.time() + self.ttl_s) // 60
         fields: dict[Any, Any] = {
             f"{digest}:{at}": data[start : start + PART_BYTES]
             for at, start in enumerate(range(0, len(data), PART_BYTES))

@@ -19,6 +19,7 @@ from itertools import islice
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from m3agiqa.chunks import chunks
 from m3agiqa.errors import QueueUnavailable
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
@@ -143,9 +144,9 @@ class Waiting:
                 wanted, begun, self._begun = set(self._waits), self._begun, set()
             # Redis answers to a new subscription alone.
             found = begun & subscribed
-            for request_ids in _chunks(wanted - subscribed):
+            for request_ids in chunks(wanted - subscribed, _AT_ONCE):
                 announced.subscribe(*(self._channel + name for name in request_ids))
-            for request_ids in _chunks(subscribed - wanted):
+            for request_ids in chunks(subscribed - wanted, _AT_ONCE):
                 announced.unsubscribe(*(self._channel + name for name in request_ids))  # type: ignore[no-untyped-call]
             subscribed = wanted
             found |= self._messages(announced)
@@ -169,7 +170,7 @@ class Waiting:
         return found
 
     def _look(self, request_ids: Iterable[str]) -> None:
-        for some in _chunks(request_ids):
+        for some in chunks(request_ids, _AT_ONCE):
             with self._connection.redis() as redis, redis.pipeline(transaction=False) as pipeline:
                 for name in some:
                     pipeline.get(self._connection.key(keys.result(name)))
@@ -202,9 +203,3 @@ class Waiting:
             self.discard(wait)
             with suppress(InvalidStateError):
                 wait.set_exception(error)
-
-
-def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(names)
-    while some := list(islice(rest, _AT_ONCE)):
-        yield some

@@ -38,15 +38,12 @@ def flipped(item: Judged, old: Policy, new: Policy, at: datetime) -> list[Verdic
 
 def _row(item: Judged, aspect: Aspect, policy: Policy, decision: Decision, reasons: tuple[str, ...]) -> Record:
     scored = item.scores.get(aspect)
-    failure = item.failure if scored is None else None
-    return Record(
+    return Record.of_aspect(
+        aspect,
+        scored,
+        item.failure if scored is None else None,
         image_path=item.id,
         prompt=item.prompt or "",
-        aspect=aspect,
-        description=scored.description if scored else None,
-        score=scored.score if scored else None,
-        rating=scored.rating if scored else None,
-        error=f"{failure.code}: {failure.message}" if failure else None,
         decision=decision,
         reasons=reasons,
         aspects=item.asked,

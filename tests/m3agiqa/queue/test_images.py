@@ -12,8 +12,9 @@ from redis import Redis
 from m3agiqa.client import Client
 from m3agiqa.contract import Failure, ScoreRequest
 from m3agiqa.errors import FetchRefused, InternalError, RequestInvalid
+from m3agiqa.fields import INLINE_SCHEME
 from m3agiqa.queue import keys
-from m3agiqa.queue.images import PART_BYTES, SCHEME, InlineImages, parts
+from m3agiqa.queue.images import PART_BYTES, InlineImages, parts
 from m3agiqa.queue.ledger import Ledger
 from tests.m3agiqa.queue.support import begin, letters, traces
 from tests.support_verdicts import verdict
@@ -43,7 +44,7 @@ def test_bytes_lie_beside_their_request_until_its_verdict(ledger: Ledger, client
     submit(client, ledger)
     claim = begin(ledger)
     # then a worker reads the bytes, no value is large, and everything would go by itself one day
-    assert claim.request.image_url == SCHEME + DIGEST
+    assert claim.request.image_url == INLINE_SCHEME + DIGEST
     assert read(ledger) == DATA
     assert max(map(len, redis.hvals(keys.image("r")))) == PART_BYTES
     assert waiting(redis) == len(DATA)
@@ -109,7 +110,7 @@ def test_another_image_under_an_id_that_is_taken_leaves_the_first_its_bytes(
     # then the first one stands, with its bytes, and all go together
     assert [letter.code for letter in letters(redis)] == ["request_invalid"]
     claim = begin(ledger)
-    assert (claim.request.image_url, read(ledger)) == (SCHEME + DIGEST, DATA)
+    assert (claim.request.image_url, read(ledger)) == (INLINE_SCHEME + DIGEST, DATA)
     claim.publish(verdict("r"))
     assert (redis.exists(keys.image("r")), waiting(redis)) == (0, 0)
 
@@ -191,7 +192,7 @@ def test_a_count_of_minutes_long_past_goes(ledger: Ledger, client: Client, redis
 
 def test_an_image_has_a_limit(ledger: Ledger) -> None:
     store = InlineImages(ledger.connection, max_bytes=10)
-    assert store.url(bytes(10)) == SCHEME + hashlib.sha256(bytes(10)).hexdigest()
+    assert store.url(bytes(10)) == INLINE_SCHEME + hashlib.sha256(bytes(10)).hexdigest()
     with pytest.raises(RequestInvalid, match="image: 11 bytes are more than 10; name a bucket"):
         store.url(bytes(11))
 
