@@ -17,7 +17,8 @@ from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationErro
 
 from m3agiqa import versions
 from m3agiqa.decisions import Decision, PolicyRef, Redecided, ShadowDecision
-from m3agiqa.errors import InternalError, M3AGIQAError, OutOfMemory, RequestInvalid
+from m3agiqa.errors import RequestInvalid
+from m3agiqa.failure import Failure
 from m3agiqa.fields import (
     INLINE,
     KEY_LEADS_ELSEWHERE,
@@ -31,11 +32,13 @@ from m3agiqa.fields import (
     Priority,
     RequestId,
     S3Uri,
+    Tenant,
     Traceparent,
     WebUrl,
     Wire,
     describe_validation,
     is_request_id,
+    name_of,
 )
 from m3agiqa.versions import VERSION
 
@@ -75,9 +78,10 @@ MAX_PIXELS = 68_000_000
 #: Events that a verdict may tell.
 SCORED, REDECIDED = "verdict.scored", "verdict.redecided"
 
-#: Fields that differ between a request and its repetition.
-_OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent", "batch_id", "retry_failed"}
-#: Fields of requests that version 1.0 lacks, and the first version that has them.
+#: Fields in which a request may differ from its repetition, and the tenant, which is part of its name.
+_OF_A_TIME = {"submitted_at", "expires_at", "priority", "version", "traceparent", "batch_id", "retry_failed", "tenant"}
+#: Fields of requests that version 1.0 lacks, and the first version that has them. Not `tenant`: a reader that passed
+#: over it would take the request for another one, so it is to refuse it.
 _SINCE = {"traceparent": "1.1", "batch_id": "1.2", "retry_failed": "1.2"}
 _INLINE_SINCE = "1.2"
 
@@ -134,8 +138,15 @@ class ScoreRequest(Wire):
     batch_id: RequestId | None = None
     #: Whether to try a request anew that is settled with a failure; without effect on any other. Since version 1.2.
     retry_failed: bool | None = None
+    #: The customer it is for. Ids are unique within a tenant, as they are among all requests without one. Since 1.3.
+    tenant: Tenant | None = None
     #: Version of the contract that the request follows; None means the reader's own.
     version: str | None = Field(default=None, pattern=versions.FORM)
+
+    @property
+    def name(self) -> str:
+        """The name by which the queue knows it."""
+        return name_of(self.tenant, self.request_id)
 
     @property
     def deliveries(self) -> tuple[str, ...]:
@@ -193,31 +204,6 @@ class AspectScore(Wire):
     slices: int = Field(ge=0)
     #: Tokens cut from the end of the scoring conversation to fit the head's context.
     cut_tokens: int = Field(ge=0)
-
-
-class Failure(Wire):
-    """A failure as a value, so that an error of `errors` can travel."""
-
-    code: str
-    message: str
-    retryable: bool
-
-    @classmethod
-    def from_error(cls, error: BaseException) -> Self:
-        """`error` as a value. An unforeseen one becomes an `internal_error` that shows its type alone, as its text may
-        hold secrets.
-
-        The message can be written as JSON, also where it holds the name of a file that is not UTF-8.
-        """
-        if isinstance(error, MemoryError):
-            error = OutOfMemory("this machine had no room for it; give the worker more memory, or fewer threads")
-        if isinstance(error, M3AGIQAError):
-            return cls(code=error.code, message=str(error), retryable=error.retryable)
-        return cls(
-            code=InternalError.code,
-            message=f"unexpected {type(error).__name__}",
-            retryable=InternalError.retryable,
-        )
 
 
 class ModelInfo(Wire):
@@ -291,3 +277,10 @@ class Verdict(Wire):
     redecided: Redecided | None = None
     #: The request's own.
     batch_id: str | None = None
+    #: The request's own. Since 1.3.
+    tenant: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name by which the queue knows its request."""
+        return name_of(self.tenant, self.request_id)

@@ -43,6 +43,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 INLINE_SCHEME = "inline:"
 INLINE = re.compile(INLINE_SCHEME + "([0-9a-f]{64})")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 #: Wrong fields that a message names; it counts the others.
 _NAMED_ERRORS = 8
@@ -58,6 +59,23 @@ class Wire(BaseModel):
 
 def is_request_id(value: object) -> bool:
     return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
+
+
+def is_tenant(value: object) -> bool:
+    return isinstance(value, str) and _TENANT.fullmatch(value) is not None
+
+
+def name_of(tenant: str | None, request_id: str) -> str:
+    """The name by which the queue knows a request: its id, of which each tenant has its own, as `TENANT/ID`."""
+    return request_id if tenant is None else f"{tenant}/{request_id}"
+
+
+def is_name(value: object) -> bool:
+    """Whether `name_of` may have given this."""
+    if not isinstance(value, str):
+        return False
+    tenant, slash, request_id = value.rpartition("/")
+    return is_request_id(request_id) and (not slash or is_tenant(tenant))
 
 
 def describe_validation(error: ValidationError) -> str:
@@ -135,6 +153,12 @@ def _check_request_id(value: str) -> str:
     return value
 
 
+def _check_tenant(value: str) -> str:
+    if not is_tenant(value):
+        raise ValueError("must be 1 to 63 lower-case letters, digits or '-', starting with a letter or digit")
+    return value
+
+
 def _check_depth(value: object) -> object:
     if _deeper_than(MAX_METADATA_DEPTH, value):
         raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
@@ -183,6 +207,8 @@ Traceparent = Annotated[str | None, BeforeValidator(_traceparent)]
 S3Uri = Annotated[_Url, AfterValidator(_check_schemes("s3"))]
 
 RequestId = Annotated[str, AfterValidator(_check_request_id)]
+
+Tenant = Annotated[str, AfterValidator(_check_tenant)]
 
 #: Queue priorities, most urgent first.
 Priority = Literal[0, 3, 6, 9]

@@ -27,6 +27,8 @@ class Request(Protocol):
     def metadata(self) -> dict[str, JsonValue]: ...
     @property
     def batch_id(self) -> str | None: ...
+    @property
+    def tenant(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class LocalRequest:
     submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     metadata: dict[str, JsonValue] = field(default_factory=dict)
     batch_id: str | None = None
+    tenant: str | None = None
 
 
 def assemble(
@@ -83,4 +86,5 @@ def assemble(
         neutral=dict(scores.neutral),
         request=asked,
         batch_id=request.batch_id,
+        tenant=request.tenant,
     )

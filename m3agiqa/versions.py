@@ -9,7 +9,7 @@ from m3agiqa.errors import NewerVersion
 
 #: Version of the contract that this code follows. A reader ignores the fields that a later minor version added, and
 #: leaves a message of another major version to other readers.
-VERSION = "1.2"
+VERSION = "1.3"
 #: What a version looks like.
 FORM = r"^[0-9]{1,4}\.[0-9]{1,4}$"
 

@@ -135,6 +135,7 @@ def test_the_client_keeps_its_signatures() -> None:
     assert set(producers.__all__) == {"AsyncClient", "Client", "ScoreRequest", "State", "Verdict"}
     assert signature(Client) == {
         "redis_url": ...,
+        "tenant": None,
         "max_queued": 100_000,
         "upload": None,
         "inline_max_bytes": 8 * 2**20,

@@ -81,7 +81,7 @@ class Comparison(BaseModel):
         both = ours.scores.keys() & theirs.scores
         return cls(
             compared_at=datetime.now(UTC),
-            request_id=production.request_id,
+            request_id=production.name,
             production=theirs,
             shadow=ours,
             differences={aspect: ours.scores[aspect] - theirs.scores[aspect] for aspect in both},
@@ -226,7 +226,7 @@ class Shadow:
         if self.profile not in (ANY, decided.model.profile):
             self.report.skipped("other_profile")
             return
-        steps.begin(request.request_id)
+        steps.begin(request.name)
         try:
             self._score(request, decided)
         except Busy as busy:
@@ -240,8 +240,8 @@ class Shadow:
     def _score(self, request: ScoreRequest, decided: Verdict) -> None:
         # Production was in time; whoever judges a model has more.
         request = request.model_copy(update={"expires_at": None})
-        claim = _Aside(self.ledger, request.request_id, "score", 1, 1, request, "", ())
-        replace(self.handler, ledger=_One(claim)).run(request.request_id)
+        claim = _Aside(self.ledger, request.name, "score", 1, 1, request, "", ())
+        replace(self.handler, ledger=_One(claim)).run(request.name)
         for verdict in claim.verdicts:
             self.report.compared(decided, verdict)
 

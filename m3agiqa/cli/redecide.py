@@ -84,11 +84,11 @@ def _run_and_deliver(args: argparse.Namespace, policy: Policy) -> int:
     moves = Moves()
     for verdict, start, size in _decided(args, policy, record.at, moves):
         assert verdict.redecided is not None, "it was decided anew"
-        known = latest.get(verdict.request_id)
+        known = latest.get(verdict.name)
         if known is None or known[0] < verdict.scored_at:
             is_wanted = args.deliver == ALL or verdict.decision is not verdict.redecided.decision
-            found = owed(verdict, requests.get(verdict.request_id), start, size) if is_wanted else None
-            latest[verdict.request_id] = verdict.scored_at, found
+            found = owed(verdict, requests.get(verdict.name), start, size) if is_wanted else None
+            latest[verdict.name] = verdict.scored_at, found
     wanted = [found for _, found in latest.values() if found is not None]
     items, nowhere = [item for found in wanted for item in found], sum(not found for found in wanted)
     _show(policy.ref, moves)

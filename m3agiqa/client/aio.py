@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from copy import copy
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
@@ -43,6 +44,12 @@ class AsyncClient:
     def __init__(self, redis_url: str, **options: Unpack[submitting.Options]) -> None:
         self._client = Client(redis_url, **options)
         self._threads = ThreadPoolExecutor(_THREADS, "m3agiqa-client")
+
+    def for_tenant(self, tenant: str) -> Self:
+        """This client for one tenant. Both share connections, which either ends with `close`."""
+        one = copy(self)
+        one._client = self._client.for_tenant(tenant)
+        return one
 
     async def submit(self, **fields: Unpack[submitting.Fields]) -> str:
         """Enqueue one image; returns its request id. Takes the arguments of `Client.submit`."""
@@ -81,7 +88,7 @@ class AsyncClient:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _wait(self, request_id: str, stale: str | None = None) -> Verdict:
-        wait = self._client._waiting.add(request_id, stale)
+        wait = self._client._waiting.add(self._client._name(request_id), stale)
         try:
             return submitting.read(await asyncio.wrap_future(wait), request_id)
         finally:

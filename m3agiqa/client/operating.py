@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from m3agiqa.client.reading import Reader
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
@@ -12,11 +13,11 @@ from m3agiqa.queue.erasing import Erased, Erasing
 from m3agiqa.queue.overview import Overview
 
 
-class Operator:
-    """Takes the rights of the user `operator` of `deploy/redis/users.acl`."""
+class Operator(Reader):
+    """Takes the rights of the user `operator` of `deploy/redis/users.acl`. Dead letters are those of every tenant."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, tenant: str | None = None) -> None:
+        super().__init__(connection, tenant)
         self._dead = DeadLetters(connection)
         self._cancelling = Cancelling(connection)
 
@@ -70,7 +71,7 @@ class Operator:
             UsageError: no request has this id.
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
-        return self._cancelling.cancel(request_id)
+        return self._cancelling.cancel(self._name(request_id))
 
     def erase(self, request_id: str) -> Erased:
         """Remove every trace of a request from Redis; says what it was, and which objects in S3 it could not remove.
@@ -79,15 +80,18 @@ class Operator:
             UsageError: this is no request id.
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
-        return Erasing(self._connection).erase(request_id)
+        return Erasing(self._connection).erase(self._name(request_id))
 
     def purge(self) -> Iterator[str]:
-        """Take back every request that waits for its score now. Yields the id of each once it is answered.
+        """Take back every request that waits for its score now; with a tenant, its own. Yields the id of each once
+        it is answered.
 
         Raises:
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
-        yield from self._cancelling.purge()
+        within = self._name("")
+        for name in self._cancelling.purge(within):
+            yield name.removeprefix(within)
 
     def overview(self) -> Overview:
         """How the queue is now: what waits, who works, and how often what happened.

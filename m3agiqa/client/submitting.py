@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Required, TypedDict
@@ -30,6 +30,7 @@ _NAMED = 8
 class Options(TypedDict, total=False):
     """Options of a client; `Client` says what each means."""
 
+    tenant: str | None
     max_queued: int
     upload: str | None
     inline_max_bytes: int
@@ -70,16 +71,19 @@ class Submission(NamedTuple):
     image: bytes | None
 
 
-def chunked(items: Iterable[ScoreRequest | Mapping[str, Any]], store: Store) -> Iterator[list[Submission]]:
-    """Requests, with the caller's span, as many as one round trip takes. Fields that are None count as left out.
+def chunked(
+    items: Iterable[ScoreRequest | Mapping[str, Any]], store: Store, tenant: str | None
+) -> Iterator[list[Submission]]:
+    """Requests of `tenant`, with the caller's span, as many as one round trip takes. Fields that are None count as left
+    out.
 
     Raises:
-        RequestInvalid: a field is wrong, or `refuse_unknown_policy` refuses a request.
+        RequestInvalid: a field is wrong, a request names another tenant, or `refuse_unknown_policy` refuses it.
     """
     chunk: list[Submission] = []
     size = 0
     for item in items:
-        chunk.append(one := _parsed(item, store))
+        chunk.append(one := _parsed(item, store, tenant))
         size += len(one.image or b"")
         if len(chunk) == CHUNK or size >= _CHUNK_BYTES:
             yield chunk
@@ -88,7 +92,7 @@ def chunked(items: Iterable[ScoreRequest | Mapping[str, Any]], store: Store) -> 
         yield chunk
 
 
-def _parsed(item: ScoreRequest | Mapping[str, Any], store: Store) -> Submission:
+def _parsed(item: ScoreRequest | Mapping[str, Any], store: Store, tenant: str | None) -> Submission:
     data = None
     if not isinstance(item, ScoreRequest):
         fields = {name: value for name, value in item.items() if value is not None}
@@ -98,6 +102,10 @@ def _parsed(item: ScoreRequest | Mapping[str, Any], store: Store) -> Submission:
             data = bytes_of(fields.pop("image" if "image" in fields else "image_url"))
             fields["image_url"] = store.url(data)
         item = ScoreRequest.parse(fields)
+    if tenant is not None and item.tenant != tenant:
+        if item.tenant is not None:
+            raise RequestInvalid(f"tenant: this client submits for {tenant} alone")
+        item = item.model_copy(update={"tenant": tenant})
     refuse_unknown_policy(item)
     return Submission(traced(item), data)
 
@@ -128,18 +136,23 @@ def refuse_unknown_policy(request: ScoreRequest) -> None:
         raise RequestInvalid(f"policy: there is no {quoted(request.policy)}; one of: {known}")
 
 
-def refuse_conflicts(requests: Iterable[ScoreRequest], standing: Iterable[ScoreRequest], submitted: list[str]) -> None:
+def refuse_conflicts(
+    requests: Iterable[ScoreRequest],
+    standing: Iterable[ScoreRequest],
+    submitted: list[str],
+    called: Callable[[ScoreRequest], str],
+) -> None:
     """Refuse requests of which two differ under one id, or which are among `standing`: those whose ids are taken by
-    other requests.
+    other requests. `called` gives the id by which the caller knows one.
 
     Raises:
         RequestConflict: there are such; `submitted` were enqueued before.
     """
     first: dict[str, ScoreRequest] = {}
-    repeated = [(first.setdefault(one.request_id, one), one) for one in requests]
+    repeated = [(first.setdefault(one.name, one), one) for one in requests]
     # A fingerprint takes some time, and ids are rarely there twice.
     differing = [one for before, one in repeated if before is not one and before.fingerprint != one.fingerprint]
-    ids = list(dict.fromkeys(one.request_id for one in [*standing, *differing]))
+    ids = list(dict.fromkeys(called(one) for one in [*standing, *differing]))
     if ids:
         named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
         raise RequestConflict(

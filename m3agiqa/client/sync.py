@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from copy import copy
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from pydantic import ValidationError
-
-from m3agiqa.chunks import chunks
 from m3agiqa.client import submitting
 from m3agiqa.client.bucket import UPLOAD, Bucket
 from m3agiqa.client.images import Image
 from m3agiqa.client.operating import Operator
+from m3agiqa.client.reading import tenant_named
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import QueueUnavailable, UploadError
 from m3agiqa.queue import images, inbox, keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.images import InlineImages
-from m3agiqa.queue.standing import Status, statuses
-from m3agiqa.queue.state import State, history_of, state_of
 from m3agiqa.queue.waiting import Waiting
-from m3agiqa.quoting import quoted
 
-logger = logging.getLogger(__name__)
-
-#: Verdicts and states that one round trip reads.
-_CHUNK = 500
 #: Threads that ask Redis at a time; others wait for their turn. Those that wait for verdicts need no connection.
 _AT_ONCE = 32
 
@@ -44,26 +35,29 @@ class Client(Operator):
     `submit` refuses while `max_queued` requests wait. `?namespace=NAME` at the end of `redis_url` is the namespace of
     the workers, their M3AGIQA_NAMESPACE; this class does not read that variable.
 
+    With a `tenant`, it submits for that one alone, and every id is one of the tenant's. Without one, ids of requests
+    that have a tenant are `TENANT/ID`.
+
     Images that it is given as bytes go to `upload`, `s3://bucket/prefix`, which M3AGIQA_UPLOAD names by default. With
     no such place they go into Redis, each of at most `inline_max_bytes`, for `inline_ttl_s` seconds, while those that
     wait have less than `inline_budget_bytes` in all.
 
     Raises:
-        ConfigError: `redis_url` is no Redis URL, or `upload` no place in S3.
+        ConfigError: `redis_url` is no Redis URL, `upload` no place in S3, or `tenant` no name of one.
     """
 
     def __init__(
         self,
         redis_url: str,
         *,
+        tenant: str | None = None,
         max_queued: int = submitting.MAX_QUEUED,
         upload: str | None = None,
         inline_max_bytes: int = images.MAX_BYTES,
         inline_budget_bytes: int = images.BUDGET_BYTES,
         inline_ttl_s: int = images.TTL_S,
     ) -> None:
-        super().__init__(Connection(redis_url, at_once=_AT_ONCE))
-        self._key = self._connection.key
+        super().__init__(Connection(redis_url, at_once=_AT_ONCE), tenant)
         # `AsyncClient` waits by this as well.
         self._waiting = Waiting(self._connection)
         self._max_queued = max_queued
@@ -73,6 +67,16 @@ class Client(Operator):
             if place
             else InlineImages(self._connection, inline_max_bytes, inline_budget_bytes, inline_ttl_s)
         )
+
+    def for_tenant(self, tenant: str) -> Self:
+        """This client for one tenant. Both share connections, which either ends with `close`.
+
+        Raises:
+            ConfigError: `tenant` is no name of one.
+        """
+        one = copy(self)
+        one.tenant = tenant_named(tenant)
+        return one
 
     def submit(
         self,
@@ -142,19 +146,19 @@ class Client(Operator):
             QueueUnavailable: Redis cannot be reached; says how many requests were enqueued for certain.
         """
         ids: list[str] = []
-        for chunk in submitting.chunked(requests, self._store):
+        for chunk in submitting.chunked(requests, self._store, self.tenant):
             parsed = [one.request for one in chunk]
             try:
                 with self._connection.redis() as redis:
                     waiting, standing = inbox.look(redis, parsed, self._key)
-                submitting.refuse_conflicts(parsed, standing, ids)
+                submitting.refuse_conflicts(parsed, standing, ids, self._id)
                 room = max(0, self._max_queued - waiting)
                 kept = submitting.keep(self._store, chunk[:room])
                 with self._connection.redis() as redis:
                     inbox.push(redis, parsed[:kept], self._key, replicas=self._connection.replicas)
             except (QueueUnavailable, UploadError) as error:
                 raise type(error)(f"{error} ({len(ids)} enqueued before)") if ids else error from None
-            ids += [request.request_id for request in parsed[:kept]]
+            ids += [self._id(request) for request in parsed[:kept]]
             if kept < len(parsed):
                 oldest_s = float(self._connection.call("get", self._key(keys.OLDEST)) or 0)
                 what = f"{self._max_queued} requests" if room < len(parsed) else "as many bytes of images as may"
@@ -178,35 +182,8 @@ class Client(Operator):
         request_id = fields.get("request_id")
         if request_id is None or not fields.get("retry_failed"):
             return None
-        text = self._connection.call("get", self._key(keys.result(request_id)))
+        text = self._connection.call("get", self._key(keys.result(self._name(request_id))))
         return text if text is not None and submitting.read(text, request_id).status == "failed" else None
-
-    def state(self, request_id: str) -> State | None:
-        """Where a request is; None before a worker has taken it in, and when it is forgotten, long after it was
-        settled.
-
-        Raises:
-            QueueUnavailable: Redis cannot be reached.
-        """
-        return state_of(self._connection, request_id)
-
-    def history(self, request_id: str) -> tuple[str, ...]:
-        """What happened to a request: a line for each event with its Unix time, the newest last.
-
-        Raises:
-            QueueUnavailable: Redis cannot be reached.
-        """
-        return history_of(self._connection, request_id)
-
-    def status_many(self, request_ids: Iterable[str]) -> dict[str, Status]:
-        """Where requests are, how many wait before them, and for how long, 500 in two round trips.
-
-        Raises:
-            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
-        """
-        some_at_a_time = chunks(dict.fromkeys(request_ids), _CHUNK)
-        found = [one for chunk in some_at_a_time for one in statuses(self._connection, chunk)]
-        return {one.request_id: one for one in found}
 
     def result(self, request_id: str, timeout: float | None = None) -> Verdict:
         """Wait for a verdict, at most `timeout` seconds; None waits for ever, 0 only looks.
@@ -224,13 +201,13 @@ class Client(Operator):
     def _wait(
         self, request_id: str, timeout: float | None, deadline: float | None, stale: str | None = None
     ) -> Verdict:
-        text = self._connection.call("get", self._key(keys.result(request_id)))
+        text = self._connection.call("get", self._key(keys.result(self._name(request_id))))
         if text is not None and text != stale:
             return submitting.read(str(text), request_id)
         left_s = None if deadline is None else deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
             raise submitting.late(request_id, timeout)
-        wait = self._waiting.add(request_id, stale)
+        wait = self._waiting.add(self._name(request_id), stale)
         try:
             return submitting.read(wait.result(left_s), request_id)
         except TimeoutError:
@@ -243,7 +220,7 @@ class Client(Operator):
 
         Raises what `result` raises.
         """
-        waits = {self._waiting.add(request_id): request_id for request_id in dict.fromkeys(request_ids)}
+        waits = {self._waiting.add(self._name(request_id)): request_id for request_id in dict.fromkeys(request_ids)}
         try:
             for wait in futures.as_completed(waits, timeout):
                 yield submitting.read(wait.result(), waits[wait])
@@ -253,27 +230,6 @@ class Client(Operator):
         finally:
             for wait in waits:
                 self._waiting.discard(wait)
-
-    def results(self, batch_id: str | None = None) -> Iterator[Verdict]:
-        """Every verdict that is in Redis now, in no particular order; with `batch_id`, those of that batch.
-
-        Raises:
-            QueueUnavailable: Redis cannot be reached, or forbids this user to.
-        """
-        with self._connection.redis() as redis:
-            # A set, because a scan may name a key twice.
-            names = set(redis.scan_iter(match=self._key(keys.RESULTS), count=_CHUNK))
-        for page in chunks(names, _CHUNK):
-            for name, found in zip(page, self._connection.call("mget", page), strict=True):
-                if found is None:  # it expired since
-                    continue
-                try:
-                    verdict = Verdict.model_validate_json(found)
-                except ValidationError:
-                    logger.warning("%s cannot be read, and is left out", quoted(name, 200))
-                    continue
-                if batch_id in (None, verdict.batch_id):
-                    yield verdict
 
     def close(self) -> None:
         self._waiting.close()

@@ -30,26 +30,28 @@ class Cancelling:
         self._key = connection.key
         self._admission = Admission(connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES)
 
-    def cancel(self, request_id: str) -> bool:
-        """Answer one request with code `cancelled`, and owe the deliveries of that answer. False if it was answered
-        before.
+    def cancel(self, name: str) -> bool:
+        """Answer the request of this name with code `cancelled`, and owe the deliveries of that answer. False if it was
+        answered before.
 
         Raises:
-            UsageError: no request has this id, or this version cannot read it.
+            UsageError: no request has this name, or this version cannot read it.
         """
         self.take_in()
-        if not self._connection.call("exists", self._key(keys.request(request_id))):
-            raise UsageError(f"no request {quoted(request_id)} is known; those settled long ago are forgotten")
-        return self._answer(request_id)
+        if not self._connection.call("exists", self._key(keys.request(name))):
+            raise UsageError(f"no request {quoted(name)} is known; those settled long ago are forgotten")
+        return self._answer(name)
 
-    def purge(self) -> Iterator[str]:
-        """Take back every request that waits for its score now. Yields the id of each once it is answered."""
+    def purge(self, within: str = "") -> Iterator[str]:
+        """Take back every request that waits for its score now and has a name that begins with `within`. Yields the
+        name of each once it is answered.
+        """
         self.take_in()
         tasks = [str(task) for task in self._connection.call("zrange", self._key(keys.OWED), 0, -1)]
-        for request_id in (task for task in tasks if ":" not in task):
+        for name in (task for task in tasks if ":" not in task and task.startswith(within)):
             try:
-                if self._answer(request_id):
-                    yield request_id
+                if self._answer(name):
+                    yield name
             except UsageError as error:
                 logger.warning("%s", error)
 
@@ -59,13 +61,13 @@ class Cancelling:
             while self._admission.admit(priority):
                 pass
 
-    def _answer(self, request_id: str) -> bool:
-        text = self._connection.call("hget", self._key(keys.request(request_id)), "request")
+    def _answer(self, name: str) -> bool:
+        text = self._connection.call("hget", self._key(keys.request(name)), "request")
         if text is None:  # it is settled, and only its state is left
             return False
         try:
             request = ScoreRequest.parse(json.loads(text))
         except (ValueError, RecursionError, RequestInvalid, NewerVersion):
-            raise UsageError(f"request {quoted(request_id)} cannot be read by this version") from None
+            raise UsageError(f"request {quoted(name)} cannot be read by this version") from None
         verdict = refusal(request, Failure.from_error(RequestCancelled())).model_dump_json()
-        return bool(self._connection.run("cancel", [request_id, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))
+        return bool(self._connection.run("cancel", [name, verdict, ",".join(request.deliveries), _RESULT_TTL_S]))

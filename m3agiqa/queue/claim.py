@@ -88,7 +88,7 @@ class Claim:
         failure = Failure.from_error(error)
         return DeadLetter(
             queue=keys.SCORE_QUEUE if self.kind == "score" else keys.DELIVER_QUEUE,
-            request_id=self.request.request_id,
+            request_id=self.request.name,
             kind=self.kind,
             code=failure.code,
             reason=failure.message,

@@ -33,7 +33,7 @@ class DeadLetter(BaseModel):
     id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     #: The list it came from, without a namespace: an inbox or a queue.
     queue: str
-    #: None if the entry has no valid id.
+    #: The name of its request, with a tenant `TENANT/ID`; None if the entry has no valid one.
     request_id: str | None
     #: What was given up: a "request" that never became a task, a "score", or a delivery ("callback" or "s3").
     kind: str

@@ -7,8 +7,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict
 
-from m3agiqa.contract import is_request_id
 from m3agiqa.errors import UsageError
+from m3agiqa.fields import is_name, name_of
 from m3agiqa.queue import keys
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
@@ -24,6 +24,7 @@ class Erased(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    #: The name by which the queue knew it: its id, with a tenant `TENANT/ID`.
     request_id: str
     #: Whether the ledger knew the request, with its history.
     request: bool
@@ -48,26 +49,26 @@ class Erasing:
         self._dead = DeadLetters(connection)
         self._cancelling = Cancelling(connection)
 
-    def erase(self, request_id: str) -> Erased:
-        """Remove every trace of a request, whatever its state. What a worker does with it now is kept nowhere, but may
-        still be delivered.
+    def erase(self, name: str) -> Erased:
+        """Remove every trace of the request of this name, whatever its state. What a worker does with it now is
+        kept nowhere, but may still be delivered.
 
-        For a day Redis keeps the SHA-1 of its id.
+        For a day Redis keeps the SHA-1 of its name.
 
         Raises:
-            UsageError: this is no request id.
+            UsageError: this is no name of a request.
         """
-        if not is_request_id(request_id):
-            raise UsageError(f"{quoted(request_id)} is no request id")
+        if not is_name(name):
+            raise UsageError(f"{quoted(name)} is no request id")
         self._cancelling.take_in()
         kept = self._connection.call("hgetall", self._connection.key(keys.DEAD))
-        letters = [letter_id for letter_id, text in kept.items() if _concerns(text, request_id)]
+        letters = [letter_id for letter_id, text in kept.items() if _concerns(text, name)]
         for letter_id in letters:
             self._dead.drop(letter_id)
         newer = [self._connection.key(keys.newer(priority)) for priority in keys.PRIORITIES]
-        request, verdict, scores, samples, objects, image = self._connection.run("erase", [request_id, _LATE_S, *newer])
+        request, verdict, scores, samples, objects, image = self._connection.run("erase", [name, _LATE_S, *newer])
         return Erased(
-            request_id=request_id,
+            request_id=name,
             request=bool(request),
             verdict=bool(verdict),
             scores=bool(scores),
@@ -78,14 +79,14 @@ class Erasing:
         )
 
 
-def _concerns(text: str, request_id: str) -> bool:
-    """Whether a dead letter holds anything of a request. What cannot be read does if it holds the id."""
+def _concerns(text: str, name: str) -> bool:
+    """Whether a dead letter holds anything of a request. What cannot be read does if it holds the request's id."""
     try:
         letter = DeadLetter.model_validate_json(text)
         entry = json.loads(letter.message)
     except (ValueError, RecursionError):
+        request_id = name.rpartition("/")[2]
         return re.search(rf"(?<![A-Za-z0-9._-]){re.escape(request_id)}(?![A-Za-z0-9._-])", text) is not None
-    if request_id in (letter.request_id, (letter.task or "").partition(":")[0]):
+    if name in (letter.request_id, (letter.task or "").partition(":")[0]):
         return True
-    named = entry.get("request_id") if isinstance(entry, dict) else None
-    return bool(named == request_id)
+    return isinstance(entry, dict) and name == name_of(entry.get("tenant"), entry.get("request_id", ""))

@@ -1,6 +1,6 @@
 """Images whose bytes travel through Redis beside their requests, because the client was given no bucket.
 
-    m3agiqa:image:ID   hash: the bytes in parts, `SHA256:0`, `SHA256:1` ...; `bytes` and `minute`, as they are counted
+    m3agiqa:image:NAME   hash: the bytes in parts, `SHA256:0`, `SHA256:1` ...; `bytes` and `minute`, as they are counted
     m3agiqa:images     hash: bytes that wait, by the minute in which they expire: no count outlives what it counts
 
 A request names the SHA-256 (`inline:SHA256`), so nobody can put another image in its place: a worker compares. Parts of
@@ -57,7 +57,7 @@ class InlineImages:
         Raises:
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
-        waiting, counted = self._look([request.request_id for request, _ in images])
+        waiting, counted = self._look([request.name for request, _ in images])
         for at, ((request, data), before) in enumerate(zip(images, counted, strict=True)):
             waiting += len(data) - (int(before[1]) if before else 0)
             if waiting > self.budget_bytes:
@@ -65,19 +65,19 @@ class InlineImages:
             self._put(request, data, before)
         return len(images)
 
-    def _look(self, request_ids: Sequence[str]) -> tuple[int, list[tuple[str, str] | None]]:
+    def _look(self, names: Sequence[str]) -> tuple[int, list[tuple[str, str] | None]]:
         """Bytes that wait, and as what the images of these requests are counted already: minute and bytes."""
         with self.connection.redis() as redis, redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self.connection.key(keys.IMAGES))
-            for request_id in request_ids:
-                pipeline.hmget(self.connection.key(keys.image(request_id)), "minute", "bytes")
+            for name in names:
+                pipeline.hmget(self.connection.key(keys.image(name)), "minute", "bytes")
             by_minute, *found = pipeline.execute()
         now = time.time() // 60
         waiting = sum(_number(size) for minute, size in by_minute.items() if _number(minute) >= now)
         return max(0, waiting), [(one[0], one[1]) if one[0] and _number(one[1]) else None for one in found]
 
     def _put(self, request: ScoreRequest, data: bytes, before: tuple[str, str] | None) -> None:
-        name, images = map(self.connection.key, (keys.image(request.request_id), keys.IMAGES))
+        name, images = map(self.connection.key, (keys.image(request.name), keys.IMAGES))
         digest, minute = request.image_url.removeprefix(INLINE_SCHEME), int(time.time() + self.ttl_s) // 60
         fields: dict[Any, Any] = {
             f"{digest}:{at}": data[start : start + PART_BYTES]
@@ -93,14 +93,14 @@ class InlineImages:
             step.execute()
 
 
-def parts(connection: Connection, request_id: str, digest: str) -> Iterator[bytes]:
-    """The bytes of a request's image in order; nothing if they are gone.
+def parts(connection: Connection, request: str, digest: str) -> Iterator[bytes]:
+    """The bytes of the image of the request of this name in order; nothing if they are gone.
 
     Raises:
         FetchRefused: a part is larger than a client writes one.
         QueueUnavailable: Redis cannot be reached.
     """
-    name = connection.key(keys.image(request_id))
+    name = connection.key(keys.image(request))
     for at in count():
         field = f"{digest}:{at}"
         # Asked for first, so that no part that a stranger wrote fills the memory.

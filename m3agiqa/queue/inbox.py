@@ -23,7 +23,7 @@ from itertools import groupby
 from pydantic import ValidationError
 from redis import Redis
 
-from m3agiqa.contract import Decision, Failure, ScoreRequest, Verdict, is_request_id
+from m3agiqa.contract import Decision, Failure, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
@@ -79,7 +79,7 @@ def look(
         for name in _WAITING:
             pipeline.llen(key(name))
         for request in requests:
-            pipeline.hget(key(keys.request(request.request_id)), "content")
+            pipeline.hget(key(keys.request(request.name)), "content")
         found = pipeline.execute(raise_on_error=False)
     lengths, contents = found[: len(_WAITING)], found[len(_WAITING) :]
     for length in lengths:
@@ -177,7 +177,7 @@ class Admission:
                 raise RequestInvalid(f"{entry.size_bytes} bytes are more than {MAX_ENTRY_BYTES}")
             fields = _fields(entry.text, priority)
             request = ScoreRequest.parse(fields)
-            owed = (request.request_id, request.fingerprint, request.to_json())
+            owed = (request.name, request.fingerprint, request.to_json())
         except NewerVersion:
             return (entry.size_bytes, entry.text, "newer", *[""] * 7)
         except RequestInvalid as invalid:
@@ -191,20 +191,20 @@ class Admission:
         return (entry.size_bytes, entry.text, "owe", *owed, *asked, "", "")
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
-        known = parse(entry.text, priority).request_id
+        known = parse(entry.text, priority).name
         invalid = RequestInvalid(f"request_id: {known} stands for another request, which came first and stays")
         return self._dead(entry, priority, Failure.from_error(invalid))
 
     def _dead(
         self, entry: _Entry, priority: int, failure: Failure, request: ScoreRequest | None = None
     ) -> tuple[str | int, ...]:
-        request_id = None if request is None else request.request_id
-        letter = DeadLetter.from_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, request_id)
+        name = None if request is None else request.name
+        letter = DeadLetter.from_entry(keys.inbox(priority), entry.text, entry.size_bytes, failure, name)
         logger.warning("an entry of %s became dead letter %s: %s", letter.queue, letter.id, failure.code)
         answered: tuple[str, ...] = ("", "", "", "", "")
         if request is not None:
             answered = (
-                request.request_id,
+                request.name,
                 request.fingerprint,
                 request.to_json(),
                 refusal(request, failure).model_dump_json(),
@@ -214,9 +214,10 @@ class Admission:
 
 
 def _known(fields: dict[str, object]) -> ScoreRequest | None:
-    """A request of the valid fields of an invalid one, by which to answer it; None if it has no valid id."""
+    """A request of the valid fields of an invalid one, by which to answer it; None if it has no valid name."""
     valid = {name: fields[name] for name in ScoreRequest.model_fields if name in fields and _fits(name, fields[name])}
-    return ScoreRequest.model_validate({**_UNKNOWN, **valid}) if is_request_id(valid.get("request_id")) else None
+    is_named = "request_id" in valid and ("tenant" in valid or "tenant" not in fields)
+    return ScoreRequest.model_validate({**_UNKNOWN, **valid}) if is_named else None
 
 
 def _fits(name: str, value: object) -> bool:
@@ -245,4 +246,5 @@ def refusal(request: ScoreRequest, failure: Failure) -> Verdict:
         metadata=request.metadata,
         error=failure,
         batch_id=request.batch_id,
+        tenant=request.tenant,
     )

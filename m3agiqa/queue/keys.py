@@ -1,5 +1,7 @@
 """Names of keys, lists and channels in Redis. Scripts get them as constants, see `m3agiqa.queue.scripts`.
 
+A request's name is what `m3agiqa.fields.name_of` gives.
+
 These are the names without a namespace. `Connection.key` gives the name in a connection's own.
 """
 
@@ -74,24 +76,24 @@ def wakeups(queue: str, priority: int = 0) -> str:
     return f"{queue}{SEPARATOR}{priority}" if priority else queue
 
 
-def request(request_id: str) -> str:
+def request(name: str) -> str:
     """Key of the request's entry in the ledger."""
-    return f"m3agiqa:request:{request_id}"
+    return f"m3agiqa:request:{name}"
 
 
-def image(request_id: str) -> str:
+def image(name: str) -> str:
     """Key of the bytes of a request's image, with a time to live; see `m3agiqa.queue.images`."""
-    return f"m3agiqa:image:{request_id}"
+    return f"m3agiqa:image:{name}"
 
 
-def result(request_id: str) -> str:
+def result(name: str) -> str:
     """Key of the verdict, as JSON, with a time to live."""
-    return _RESULT + request_id
+    return _RESULT + name
 
 
-def done(request_id: str) -> str:
+def done(name: str) -> str:
     """Channel on which the verdict's arrival is announced; the message has no content."""
-    return f"m3agiqa:done:{request_id}"
+    return f"m3agiqa:done:{name}"
 
 
 def scores(key: str) -> str:

@@ -1,8 +1,8 @@
 """The ledger in Redis: every request that is owed an answer, so that no crash between two commands loses one.
 
-A *task* is one thing to do: to score a request (the task's name is the request's id), or to deliver its verdict once
-(`ID:callback`, `ID:s3`). The ledger, which workers alone write, says what to do. A message carries a task's name alone:
-a message that is forged, repeated, lost or late wakes a task that is owed anyway, or none.
+A *task* is one thing to do: to score a request (its name is the request's: the id, or `TENANT/ID`), or to deliver
+its verdict once (`NAME:callback`, `NAME:s3`). The ledger, which workers alone write, says what to do. A message carries
+a task's name alone: a message that is forged, repeated, lost or late wakes a task that is owed anyway, or none.
 
     admit ──▶ queued ──claim──▶ with a worker ──┬─ publish (scored) ─▶ gone; a task for each delivery is queued
                 ▲                  │            ├─ settle (delivered) ─▶ gone; with the last one, settled
@@ -200,7 +200,7 @@ class Ledger:
         published = self._run(
             "publish",
             [
-                request.request_id,
+                request.name,
                 request.fingerprint,
                 request.to_json(),
                 verdict.model_dump_json(),
@@ -213,7 +213,7 @@ class Ledger:
             ],
         )
         if published == 2:
-            logger.error("Redis had lost request %s; its verdict is published all the same", request.request_id)
+            logger.error("Redis had lost request %s; its verdict is published all the same", request.name)
         return bool(published)
 
     def settle(self, claim: Claim, receiver: str = "", written: str = "") -> None:

@@ -23,6 +23,7 @@ class Status(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    #: Its id; `TENANT/ID` where who asks has no tenant, and it has.
     request_id: str
     #: None before a worker has taken it in, and when it is forgotten, long after it was settled.
     state: State | None
@@ -36,18 +37,20 @@ class Status(BaseModel):
     expected_s: float | None = None
 
 
-def statuses(connection: Connection, request_ids: Sequence[str]) -> list[Status]:
-    """Where each of these requests stands, in order; two round trips. Raises QueueUnavailable as `Connection` does."""
+def statuses(connection: Connection, names: Sequence[str]) -> list[Status]:
+    """Where each of the requests of these names stands, in order; two round trips. Raises QueueUnavailable as
+    `Connection` does.
+    """
     with connection.redis() as redis:
         with redis.pipeline(transaction=False) as pipeline:
-            for name in request_ids:
+            for name in names:
                 pipeline.hmget(connection.key(keys.request(name)), ["state", "batch", "priority"])
             pipeline.hgetall(connection.key(keys.RATE))
             *entries, counted = pipeline.execute()
         rate = per_second(counted)
         asked = {
             name: int(priority)
-            for name, (state, _, priority) in zip(request_ids, entries, strict=True)
+            for name, (state, _, priority) in zip(names, entries, strict=True)
             if state == State.SUBMITTED and priority in map(str, keys.PRIORITIES)
         }
         positions = _positions(redis, connection, asked)
@@ -59,7 +62,7 @@ def statuses(connection: Connection, request_ids: Sequence[str]) -> list[Status]
             position=(position := positions.get(name)),
             expected_s=None if rate is None or position is None else position / rate,
         )
-        for name, (state, batch, _) in zip(request_ids, entries, strict=True)
+        for name, (state, batch, _) in zip(names, entries, strict=True)
     ]
 
 

@@ -25,9 +25,9 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-def state_of(connection: Connection, request_id: str) -> State | None:
+def state_of(connection: Connection, name: str) -> State | None:
     """Where a request is; None if the ledger does not know it. Raises QueueUnavailable as `Connection` does."""
-    found = connection.call("hget", connection.key(keys.request(request_id)), "state")
+    found = connection.call("hget", connection.key(keys.request(name)), "state")
     return known_state(found)
 
 
@@ -36,9 +36,9 @@ def known_state(text: object) -> State | None:
     return State(text) if isinstance(text, str) and text in list(State) else None
 
 
-def history_of(connection: Connection, request_id: str) -> tuple[str, ...]:
+def history_of(connection: Connection, name: str) -> tuple[str, ...]:
     """A line for each event of a request, with its Unix time, the newest last. Raises QueueUnavailable as `Connection`
     does.
     """
-    found = connection.call("hget", connection.key(keys.request(request_id)), "history")
+    found = connection.call("hget", connection.key(keys.request(name)), "history")
     return tuple(str(found or "").splitlines())

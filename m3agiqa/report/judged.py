@@ -73,7 +73,7 @@ def from_verdict(verdict: Verdict, *, image: str | None = None, prompt: str | No
     """What a verdict says; `image` and `prompt` are those of its request, where they are known otherwise."""
     asked = verdict.request
     return Judged(
-        id=verdict.request_id,
+        id=verdict.name,
         decision=verdict.decision,
         reasons=verdict.reasons,
         scores=verdict.aspects,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from m3agiqa import jsonl
 from m3agiqa.contract import describe_validation
 from m3agiqa.errors import DataError
-from m3agiqa.fields import ImageUrl, RequestId, S3Uri, WebUrl
+from m3agiqa.fields import ImageUrl, RequestId, S3Uri, Tenant, WebUrl, name_of
 from m3agiqa.tables import open_table
 
 
@@ -21,27 +21,28 @@ class Submitted(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     request_id: RequestId
+    tenant: Tenant | None = None
     image_url: ImageUrl | None = None
     prompt: str | None = None
     callback_url: WebUrl | None = None
     s3_uri: S3Uri | None = None
 
-    @field_validator("image_url", "callback_url", "s3_uri", mode="before")
+    @field_validator("tenant", "image_url", "callback_url", "s3_uri", mode="before")
     @classmethod
     def _nothing(cls, value: object) -> object:
         return None if value == "" else value  # an empty cell
 
 
 def read(path: Path) -> dict[str, Submitted]:
-    """Requests by their ids. A name that ends in .csv is a table as `m3agiqa-submit csv` takes it, with `request_id`;
-    any other file holds requests as JSON, one on each line or in a list.
+    """Requests by their names. A file whose name ends in .csv is a table as `m3agiqa-submit csv` takes it, with
+    `request_id`; any other file holds requests as JSON, one on each line or in a list.
 
     Raises:
         DataError: the file is unreadable, or something in it is no request; says where.
     """
     items = _rows(path) if path.suffix.lower() == ".csv" else jsonl.stream(path)
     found = (_parsed(where, item) for where, item in items)
-    return {request.request_id: request for request in found}
+    return {name_of(request.tenant, request.request_id): request for request in found}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -4,6 +4,6 @@
 set -eu
 id=$(cat /proc/sys/kernel/random/uuid)
 jq --null-input --compact-output --arg url "$1" --arg prompt "$2" --arg id "$id" \
-  '{request_id: $id, image_url: $url, prompt: $prompt, submitted_at: (now | todate), version: "1.2"}' \
+  '{request_id: $id, image_url: $url, prompt: $prompt, submitted_at: (now | todate), version: "1.3"}' \
   | redis-cli -u "$REDIS_URL" -x LPUSH m3agiqa:inbox:3 >/dev/null
 echo "$id"

@@ -6,7 +6,7 @@ const { Redis } = require("ioredis");
 const { Webhook } = require("standardwebhooks");
 
 /** Version of the contract that requests follow. */
-const VERSION = "1.2";
+const VERSION = "1.3";
 const PRIORITIES = [0, 3, 6, 9];
 /** Lists on which requests wait, less the namespace. */
 const WAITING = PRIORITIES.flatMap((step) => [`m3agiqa:inbox:${step}`, step ? `score:${step}` : "score"]);

@@ -362,7 +362,7 @@ def test_a_verdict_is_read_whatever_a_later_version_added_to_it() -> None:
 
 
 def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
-    # given a verdict that says all that version 1.2 added
+    # given a verdict that says all that later versions added
     ours = verdict()
     ref = PolicyRef(name="p", version=1)
     written = ours.model_copy(
@@ -373,13 +373,14 @@ def test_a_reader_of_version_1_1_reads_a_verdict_of_ours() -> None:
             "shadow": ShadowDecision(policy=ref, decision=Decision.REJECT, reasons=("why",)),
             "redecided": Redecided(decision=Decision.REJECT, policy=ref, at=ours.scored_at),
             "batch_id": "monday",
+            "tenant": "acme",
         }
     )
     # then the older reader reads what it knows, as it stands
     read = reader_1_1.Verdict.model_validate_json(written.model_dump_json())
     known = set(reader_1_1.Verdict.model_fields)
     assert read.model_dump(mode="json") == ours.model_dump(mode="json", include=known)
-    later = {"type", "failures", "neutral", "request", "shadow", "redecided", "batch_id"}
+    later = {"type", "failures", "neutral", "request", "shadow", "redecided", "batch_id", "tenant"}
     assert set(Verdict.model_fields) - known == later
 
 

@@ -117,7 +117,7 @@ def test_receivers_that_hang_at_one_address_keep_no_neighbour_waiting(
 
     def deliver(url: str) -> None:
         now = datetime.now(UTC)
-        sender.send(Delivery(request_id="r", kind="callback", url=url, body="{}", submitted_at=now))
+        sender.send(Delivery(request="r", kind="callback", url=url, body="{}", submitted_at=now))
 
     with pool(deliver, slow) as threads:
         threads.add(*(f"http://{places[number % SERVERS]}/{number}" for number in range(200)))

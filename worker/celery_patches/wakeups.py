@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import uuid
 
+from m3agiqa.fields import is_name
 from m3agiqa.queue import keys
 
-#: Form of a task's name by queue: the id of a request, or the name of one of its deliveries.
-_NAME = {
-    keys.SCORE_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
-    keys.DELIVER_QUEUE: re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}:(callback|s3)"),
-}
+#: What follows the name of a request in that of a task, by queue.
+_KINDS = {keys.SCORE_QUEUE: ("",), keys.DELIVER_QUEUE: (":callback", ":s3")}
 _TASKS = {keys.SCORE_QUEUE: keys.SCORE_TASK, keys.DELIVER_QUEUE: keys.DELIVER_TASK}
 #: Bytes of a message at most: those that kombu puts back are shorter.
 _MOST_BYTES = 4_096
@@ -41,7 +38,8 @@ def name_in(raw: bytes, queue: str) -> str | None:
                 return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return name if _NAME[queue].fullmatch(name) else None
+    kind = next((kind for kind in _KINDS[queue] if name.endswith(kind)), None)
+    return name if kind is not None and is_name(name.removesuffix(kind)) else None
 
 
 def message(queue: str, priority: int, name: str) -> str:

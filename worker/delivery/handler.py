@@ -67,7 +67,7 @@ class DeliveryHandler:
             return with_stages(said, {"deliver": 1000 * (time.monotonic() - claim.since)})
 
     def _failed(self, claim: Claim, receiver: str, error: Exception) -> str:
-        failed(failure := failure_of(error, claim.request.request_id))
+        failed(failure := failure_of(error, claim.request.name))
         delays_s = self.retry_delays_s
         if isinstance(error, DeliveryMisconfigured):
             delays_s = delays_s[:RETRIES_IF_MISCONFIGURED]
@@ -95,6 +95,4 @@ def _delivery(claim: Claim) -> Delivery:
     request, url = claim.request, _place(claim)
     assert url is not None, "a delivery is owed where the request says where to"
     span = tracing.traceparent() or request.traceparent
-    return Delivery(
-        request.request_id, claim.kind, url, claim.verdict, request.submitted_at, span, retries=claim.retries
-    )
+    return Delivery(request.name, claim.kind, url, claim.verdict, request.submitted_at, span, retries=claim.retries)

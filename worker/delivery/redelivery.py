@@ -33,7 +33,8 @@ PATIENCE_S = 60.0
 class Owed:
     """A verdict that one receiver is to have."""
 
-    request_id: str
+    #: The name of its request: the id, with a tenant `TENANT/ID`.
+    request: str
     #: "callback" or "s3".
     kind: str
     url: str
@@ -43,7 +44,7 @@ class Owed:
 
     @property
     def name(self) -> tuple[str, str]:
-        return self.request_id, self.kind
+        return self.request, self.kind
 
     @property
     def lane(self) -> str:
@@ -55,7 +56,7 @@ def owed(verdict: Verdict, request: Submitted | None, start: int, size: int) -> 
     """Where a verdict goes: as its request says, or else as it says itself."""
     said = request or verdict.request
     places = {} if said is None else {"callback": said.callback_url, "s3": said.s3_uri}
-    return [Owed(verdict.request_id, kind, url, start, size) for kind, url in places.items() if url]
+    return [Owed(verdict.name, kind, url, start, size) for kind, url in places.items() if url]
 
 
 class Record:
@@ -94,7 +95,7 @@ class Record:
     def add(self, item: Owed) -> None:
         """Raises: OutputError: it cannot be written."""
         self.delivered.add(item.name)
-        append(self._path, json.dumps({"request_id": item.request_id, "kind": item.kind}) + "\n")
+        append(self._path, json.dumps({"request_id": item.request, "kind": item.kind}) + "\n")
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Redelivery:
                 self._record.add(item)
                 tally.delivered += 1
             else:
-                tally.fail(receiver_of(item.url), failure_of(error, item.request_id).message)
+                tally.fail(receiver_of(item.url), failure_of(error, item.request).message)
             ended()
 
         self._handle = os.open(self._file, os.O_RDONLY)
@@ -171,4 +172,4 @@ class Redelivery:
     def _send(self, item: Owed) -> None:
         body = os.pread(self._handle, item.size, item.start).decode()
         submitted_at = Verdict.model_validate_json(body).submitted_at
-        self._sender.send(Delivery(item.request_id, item.kind, item.url, body, submitted_at, redecided_by=self._digest))
+        self._sender.send(Delivery(item.request, item.kind, item.url, body, submitted_at, redecided_by=self._digest))

@@ -26,7 +26,8 @@ RESULTS, REDECIDED = "results/v1/", "redecided/v1/"
 class Delivery:
     """One verdict on its way to one receiver."""
 
-    request_id: str
+    #: The name of its request: the id, with a tenant `TENANT/ID`.
+    request: str
     #: "callback" or "s3".
     kind: str
     #: The callback's URL, or `s3://bucket/prefix`.
@@ -43,14 +44,14 @@ class Delivery:
 
     @property
     def name(self) -> str:
-        """The request's id; the verdict of a request that was tried anew has another name than the one before."""
-        # No request id has "!".
-        return f"{self.request_id}!{self.retries}" if self.retries else self.request_id
+        """The request's name; the verdict of a request that was tried anew has another name than the one before."""
+        # No name of a request has "!".
+        return f"{self.request}!{self.retries}" if self.retries else self.request
 
     @property
     def message_id(self) -> str:
         """The same for a delivery and its repetition, and another for each other one."""
-        # What is signed is joined by dots, so an id may hold none; no request id has "~" or ":".
+        # What is signed is joined by dots, so an id may hold none; no name of a request has "~" or ":".
         message_id = self.name.replace(".", "~")
         return message_id if self.redecided_by is None else f"{message_id}:{self.redecided_by}"
 
@@ -135,5 +136,5 @@ def _key(prefix: str, delivery: Delivery) -> str:
     day = f"dt={delivery.submitted_at.astimezone(UTC).date().isoformat()}"
     name = f"{RESULTS}{day}/{delivery.name}.json"
     if delivery.redecided_by is not None:
-        name = f"{REDECIDED}{day}/{delivery.request_id}/{delivery.redecided_by}.json"
+        name = f"{REDECIDED}{day}/{delivery.request}/{delivery.redecided_by}.json"
     return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name

@@ -65,4 +65,4 @@ def _delivery(url: str) -> Delivery:
         metadata={},
         error=Failure(code="webhook_test", message="no image was submitted", retryable=False),
     )
-    return Delivery(verdict.request_id, "callback", url, verdict.model_dump_json(), now)
+    return Delivery(verdict.name, "callback", url, verdict.model_dump_json(), now)

@@ -75,9 +75,9 @@ def task(claim: Claim) -> Iterator[None]:
     request = claim.request
     # An empty context, unless the request names a span.
     parent = TraceContextTextMapPropagator().extract({"traceparent": request.traceparent or ""})
-    begun = _trace_id.set(int(hashlib.sha256(request.request_id.encode()).hexdigest()[:32], 16))
+    begun = _trace_id.set(int(hashlib.sha256(request.name.encode()).hexdigest()[:32], 16))
     about = {
-        "m3agiqa.request_id": request.request_id,
+        "m3agiqa.request_id": request.name,
         "m3agiqa.kind": claim.kind,
         "m3agiqa.run": claim.run,
         "m3agiqa.attempt": claim.attempt,

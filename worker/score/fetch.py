@@ -82,9 +82,9 @@ class Fetcher:
         # Looking for credentials takes time, and without a bucket nothing uses them.
         self._s3 = s3.client(settings, settings.fetch_timeout_s) if self._buckets else None
 
-    def fetch(self, url: str, hold: Hold | None = None, request_id: str = "") -> bytes:
+    def fetch(self, url: str, hold: Hold | None = None, request: str = "") -> bytes:
         """Return the bytes at `url`. While they come in, `hold` takes room for them from the memory budget. Those of
-        `inline:SHA256` lie beside the request `request_id`.
+        `inline:SHA256` lie beside the request of the name `request`.
 
         Messages of failures name host and status, never path, query or credentials.
 
@@ -104,13 +104,13 @@ class Fetcher:
         if url.lower().startswith(s3.SCHEME):
             return self._from_s3(url, until, hold)
         if inline := INLINE.fullmatch(url):
-            return self._from_redis(request_id, inline[1], hold)
+            return self._from_redis(request, inline[1], hold)
         return self._from_web(url, until, hold)
 
-    def _from_redis(self, request_id: str, digest: str, hold: Hold) -> bytes:
+    def _from_redis(self, request: str, digest: str, hold: Hold) -> bytes:
         if self._redis is None:
             raise FetchForbidden("no Redis is there to read the image from")
-        data = self._capped(parts(self._redis, request_id, digest), 0, hold, self._inline_max_bytes)
+        data = self._capped(parts(self._redis, request, digest), 0, hold, self._inline_max_bytes)
         if not data:
             raise ImageGone
         # Whoever may submit may write there.

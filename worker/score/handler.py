@@ -87,7 +87,7 @@ class ScoreHandler:
             except (Busy, QueueUnavailable):
                 raise
             except Exception as error:
-                outcome = failure_of(error, request.request_id)
+                outcome = failure_of(error, request.name)
                 asked_for_s = getattr(error, "retry_after_s", None) or 0.0
 
             failed(next(_failures(outcome), None))
@@ -123,13 +123,13 @@ class ScoreHandler:
             shadow = self.policies.shadow
             return verdict if shadow is None else with_shadow(verdict, shadow)
         except Exception as error:
-            failure_of(error, verdict.request_id)
+            failure_of(error, verdict.name)
             return verdict
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
         """Fetch and decode; `hold` keeps room in the memory budget for the image."""
         with verdict.stage("fetch"):
-            data = self.fetcher.fetch(request.image_url, hold, request.request_id)
+            data = self.fetcher.fetch(request.image_url, hold, request.name)
         with verdict.stage("open"):
             image = self.decoders.quick(data) or self.decoders.patient(data, hold)
             hold.resize(image.size_bytes)

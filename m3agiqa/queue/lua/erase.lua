@@ -5,13 +5,19 @@
 local id, ttl = ARGV[1], ARGV[2]
 local entry = REQUEST .. id
 
+-- The name of a request, of its fields.
+local function name_told(request)
+    local tenant = word(request, 'tenant')
+    return (tenant == '' and '' or tenant .. '/') .. word(request, 'request_id')
+end
+
 -- Take a request's items off a list; `told` finds the request in an item.
 local function clear(list, told)
     if redis.call('TYPE', list).ok ~= 'list' then return 0 end
     local gone = 0
     for at = redis.call('LLEN', list) - 1, 0, -1 do
         local item = redis.call('LINDEX', list, at)
-        if word(told(told_by(item)), 'request_id') == id then gone = gone + redis.call('LREM', list, 1, item) end
+        if name_told(told(told_by(item))) == id then gone = gone + redis.call('LREM', list, 1, item) end
     end
     return gone
 end

@@ -95,7 +95,7 @@ end
 local function oldest(list)
     if redis.call('TYPE', list).ok ~= 'list' then return math.huge end
     local task = redis.call('LINDEX', list, -1)
-    if not task or #task > 200 then return math.huge end
+    if not task or #task > 256 then return math.huge end
     local entry, kind = split(task)
     if redis.call('TYPE', entry).ok ~= 'hash' then return math.huge end
     local queued = tonumber(redis.call('HGET', entry, kind .. '.queued') or 0) or 0

@@ -108,7 +108,7 @@ def test_submit_puts_a_request_into_the_inbox_of_its_priority(client: Client, le
         request_id="my-id",
         metadata={"user": 7},
         batch_id="monday",
-        version=VERSION,
+        version="1.2",
         submitted_at=request.submitted_at,
     )
     # and it has a state as soon as a worker took it in

@@ -446,7 +446,7 @@ def test_a_verdict_that_outlived_its_request_stays(ledger: Ledger, redis: Redis,
     assert [letter.code for letter in letters(redis)] == ["request_invalid"]
 
 
-@pytest.mark.parametrize("version", ["1.3", "1.7", "1.7000"])
+@pytest.mark.parametrize("version", ["1.4", "1.7", "1.7000"])
 def test_a_later_minor_version_may_have_fields_that_this_one_ignores(
     version: str, ledger: Ledger, redis: Redis
 ) -> None:

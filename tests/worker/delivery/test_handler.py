@@ -69,7 +69,7 @@ def test_what_is_sent_is_the_verdict_that_was_published(
     assert handler(ledger, receiver).run(task).startswith("delivered (deliver ")
     [delivery] = receiver.got
     assert delivery.body == redis.get("m3agiqa:result:r")
-    assert (delivery.request_id, delivery.kind, delivery.url) == ("r", "callback", HOOK)
+    assert (delivery.request, delivery.kind, delivery.url) == ("r", "callback", HOOK)
     assert delivery.submitted_at == client.result("r", timeout=0).submitted_at
     assert client.state("r") == State.SETTLED
 

@@ -19,7 +19,7 @@ VERDICT = json.dumps({"request_id": "r-1", "reasons": ["Straße — 素晴らし
 
 
 def delivery(url: str, kind: str = "callback", **fields: Any) -> Delivery:
-    values = {"request_id": "r-1", "body": VERDICT, "submitted_at": datetime.now(UTC), **fields}
+    values = {"request": "r-1", "body": VERDICT, "submitted_at": datetime.now(UTC), **fields}
     return Delivery(kind=kind, url=url, **values)
 
 
@@ -84,7 +84,7 @@ def test_a_receiver_with_secrets_of_its_own_may_be_named_without_its_port(serve:
 def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) -> None:
     server = serve(lambda request: request.reply())
     for request_id in ("a.b", "a.b", "a-b", "a_b"):
-        sender(server).send(delivery(server.url, request_id=request_id))
+        sender(server).send(delivery(server.url, request=request_id))
     ids = [request.headers["webhook-id"] for request in server.received]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
@@ -96,7 +96,7 @@ def test_repetitions_carry_the_same_id_and_other_requests_another(serve: Any) ->
 def test_a_verdict_after_another_try_carries_an_id_of_its_own(serve: Any) -> None:
     server = serve(lambda request: request.reply())
     for retries in (0, 1, 1, 2):
-        assert sender(server).send(delivery(server.url, request_id="a", retries=retries)) == ""
+        assert sender(server).send(delivery(server.url, request="a", retries=retries)) == ""
     assert [request.headers["webhook-id"] for request in server.received] == ["a", "a!1", "a!1", "a!2"]
     for request in server.received:
         assert Webhook(NEW).verify(request.body, request.headers)

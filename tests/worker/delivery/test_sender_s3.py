@@ -227,7 +227,7 @@ def test_a_service_that_knows_no_condition_is_looked_at_first(
     made = to_s3(serve(store).url)
     # When three verdicts are delivered, one of them twice
     for request_id in ("r-1", "r-2", "r-3"):
-        made.send(dated(request_id=request_id))
+        made.send(dated(request=request_id))
     made.send(dated(body="{}"))
     # Then each is there as it came first, and the condition was tried once
     assert len(store.objects) == 3
@@ -246,7 +246,7 @@ def test_whatever_a_service_says_of_an_object_that_is_there_it_stays(
     made.send(dated(body="{}"))
     assert store.objects == {KEY: VERDICT.encode()}
     # and the next one is written with the condition again
-    made.send(dated(request_id="r-2"))
+    made.send(dated(request="r-2"))
     assert store.asked[-1] == "PUT if none"
     assert "takes no" not in caplog.text
 

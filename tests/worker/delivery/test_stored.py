@@ -31,8 +31,8 @@ def test_what_was_delivered_is_found_below_its_prefix(
     send = sender(s3_endpoint_url=s3_endpoint, deliver_s3_buckets=("stored",)).send
     names = ["a", "b.json", "c", "d", "e"]
     for name in names:
-        send(delivery("s3://stored/team a/", "s3", request_id=name, body=verdict(name).model_dump_json()))
-    send(delivery("s3://stored", "s3", request_id="z", body=verdict("z").model_dump_json()))
+        send(delivery("s3://stored/team a/", "s3", request=name, body=verdict(name).model_dump_json()))
+    send(delivery("s3://stored", "s3", request="z", body=verdict("z").model_dump_json()))
     # then each prefix has its own
     assert ids(s3_endpoint, "s3://stored/team a") == names
     assert ids(s3_endpoint, "s3://stored") == ids(s3_endpoint, "s3://stored/") == ["z"]

@@ -1,0 +1,105 @@
+"""What anybody who may read Redis asks: where requests are, and which verdicts there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from pydantic import ValidationError
+
+from m3agiqa.chunks import chunks
+from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.errors import ConfigError
+from m3agiqa.fields import is_tenant, name_of
+from m3agiqa.queue import keys
+from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.standing import Status, statuses
+from m3agiqa.queue.state import State, history_of, state_of
+from m3agiqa.quoting import quoted
+
+logger = logging.getLogger(__name__)
+
+#: Verdicts and states that one round trip reads.
+_CHUNK = 500
+
+
+def tenant_named(tenant: str) -> str:
+    if not is_tenant(tenant):
+        raise ConfigError(f"tenant: {quoted(tenant)} is none: 1 to 63 lower-case letters, digits or '-'")
+    return tenant
+
+
+class Reader:
+    """Reads what Redis holds of requests: of a tenant, or of all. Without a tenant, ids of requests that have one are
+    `TENANT/ID`.
+
+    Raises:
+        ConfigError: `tenant` is no name of one.
+    """
+
+    def __init__(self, connection: Connection, tenant: str | None = None) -> None:
+        self.tenant = None if tenant is None else tenant_named(tenant)
+        self._connection = connection
+        self._key = connection.key
+
+    def state(self, request_id: str) -> State | None:
+        """Where a request is; None before a worker has taken it in, and when it is forgotten, long after it was
+        settled.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return state_of(self._connection, self._name(request_id))
+
+    def history(self, request_id: str) -> tuple[str, ...]:
+        """What happened to a request: a line for each event with its Unix time, the newest last.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached.
+        """
+        return history_of(self._connection, self._name(request_id))
+
+    def status_many(self, request_ids: Iterable[str]) -> dict[str, Status]:
+        """Where requests are, how many wait before them, and for how long, 500 in two round trips.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        found: dict[str, Status] = {}
+        for some in chunks(dict.fromkeys(request_ids), _CHUNK):
+            looked = statuses(self._connection, [self._name(request_id) for request_id in some])
+            found |= {
+                request_id: one.model_copy(update={"request_id": request_id})
+                for request_id, one in zip(some, looked, strict=True)
+            }
+        return found
+
+    def results(self, batch_id: str | None = None) -> Iterator[Verdict]:
+        """Every verdict that is in Redis now, in no particular order; with `batch_id`, those of that batch; with a
+        tenant, its own.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        with self._connection.redis() as redis:
+            # A set, because a scan may name a key twice.
+            names = set(redis.scan_iter(match=self._key(keys.result(self._name("*"))), count=_CHUNK))
+        for page in chunks(names, _CHUNK):
+            for name, found in zip(page, self._connection.call("mget", page), strict=True):
+                if found is None:  # it expired since
+                    continue
+                try:
+                    verdict = Verdict.model_validate_json(found)
+                except ValidationError:
+                    logger.warning("%s cannot be read, and is left out", quoted(name, 200))
+                    continue
+                if batch_id in (None, verdict.batch_id) and self.tenant in (None, verdict.tenant):
+                    yield verdict
+
+    def _name(self, request_id: str) -> str:
+        """The name by which the queue knows a request."""
+        return name_of(self.tenant, request_id)
+
+    def _id(self, request: ScoreRequest) -> str:
+        """What this client calls a request."""
+        return request.name if self.tenant is None else request.request_id
