@@ -12,7 +12,7 @@ from redis import Redis
 
 import producers
 from m3agiqa.client import Client
-from m3agiqa.contract import VERSION, Failure, ScoreRequest, Verdict
+from m3agiqa.contract import Failure, ScoreRequest, Verdict
 from m3agiqa.errors import (
     ConfigError,
     NewerVersion,
