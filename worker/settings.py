@@ -130,7 +130,9 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(default=32 * 2**20, gt=0, description="Bytes of an image as fetched, at most.")
     fetch_ports: Ports = Field(default=(80, 443), description="Ports an image may be fetched from.")
     fetch_allow_hosts: Names = Field(
-        default=(), description="host:port pairs trusted although their address is private or their port unusual."
+        default=(),
+        description="What is trusted although its address is private or its port unusual: host:port, .domain:port "
+        "for every host below, network/bits:port.",
     )
     fetch_retry_missing: bool = Field(
         default=False,
@@ -191,7 +193,9 @@ class Settings(BaseSettings):
         "its threads.",
     )
     deliver_allow_hosts: Names = Field(
-        default=(), description="host:port pairs of receivers trusted although private or on an unusual port."
+        default=(),
+        description="Receivers trusted although private or on an unusual port: host:port, .domain:port for every "
+        "host below, network/bits:port.",
     )
     deliver_s3_buckets: Names = Field(default=(), description="Buckets that verdicts may be written to.")
     slow_share: float = Field(

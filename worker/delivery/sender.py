@@ -13,8 +13,9 @@ from worker.delivery.receivers import Receivers
 from worker.settings import Settings
 from worker.shares import Shares
 from worker.web.answers import host_of, retry_after_s
-from worker.web.endpoints import allowed_endpoints, endpoint_of, host_of_endpoint
+from worker.web.endpoints import endpoint_of, host_of_endpoint
 from worker.web.transport import Transport
+from worker.web.trust import Trust
 
 #: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
@@ -72,7 +73,7 @@ class Sender:
     `shares` says how many threads a receiver may have; a bucket counts as a receiver. Without it, any number.
 
     Raises:
-        ConfigError: a setting is wrong: see `allowed_endpoints`, `Receivers` and `Objects`.
+        ConfigError: a setting is wrong: see `Trust`, `Receivers` and `Objects`.
     """
 
     def __init__(self, settings: Settings, shares: Shares | None = None) -> None:
@@ -80,7 +81,7 @@ class Sender:
         self._timeout_s = settings.deliver_timeout_s
         self._web = Transport(
             timeout_s=settings.deliver_timeout_s,
-            trusted=allowed_endpoints("M3AGIQA_DELIVER_ALLOW_HOSTS", settings.deliver_allow_hosts),
+            trusted=Trust.from_setting("M3AGIQA_DELIVER_ALLOW_HOSTS", settings.deliver_allow_hosts),
             forbidden=DeliveryForbidden,
             unavailable=DeliveryUnavailable,
             user_agent=settings.effective_user_agent,

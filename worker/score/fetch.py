@@ -22,8 +22,8 @@ from worker.score.decoding.budget import Budget, Hold
 from worker.settings import Settings
 from worker.shares import Share, Shares
 from worker.web.answers import host_of, is_temporary, length_of, location_of, retry_after_s
-from worker.web.endpoints import allowed_endpoints
 from worker.web.transport import Transport
+from worker.web.trust import Trust
 
 MAX_REDIRECTS = 3
 CHUNK_BYTES = 2**20
@@ -48,7 +48,7 @@ class Fetcher:
     lie beside their requests are read by `redis`.
 
     Raises:
-        ConfigError: `fetch_allow_hosts` holds something other than host:port.
+        ConfigError: `fetch_allow_hosts` holds something else than `Trust` knows.
     """
 
     def __init__(self, settings: Settings, shares: Shares | None = None, redis: Connection | None = None) -> None:
@@ -61,7 +61,7 @@ class Fetcher:
         self._buckets = settings.fetch_s3_buckets
         self._web = Transport(
             timeout_s=settings.fetch_timeout_s,
-            trusted=allowed_endpoints("M3AGIQA_FETCH_ALLOW_HOSTS", settings.fetch_allow_hosts),
+            trusted=Trust.from_setting("M3AGIQA_FETCH_ALLOW_HOSTS", settings.fetch_allow_hosts),
             ports=settings.fetch_ports,
             forbidden=FetchForbidden,
             unavailable=FetchUnavailable,

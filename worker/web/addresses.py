@@ -18,6 +18,8 @@ _NOT_PUBLIC = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, on an address that looks public
     ipaddress.ip_network("fec0::/10"),  # site-local: deprecated, still routed where it is in use
 )
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 #: Addresses of one name that are tried at most.
 _MOST_ADDRESSES = 4
 

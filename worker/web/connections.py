@@ -25,7 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from worker.shares import Share
-from worker.web.addresses import checked, lookup
+from worker.web.addresses import lookup
 from worker.web.answers import Answer
 from worker.web.sites import endpoint_at
 
@@ -40,8 +40,8 @@ class Exchange:
     share: Share
     #: Deadline in seconds of `time.monotonic`: first for the beginning of the answer, then for all of it.
     until: float
-    #: Whether its endpoint may have a private address.
-    trusted: bool
+    #: Gives the address to connect to for one of the host's, or raises NotPublic.
+    checked: Callable[[str], str]
 
 
 #: The exchange that this thread carries out.
@@ -146,10 +146,8 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         name = self._dns_host
-        addresses = _addresses(name.strip("[]"), self.port)
-        if not _exchange.get().trusted:
-            # All must be public: a name with a private address beside a public one means no good.
-            addresses = [checked(address) for address in addresses]
+        # All must pass: a name with a private address beside a public one means no good.
+        addresses = [_exchange.get().checked(address) for address in _addresses(name.strip("[]"), self.port)]
         try:
             plain = self._connect(addresses)
         finally:

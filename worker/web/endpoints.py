@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -17,7 +17,6 @@ from m3agiqa.quoting import quoted
 #: Ports by scheme. Any other port must stand in the allow-list.
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-_HOST_AND_PORT = re.compile(r"([^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 #: No registered name has an underscore, but many names of containers do.
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _IPV4 = re.compile(r"\d+(\.\d+){3}")
@@ -60,22 +59,6 @@ def host_and_port(parts: SplitResult) -> tuple[str, int]:
     if not _HOST_NAME.fullmatch(name) or (name != host and _IPV4.fullmatch(name)):
         raise ValueError("not a name of a host")
     return name, port
-
-
-def allowed_endpoints(setting: str, entries: Iterable[str]) -> frozenset[str]:
-    """The endpoints that an allow-list names.
-
-    Raises:
-        ConfigError: an entry is not host:port.
-    """
-    return frozenset(_allowed(setting, entry) for entry in entries)
-
-
-def _allowed(setting: str, entry: str) -> str:
-    with suppress(ValueError):
-        if _HOST_AND_PORT.fullmatch(entry):
-            return endpoint_of(f"http://{entry}")
-    raise ConfigError(f"{setting}: {quoted(entry)!r} is not host:port, such as images.internal:8080")
 
 
 def by_host(setting: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:

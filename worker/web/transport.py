@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from worker.web.addresses import NotPublic
 from worker.web.connections import CheckedAdapter, Exchange, going_on, tls_context
 from worker.web.endpoints import DEFAULT_PORTS, host_and_port
 from worker.web.sites import site_of
+from worker.web.trust import Trust
 
 #: One connection for each exchange, and no compression: a few bytes could unpack to very many.
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close"}
@@ -36,14 +38,14 @@ class Transport:
     Messages name `timeout_s`; the deadline itself comes with each `open`. Status and headers of an answer must be there
     within `first_byte_s` seconds. `forbidden` and `unavailable` are the failures to raise: the first is permanent, the
     second retryable. `shares` says how many threads a server may have; without it, any number.
-    Endpoints that are `trusted` may have private addresses and unusual ports.
+    What is `trusted` may have private addresses and unusual ports.
     """
 
     def __init__(
         self,
         *,
         timeout_s: float,
-        trusted: frozenset[str],
+        trusted: Trust,
         ports: Collection[int] = tuple(DEFAULT_PORTS.values()),
         forbidden: type[M3AGIQAError],
         unavailable: type[M3AGIQAError],
@@ -95,11 +97,11 @@ class Transport:
                 session.trust_env = False
                 prepared = session.prepare_request(request)
                 # The adapter takes host and port from this same string by the same function.
-                name, port, trusted = self._check(str(prepared.url))
+                name, port, checked = self._check(str(prepared.url))
                 for scheme in DEFAULT_PORTS:
                     session.mount(f"{scheme}://", CheckedAdapter(self._tls))
                 with self._shares.take(site_of(name, port)) as share:
-                    exchange = Exchange(share, min(until, time.monotonic() + self._first_byte_s), trusted)
+                    exchange = Exchange(share, min(until, time.monotonic() + self._first_byte_s), checked)
                     with going_on(exchange), session.send(prepared, stream=True) as response:
                         exchange.until = until
                         yield response
@@ -114,18 +116,19 @@ class Transport:
                 raise self._unavailable(f"{name} did not begin to answer within {self._first_byte_s:g} s") from None
             raise self._unavailable(f"{name} cannot be reached, or broke off ({type(error).__name__})") from None
 
-    def _check(self, url: str) -> tuple[str, int, bool]:
-        """The host as messages may show it, its port, and whether settings trust this endpoint."""
+    def _check(self, url: str) -> tuple[str, int, Callable[[str], str]]:
+        """The host as messages may show it, its port, and what tells an address that it may have."""
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS:
             raise self._forbidden("only http and https URLs are accepted")
         if "@" in parts.netloc or "%" in parts.netloc:
             raise self._forbidden("a URL with a user name, a password or a network zone is not accepted")
         host, port = host_and_port(parts)
-        trusted = f"{host}:{port}" in self._trusted
-        if not trusted and port not in self._ports:
+        if self._trusted.names(host, port):
+            return host, port, str
+        if port not in self._ports and not self._trusted.admits(port):
             raise self._forbidden(f"{host}: port {port} is not allowed, and {host}:{port} not on the allow-list")
-        return host, port, trusted
+        return host, port, partial(self._trusted.address, port=port, usual=self._ports)
 
 
 class _Session(HTTPSession):  # type: ignore[misc]

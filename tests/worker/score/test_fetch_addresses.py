@@ -222,6 +222,39 @@ def test_a_name_is_allowed_in_whatever_spelling(serve: Any, monkeypatch: pytest.
             assert fetcher.fetch(f"http://{host}:{server.server_port}/") == b"inside"
 
 
+def test_every_host_below_a_domain_and_every_address_of_a_network_may_be_allowed(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(lambda request: request.reply(200, b"inside"))
+    port = server.server_port
+    resolver(monkeypatch, {name: ["127.0.0.1"] for name in ("a.svc.internal", "evil.example")})
+    below = Fetcher(Settings(fetch_allow_hosts=(f".svc.internal:{port}",)))
+    within = Fetcher(Settings(fetch_allow_hosts=(f"127.0.0.0/30:{port}",)))
+    # a domain is known by its name, a network by the address that a name leads to
+    assert below.fetch(f"http://a.svc.internal:{port}/") == b"inside"
+    assert within.fetch(f"http://127.0.0.1:{port}/") == b"inside"
+    assert within.fetch(f"http://evil.example:{port}/") == b"inside"
+    before = len(server.received)
+    with pytest.raises(FetchForbidden):
+        below.fetch(f"http://evil.example:{port}/")
+    with pytest.raises(FetchForbidden):
+        below.fetch(f"http://127.0.0.1:{port}/")
+    with pytest.raises(FetchForbidden):
+        within.fetch(f"http://127.0.0.5:{port}/")
+    assert len(server.received) == before
+
+
+def test_a_name_with_an_address_outside_the_network_is_not_allowed(
+    serve: Any, connects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(lambda request: request.reply(200, b"inside"))
+    resolver_of_many(monkeypatch, "mixed.example", ["127.0.0.1", "127.0.0.9"])
+    fetcher = Fetcher(Settings(fetch_allow_hosts=(f"127.0.0.0/30:{server.server_port}",)))
+    with pytest.raises(FetchForbidden):
+        fetcher.fetch(f"http://mixed.example:{server.server_port}/")
+    assert connects.tried == []
+
+
 def test_an_allowed_host_is_allowed_on_its_port_alone(serve: Any, connects: Any) -> None:
     server, other = serve(lambda request: request.reply()), serve(lambda request: request.reply())
     with pytest.raises(FetchForbidden):
