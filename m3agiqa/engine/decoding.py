@@ -164,6 +164,7 @@ class DecodeStep:
             return decode_attention(queries, keys, values, self.layout, self.search.ancestors, count)
 
         states = llama.forward(llama.embed(self.search.latest(count), self._groups), self._groups, attend)
+        cache.states.index_copy_(0, slots, states)
         self.search.advance(llama.logits(states), count, self._eos_ids, self._describe.repetition_penalty)
 
 

@@ -5,6 +5,7 @@ The repetition penalty sees generated tokens only. Only `finished` and `results`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -18,6 +19,16 @@ _NEVER = -1e9
 EMPTY = -1
 
 
+@dataclass(frozen=True)
+class Written:
+    """The best sequence that a search found for a prompt."""
+
+    #: Its ids, the end token with them.
+    ids: list[int]
+    #: The beam in whose slot each id was computed, but for the last, which no step has read.
+    beams: list[int]
+
+
 @dataclass
 class BeamSearch:
     """The search of P prompts with B beams each, up to T tokens."""
@@ -28,10 +39,14 @@ class BeamSearch:
     scores: torch.Tensor
     #: The beam in whose slot the token of each earlier step and beam was computed, [P, T, B] int32.
     ancestors: torch.Tensor
-    #: The best finished sequences, [P, B, T] int32, their scores by length [P, B], and whether there is one [P, B].
+    #: The beam that each beam's token continued, by step, [P, T, B] int32; unlike `ancestors`, never reordered.
+    parents: torch.Tensor
+    #: The best finished sequences, [P, B, T] int32, their scores by length [P, B], whether there is one [P, B], and the
+    #: beam that each one's last token continued, [P, B] int32.
     done_tokens: torch.Tensor
     done_scores: torch.Tensor
     done: torch.Tensor
+    done_parents: torch.Tensor
     #: Whether a prompt's finished sequences may still improve, [P, 1].
     open: torch.Tensor
 
@@ -46,9 +61,11 @@ class BeamSearch:
             tokens=full(beams, length, value=EMPTY, dtype=torch.int32),
             scores=full(beams, value=0, dtype=torch.float32),
             ancestors=full(length, beams, value=0, dtype=torch.int32),
+            parents=full(length, beams, value=0, dtype=torch.int32),
             done_tokens=full(beams, length, value=EMPTY, dtype=torch.int32),
             done_scores=full(beams, value=_NEVER, dtype=torch.float32),
             done=full(beams, value=False, dtype=torch.bool),
+            done_parents=full(beams, value=0, dtype=torch.int32),
             open=full(1, value=True, dtype=torch.bool),
         )
 
@@ -77,7 +94,7 @@ class BeamSearch:
         ends = _is_in(new, eos_ids) | last
         candidates = self.tokens.gather(1, parents[..., None].expand(-1, -1, length))
         candidates.index_copy_(2, step, new[..., None].to(candidates.dtype))
-        self._finish(candidates, totals, ends, step)
+        self._finish(candidates, parents, totals, ends, step)
 
         running = totals + ends * _NEVER
         scores, order = running.topk(beams, dim=1)
@@ -87,12 +104,20 @@ class BeamSearch:
         self.ancestors.copy_(self.ancestors.gather(2, parents[:, None].expand(-1, length, -1)))
         own = torch.arange(beams, dtype=self.ancestors.dtype, device=step.device).expand(prompts, 1, beams)
         self.ancestors.index_copy_(1, step, own)
+        self.parents.index_copy_(1, step, parents[:, None].to(self.parents.dtype))
 
         best_running = self.scores[:, :1] / (step + 1)
         worst_done = torch.where(self.done, self.done_scores.amin(dim=1, keepdim=True), _NEVER)
         self.open &= (best_running > worst_done).any(dim=1, keepdim=True) & ~last
 
-    def _finish(self, candidates: torch.Tensor, totals: torch.Tensor, ends: torch.Tensor, step: torch.Tensor) -> None:
+    def _finish(
+        self,
+        candidates: torch.Tensor,
+        parents: torch.Tensor,
+        totals: torch.Tensor,
+        ends: torch.Tensor,
+        step: torch.Tensor,
+    ) -> None:
         """Take in the sequences among the first `beams` candidates that ended now, and keep the best finished ones."""
         beams = self.tokens.shape[1]
         ended = ends.clone()
@@ -102,6 +127,7 @@ class BeamSearch:
         tokens = torch.cat([self.done_tokens, candidates], dim=1)
         self.done_tokens.copy_(tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2])))
         self.done.copy_(torch.cat([self.done, ended], dim=1).gather(1, order))
+        self.done_parents.copy_(torch.cat([self.done_parents, parents], dim=1).gather(1, order))
         self.done_scores.copy_(scores)
 
     def latest(self, step: torch.Tensor) -> torch.Tensor:
@@ -112,9 +138,12 @@ class BeamSearch:
         """Which prompts are finished; waits for the device."""
         return [not still for still in self.open[:, 0].tolist()]
 
-    def results(self) -> list[list[int]]:
-        """Each prompt's best sequence, its end token with it; waits for the device."""
-        return [[token for token in row if token != EMPTY] for row in self.done_tokens[:, 0].tolist()]
+    def results(self) -> list[Written]:
+        """Each prompt's best sequence; waits for the device."""
+        found = [[token for token in row if token != EMPTY] for row in self.done_tokens[:, 0].tolist()]
+        parents = self.parents[:, : max(map(len, found), default=0)].tolist()
+        each = zip(found, parents, self.done_parents[:, 0].tolist(), strict=True)
+        return [Written(ids, _traced(row, last, len(ids) - 1)) for ids, row, last in each]
 
     def select(self, rows: torch.Tensor) -> Self:
         """The search of some prompts."""
@@ -138,6 +167,15 @@ class GreedySearch(BeamSearch):
 
     def latest(self, step: torch.Tensor) -> torch.Tensor:
         return super().latest(step).clamp(min=0)
+
+
+def _traced(parents: Sequence[Sequence[int]], last: int, count: int) -> list[int]:
+    """The beam of each of `count` tokens, `last` being that of the last one."""
+    beams = []
+    for step in reversed(range(count)):
+        beams.append(last)
+        last = parents[step][last]
+    return beams[::-1]
 
 
 def _is_in(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
