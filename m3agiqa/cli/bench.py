@@ -173,10 +173,12 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
         print(json.dumps(asdict(found)))
         return DONE
     table = Table(title=f"{found.dtype}, {found.images} images of mixed sizes, {found.tokens} tokens")
-    for column in ("scores spread", "from float32", "alone from batch", "tokens matching", "descriptions matching"):
+    columns = ("scores spread", "from float32", "alone from batch", "written from read")
+    for column in (*columns, "tokens matching", "descriptions matching"):
         table.add_column(column)
+    distances = (found.from_float32, found.alone_from_batch, found.written_from_read)
     table.add_row(
-        *(f"{points:.4f}" for points in (found.spread, found.from_float32, found.alone_from_batch)),
+        *(f"{points:.4f}" for points in (found.spread, *distances)),
         *(f"{100 * share:.1f} %" for share in (found.tokens_matching, found.descriptions_matching)),
     )
     Console().print(table)
