@@ -27,6 +27,8 @@ class Row:
     analysis: str
     #: The description, if the model is not to write one.
     given: str | None = None
+    #: Most tokens of the description that the model writes; None leaves it to the profile.
+    limit: int | None = None
     #: What the model is asked before it describes; `ask` makes it.
     prompt: TokenizedConversation = field(init=False, repr=False)
     description: str = ""

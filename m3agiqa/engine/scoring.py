@@ -163,7 +163,7 @@ class Engine:
         """Let the model write the descriptions, unless all are given."""
         described = alive(rows)
         if any(row.given is None for row in described):
-            for row, ids in zip(described, session.generate(), strict=True):
+            for row, ids in zip(described, session.generate([row.limit for row in described]), strict=True):
                 row.description, row.generated = self.network.tokenizer.decode(ids), ids
         for row in described:
             row.description = row.description if row.given is None else row.given
@@ -233,7 +233,8 @@ class Engine:
                 if aspect in (job.aspects or self.aspects):
                     analysis = profile.analysis.replace("{prompt}", job.prompt)
                     given = job.descriptions.get(aspect)
-                    rows.append(Row(index, aspect, images[index], profile, analysis, given))
+                    limit = job.limits.get(aspect)
+                    rows.append(Row(index, aspect, images[index], profile, analysis, given, limit))
         return rows
 
     def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:

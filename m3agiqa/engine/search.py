@@ -11,6 +11,7 @@ from typing import Self
 
 import torch
 
+from m3agiqa.engine.ops import moved
 from m3agiqa.profile import Describe
 
 #: Score of a candidate that cannot be chosen.
@@ -47,15 +48,18 @@ class BeamSearch:
     done_scores: torch.Tensor
     done: torch.Tensor
     done_parents: torch.Tensor
+    #: Most tokens of each prompt's sequences, [P, 1] int64.
+    limits: torch.Tensor
     #: Whether a prompt's finished sequences may still improve, [P, 1].
     open: torch.Tensor
 
     @classmethod
-    def start(cls, prompts: int, describe: Describe, device: torch.device) -> Self:
+    def start(cls, limits: Sequence[int | None], describe: Describe, device: torch.device) -> Self:
+        """Start with a prompt for each of `limits`, its most tokens if those are fewer than `describe` allows."""
         beams, length = describe.num_beams, describe.max_new_tokens
 
         def full(*shape: int, value: float, dtype: torch.dtype) -> torch.Tensor:
-            return torch.full((prompts, *shape), value, dtype=dtype, device=device)
+            return torch.full((len(limits), *shape), value, dtype=dtype, device=device)
 
         return cls(
             tokens=full(beams, length, value=EMPTY, dtype=torch.int32),
@@ -66,6 +70,7 @@ class BeamSearch:
             done_scores=full(beams, value=_NEVER, dtype=torch.float32),
             done=full(beams, value=False, dtype=torch.bool),
             done_parents=full(beams, value=0, dtype=torch.int32),
+            limits=moved(torch.tensor([[min(limit or length, length)] for limit in limits]), device),
             open=full(1, value=True, dtype=torch.bool),
         )
 
@@ -90,7 +95,7 @@ class BeamSearch:
         parents = chosen // keep
         new = ids.view(prompts, -1).gather(1, chosen)
 
-        last = step + 1 == length
+        last = step + 1 >= self.limits
         ends = _is_in(new, eos_ids) | last
         candidates = self.tokens.gather(1, parents[..., None].expand(-1, -1, length))
         candidates.index_copy_(2, step, new[..., None].to(candidates.dtype))
@@ -162,7 +167,7 @@ class GreedySearch(BeamSearch):
         new = torch.where(step > 0, penalised, logits).argmax(dim=-1, keepdim=True)
         new = torch.where(self.open, new, EMPTY)
         self.tokens.index_copy_(2, step, new[:, None].to(self.tokens.dtype))
-        self.open &= ~_is_in(new, eos_ids) & (step + 1 != self.tokens.shape[2])
+        self.open &= ~_is_in(new, eos_ids) & (step + 1 < self.limits)
         self.done_tokens.copy_(self.tokens)
 
     def latest(self, step: torch.Tensor) -> torch.Tensor:

@@ -74,14 +74,17 @@ class Session:
             start = self._runner.cache.take(missing)
             self._slots[sequence] = torch.cat([self._slots[sequence], torch.arange(start, start + missing)])
 
-    def generate(self) -> list[list[int]]:
+    def generate(self, limits: Sequence[int | None] | None = None) -> list[list[int]]:
         """Continue every sequence as it was first read; gives the generated ids of each, the end token with them.
 
         All but the last of those ids count as read: `read` may go on behind them.
+
+        Args:
+            limits: most tokens of each sequence, 1 or more, where they are fewer than the runner's `describe` allows.
         """
         if not self.states:
             return []
-        written = self._generate()
+        written = self._generate(limits or [None] * len(self.states))
         self._keep(written)
         return [each.ids for each in written]
 
@@ -100,10 +103,10 @@ class Session:
             self._slots[number] = torch.cat([self._slots[number][:length], slots[number]])
             self.states[number] = torch.cat([self.states[number][:length], states[number]])
 
-    def _generate(self) -> list[Written]:
+    def _generate(self, limits: Sequence[int | None]) -> list[Written]:
         alive = list(range(len(self.states)))
         self._pages = [[] for _ in alive]
-        step, rows = self._begin()
+        step, rows = self._begin(limits)
         results: dict[int, Written] = {}
         limit = self._runner.describe.max_new_tokens
         for count in range(1, limit + 1):
@@ -124,10 +127,10 @@ class Session:
             step.run(count)
         return [results[number] for number in range(len(self.states))]
 
-    def _begin(self) -> tuple[DecodeStep, list[int]]:
+    def _begin(self, limits: Sequence[int | None]) -> tuple[DecodeStep, list[int]]:
         """Choose the first token of every sequence from its last state; gives the step that goes on, and their rows."""
         runner, device = self._runner, self._runner.llama.device
-        search = runner.search(len(self.states))
+        search = runner.search(limits)
         last = [states[length - 1] for states, length in zip(self.states, self._lengths, strict=True)]
         first = runner.llama.logits(torch.stack(last))
         none = torch.zeros(1, dtype=torch.int64, device=device)

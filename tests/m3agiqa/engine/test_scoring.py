@@ -244,6 +244,21 @@ def test_what_the_model_wrote_is_not_read_again(network) -> None:
     assert any(one.known < len(one.prompt.ids + one.generated[:-1]) for one in taken)
 
 
+def test_an_image_may_limit_the_tokens_of_its_descriptions(network) -> None:
+    # given an image whose descriptions reach the model's own limit, and the same image with a limit for one aspect
+    runner, job = engine(network, max_new_tokens=12), Job(image(512, 512), "x")
+
+    rows = runner.encode([job, replace(job, limits={ASPECTS[0]: 5})])
+    runner.describe(rows, runner.prefill(rows))
+
+    assert [(row.aspect, row.job, len(row.generated)) for row in rows] == [
+        (ASPECTS[0], 0, 12),
+        (ASPECTS[0], 1, 5),
+        (ASPECTS[1], 0, 12),
+        (ASPECTS[1], 1, 12),
+    ]
+
+
 def test_a_conversation_that_was_read_to_its_end_is_scored(network) -> None:
     # given a context that ends with the prompt, and nothing to say
     shown, asked = image(64, 64), "x"

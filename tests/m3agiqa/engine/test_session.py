@@ -219,6 +219,22 @@ def test_a_search_stops_at_the_limit(network: Network, oracles: list[Oracle], li
     assert len(generated) == limit or generated[-1] == SHAPE.vocab - 1
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.inference_mode()
+def test_each_sequence_has_a_limit_of_its_own(network: Network, oracles: list[Oracle], beams: int) -> None:
+    # given limits below and above what the search allows, and one sequence without
+    prompts, adapters, limits = sequences([12, 30, 5, 9, 17]), [0, 0, 1, 2, 2], [1, 8, 11, 99, None]
+    describe, eos_ids = Describe(num_beams=beams, max_new_tokens=20), [SHAPE.vocab - 1]
+
+    generated = begin(network, prompts, adapters, describe, eos_ids=eos_ids).generate(limits)
+
+    # then each ends as if that were the search's own
+    assert [len(ids) for ids in generated] == [1, 8, 11, 20, 20]
+    for ids, prompt, adapter, limit in zip(generated, prompts, adapters, limits, strict=True):
+        own = describe.model_copy(update={"max_new_tokens": min(limit or 20, 20)})
+        assert writes(oracles[adapter], ids, prompt, own, eos_ids)
+
+
 @torch.inference_mode()
 def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: list[Oracle]) -> None:
     # Given sequences that were read and continued, and others that agree with them up to a point
