@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
-    *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
+    *("images", "seconds", "images_per_s", "memory_gib", "stages_ms", "lengths"),
 )
 
 #: Images that the frozen model reads together with --training.
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", default=512, type=console.whole(most=65_536), help="side of the square images, pixels"
     )
     parser.add_argument("--tokens", default=100, type=console.whole(most=4096), help="tokens of every description")
+    parser.add_argument(
+        "--lengths",
+        metavar="FILE",
+        help="draw each description's tokens from a table with the columns tokens and descriptions, or from that of "
+        "12,170 reference descriptions (`reference`)",
+    )
     parser.add_argument("--beams", default=3, type=console.whole(most=16), help="beams of the search; 1 is greedy")
     parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two images")
     parser.add_argument(
@@ -94,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.csv is not None:
         check_writable(args.csv, kept=True)
+    if args.lengths is not None and (args.baseline or args.soak or args.heads or args.precision or args.training):
+        raise ConfigError("--lengths goes with none of --baseline, --soak, --heads, --precision and --training")
     device = choose_device(args.device)
     if args.heads:
         return _heads(args, device)
@@ -110,7 +118,8 @@ def _engine(args: argparse.Namespace) -> int:
     from m3agiqa.bench import stages
 
     settings = stages.StageSettings(
-        args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
+        *(args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib),
+        *(args.repeats, args.soak, args.lengths),
     )
     report = stages.run(settings, _log)
     if args.json:
@@ -210,7 +219,7 @@ def _table(report: Report) -> Table:
         *(["share of floor, %"] if floors else []),
         "GiB",
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
-        f"{settings['beams']} beams, {settings['tokens']} tokens, {report.date}",
+        f"{settings['beams']} beams, {_tokens(report)}, {report.date}",
     )
     baseline = next((row.images_per_s for row in report.rows if row.what != "engine"), None)
     for row in report.rows:
@@ -226,6 +235,11 @@ def _table(report: Report) -> Table:
             f"{row.memory_gib:.1f}",
         )
     return table
+
+
+def _tokens(report: Report) -> str:
+    lengths = report.settings["lengths"]
+    return f"lengths of {lengths}" if lengths else f"{report.settings['tokens']} tokens"
 
 
 def _shares(row: Measured) -> dict[str, float]:
@@ -246,11 +260,12 @@ def _append(report: Report, path: Path) -> None:
         writer.writerow(
             [
                 *(report.date, report.machine, report.versions["torch"], row.what),
-                *(settings["size"], settings["beams"], settings["tokens"]),
+                *(settings["size"], settings["beams"], "" if settings["lengths"] else settings["tokens"]),
                 *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
                 row.images,
                 *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
                 json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
+                settings["lengths"],
             ]
         )
     append(path, text.getvalue())
