@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from m3agiqa.bench.baseline import Baseline
+from m3agiqa.bench.card import Card
 from m3agiqa.bench.lengths import Lengths
-from m3agiqa.bench.roofline import applies_to, floors_ms
+from m3agiqa.bench.roofline import applies_to, card_floors_ms, floors_ms
 from m3agiqa.bench.soak import Soak, soak
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.bench.workload import Work
@@ -64,6 +65,8 @@ class Measured:
     memory_gib: float
     #: Least milliseconds that each stage can take; empty for a GPU whose floors are unknown.
     floors_ms: dict[str, float] = field(default_factory=dict)
+    #: Least milliseconds by what the card itself can do; empty for the original's algorithm.
+    card_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Report:
     date: str
     versions: dict[str, str]
     settings: dict[str, Any]
+    #: What the card can do at most, measured before the model was loaded.
+    card: Card
     load_gib: float = 0.0
     rows: list[Measured] = field(default_factory=list)
     soak: Soak | None = None
@@ -96,11 +101,14 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
         # The allocator does not count the memory that the CUDA context takes.
         allowed = (settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB - (total - free)
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    progress("the card")
+    card = Card.measure(device, torch.float16)
     report = Report(
         machine=torch.cuda.get_device_name(device),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         settings=asdict(settings),
+        card=card,
     )
     progress("weights")
     shape = Shape()
@@ -120,7 +128,7 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
         jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
         if lengths is not None:
             jobs = limited(jobs, lengths)
-        report.rows.append(_engine(engine, jobs, settings, shape if applies_to(report.machine) else None))
+        report.rows.append(_engine(engine, jobs, settings, shape, report))
     if settings.soak:
         progress(f"{settings.soak} batches in a row")
         report.soak = soak(engine, settings.soak, settings.images, settings.size)
@@ -156,7 +164,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(engine: Engine, jobs: Sequence[Job], settings: StageSettings, shape: Shape | None) -> Measured:
+def _engine(engine: Engine, jobs: Sequence[Job], settings: StageSettings, shape: Shape, report: Report) -> Measured:
     work = _work(engine, jobs)  # compiles kernels, too
     runs = []
     for _ in range(settings.repeats):
@@ -173,9 +181,10 @@ def _engine(engine: Engine, jobs: Sequence[Job], settings: StageSettings, shape:
         runs.append((began.elapsed_time(ended) / 1000, outcomes[0].timings_ms))
     seconds = median(seconds for seconds, _ in runs)
     stages = {name: median(times[name] for _, times in runs) for name in runs[0][1]}
-    floors = {} if shape is None else floors_ms(work, shape, settings.beams)
+    floors = floors_ms(work, shape, settings.beams) if applies_to(report.machine) else {}
+    card = card_floors_ms(work, shape, settings.beams, report.card)
     memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
-    return Measured("engine", len(jobs), seconds, len(jobs) / seconds, stages, memory_gib, floors)
+    return Measured("engine", len(jobs), seconds, len(jobs) / seconds, stages, memory_gib, floors, card)
 
 
 def _work(engine: Engine, jobs: Sequence[Job]) -> Work:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from rich.table import Table
 from m3agiqa import console
 from m3agiqa.console import DONE
 from m3agiqa.errors import ConfigError
+from m3agiqa.inputs import read_text
 from m3agiqa.outputs import append, check_writable
+from m3agiqa.quoting import PATH_CHARS, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
     *("images", "seconds", "images_per_s", "memory_gib", "stages_ms", "lengths"),
+    *("card_tflops", "card_tb_per_s", "card_ms"),
 )
 
 #: Images that the frozen model reads together with --training.
@@ -100,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.csv is not None:
         check_writable(args.csv, kept=True)
+        _check_columns(args.csv)
     if args.lengths is not None and (args.baseline or args.soak or args.heads or args.precision or args.training):
         raise ConfigError("--lengths goes with none of --baseline, --soak, --heads, --precision and --training")
     device = choose_device(args.device)
@@ -217,9 +222,10 @@ def _table(report: Report) -> Table:
     table = Table(
         *("what", "images", "s", "images/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
         *(["share of floor, %"] if floors else []),
-        "GiB",
+        *("share of the card, %", "GiB"),
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
-        f"{settings['beams']} beams, {_tokens(report)}, {report.date}",
+        f"{settings['beams']} beams, {_tokens(report)}, {report.date}; the card multiplies at "
+        f"{report.card.flops / 1e12:.0f} TFLOP/s and copies at {report.card.bytes_per_s / 1e12:.2f} TB/s",
     )
     baseline = next((row.images_per_s for row in report.rows if row.what != "engine"), None)
     for row in report.rows:
@@ -231,7 +237,8 @@ def _table(report: Report) -> Table:
             f"{row.images_per_s / baseline:.1f}x" if baseline else "-",
             f"{row.images_per_s * ORIGINAL_S:.1f}x",
             ", ".join(f"{name} {ms:.0f}" for name, ms in row.stages_ms.items()),
-            *([", ".join(f"{name} {share:.0f}" for name, share in _shares(row).items())] if floors else []),
+            *([_shares(row, row.floors_ms)] if floors else []),
+            _shares(row, row.card_ms),
             f"{row.memory_gib:.1f}",
         )
     return table
@@ -242,18 +249,25 @@ def _tokens(report: Report) -> str:
     return f"lengths of {lengths}" if lengths else f"{report.settings['tokens']} tokens"
 
 
-def _shares(row: Measured) -> dict[str, float]:
+def _shares(row: Measured, floors_ms: Mapping[str, float]) -> str:
     """The floor of each stage, and of all stages, in percent of the time measured."""
-    if not row.floors_ms:
-        return {}
-    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in row.floors_ms.items()}
-    return shares | {"all": 100 * sum(row.floors_ms.values()) / (1000 * row.seconds)}
+    if not floors_ms:
+        return "-"
+    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in floors_ms.items()}
+    shares["all"] = 100 * sum(floors_ms.values()) / (1000 * row.seconds)
+    return ", ".join(f"{name} {share:.0f}" for name, share in shares.items())
+
+
+def _check_columns(path: Path) -> None:
+    """Raises: ConfigError: the rows in the file have other columns."""
+    if path.exists() and read_text(path).partition("\n")[0].strip() not in ("", ",".join(_COLUMNS)):
+        raise ConfigError(f"{quoted(path, PATH_CHARS)} has rows with other columns; name a new file")
 
 
 def _append(report: Report, path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         writer.writerow(_COLUMNS)
     for row in report.rows:
         settings = report.settings
@@ -264,11 +278,16 @@ def _append(report: Report, path: Path) -> None:
                 *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
                 row.images,
                 *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
-                json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
+                _rounded(row.stages_ms),
                 settings["lengths"],
+                *(f"{report.card.flops / 1e12:.0f}", f"{report.card.bytes_per_s / 1e12:.2f}", _rounded(row.card_ms)),
             ]
         )
     append(path, text.getvalue())
+
+
+def _rounded(stages_ms: Mapping[str, float]) -> str:
+    return json.dumps({name: round(ms, 1) for name, ms in stages_ms.items()}) if stages_ms else ""
 
 
 def _counts(value: str) -> tuple[int, ...]:
