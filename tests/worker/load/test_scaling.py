@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.support import eventually
 from worker.demo.processes import DemoFailed
 from worker.load import rig, scaling
 from worker.load.measure import main
@@ -63,9 +64,12 @@ def test_gpus_without_a_model_are_wrong_usage() -> None:
 def test_several_workers_share_a_redis() -> None:
     # given two workers that score, here with the fake scorer on the CPU in place of a GPU each
     with rig.rig([b""], score_threads=4, gpus=2, model="fake", max_batch=2) as platform:
-        overview = platform.client.overview()
-    # then both are there, and one that delivers
-    assert (overview.workers_of("score"), overview.workers_of("deliver")) == (2, 1)
+        # then both come to be there, and one that delivers
+        def workers() -> tuple[int, int]:
+            overview = platform.client.overview()
+            return overview.workers_of("score"), overview.workers_of("deliver")
+
+        eventually(lambda: workers() == (2, 1), "two workers that score and one that delivers")
 
 
 @pytest.mark.slow
