@@ -16,6 +16,8 @@ from m3agiqa.profile import Describe
 
 #: Score of a candidate that cannot be chosen.
 _NEVER = -1e9
+#: Words of the vocabulary whose best one stands for them as the best of all are looked for.
+_RUN_WORDS = 256
 #: Token of a position that is not filled.
 EMPTY = -1
 
@@ -89,7 +91,7 @@ class BeamSearch:
         if len(logits) != prompts:
             _penalise(log_probs, self.tokens.view(prompts * beams, length), penalty)
         # The best of all are among the best of each beam.
-        best, ids = log_probs.topk(keep, dim=-1)
+        best, ids = _top(log_probs, keep)
         totals = best.view(prompts, -1, keep) + self.scores[:, : len(logits) // prompts, None]
         totals, chosen = totals.flatten(1).topk(keep, dim=1)
         parents = chosen // keep
@@ -172,6 +174,23 @@ class GreedySearch(BeamSearch):
 
     def latest(self, step: torch.Tensor) -> torch.Tensor:
         return super().latest(step).clamp(min=0)
+
+
+def _top(scores: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `number` greatest scores [rows, vocab] of each row, and their words.
+
+    They lie in as many runs of words, those whose own best are the greatest: one pass over the scores and a search
+    through little, where `topk` over a vocabulary passes over them several times.
+    """
+    rows, vocab = scores.shape
+    if vocab % _RUN_WORDS or vocab < 4 * number * _RUN_WORDS:
+        best, words = scores.topk(number, dim=-1)
+        return best, words
+    runs = scores.view(rows, -1, _RUN_WORDS)
+    chosen = runs.amax(dim=-1).topk(number, dim=-1).indices
+    found = runs.gather(1, chosen[..., None].expand(-1, -1, _RUN_WORDS)).flatten(1)
+    best, at = found.topk(number, dim=-1)
+    return best, chosen.gather(1, at // _RUN_WORDS) * _RUN_WORDS + at % _RUN_WORDS
 
 
 def _traced(parents: Sequence[Sequence[int]], last: int, count: int) -> list[int]:
