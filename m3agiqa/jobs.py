@@ -23,6 +23,8 @@ class Job:
     aspects: tuple[Aspect, ...] | None = None
     #: Descriptions by aspect that stand in the scoring conversation instead of ones that the model writes.
     descriptions: Mapping[Aspect, str] = field(default_factory=dict)
+    #: Most tokens of the description that the model writes, by aspect; its profile's own limit stays.
+    limits: Mapping[Aspect, int] = field(default_factory=dict)
     #: The image as a scorer's `prepare` made it ahead of time; only that scorer can use it.
     prepared: EncodedImage | None = None
 

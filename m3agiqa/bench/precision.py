@@ -59,6 +59,8 @@ class Precision:
     from_float32: float
     #: Largest difference between an image's score alone and in one batch with all images, for the same description.
     alone_from_batch: float
+    #: Largest difference between a score by the states of writing a description and one by the states of reading it.
+    written_from_read: float
     #: Mean share of a description's tokens that float32's own description has at the same positions.
     tokens_matching: float
     #: Share of descriptions that are identical to float32's.
@@ -86,6 +88,7 @@ def run(
     given = [_with_descriptions(job, outcome) for job, outcome in zip(jobs, written, strict=True)]
     scales = _rescale(network, _score(engine, given, settings.images))
     together = _score(engine, given, settings.images)
+    described = _score(engine, jobs, settings.images)
     progress("each alone")
     alone = _score(engine, given, 1)
     del network, engine
@@ -108,6 +111,11 @@ def run(
         spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in exact[0]),
         from_float32=max(abs(one.score - other.score) for one, other in _pairs(together, exact)),
         alone_from_batch=max(abs(one.score - other.score) for one, other in _pairs(alone, together)),
+        written_from_read=max(
+            abs(one.score - other.score)
+            for one, other in _pairs(described, together)
+            if one.description == other.description
+        ),
         tokens_matching=sum(matches) / len(matches),
         descriptions_matching=sum(match == 1 for match in matches) / len(matches),
     )

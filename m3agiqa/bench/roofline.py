@@ -1,6 +1,6 @@
-"""The least time that each stage of a batch can take on one H100 80GB.
+"""The least time that each stage of a batch can take: with torch's own products on one H100 80GB, and on any card.
 
-Floating-point operations are counted from the shapes and the batch's work, and divided by rates measured on that GPU. A
+Floating-point operations are counted from the shapes and the batch's work, and divided by rates measured on a GPU. A
 product of [m, k] and [k, n] counts 2 m k n.
 """
 
@@ -10,17 +10,22 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from m3agiqa.bench.card import Card
 from m3agiqa.bench.workload import Work
+from m3agiqa.contract import Aspect
 from m3agiqa.model.language import LlamaShape
 from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Slicing
 
 #: Measured: FLOP/s of prefill at the published shapes, three adapters in a batch. The data sheet's 989e12 is never met.
 FLOPS = 555e12
-#: FLOP/s of the heads' products. Some run in TF32, at half the rate of float16; all are counted at that rate.
-HEAD_FLOPS = FLOPS / 2
+#: Rate of the heads' products, as a part of float16's. Some run in TF32, at half of it; all are counted at that rate.
+HEAD_SHARE = 1 / 2
 #: Measured: milliseconds of one captured decode step, by rows (images times aspects times beams).
 STEP_MS = ((1, 7.5), (9, 8.1), (72, 9.0), (288, 13.9), (576, 23.4))
+
+#: Bytes of a number in half precision.
+_HALF = 2
 
 
 def applies_to(machine: str) -> bool:
@@ -29,16 +34,44 @@ def applies_to(machine: str) -> bool:
 
 
 def floors_ms(work: Work, shape: Shape, beams: int) -> dict[str, float]:
-    """Least milliseconds of each stage of a batch."""
+    """Least milliseconds of each stage of a batch on an H100, with torch's own products at the published shapes."""
+    return _stages_ms(work, shape, FLOPS, decode_ms(work.generated, beams))
+
+
+def card_floors_ms(work: Work, shape: Shape, beams: int, card: Card) -> dict[str, float]:
+    """Least milliseconds of each stage of a batch on a card, whatever the kernels; weights are of two bytes."""
+    floors = _stages_ms(work, shape, card.flops, card_decode_ms(work, shape, beams, card))
+    weights_ms = _step_bytes(shape) / card.bytes_per_s * 1000
+    return floors | {stage: max(floors[stage], weights_ms) for stage in ("prefill", "rate")}
+
+
+def card_decode_ms(work: Work, shape: Shape, beams: int, card: Card) -> float:
+    """Least milliseconds to write the descriptions on a card.
+
+    In each step, the products take their operations or the reading of their weights, whichever is longer. Attention
+    waits for them, and reads each prompt and the past of one of its beams at least.
+    """
+    llama = LlamaShape.from_config(shape.config())
+    token_bytes = 2 * _HALF * llama.layers * llama.kv_heads * llama.head_dim
+    beam_flops = language_flops(shape, 0, 1) + _vocabulary_flops(shape)
+    seconds = 0.0
+    for step in range(1, max(work.generated, default=0)):
+        going = [prompt + step for prompt, count in zip(work.prompts, work.generated, strict=True) if count > step]
+        products = max(len(going) * beams * beam_flops / card.flops, _step_bytes(shape) / card.bytes_per_s)
+        seconds += products + sum(going) * token_bytes / card.bytes_per_s
+    return seconds * 1000
+
+
+def _stages_ms(work: Work, shape: Shape, flops: float, written_ms: float) -> dict[str, float]:
     prefill = sum(language_flops(shape, 0, tokens) + _vocabulary_flops(shape) for tokens in work.prompts)
     read = sum(language_flops(shape, known, new) for known, new in work.read)
     heads = sum(head_flops(shape, known + new) for known, new in work.read)
     again = _all_vision_flops(shape, work.encoded_again)
     return {
-        "encode": _all_vision_flops(shape, work.encoded) / FLOPS * 1000,
-        "prefill": prefill / FLOPS * 1000,
-        "decode": decode_ms(work.generated, beams),
-        "rate": ((again + read) / FLOPS + heads / HEAD_FLOPS) * 1000,
+        "encode": _all_vision_flops(shape, work.encoded) / flops * 1000,
+        "prefill": prefill / flops * 1000,
+        "decode": written_ms,
+        "rate": (again + read + heads / HEAD_SHARE) / flops * 1000,
     }
 
 
@@ -60,11 +93,7 @@ def language_flops(shape: Shape, known: int, new: int) -> float:
     """Floating-point operations of reading `new` tokens behind `known` ones: the layers' products with their low-rank
     changes, and attention, in which each token meets itself and those before it.
     """
-    llama = LlamaShape.from_config(shape.config())
-    weights = sum(math.prod(size) for name, size in llama.tensors().items() if ".layers." in name and len(size) == 2)
-    kv = llama.kv_heads * llama.head_dim
-    changes = shape.layers * shape.rank * (4 * shape.hidden + 2 * (shape.hidden + kv))
-    return 2 * new * (weights + changes) + 4 * shape.layers * shape.hidden * _pairs(known, new)
+    return 2 * new * (_weights(shape) + _changes(shape)) + 4 * shape.layers * shape.hidden * _pairs(known, new)
 
 
 def vision_flops(shape: Shape, patches: int) -> float:
@@ -88,6 +117,24 @@ def head_flops(shape: Shape, tokens: int) -> float:
     mlstm += 4 * inner * _pairs(0, tokens)
     slstm = 2 * tokens * (2 * width**2 + 3 * width * ffn)  # gates and recurrence are block-diagonal in four heads
     return 2 * tokens * shape.hidden * width + 3 * mlstm + slstm
+
+
+def _weights(shape: Shape) -> int:
+    """Weights of the layers' products."""
+    tensors = LlamaShape.from_config(shape.config()).tensors()
+    return sum(math.prod(size) for name, size in tensors.items() if ".layers." in name and len(size) == 2)
+
+
+def _changes(shape: Shape) -> int:
+    """Weights of one adapter's low-rank changes."""
+    llama = LlamaShape.from_config(shape.config())
+    kv = llama.kv_heads * llama.head_dim
+    return shape.layers * shape.rank * (4 * shape.hidden + 2 * (shape.hidden + kv))
+
+
+def _step_bytes(shape: Shape) -> float:
+    """Bytes of the weights that one token of every adapter takes, the vocabulary's among them."""
+    return _HALF * (_weights(shape) + len(Aspect) * _changes(shape) + shape.vocab * shape.hidden)
 
 
 def _vocabulary_flops(shape: Shape) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 import transformers
 
 from m3agiqa.bench.baseline import Baseline
-from m3agiqa.bench.roofline import applies_to, floors_ms
+from m3agiqa.bench.card import Card
+from m3agiqa.bench.lengths import Lengths
+from m3agiqa.bench.roofline import applies_to, card_floors_ms, floors_ms
 from m3agiqa.bench.soak import Soak, soak
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.bench.workload import Work
@@ -46,6 +48,8 @@ class StageSettings:
     repeats: int = 3
     #: Batches to run in a row after the measured ones, to see whether memory grows.
     soak: int = 0
+    #: Where descriptions' lengths are drawn from, instead of `tokens` each: a file, or `lengths.REFERENCE`.
+    lengths: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Measured:
     memory_gib: float
     #: Least milliseconds that each stage can take; empty for a GPU whose floors are unknown.
     floors_ms: dict[str, float] = field(default_factory=dict)
+    #: Least milliseconds by what the card itself can do; empty for the original's algorithm.
+    card_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +75,8 @@ class Report:
     date: str
     versions: dict[str, str]
     settings: dict[str, Any]
+    #: What the card can do at most, measured before the model was loaded.
+    card: Card
     load_gib: float = 0.0
     rows: list[Measured] = field(default_factory=list)
     soak: Soak | None = None
@@ -82,7 +90,9 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
 
     Raises:
         ConfigError: no GPU.
+        DataError: the lengths cannot be read.
     """
+    lengths = None if settings.lengths is None else Lengths.load(settings.lengths)
     if not torch.cuda.is_available():
         raise ConfigError("bench measures at the published shapes and needs a CUDA device")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -91,11 +101,14 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
         # The allocator does not count the memory that the CUDA context takes.
         allowed = (settings.memory_limit_gib - _UNCOUNTED_GIB) * _GIB - (total - free)
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    progress("the card")
+    card = Card.measure(device, torch.float16)
     report = Report(
         machine=torch.cuda.get_device_name(device),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         settings=asdict(settings),
+        card=card,
     )
     progress("weights")
     shape = Shape()
@@ -112,16 +125,27 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
     engine = Engine(network, profile, device, max_batch=max(settings.images), memory_bytes=limit)
     for count in settings.images:
         progress(f"{count} images")
-        report.rows.append(_engine(engine, count, settings, shape if applies_to(report.machine) else None))
+        jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
+        if lengths is not None:
+            jobs = limited(jobs, lengths)
+        report.rows.append(_engine(engine, jobs, settings, shape, report))
     if settings.soak:
         progress(f"{settings.soak} batches in a row")
         report.soak = soak(engine, settings.soak, settings.images, settings.size)
     return report
 
 
+def limited(jobs: Sequence[Job], lengths: Lengths) -> list[Job]:
+    """Jobs whose descriptions end at lengths drawn for all aspects together."""
+    drawn = iter(lengths.draw(len(jobs) * len(Aspect)))
+    return [replace(job, limits={aspect: next(drawn) for aspect in Aspect}) for job in jobs]
+
+
 def _profile(settings: StageSettings) -> ModelProfile:
     profile = ModelProfile.load("published")
-    describe = Describe(num_beams=settings.beams, max_new_tokens=settings.tokens)
+    # Real descriptions end long before the profile's own limit.
+    tokens = settings.tokens if settings.lengths is None else profile.describe.max_new_tokens
+    describe = Describe(num_beams=settings.beams, max_new_tokens=tokens)
     return profile.model_copy(update={"describe": describe})
 
 
@@ -140,8 +164,7 @@ def _baseline(network: Network, shape: Shape, profile: ModelProfile, settings: S
     return measured
 
 
-def _engine(engine: Engine, count: int, settings: StageSettings, shape: Shape | None) -> Measured:
-    jobs = [Job(noise_image(settings.size, settings.size, seed), _PROMPT) for seed in range(count)]
+def _engine(engine: Engine, jobs: Sequence[Job], settings: StageSettings, shape: Shape, report: Report) -> Measured:
     work = _work(engine, jobs)  # compiles kernels, too
     runs = []
     for _ in range(settings.repeats):
@@ -158,9 +181,10 @@ def _engine(engine: Engine, count: int, settings: StageSettings, shape: Shape | 
         runs.append((began.elapsed_time(ended) / 1000, outcomes[0].timings_ms))
     seconds = median(seconds for seconds, _ in runs)
     stages = {name: median(times[name] for _, times in runs) for name in runs[0][1]}
-    floors = {} if shape is None else floors_ms(work, shape, settings.beams)
+    floors = floors_ms(work, shape, settings.beams) if applies_to(report.machine) else {}
+    card = card_floors_ms(work, shape, settings.beams, report.card)
     memory_gib = _used_gib(torch.device("cuda", torch.cuda.current_device()))
-    return Measured("engine", count, seconds, count / seconds, stages, memory_gib, floors)
+    return Measured("engine", len(jobs), seconds, len(jobs) / seconds, stages, memory_gib, floors, card)
 
 
 def _work(engine: Engine, jobs: Sequence[Job]) -> Work:

@@ -37,7 +37,7 @@ class Work:
             encoded=tuple(_size(image, grid) for image, _, grid in first),
             encoded_again=tuple(_size(image, grid) for image, _, grid in again),
             prompts=tuple(len(row.prompt.ids) for row in scored),
-            generated=tuple(row.generated for row in scored),
+            generated=tuple(len(row.generated) for row in scored),
             read=tuple((row.known, len(row.conversation.ids) - row.known) for row in scored),
         )
 

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from rich.table import Table
 from m3agiqa import console
 from m3agiqa.console import DONE
 from m3agiqa.errors import ConfigError
+from m3agiqa.inputs import read_text
 from m3agiqa.outputs import append, check_writable
+from m3agiqa.quoting import PATH_CHARS, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     *("date", "machine", "torch", "what", "size", "beams", "tokens", "largest_batch", "memory_limit_gib"),
-    *("images", "seconds", "images_per_s", "memory_gib", "stages_ms"),
+    *("images", "seconds", "images_per_s", "memory_gib", "stages_ms", "lengths"),
+    *("card_tflops", "card_tb_per_s", "card_ms"),
 )
 
 #: Images that the frozen model reads together with --training.
@@ -45,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", default=512, type=console.whole(most=65_536), help="side of the square images, pixels"
     )
     parser.add_argument("--tokens", default=100, type=console.whole(most=4096), help="tokens of every description")
+    parser.add_argument(
+        "--lengths",
+        metavar="FILE",
+        help="draw each description's tokens from a table with the columns tokens and descriptions, or from that of "
+        "12,170 reference descriptions (`reference`)",
+    )
     parser.add_argument("--beams", default=3, type=console.whole(most=16), help="beams of the search; 1 is greedy")
     parser.add_argument("--baseline", action="store_true", help="measure the original's algorithm too, on two images")
     parser.add_argument(
@@ -94,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.csv is not None:
         check_writable(args.csv, kept=True)
+        _check_columns(args.csv)
+    if args.lengths is not None and (args.baseline or args.soak or args.heads or args.precision or args.training):
+        raise ConfigError("--lengths goes with none of --baseline, --soak, --heads, --precision and --training")
     device = choose_device(args.device)
     if args.heads:
         return _heads(args, device)
@@ -110,7 +123,8 @@ def _engine(args: argparse.Namespace) -> int:
     from m3agiqa.bench import stages
 
     settings = stages.StageSettings(
-        args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib, args.repeats, args.soak
+        *(args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib),
+        *(args.repeats, args.soak, args.lengths),
     )
     report = stages.run(settings, _log)
     if args.json:
@@ -173,10 +187,12 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
         print(json.dumps(asdict(found)))
         return DONE
     table = Table(title=f"{found.dtype}, {found.images} images of mixed sizes, {found.tokens} tokens")
-    for column in ("scores spread", "from float32", "alone from batch", "tokens matching", "descriptions matching"):
+    columns = ("scores spread", "from float32", "alone from batch", "written from read")
+    for column in (*columns, "tokens matching", "descriptions matching"):
         table.add_column(column)
+    distances = (found.from_float32, found.alone_from_batch, found.written_from_read)
     table.add_row(
-        *(f"{points:.4f}" for points in (found.spread, found.from_float32, found.alone_from_batch)),
+        *(f"{points:.4f}" for points in (found.spread, *distances)),
         *(f"{100 * share:.1f} %" for share in (found.tokens_matching, found.descriptions_matching)),
     )
     Console().print(table)
@@ -206,9 +222,10 @@ def _table(report: Report) -> Table:
     table = Table(
         *("what", "images", "s", "images/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
         *(["share of floor, %"] if floors else []),
-        "GiB",
+        *("share of the card, %", "GiB"),
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
-        f"{settings['beams']} beams, {settings['tokens']} tokens, {report.date}",
+        f"{settings['beams']} beams, {_tokens(report)}, {report.date}; the card multiplies at "
+        f"{report.card.flops / 1e12:.0f} TFLOP/s and copies at {report.card.bytes_per_s / 1e12:.2f} TB/s",
     )
     baseline = next((row.images_per_s for row in report.rows if row.what != "engine"), None)
     for row in report.rows:
@@ -220,38 +237,57 @@ def _table(report: Report) -> Table:
             f"{row.images_per_s / baseline:.1f}x" if baseline else "-",
             f"{row.images_per_s * ORIGINAL_S:.1f}x",
             ", ".join(f"{name} {ms:.0f}" for name, ms in row.stages_ms.items()),
-            *([", ".join(f"{name} {share:.0f}" for name, share in _shares(row).items())] if floors else []),
+            *([_shares(row, row.floors_ms)] if floors else []),
+            _shares(row, row.card_ms),
             f"{row.memory_gib:.1f}",
         )
     return table
 
 
-def _shares(row: Measured) -> dict[str, float]:
+def _tokens(report: Report) -> str:
+    lengths = report.settings["lengths"]
+    return f"lengths of {lengths}" if lengths else f"{report.settings['tokens']} tokens"
+
+
+def _shares(row: Measured, floors_ms: Mapping[str, float]) -> str:
     """The floor of each stage, and of all stages, in percent of the time measured."""
-    if not row.floors_ms:
-        return {}
-    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in row.floors_ms.items()}
-    return shares | {"all": 100 * sum(row.floors_ms.values()) / (1000 * row.seconds)}
+    if not floors_ms:
+        return "-"
+    shares = {name: 100 * floor / row.stages_ms[name] for name, floor in floors_ms.items()}
+    shares["all"] = 100 * sum(floors_ms.values()) / (1000 * row.seconds)
+    return ", ".join(f"{name} {share:.0f}" for name, share in shares.items())
+
+
+def _check_columns(path: Path) -> None:
+    """Raises: ConfigError: the rows in the file have other columns."""
+    if path.exists() and read_text(path).partition("\n")[0].strip() not in ("", ",".join(_COLUMNS)):
+        raise ConfigError(f"{quoted(path, PATH_CHARS)} has rows with other columns; name a new file")
 
 
 def _append(report: Report, path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         writer.writerow(_COLUMNS)
     for row in report.rows:
         settings = report.settings
         writer.writerow(
             [
                 *(report.date, report.machine, report.versions["torch"], row.what),
-                *(settings["size"], settings["beams"], settings["tokens"]),
+                *(settings["size"], settings["beams"], "" if settings["lengths"] else settings["tokens"]),
                 *(max(settings["images"]) if row.what == "engine" else "", settings["memory_limit_gib"]),
                 row.images,
                 *(f"{row.seconds:.4f}", f"{row.images_per_s:.3f}", f"{row.memory_gib:.2f}"),
-                json.dumps({name: round(ms, 1) for name, ms in row.stages_ms.items()}),
+                _rounded(row.stages_ms),
+                settings["lengths"],
+                *(f"{report.card.flops / 1e12:.0f}", f"{report.card.bytes_per_s / 1e12:.2f}", _rounded(row.card_ms)),
             ]
         )
     append(path, text.getvalue())
+
+
+def _rounded(stages_ms: Mapping[str, float]) -> str:
+    return json.dumps({name: round(ms, 1) for name, ms in stages_ms.items()}) if stages_ms else ""
 
 
 def _counts(value: str) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ class PrefillAttention:
             self._seen = ops.moved(torch.where(seen < 0, seen[:, :1], seen), device)
             queries = torch.tensor(known)[:, None] + torch.arange(max(new))
             mask = torch.arange(self._seen.shape[1]) <= queries[..., None]
-            self._mask = ops.moved(mask, device)[:, None]
+            self._mask = ops.moved(mask, device)
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
@@ -63,12 +63,7 @@ class PrefillAttention:
                 enable_gqa=True,
             )
         else:
-            attended = scaled_dot_product_attention(
-                self._padded(queries),
-                _per_query_head(keys[self._seen], queries.shape[1]),
-                _per_query_head(values[self._seen], queries.shape[1]),
-                attn_mask=self._mask,
-            )
+            attended = _attend(self._padded(queries), keys[self._seen], values[self._seen], self._mask)
         return attended.transpose(1, 2)[self._rows, self._offsets].flatten(1)
 
     def _padded(self, packed: torch.Tensor) -> torch.Tensor:
@@ -114,15 +109,28 @@ def decode_attention(
     own = ancestors[:, : len(steps)].permute(0, 2, 1)[..., None] == numbers
     slots = torch.cat([slots, written.flatten(1)], dim=1).long()
     mask = torch.cat([in_prompt[:, None].expand(-1, beams, -1), own.flatten(2)], dim=2)
-    attended = scaled_dot_product_attention(
-        queries.unflatten(0, (prompts, beams)).transpose(1, 2),
-        _per_query_head(keys[slots], queries.shape[1]),
-        _per_query_head(values[slots], queries.shape[1]),
-        attn_mask=mask[:, None],
-    )
+    attended = _attend(queries.unflatten(0, (prompts, beams)).transpose(1, 2), keys[slots], values[slots], mask)
     return attended.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-def _per_query_head(gathered: torch.Tensor, heads: int) -> torch.Tensor:
-    """[rows, tokens, kv heads, dim] to [rows, heads, tokens, dim]."""
-    return gathered.transpose(1, 2).repeat_interleave(heads // gathered.shape[2], dim=1)
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attention of query heads that share keys: their queries come one after the other, so that no key is repeated.
+
+    Args:
+        queries: [rows, heads, new, dim].
+        keys, values: [rows, seen, kv heads, dim].
+        mask: [rows, new, seen], what each query may see.
+
+    Returns:
+        [rows, heads, new, dim].
+    """
+    kv_heads = keys.shape[2]
+    group = queries.shape[1] // kv_heads
+    attended = scaled_dot_product_attention(
+        queries.unflatten(1, (kv_heads, group)).flatten(2, 3),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=mask.repeat(1, group, 1)[:, None],
+    )
+    by_head: torch.Tensor = attended.unflatten(2, (group, -1)).flatten(1, 2)
+    return by_head

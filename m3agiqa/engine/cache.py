@@ -1,4 +1,4 @@
-"""The cache of keys and values for the tokens that a batch has read and written, and its sequences' layout in it."""
+"""The cache of what the model made of the tokens that a batch has read and written, and its sequences' layout in it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PAGE_STEPS = 64
 
 
 class KVCache:
-    """A pool of slots in each layer, one slot a token; it hands out runs of slots, and takes back the last first.
+    """A pool of slots, one a token, for keys and values of each layer and for the states of generated tokens.
 
-    Sequences of any length share it without padding. A fixed cache never moves, so that captured graphs may refer to
-    it; one that is not fixed grows when it is full.
+    It hands out runs of slots, and takes back the last first. Sequences of any length share it without padding. A fixed
+    cache never moves, so that captured graphs may refer to it; one that is not fixed grows when it is full.
     """
 
     def __init__(self, shape: LlamaShape, slots: int, device: torch.device, dtype: torch.dtype, *, fixed: bool) -> None:
@@ -32,11 +32,13 @@ class KVCache:
             ]
             for _ in range(2)
         )
+        #: States after the final norm, [slots, hidden]; only decoding steps write here, prefill returns its own.
+        self.states = torch.zeros(slots, shape.hidden, device=device, dtype=dtype)
 
     @staticmethod
     def slot_bytes(shape: LlamaShape, dtype: torch.dtype) -> int:
-        """Bytes of one slot in all layers."""
-        return 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize
+        """Bytes of one slot: keys and values in all layers, and a state."""
+        return (2 * shape.layers * shape.kv_heads * shape.head_dim + shape.hidden) * dtype.itemsize
 
     @property
     def taken(self) -> int:
@@ -62,9 +64,12 @@ class KVCache:
         self._taken = taken
 
     def _grow(self, slots: int) -> None:
+        def grown(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.cat([tensor, tensor.new_zeros(slots - self.slots, *tensor.shape[1:])])
+
         for pool in (self.keys, self.values):
-            for layer, tensor in enumerate(pool):
-                pool[layer] = torch.cat([tensor, tensor.new_zeros(slots - self.slots, *tensor.shape[1:])])
+            pool[:] = [grown(tensor) for tensor in pool]
+        self.states = grown(self.states)
         self.slots = slots
 
 

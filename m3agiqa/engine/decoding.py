@@ -89,9 +89,10 @@ class ModelRunner:
         """Free the whole cache for another batch."""
         self.cache.give_back(self._idle)
 
-    def search(self, prompts: int) -> BeamSearch:
+    def search(self, limits: Sequence[int | None]) -> BeamSearch:
+        """A search for prompts with at most so many tokens each; None allows as many as `describe` does."""
         kind = GreedySearch if self.describe.num_beams == 1 else BeamSearch
-        return kind.start(prompts, self.describe, self.llama.device)
+        return kind.start(limits, self.describe, self.llama.device)
 
     def step(self, search: BeamSearch, layout: Layout, adapters: Sequence[int]) -> tuple[DecodeStep, list[int]]:
         """A step that continues these prompts, and the row that each has in it.
@@ -164,6 +165,7 @@ class DecodeStep:
             return decode_attention(queries, keys, values, self.layout, self.search.ancestors, count)
 
         states = llama.forward(llama.embed(self.search.latest(count), self._groups), self._groups, attend)
+        cache.states.index_copy_(0, slots, states)
         self.search.advance(llama.logits(states), count, self._eos_ids, self._describe.repetition_penalty)
 
 
@@ -179,7 +181,7 @@ class CapturedStep(DecodeStep):
             lengths=torch.ones(rows, dtype=torch.int32, device=device),
             pages=torch.full((rows, runner.pages), runner.scratch, dtype=torch.int32, device=device),
         )
-        self._fresh = runner.search(rows)
+        self._fresh = runner.search([None] * rows)
         # An unused row, too, needs a token to go on from.
         self._fresh.tokens.zero_()
         everyone = torch.arange(rows, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from m3agiqa.contract import Aspect, AspectScore, Failure, Rating
 from m3agiqa.engine.encoding import EncodedImage
@@ -27,14 +27,16 @@ class Row:
     analysis: str
     #: The description, if the model is not to write one.
     given: str | None = None
+    #: Most tokens of the description that the model writes; None leaves it to the profile.
+    limit: int | None = None
     #: What the model is asked before it describes; `ask` makes it.
     prompt: TokenizedConversation = field(init=False, repr=False)
     description: str = ""
-    #: Tokens that the description took to write.
-    generated: int = 0
+    #: Ids that the model wrote, the end token with them; none if all of a batch's descriptions are given.
+    generated: list[int] = field(default_factory=list)
     #: The conversation that the head scores, as far as its context holds it; `converse` makes it.
     conversation: TokenizedConversation = field(init=False, repr=False)
-    #: Tokens of `conversation` that the model has read as those of `prompt`.
+    #: Tokens of `conversation` that the model has read, as those of `prompt` and those that it wrote.
     known: int = 0
     score: AspectScore | None = None
     failure: Failure | None = None
@@ -54,13 +56,17 @@ class Row:
         self.prompt = prompt
 
     def converse(self, tokenizer: ConversationTokenizer) -> None:
-        """Make the conversation that the head scores, and count its first tokens that were read as the prompt.
+        """Make the conversation that the head scores, and count its first tokens that the model has read.
+
+        Those are the prompt's and the written ones, as far as the description, tokenised anew, has the same ids.
 
         Raises:
             PromptTooLong: not even the overview and the analysis fit the head's context.
         """
         self.conversation = self._fitted(tokenizer).within(self.profile.context)
-        common = self.conversation.common_tokens(self.prompt)
+        # The model has not read the last token that it wrote.
+        read = replace(self.prompt, ids=self.prompt.ids + self.generated[:-1])
+        common = self.conversation.common_tokens(read)
         self.known = min(common, len(self.conversation.ids) - 1)  # leave one token to read
 
     def _fitted(self, tokenizer: ConversationTokenizer) -> TokenizedConversation:

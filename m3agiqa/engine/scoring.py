@@ -163,8 +163,8 @@ class Engine:
         """Let the model write the descriptions, unless all are given."""
         described = alive(rows)
         if any(row.given is None for row in described):
-            for row, ids in zip(described, session.generate(), strict=True):
-                row.description, row.generated = self.network.tokenizer.decode(ids), len(ids)
+            for row, ids in zip(described, session.generate([row.limit for row in described]), strict=True):
+                row.description, row.generated = self.network.tokenizer.decode(ids), ids
         for row in described:
             row.description = row.description if row.given is None else row.given
 
@@ -172,25 +172,23 @@ class Engine:
     def read(self, rows: Sequence[Row], session: Session) -> list[torch.Tensor]:
         """States [tokens, hidden] of the whole conversation, for each row that has not failed when this returns.
 
-        Tokens that a conversation shares with its prompt (same ids, same slices) keep the states that `prefill` read. A
-        conversation that shares none has its image encoded in other slices first.
+        Tokens that a conversation shares with its prompt and with what the model wrote behind it (same ids, same
+        slices) keep the states of `prefill` and `describe`. A conversation that shares none has its image encoded in
+        other slices first.
         """
         # No row fails between `prefill` and here, so the session's sequences are the rows alive now.
         sequences = dict(enumerate(alive(rows)))
         for row in sequences.values():
             with failing_alone(row):
                 row.converse(self.network.tokenizer)
-        states: dict[int, torch.Tensor] = {}
         for anew in (False, True):
             going = {number: row for number, row in sequences.items() if row.failure is None}
             part = {number: row for number, row in going.items() if anew == (row.known == 0)}
             if anew:
                 self._encode((row, row.conversation.grid) for row in part.values())
             conversations, known = [row.conversation for row in part.values()], [row.known for row in part.values()]
-            read = session.read(list(part), known, self._embed(list(part.values()), conversations, known))
-            for (number, row), new in zip(part.items(), read, strict=True):
-                states[number] = torch.cat([session.states[number][: row.known], new])
-        return [states[number] for number in sorted(states)]
+            session.read(list(part), known, self._embed(list(part.values()), conversations, known))
+        return [session.states[number] for number, row in sequences.items() if row.failure is None]
 
     @torch.inference_mode()
     def rate(self, rows: Sequence[Row], states: Sequence[torch.Tensor]) -> None:
@@ -235,7 +233,8 @@ class Engine:
                 if aspect in (job.aspects or self.aspects):
                     analysis = profile.analysis.replace("{prompt}", job.prompt)
                     given = job.descriptions.get(aspect)
-                    rows.append(Row(index, aspect, images[index], profile, analysis, given))
+                    limit = job.limits.get(aspect)
+                    rows.append(Row(index, aspect, images[index], profile, analysis, given, limit))
         return rows
 
     def _scores(self, job: Job, rows: Sequence[Row], timings: dict[str, float]) -> Scores:

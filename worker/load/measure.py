@@ -17,17 +17,22 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import quantiles
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from m3agiqa import console
 from m3agiqa.errors import M3AGIQAError
 from m3agiqa.queue import keys
 from producers import ScoreRequest
 from worker.demo.processes import DemoFailed
 from worker.load.rig import Rig, rig
+
+if TYPE_CHECKING:
+    from worker.load.throughput import Load
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,13 @@ def queue_alone(*, metrics: bool = False) -> AbstractContextManager[Rig]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 0 if every callback came."""
     arguments = parser().parse_args(argv)
+    if arguments.gpus is not None and arguments.model is None:
+        parser().error("--gpus measures a model: name it with --model")
     try:
         if arguments.model is None:
             _measure_queue(arguments)
+        elif arguments.gpus is not None:
+            _measure_gpus(arguments)
         else:
             _measure_model(arguments)
     except (DemoFailed, M3AGIQAError) as error:
@@ -143,6 +152,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-wait-ms", type=int, default=50, metavar="N", help="the first image of a batch waits for others (50)"
     )
+    parser.add_argument(
+        "--gpus",
+        type=console.whole(most=64),
+        metavar="N",
+        help="with --model: a worker on each of N GPUs and N times as many images, against one worker alone",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", action="store_true", help="print one JSON object a burst, or for the model, instead")
     return parser
@@ -159,11 +174,10 @@ def _measure_queue(arguments: argparse.Namespace) -> None:
         _print(table)
 
 
-def _measure_model(arguments: argparse.Namespace) -> None:
-    from worker.load import throughput
+def _load(arguments: argparse.Namespace) -> Load:
+    from worker.load.throughput import Load
 
-    log = Console(stderr=True)
-    load = throughput.Load(
+    return Load(
         arguments.model,
         arguments.device,
         arguments.pictures,
@@ -171,7 +185,37 @@ def _measure_model(arguments: argparse.Namespace) -> None:
         side=arguments.side,
         max_wait_ms=arguments.max_wait_ms,
     )
-    measured = throughput.run(load, lambda what: log.print(f"{what} ...", style="dim"))
+
+
+def _log(what: str) -> None:
+    Console(stderr=True).print(f"{what} ...", style="dim")
+
+
+def _measure_gpus(arguments: argparse.Namespace) -> None:
+    from worker.load import scaling
+
+    load = _load(arguments)
+    measured = scaling.run(load, arguments.gpus, _log)
+    if arguments.json:
+        figures = {**asdict(load), **asdict(measured)}
+        print(json.dumps({**figures, "pictures_per_s": measured.pictures_per_s, "share": measured.share}))
+        return
+    table = Table(
+        *("workers", "images", "seconds", "images/s", "one alone, images/s", "share of N times one", "fill"),
+        title=f"{load.model}, {load.side}x{load.side}, at most {load.max_batch} in a batch",
+    )
+    table.add_row(
+        *(str(measured.gpus), str(measured.pictures), f"{measured.seconds:.1f}", f"{measured.pictures_per_s:.2f}"),
+        *(f"{measured.one_per_s:.2f}", f"{measured.share:.2f}", f"{measured.batch / load.max_batch:.2f}"),
+    )
+    _print(table)
+
+
+def _measure_model(arguments: argparse.Namespace) -> None:
+    from worker.load import throughput
+
+    load = _load(arguments)
+    measured = throughput.run(load, _log)
     if arguments.json:
         print(json.dumps({**asdict(load), **asdict(measured), "share": measured.share}))
         return

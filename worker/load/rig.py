@@ -1,4 +1,4 @@
-"""Starts what a measurement needs: a Valkey and both workers on loopback, and a server of images that takes callbacks.
+"""Starts what a measurement needs: a Valkey and workers on loopback, and a server of images that takes callbacks.
 
 All of it runs on this machine, so the rates measured are lower bounds.
 """
@@ -33,6 +33,7 @@ STUCK_AFTER_S = 120.0
 #: Seconds until a worker must be ready: it loads its model and checks it first.
 START_TIMEOUT_S = 600.0
 _DELIVER_THREADS = 16
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 #: Images to serve: a list, of which `/N.png` is the N-th (the first again behind the last), or a function of the path.
 ServedImages = Sequence[bytes] | Callable[[str], bytes]
@@ -142,9 +143,9 @@ class Rig:
     client: Client
     redis: Redis
     receiver: Receiver
-    #: Process of the worker that scores.
+    #: Process of the worker that scores, the first if there are several.
     score_pid: int
-    #: Where Prometheus may ask both workers; empty without metrics.
+    #: Where Prometheus may ask the workers; empty without metrics.
     metrics_urls: tuple[str, ...] = ()
 
 
@@ -156,34 +157,58 @@ def rig(
     /,
     *,
     score_threads: int,
+    gpus: int | None = None,
     **settings: object,
 ) -> Iterator[Rig]:
     """Start everything and wait until it is ready. `settings` are those of the workers, named in lower case and without
-    the prefix; with `metrics`, each serves its own. Workers may talk to the receiver, and to `hosts` (host:port).
+    the prefix; with `metrics`, each serves its own. Workers may talk to the receiver, and to `hosts` (host:port). One
+    worker scores and sees all GPUs, or as many score as there are `gpus`, each of which sees one.
 
     Raises:
-        DemoFailed: a worker did not come up.
+        DemoFailed: a worker did not come up, or this process sees fewer GPUs.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="m3agiqa-load-")))
         redis_url = f"{stack.enter_context(ValkeyServer()).connection_url}/0"
         receiver = Receiver(images)
         stack.enter_context(receiver.serving())
-        environment = _environment(folder, redis_url, [receiver.endpoint, *hosts], settings)
-        pids, urls = {}, []
-        for queue, threads in (("score", score_threads), ("deliver", _DELIVER_THREADS)):
-            log = folder / f"{queue}.log"
-            arguments = ["-P", "threads", "-c", str(threads), "-Q", queue, "-n", f"{queue}@load", "-l", "WARNING"]
+        environment = _environment(redis_url, [receiver.endpoint, *hosts], settings)
+        starting, urls = [], []
+        for name, queue, own in _workers(gpus):
+            home, log = folder / name, folder / f"{name}.log"
+            own |= {f"{PREFIX}HEALTH_DIR": str(home)}
+            threads = score_threads if queue == "score" else _DELIVER_THREADS
+            arguments = ["-P", "threads", "-c", str(threads), "-Q", queue, "-n", f"{name}@load", "-l", "WARNING"]
             if metrics:
                 port = str(_free_port())
-                environment |= {f"{PREFIX}METRICS_PORT": port}
+                own |= {f"{PREFIX}METRICS_PORT": port}
                 urls.append(f"http://127.0.0.1:{port}/metrics")
-            process = stack.enter_context(running(["worker", *arguments], environment, log))
-            wait_until(partial(is_ready, folder, queue), process, queue, log, START_TIMEOUT_S)
-            pids[queue] = process.pid
+            process = stack.enter_context(running(["worker", *arguments], environment | own, log))
+            starting.append((partial(is_ready, home, queue), process, name, log))
+        for worker in starting:
+            wait_until(*worker, START_TIMEOUT_S)
         client = stack.enter_context(Client(redis_url))
         redis = stack.enter_context(Redis.from_url(redis_url))
-        yield Rig(client, redis, receiver, pids["score"], tuple(urls))
+        yield Rig(client, redis, receiver, starting[0][1].pid, tuple(urls))
+
+
+def _workers(gpus: int | None) -> list[tuple[str, str, dict[str, str]]]:
+    """Name, queue and own environment of each worker; those that score come first."""
+    if gpus is None:
+        scoring = [("score", "score", dict[str, str]())]
+    else:
+        scoring = [(f"score{at}", "score", {_VISIBLE: name}) for at, name in enumerate(_gpu_names(gpus))]
+    return [*scoring, ("deliver", "deliver", {})]
+
+
+def _gpu_names(gpus: int) -> list[str]:
+    """The first so many of the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    if not (visible := os.environ.get(_VISIBLE)):
+        return [str(number) for number in range(gpus)]
+    names = visible.split(",")
+    if len(names) < gpus:
+        raise DemoFailed(f"{_VISIBLE} shows {len(names)} of {gpus} GPUs")
+    return names[:gpus]
 
 
 def _free_port() -> int:
@@ -192,7 +217,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: Mapping[str, object]) -> dict[str, str]:
+def _environment(redis_url: str, hosts: Sequence[str], settings: Mapping[str, object]) -> dict[str, str]:
     """The workers' environment: that of this process, but for the user's settings for workers."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {
@@ -202,6 +227,5 @@ def _environment(folder: Path, redis_url: str, hosts: Sequence[str], settings: M
         "deliver_allow_hosts": ",".join(hosts),
         # All callbacks go to one server here.
         "deliver_max_per_host": _DELIVER_THREADS,
-        "health_dir": folder,
     }
     return inherited | {PREFIX + name.upper(): str(value) for name, value in {**ours, **settings}.items()}

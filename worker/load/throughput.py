@@ -70,7 +70,28 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         DemoFailed: a worker did not come up, or a callback did not come.
         M3AGIQAError: the model cannot be loaded, or cannot score an image.
     """
-    first = load.max_batch
+    arrived, seconds = by_queue(load, progress)
+    progress("the model without a queue")
+    # Only after the worker has ended, as both would share the device.
+    scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
+    images = [noise_image(load.side, load.side, seed) for seed in range(load.max_batch)]
+    return summary(arrived, seconds, _engine_per_s(scoring, images))
+
+
+def by_queue(
+    load: Load, progress: Callable[[str], None] = lambda what: None, *, gpus: int | None = None
+) -> tuple[list[Arrived], float]:
+    """What came of a load, and the seconds from the first submission to the last callback.
+
+    Args:
+        load: the whole load.
+        progress: called as it goes on.
+        gpus: so many workers score, each on a GPU of its own; None is one that sees all.
+
+    Raises:
+        DemoFailed: a worker did not come up, or a callback did not come.
+    """
+    first = load.max_batch * (gpus or 1)
     images = [noise_image(load.side, load.side, seed) for seed in range(first + load.pictures)]
     settings = {
         "model": load.model,
@@ -79,7 +100,7 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         "max_wait_ms": load.max_wait_ms,
     }
     progress("starting Valkey and the workers")
-    with rig([_png(image) for image in images], score_threads=2 * load.max_batch, **settings) as platform:
+    with rig([_png(image) for image in images], score_threads=2 * load.max_batch, gpus=gpus, **settings) as platform:
         endpoint = platform.receiver.endpoint
         platform.client.submit_many(_requests(endpoint, range(first)))
         platform.receiver.wait(first)
@@ -88,16 +109,13 @@ def run(load: Load, progress: Callable[[str], None] = lambda what: None) -> Thro
         platform.client.submit_many(_requests(endpoint, range(first, len(images))))
         arrived = platform.receiver.wait(load.pictures)
         seconds = time.monotonic() - began
-    progress(f"took {seconds:.1f} s; the model without a queue")
-    # Only after the worker has ended, as both would share the device.
-    scoring = load_scorer(load.model, load.device, max_batch=load.max_batch)
-    return summary(arrived, seconds, _engine_per_s(scoring, images[: load.max_batch]))
+    progress(f"took {seconds:.1f} s")
+    return arrived, seconds
 
 
 def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> Throughput:
     """Raises DemoFailed if an image was not scored."""
-    if failed := [each for each in arrived if each.status != "scored" or each.batch is None]:
-        raise DemoFailed(f"{len(failed)} of {len(arrived)} images were not scored, so nothing is measured")
+    batch = mean_batch(arrived)
     largest = max(each.batch or 0 for each in arrived)
     queue, wait = (_p50_p95([each.timings_ms[name] for each in arrived]) for name in ("queue", "wait"))
     return Throughput(
@@ -105,14 +123,25 @@ def summary(arrived: Sequence[Arrived], seconds: float, engine_per_s: float) -> 
         seconds=seconds,
         pictures_per_s=len(arrived) / seconds,
         engine_per_s=engine_per_s,
-        # Each of the n verdicts of a batch counts for 1 / n of it.
-        batch=len(arrived) / sum(1 / each.batch for each in arrived if each.batch),
+        batch=batch,
         batch_s=median(_model_ms(each) for each in arrived if each.batch == largest) / 1000,
         queue_p50_s=queue[0] / 1000,
         queue_p95_s=queue[1] / 1000,
         wait_p50_ms=wait[0],
         wait_p95_ms=wait[1],
     )
+
+
+def mean_batch(arrived: Sequence[Arrived]) -> float:
+    """Mean number of images in a batch.
+
+    Raises:
+        DemoFailed: an image was not scored.
+    """
+    if failed := [each for each in arrived if each.status != "scored" or each.batch is None]:
+        raise DemoFailed(f"{len(failed)} of {len(arrived)} images were not scored, so nothing is measured")
+    # Each of the n verdicts of a batch counts for 1 / n of it.
+    return len(arrived) / sum(1 / each.batch for each in arrived if each.batch)
 
 
 def _model_ms(arrived: Arrived) -> float:

@@ -39,6 +39,7 @@ def test_float32_differs_from_itself_by_its_rounding_alone(found: dict[torch.dty
     exact = found[torch.float32]
     assert exact.from_float32 < 1e-3
     assert exact.alone_from_batch < 1e-3
+    assert exact.written_from_read < 1e-3
     assert exact.tokens_matching == exact.descriptions_matching == 1
 
 
@@ -46,6 +47,7 @@ def test_float32_differs_from_itself_by_its_rounding_alone(found: dict[torch.dty
 def test_what_eight_bits_do_to_a_score_is_seen(found: dict[torch.dtype, Precision]) -> None:
     rounded, exact = found[torch.bfloat16], found[torch.float32]
     assert rounded.from_float32 > 10 * exact.from_float32
+    assert rounded.written_from_read < 0.2
     assert 0 < rounded.from_float32 < 1
     assert 0 <= rounded.descriptions_matching <= rounded.tokens_matching <= 1
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from m3agiqa.bench.card import Card
 from m3agiqa.bench.roofline import (
     FLOPS,
-    HEAD_FLOPS,
+    HEAD_SHARE,
     STEP_MS,
     applies_to,
+    card_floors_ms,
     decode_ms,
     floors_ms,
     head_flops,
@@ -86,7 +88,40 @@ def test_the_stages_are_what_was_encoded_read_written_and_read_on() -> None:
     assert floors["decode"] == pytest.approx(step_ms(6))
     read = 2 * vision_flops(SMALL, 7) + language_flops(SMALL, 20, 9) + language_flops(SMALL, 0, 40)
     heads = head_flops(SMALL, 29) + head_flops(SMALL, 40)
-    assert floors["rate"] == pytest.approx((read / FLOPS + heads / HEAD_FLOPS) * 1e3)
+    assert floors["rate"] == pytest.approx((read + heads / HEAD_SHARE) / FLOPS * 1e3)
+
+
+#: So fast at one thing that the other alone takes time.
+ONLY_PRODUCTS, ONLY_MEMORY = Card(flops=1e6, bytes_per_s=1e30), Card(flops=1e30, bytes_per_s=1e6)
+WORK = Work(encoded=((3, 7),), encoded_again=(), prompts=(20, 30), generated=(2, 3), read=((21, 9), (0, 40)))
+#: Bytes of the weights: 120 in each of two layers, three adapters' changes of 28, and 10 words of 4.
+WEIGHTS = 2 * (2 * 120 + 3 * 2 * 28 + 10 * 4)
+
+
+def test_a_card_multiplies_what_was_read_and_written() -> None:
+    floors = card_floors_ms(WORK, SMALL, 3, ONLY_PRODUCTS)
+
+    torchs = floors_ms(WORK, SMALL, 3)
+    for stage in ("encode", "prefill", "rate"):
+        assert floors[stage] == pytest.approx(torchs[stage] * FLOPS / 1e6)
+    # Both prompts' three beams write a second token, and those of one a third.
+    a_beam = language_flops(SMALL, 0, 1) + 2 * 10 * 4
+    assert floors["decode"] == pytest.approx((6 + 3) * a_beam / 1e6 * 1e3)
+
+
+def test_a_card_reads_weights_in_each_step_and_the_cache() -> None:
+    floors = card_floors_ms(WORK, SMALL, 3, ONLY_MEMORY)
+
+    assert floors["encode"] == pytest.approx(0, abs=1e-9)
+    assert floors["prefill"] == floors["rate"] == pytest.approx(WEIGHTS / 1e6 * 1e3)
+    # A key and a value of one head of 2 in two layers; prompts of 20 and 30 and a token, then of 30 and two.
+    cache = 2 * 2 * 2 * 2 * ((21 + 31) + 32)
+    assert floors["decode"] == pytest.approx((2 * WEIGHTS + cache) / 1e6 * 1e3)
+
+
+def test_the_published_steps_read_fifteen_gigabytes() -> None:
+    one = Work((), (), prompts=(0,), generated=(2,), read=())
+    assert card_floors_ms(one, Shape(), 1, Card(1e30, 1e9))["decode"] == pytest.approx(15_340, rel=0.01)
 
 
 def test_floors_are_those_of_an_h100_and_shown_there_alone() -> None:
@@ -94,9 +129,10 @@ def test_floors_are_those_of_an_h100_and_shown_there_alone() -> None:
     assert not applies_to("NVIDIA H200")
 
     def columns(floors: dict[str, float]) -> list[str]:
-        row = Measured("engine", 1, 0.4, 2.5, {"encode": 100.0, "decode": 300.0}, 1.0, floors)
-        report = Report("a GPU", "2026-01-01", {}, {**vars(StageSettings())}, rows=[row])
+        row = Measured("engine", 1, 0.4, 2.5, {"encode": 100.0, "decode": 300.0}, 1.0, floors, {"decode": 30.0})
+        report = Report("a GPU", "2026-01-01", {}, {**vars(StageSettings())}, Card(8e14, 3e12), rows=[row])
         return [f"{column.header}: {next(iter(column.cells))}" for column in _table(report).columns]
 
     assert "share of floor, %: encode 40, decode 80, all 70" in columns({"encode": 40.0, "decode": 240.0})
+    assert "share of the card, %: decode 10, all 8" in columns({})
     assert not any("floor" in column for column in columns({}))

@@ -212,6 +212,30 @@ def test_captured_steps_write_what_plain_steps_do(network: Network, beams: int) 
     assert len({len(ids) for ids in plain}) > 3
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.inference_mode()
+def test_what_captured_steps_wrote_counts_as_read(network: Network, beams: int) -> None:
+    # given prompts of several adapters and lengths, and end tokens that come often
+    llama, generator = network.language, torch.Generator().manual_seed(2)
+    adapters = [0] * 5 + [1] * 3 + [2] * 4
+    prompts = [torch.randn(5 + 7 * row, SHAPE.hidden, generator=generator).cuda() for row in range(len(adapters))]
+    runner = ModelRunner(llama, Describe(num_beams=beams, max_new_tokens=150), range(0, SHAPE.vocab, 60), most=5)
+    # when captured steps continue them, and they are read on behind what was written
+    session = Session(runner, prompts, adapters)
+    written = [ids[:-1] for ids in session.generate()]
+    behind = [torch.randn(9, SHAPE.hidden, generator=generator).cuda() for _ in prompts]
+    known = [len(prompt) + len(ids) for prompt, ids in zip(prompts, written, strict=True)]
+    found = session.read(range(len(prompts)), known, behind)
+    # then their states are those of the whole, read at once
+    whole = []
+    for prompt, ids, adapter, more in zip(prompts, written, adapters, behind, strict=True):
+        embedded = torch.nn.functional.embedding(torch.tensor(ids, dtype=torch.int64), llama.tables[adapter].cpu())
+        whole.append(torch.cat([prompt, embedded.cuda(), more]))
+    for one, other in zip(found, Session(runner, whole, adapters).states, strict=True):
+        assert difference(one, other) < 1e-3
+    assert len({len(ids) for ids in written}) > 3
+
+
 def test_float16_alone_and_in_a_batch_of_mixed_sizes() -> None:
     network = random_network(SHAPE, device=DEVICE, dtype=torch.float16)
     profile = Case(BUNDLED / "mini_q_512x512").profile

@@ -11,6 +11,7 @@ from m3agiqa.bench.random_weights import TINY
 from m3agiqa.bench.synthetic import random_network
 from m3agiqa.contract import Aspect
 from m3agiqa.engine.loading import Network, load_network
+from m3agiqa.engine.rows import Row
 from m3agiqa.engine.scoring import Engine
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
@@ -209,6 +210,53 @@ def test_a_given_description_stands_in_place_of_a_written_one(network) -> None:
     assert other.aspects[ASPECTS[0]].description == "a wall, sharp and evenly lit"
     assert abs(other.aspects[ASPECTS[0]].score - own.aspects[ASPECTS[0]].score) > 1e-3
     assert other.aspects[ASPECTS[1]].description == written[ASPECTS[1]]
+
+
+def test_what_the_model_wrote_is_not_read_again(network) -> None:
+    # given images described by the model
+    runner = engine(network, max_new_tokens=70)
+    jobs = [Job(image(*size, seed), "a prompt " * seed) for seed, size in enumerate([(512, 512), (64, 64), (300, 900)])]
+
+    def rated(*, forget: bool) -> list[Row]:
+        rows = runner.encode(jobs)
+        session = runner.prefill(rows)
+        runner.describe(rows, session)
+        for row in rows if forget else ():
+            row.generated = []
+        runner.rate(rows, runner.read(rows, session))
+        return rows
+
+    # when their descriptions are read on as they were written, and read anew
+    taken, anew = rated(forget=False), rated(forget=True)
+    # then scores are the same but for rounding: float32 sums in another order, and the head averages over positions
+    for one, other in zip(taken, anew, strict=True):
+        assert one.score is not None
+        assert other.score is not None
+        assert one.score.description == other.score.description
+        assert one.score.score == pytest.approx(other.score.score, abs=1e-4)
+    # and what was taken over is what the description, tokenised anew, has in common with what was written
+    for one, other in zip(taken, anew, strict=True):
+        written = one.prompt.ids + one.generated[:-1]
+        assert one.conversation.ids[: one.known] == written[: one.known]
+        assert one.known == len(written) or one.conversation.ids[one.known] != written[one.known]
+        assert other.known <= len(other.prompt.ids)
+    assert any(one.known > len(one.prompt.ids) for one in taken)
+    assert any(one.known < len(one.prompt.ids + one.generated[:-1]) for one in taken)
+
+
+def test_an_image_may_limit_the_tokens_of_its_descriptions(network) -> None:
+    # given an image whose descriptions reach the model's own limit, and the same image with a limit for one aspect
+    runner, job = engine(network, max_new_tokens=12), Job(image(512, 512), "x")
+
+    rows = runner.encode([job, replace(job, limits={ASPECTS[0]: 5})])
+    runner.describe(rows, runner.prefill(rows))
+
+    assert [(row.aspect, row.job, len(row.generated)) for row in rows] == [
+        (ASPECTS[0], 0, 12),
+        (ASPECTS[0], 1, 5),
+        (ASPECTS[1], 0, 12),
+        (ASPECTS[1], 1, 12),
+    ]
 
 
 def test_a_conversation_that_was_read_to_its_end_is_scored(network) -> None:

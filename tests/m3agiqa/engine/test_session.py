@@ -12,10 +12,11 @@ from m3agiqa.cutting import Cutter
 from m3agiqa.engine import decoding
 from m3agiqa.engine import session as session_module
 from m3agiqa.engine.attention import PrefillAttention
-from m3agiqa.engine.cache import KVCache
+from m3agiqa.engine.cache import PAGE_STEPS, KVCache
 from m3agiqa.engine.decoding import ModelRunner
 from m3agiqa.engine.encoding import EncodedImage
 from m3agiqa.engine.loading import Network, load_network
+from m3agiqa.engine.lora import Groups
 from m3agiqa.engine.session import Session
 from m3agiqa.errors import ScoringOutOfMemory
 from m3agiqa.model.language import LlamaShape
@@ -218,6 +219,22 @@ def test_a_search_stops_at_the_limit(network: Network, oracles: list[Oracle], li
     assert len(generated) == limit or generated[-1] == SHAPE.vocab - 1
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.inference_mode()
+def test_each_sequence_has_a_limit_of_its_own(network: Network, oracles: list[Oracle], beams: int) -> None:
+    # given limits below and above what the search allows, and one sequence without
+    prompts, adapters, limits = sequences([12, 30, 5, 9, 17]), [0, 0, 1, 2, 2], [1, 8, 11, 99, None]
+    describe, eos_ids = Describe(num_beams=beams, max_new_tokens=20), [SHAPE.vocab - 1]
+
+    generated = begin(network, prompts, adapters, describe, eos_ids=eos_ids).generate(limits)
+
+    # then each ends as if that were the search's own
+    assert [len(ids) for ids in generated] == [1, 8, 11, 20, 20]
+    for ids, prompt, adapter, limit in zip(generated, prompts, adapters, limits, strict=True):
+        own = describe.model_copy(update={"max_new_tokens": min(limit or 20, 20)})
+        assert writes(oracles[adapter], ids, prompt, own, eos_ids)
+
+
 @torch.inference_mode()
 def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: list[Oracle]) -> None:
     # Given sequences that were read and continued, and others that agree with them up to a point
@@ -231,7 +248,85 @@ def test_reading_on_gives_the_states_of_the_whole(network: Network, oracles: lis
     # Then it is as if the whole had been read at once
     for row in range(3):
         whole = oracles[adapters[row]].states(torch.cat([prompts[row][: known[row]], added[row]]))
-        assert close(torch.cat([session.states[row][: known[row]], states[row]]), whole)
+        assert close(states[row], whole)
+
+
+def read_on_behind_what_was_written(
+    session: Session, network: Network, oracles: list[Oracle], prompts: Sequence[torch.Tensor], adapters: Sequence[int]
+) -> list[list[int]]:
+    """Read each sequence on behind its generated ids, and hold all of its states to those of the whole, read alone."""
+    generated = session.generate()
+    known = [len(prompt) + len(ids) - 1 for prompt, ids in zip(prompts, generated, strict=True)]
+    added = sequences([3 + number for number, _ in enumerate(prompts)])
+
+    states = session.read(range(len(prompts)), known, added)
+
+    for prompt, ids, more, adapter, found in zip(prompts, generated, added, adapters, states, strict=True):
+        groups = Groups.from_counts([(adapter, len(ids) - 1)], len(ASPECTS)) if ids[:-1] else Groups((), False)
+        written = network.language.embed(torch.tensor(ids[:-1]), groups) if ids[:-1] else more[:0]
+        assert close(found, oracles[adapter].states(torch.cat([prompt, written, more])))
+    return generated
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("apart", [23, 399])
+@torch.inference_mode()
+def test_what_was_written_counts_as_read(network: Network, oracles: list[Oracle], beams: int, apart: int) -> None:
+    # given prompts of several adapters, and end tokens that come often or hardly
+    prompts, adapters = sequences([5, 40, 17, 3, 28, 9, 61]), [0, 0, 0, 1, 1, 2, 2]
+    describe, eos_ids = Describe(num_beams=beams, max_new_tokens=PAGE_STEPS + 26), list(range(0, SHAPE.vocab, apart))
+    session = begin(network, prompts, adapters, describe, eos_ids=eos_ids)
+    # when they are read on behind what was written
+    generated = read_on_behind_what_was_written(session, network, oracles, prompts, adapters)
+    # then their states are those of the whole, whether sequences end apart or reach a second page
+    lengths = {len(ids) for ids in generated}
+    assert len(lengths) > 1 if apart == 23 else max(lengths) > PAGE_STEPS
+
+
+@torch.inference_mode()
+def test_what_captured_steps_wrote_counts_as_read(
+    network: Network, oracles: list[Oracle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given steps captured for up to 5 of an adapter, and a fixed cache
+    prompts, adapters = sequences([5, 40, 17, 3, 28, 9, 61, 12]), [0, 0, 0, 0, 0, 1, 1, 2]
+    runner = ModelRunner(network.language, Describe(max_new_tokens=90), list(range(0, SHAPE.vocab, 23)), most=5)
+    runner.cache = KVCache(network.language.shape, 5000, CPU, torch.float32, fixed=True)
+    replayed: list[int] = []
+    monkeypatch.setattr(decoding, "capture", lambda work, device, pool: StubGraph(work, replayed))
+    runner.capture(5)
+    for _ in range(2):  # when batches run by them, one after the other, then what each wrote is known
+        session = Session(runner, prompts, adapters)
+        read_on_behind_what_was_written(session, network, oracles, prompts, adapters)
+    assert len(set(replayed)) > 1
+
+
+@pytest.mark.parametrize(("read", "seen"), [(25, 32_768), (8_192, 45)])
+@torch.inference_mode()
+def test_sequences_are_read_on_in_any_portions(
+    network: Network, oracles: list[Oracle], monkeypatch: pytest.MonkeyPatch, read: int, seen: int
+) -> None:
+    prompts, adapters, added = sequences([30, 12, 21, 4]), [0, 0, 1, 2], sequences([7, 22, 5, 9])
+    session = begin(network, prompts, adapters, Describe())
+    monkeypatch.setattr(session_module, "_READ_TOKENS", read)
+    monkeypatch.setattr(session_module, "_SEEN_TOKENS", seen)
+
+    states = session.read(range(4), [30, 12, 21, 4], added)
+
+    for prompt, more, adapter, found in zip(prompts, added, adapters, states, strict=True):
+        assert close(found, oracles[adapter].states(torch.cat([prompt, more])))
+
+
+def test_a_portion_ends_where_it_would_read_or_see_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_READ_TOKENS", 10)
+    monkeypatch.setattr(session_module, "_SEEN_TOKENS", 30)
+
+    def portions(known: Sequence[int], new: Sequence[int]) -> list[tuple[int, int]]:
+        return [(part.start, part.stop) for part in session_module._portions(known, new)]
+
+    assert portions([0, 0, 0], [4, 6, 1]) == [(0, 2), (2, 3)]
+    assert portions([9, 19, 9, 9], [1, 1, 1, 1]) == [(0, 2), (2, 4)]
+    assert portions([0, 50, 0], [99, 1, 1]) == [(0, 1), (1, 2), (2, 3)]
+    assert portions([], []) == []
 
 
 @torch.inference_mode()
