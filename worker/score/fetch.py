@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageGone, ImageTooLarge
+from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, ImageGone, ImageTooLarge, QueueUnavailable
 from m3agiqa.fields import INLINE
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.images import parts
@@ -93,10 +93,9 @@ class Fetcher:
             FetchRefused: the server will not serve it (4xx), redirects too often, encodes it unasked, or contradicts
                 itself about its length.
             FetchUnavailable: no answer, not all of it in time, 408, 425, 429 or 5xx; `retry_after_s` if the server says
-                when to come again.
+                when to come again. They lie in Redis, which cannot be reached or refuses them.
             ImageGone: they lay in Redis, and do no more.
             ImageTooLarge: more than `fetch_max_bytes`, or in Redis more than `inline_max_bytes`.
-            QueueUnavailable: they lie in Redis, which cannot be reached.
             Busy: the server has all threads it may have, or the memory budget has no room; the image is still unknown.
         """
         until = time.monotonic() + self._timeout_s
@@ -110,7 +109,11 @@ class Fetcher:
     def _from_redis(self, request: str, digest: str, hold: Hold) -> bytes:
         if self._redis is None:
             raise FetchForbidden("no Redis is there to read the image from")
-        data = self._capped(parts(self._redis, request, digest), 0, hold, self._inline_max_bytes)
+        try:
+            data = self._capped(parts(self._redis, request, digest), 0, hold, self._inline_max_bytes)
+        except QueueUnavailable as error:
+            # It counts as an attempt: this user may be forbidden to read images, whatever else it may.
+            raise FetchUnavailable(f"the bytes in Redis cannot be read: {error}") from None
         if not data:
             raise ImageGone
         # Whoever may submit may write there.
