@@ -110,9 +110,11 @@ class AsyncClient:
         """Take a request back. False if it was answered before. Takes the rights of an operator."""
         return await self._run(self._client.cancel, request_id)
 
-    async def erase(self, request_id: str) -> Erased:
-        """Remove every trace of a request from Redis; says what it was. Takes the rights of an operator."""
-        return await self._run(self._client.erase, request_id)
+    async def erase(self, request_id: str, *, objects: bool = False) -> Erased:
+        """Remove every trace of a request from Redis, with `objects` from S3 too; says what it was. Takes the rights of
+        an operator.
+        """
+        return await self._run(partial(self._client.erase, request_id, objects=objects))
 
     async def _run(
         self, ask: Callable[_Arguments, _Result], *arguments: _Arguments.args, **options: _Arguments.kwargs

@@ -44,6 +44,10 @@ class Bucket:
         self._bucket, _, prefix = place[len("s3://") :].partition("/")
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
 
+    def holds(self, url: str) -> bool:
+        """Whether this is where an image lies that was uploaded here."""
+        return url.startswith(f"s3://{self._bucket}/{self._prefix}")
+
     def url(self, data: bytes) -> str:
         """Where an image will lie."""
         digest = hashlib.sha256(data).hexdigest()
@@ -52,7 +56,7 @@ class Bucket:
     @cached_property
     def _s3(self) -> Any:
         # Not before it is used: whoever only looks at the queue needs no boto3.
-        return _client()
+        return s3_client()
 
     def keep(self, images: Sequence[tuple[ScoreRequest, bytes]]) -> int:
         """Upload images; returns their number. One that is there is put again, so that rules by age leave it there.
@@ -81,13 +85,18 @@ def _kind(data: bytes) -> tuple[str, str]:
     return next(found, ("bin", "application/octet-stream"))
 
 
-def _client() -> Any:
+def s3_client() -> Any:
+    """A client for S3, which finds credentials and region where the AWS tools do.
+
+    Raises:
+        ConfigError: boto3 is missing, or the AWS tools' variables are wrong.
+    """
     try:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        raise ConfigError("to upload to S3 needs boto3: pip install 'm3agiqa[upload]'") from None
+        raise ConfigError("S3 needs boto3: pip install 'm3agiqa[upload]'") from None
     endpoint = os.environ.get(ENDPOINT) or None
     try:
         session = boto3.session.Session()

@@ -74,7 +74,7 @@ class Operator(Reader):
         return self._cancelling.cancel(self._name(request_id))
 
     def erase(self, request_id: str) -> Erased:
-        """Remove every trace of a request from Redis; says what it was, and which objects in S3 it could not remove.
+        """Remove every trace of a request from Redis; says what it was, and which objects in S3 are still there.
 
         Raises:
             UsageError: this is no request id.

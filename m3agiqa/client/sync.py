@@ -16,10 +16,12 @@ from m3agiqa.client.bucket import UPLOAD, Bucket
 from m3agiqa.client.images import Image
 from m3agiqa.client.operating import Operator
 from m3agiqa.client.reading import tenant_named
+from m3agiqa.client.removing import remove_objects
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import QueueUnavailable, UploadError
 from m3agiqa.queue import images, inbox, keys
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.erasing import Erased
 from m3agiqa.queue.images import InlineImages
 from m3agiqa.queue.waiting import Waiting
 
@@ -230,6 +232,32 @@ class Client(Operator):
         finally:
             for wait in waits:
                 self._waiting.discard(wait)
+
+    def erase(self, request_id: str, *, objects: bool = False) -> Erased:
+        """Remove every trace of a request from Redis; says what it was, and which objects in S3 are still there.
+
+        With `objects`, it removes these too, with the credentials of this process: verdicts, those that were decided
+        anew, and the image if it lies in this client's `upload`. Another request for the same image has it in common.
+
+        Raises:
+            UsageError: this is no request id.
+            ConfigError: boto3 is missing, or the AWS tools' variables are wrong.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        erased = super().erase(request_id)
+        if not objects:
+            return erased
+        is_ours = erased.s3_image is not None and isinstance(self._store, Bucket) and self._store.holds(erased.s3_image)
+        image = erased.s3_image if is_ours else None
+        if not erased.s3_objects and image is None:
+            return erased
+        gone, left = remove_objects(erased.s3_objects, image)
+        told = {
+            "s3_objects": tuple(uri for uri in erased.s3_objects if uri in left),
+            "s3_image": None if image in gone else erased.s3_image,
+            "s3_removed": gone,
+        }
+        return erased.model_copy(update=told)
 
     def close(self) -> None:
         self._waiting.close()

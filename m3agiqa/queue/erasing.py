@@ -37,8 +37,12 @@ class Erased(BaseModel):
     dead_letters: tuple[str, ...]
     #: Samples for a shadow worker, and entries that waited for a worker of a later version.
     samples: int
-    #: Objects that workers wrote. They are still there: only who has rights to the bucket can remove them.
+    #: Objects that workers wrote, and that are still there.
     s3_objects: tuple[str, ...]
+    #: Where its image lies in S3; None if it lies elsewhere, or was removed.
+    s3_image: str | None = None
+    #: Objects that were removed.
+    s3_removed: tuple[str, ...] = ()
 
 
 class Erasing:
@@ -66,7 +70,9 @@ class Erasing:
         for letter_id in letters:
             self._dead.drop(letter_id)
         newer = [self._connection.key(keys.newer(priority)) for priority in keys.PRIORITIES]
-        request, verdict, scores, samples, objects, image = self._connection.run("erase", [name, _LATE_S, *newer])
+        request, verdict, scores, samples, objects, address, image = self._connection.run(
+            "erase", [name, _LATE_S, *newer]
+        )
         return Erased(
             request_id=name,
             request=bool(request),
@@ -76,6 +82,7 @@ class Erasing:
             dead_letters=tuple(letters),
             samples=samples,
             s3_objects=tuple(objects.splitlines()),
+            s3_image=address or None,
         )
 
 

@@ -187,8 +187,9 @@ class Admission:
             # alone.
             logger.error("an entry of %s raised %s", keys.inbox(priority), type(error).__name__)
             return self._dead(entry, priority, Failure.from_error(error))
-        asked = ("1" if request.retry_failed else "", request.batch_id or "")
-        return (entry.size_bytes, entry.text, "owe", *owed, *asked, "", "")
+        image = request.image_url if request.image_url.startswith("s3://") else ""
+        asked = ("1" if request.retry_failed else "", request.batch_id or "", image)
+        return (entry.size_bytes, entry.text, "owe", *owed, *asked, "")
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
         known = parse(entry.text, priority).name

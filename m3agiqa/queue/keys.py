@@ -55,8 +55,6 @@ IMAGES = "m3agiqa:images"
 
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
-#: Glob over every key that `result` gives.
-RESULTS = _RESULT + "*"
 
 
 def inbox(priority: int) -> str:

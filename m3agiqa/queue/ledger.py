@@ -25,6 +25,7 @@ An entry is a hash:
     cancelled, retries    1 if it was taken back; how often it was tried anew after a failure
     batch                 the caller's label of requests that belong together
     scores, objects       keys of its remembered scores, and objects that were written, a line each: what to erase
+    image                 address of the image, if it lies in S3: perhaps its producer uploaded it
     history               a line for each event, the newest last
 
 Each owed task has a time at which some worker must look after it (the sorted set `keys.OWED`): soon after it was

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import pytest
 from redis import Redis
 
 from m3agiqa.queue import keys
 from producers import Client, State
 from tests.m3agiqa.queue.support import traces
 from tests.support import Web, Worker, eventually, png
+from worker.delivery.sender import Delivery, Sender
+from worker.settings import Settings
 
 
 def test_no_key_and_no_value_tells_of_a_request_that_was_erased(
@@ -57,3 +62,45 @@ def test_no_key_and_no_value_tells_of_a_request_that_was_erased(
     assert traces(redis, "canary", verdict.image.sha256, digest) == []
     assert client.result("other", timeout=0).status == "scored"
     assert client.state("other") == State.SETTLED
+
+
+def test_no_bucket_tells_of_a_request_that_was_erased_with_its_objects(
+    redis_url: str,
+    redis: Redis,
+    make_bucket: Callable[[str], Any],
+    s3_endpoint: str,
+    worker_process: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given a request whose image was uploaded, and whose verdict was written to a bucket and decided anew
+    bucket = make_bucket("canaries")
+    monkeypatch.setenv("M3AGIQA_S3_ENDPOINT_URL", s3_endpoint)
+    places = {"fetch_s3_buckets": "canaries", "deliver_s3_buckets": "canaries", "s3_endpoint_url": s3_endpoint}
+    for queue in ("score", "deliver"):
+        worker_process(queue, echo_request="true", **places)
+    image = png(4713)
+    digest = hashlib.sha256(image).hexdigest()
+    with Client(redis_url, upload="s3://canaries/new") as client:
+        asked = {"image": image, "prompt": "canary prompt", "s3_uri": "s3://canaries/out", "request_id": "canary-id"}
+        verdict = client.score(**asked, timeout=60)
+        client.score(image=png(4714), prompt="another", s3_uri="s3://canaries/out", request_id="other", timeout=60)
+        eventually(lambda: client.state("canary-id") == client.state("other") == State.SETTLED, "both delivered")
+        sender = Sender(Settings(deliver_s3_buckets=("canaries",), s3_endpoint_url=s3_endpoint))
+        anew = Delivery("canary-id", "s3", "s3://canaries/out", verdict.model_dump_json(), verdict.submitted_at)
+        sender.send(replace(anew, redecided_by="0" * 12))
+        assert len(holding(bucket, "canary", digest)) == 3
+        # when it is erased with its objects
+        erased = client.erase("canary-id", objects=True)
+        # then nothing in any bucket or key tells of it, and the other is as it was
+        assert holding(bucket, "canary", digest) == []
+        assert traces(redis, "canary-id", "canary prompt", digest) == []
+        assert len(holding(bucket, "other")) == 1
+        assert len(list(bucket.objects.all())) == 2
+        # and what went is said
+        assert (len(erased.s3_removed), erased.s3_objects, erased.s3_image) == (3, (), None)
+
+
+def holding(bucket: Any, *canaries: str) -> list[str]:
+    """Keys of the objects whose name or content holds a canary."""
+    found = [(one.key, one.get()["Body"].read()) for one in bucket.objects.all()]
+    return [key for key, data in found if any(word in key or word.encode() in data for word in canaries)]

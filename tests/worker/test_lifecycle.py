@@ -34,7 +34,7 @@ def submit(client: Client, web: Web, count: int) -> list[str]:
 
 
 def verdicts(redis: Redis) -> set[str]:
-    return {key.rpartition(":")[2] for key in redis.scan_iter(match=keys.RESULTS, count=1000)}
+    return {key.rpartition(":")[2] for key in redis.scan_iter(match=keys.result("*"), count=1000)}
 
 
 def test_sigterm_finishes_what_is_begun_and_leaves_the_rest_on_the_queue(

@@ -150,7 +150,7 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LRANGE", keys.inbox(3), "0", "-1"], set()),
     (["LINDEX", keys.inbox(3), "0"], {"operator", "score", "deliver", "exporter"}),
     (["RPOP", keys.inbox(3)], {"operator", "score", "deliver"}),
-    (["SCAN", "0", "MATCH", keys.RESULTS], {"operator"}),
+    (["SCAN", "0", "MATCH", keys.result("*")], {"operator"}),
     (["HGET", ENTRY, "request"], {"producer", "operator", "score", "deliver", "exporter"}),
     (["HMGET", ENTRY, "state", "batch"], {"producer", "operator", "score", "deliver"}),
     (["LPOS", "score:3", "r"], {"producer", "operator"}),

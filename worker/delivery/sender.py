@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from m3agiqa.errors import DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.layout import redecided_key, result_key
 from worker import s3
 from worker.delivery.objects import Objects
 from worker.delivery.receivers import Receivers
@@ -19,8 +20,6 @@ from worker.web.trust import Trust
 
 #: Seconds until the next attempt that a receiver may ask for at most.
 MAX_RETRY_AFTER_S = 86_400.0
-#: Folders in a bucket, below the prefix that requests name, of verdicts and of those that were decided anew.
-RESULTS, REDECIDED = "results/v1/", "redecided/v1/"
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,6 @@ class Sender:
 
 
 def _key(prefix: str, delivery: Delivery) -> str:
-    """Key of a verdict in its bucket. It has the date of submission (UTC), so that a repeated delivery has the same."""
-    day = f"dt={delivery.submitted_at.astimezone(UTC).date().isoformat()}"
-    name = f"{RESULTS}{day}/{delivery.name}.json"
     if delivery.redecided_by is not None:
-        name = f"{REDECIDED}{day}/{delivery.request}/{delivery.redecided_by}.json"
-    return f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
+        return redecided_key(prefix, delivery.request, delivery.submitted_at, delivery.redecided_by)
+    return result_key(prefix, delivery.name, delivery.submitted_at)

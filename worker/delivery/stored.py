@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from m3agiqa.contract import Verdict, describe_validation
 from m3agiqa.errors import FetchForbidden, FetchRefused, FetchUnavailable, M3AGIQAError
+from m3agiqa.layout import RESULTS, below
 from m3agiqa.quoting import PATH_CHARS, quoted
 from worker import s3
-from worker.delivery.sender import RESULTS
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,17 +36,16 @@ def verdicts(settings: Settings, url: str) -> Iterator[Verdict]:
         FetchError: the bucket cannot be listed.
     """
     bucket, prefix = s3.split(url, {url[len(s3.SCHEME) :].partition("/")[0]}, FetchForbidden)
-    below = f"{prefix.strip('/')}/{RESULTS}" if prefix.strip("/") else RESULTS
     client = s3.client(settings, settings.fetch_timeout_s)
     read = partial(_read, client, bucket)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for page in _pages(client, bucket, below):
+        for page in _pages(client, bucket, below(prefix, RESULTS)):
             yield from (verdict for verdict in pool.map(read, page) if verdict is not None)
 
 
-def _pages(client: Any, bucket: str, below: str) -> Iterator[list[dict[str, Any]]]:
+def _pages(client: Any, bucket: str, within: str) -> Iterator[list[dict[str, Any]]]:
     listing = client.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=below, PaginationConfig={"PageSize": _PAGE}
+        Bucket=bucket, Prefix=within, PaginationConfig={"PageSize": _PAGE}
     )
     with _FAILURES.translated(bucket):
         for page in listing:

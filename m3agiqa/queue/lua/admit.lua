@@ -1,7 +1,7 @@
 -- Move the next entries of an inbox into the ledger. ARGV: the list, its priority, the list of entries for later
 -- versions, seconds to keep a verdict, bytes of all dead letters at most; then ten for each entry: its size, its text
 -- as `peek` returned it, and what to do with it,
---     'owe', id, fingerprint, request, '1' to try a failed one anew, its batch, '', '';
+--     'owe', id, fingerprint, request, '1' to try a failed one anew, its batch, the image's address if in S3, '';
 --     'dead', id of the request to answer or '', fingerprint, request, verdict, kinds of deliveries, id and text of the
 --     letter;
 --     'newer', and seven times ''.
@@ -39,13 +39,14 @@ for at = 6, #ARGV, 10 do
     local entry = REQUEST .. id
     local kind = id == '' and 'none' or redis.call('TYPE', entry).ok
     if what == 'owe' then
-        local retry, batch = verdict, kinds
+        local retry, batch, image = verdict, kinds, letter_id
         if kind == 'none' then
             redis.call('HSET', entry, 'content', content)
             -- What a worker still makes of an erased request of this id is no answer to this one.
             local erased = redis.pcall('GET', ERASED .. redis.sha1hex(id))
             if type(erased) == 'string' then redis.call('HSET', entry, 'retries', tonumber(erased) or 1) end
             if batch ~= '' then redis.call('HSET', entry, 'batch', batch) end
+            if image ~= '' then redis.call('HSET', entry, 'image', image) end
             begin(entry, id, request, 'admitted')
         elseif kind ~= 'hash' or redis.call('HGET', entry, 'content') ~= content then
             return {moved, 1}

@@ -1,7 +1,7 @@
 -- Remove all that a request left but its dead letters. ARGV: its id, seconds for which a verdict that comes late is not
 -- kept, then the lists of entries for later versions. Returns whether there was an entry and a verdict, how many keys
--- of remembered scores, samples and entries on lists there were, the objects that were written, a line each, and
--- whether there were bytes of its image.
+-- of remembered scores, samples and entries on lists there were, the objects that were written, a line each, the
+-- address of its image in S3, and whether there were bytes of it here.
 local id, ttl = ARGV[1], ARGV[2]
 local entry = REQUEST .. id
 
@@ -25,10 +25,10 @@ end
 local gone = ERASED .. redis.sha1hex(id)
 -- The latest try of any request that had this id.
 local latest = tonumber(redis.call('GET', gone) or 0) or 0
-local objects, scores = '', ''
+local objects, scores, address = '', '', ''
 if redis.call('TYPE', entry).ok == 'hash' then
-    local found = redis.call('HMGET', entry, 'objects', 'scores')
-    objects, scores = found[1] or '', found[2] or ''
+    local found = redis.call('HMGET', entry, 'objects', 'scores', 'image')
+    objects, scores, address = found[1] or '', found[2] or '', found[3] or ''
     latest = math.max(latest, tries(entry))
 end
 for _, kind in ipairs({'score', 'callback', 's3'}) do
@@ -46,4 +46,4 @@ local samples = clear(SHADOW, function(sample) return sample.request end)
 for at = 3, #ARGV do samples = samples + clear(ARGV[at], function(request) return request end) end
 redis.call('SET', gone, latest + 1, 'EX', ttl)
 local image = free(id) and 1 or 0
-return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects, image}
+return {redis.call('DEL', entry), redis.call('DEL', RESULT .. id), remembered, samples, objects, address, image}

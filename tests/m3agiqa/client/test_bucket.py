@@ -156,3 +156,20 @@ def test_a_bucket_that_does_not_take_an_image_leaves_nothing_in_the_queue(
 )
 def test_an_object_has_the_extension_of_its_kind(begin: bytes, extension: str) -> None:
     assert Bucket("s3://b").url(begin).endswith(f".{extension}")
+
+
+def test_what_cannot_be_removed_is_named(
+    moto: str, redis_url: str, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a request that is known in the ledger, whose verdict went to a bucket that is gone
+    image = "s3://elsewhere/own.png"
+    with Client(redis_url, upload="s3://uploads/new") as client:
+        client.submit(image_url=image, prompt="", request_id="r")
+        written = "s3://gone/out/results/v1/dt=2026-11-28/r.json"
+        client.cancel("r")
+        redis.hset(keys.request("r"), "objects", f"{written}\n")
+        # when it is erased with its objects
+        erased = client.erase("r", objects=True)
+    # then what is still there is named, and an image that nobody uploaded here stays
+    assert (erased.s3_objects, erased.s3_image, erased.s3_removed) == ((written,), image, ())
+    assert "cannot be removed: NoSuchBucket" in caplog.text
