@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,7 +18,9 @@ from m3agiqa.inputs import read_bytes
 from m3agiqa.paths import is_file
 from m3agiqa.quoting import PATH_CHARS, quoted
 
-#: The environment variable that names the operator's folder, with `models/`, `policies/` or `train/` in it.
+logger = logging.getLogger(__name__)
+
+#: The environment variable that names the operator's folder, with `models/`, `policies/`, `tenants/` or `train/` in it.
 OWN_DIR = "M3AGIQA_CONFIG_DIR"
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -86,3 +91,45 @@ def load(path: Path, model: type[ModelT]) -> ModelT:
         raise ConfigError(f"{path}: {describe_validation(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+#: Changes when a file's content does: nanoseconds of its last change, bytes, inode. None if the file is gone.
+_Stamp = tuple[int, int, int] | None
+
+
+class Files(Generic[ModelT]):
+    """What files say, as `read` reads each; a file is read again when it has changed. Threads may share it.
+
+    If a file becomes wrong, its last content stays in force, and the log says why.
+    """
+
+    def __init__(self, read: Callable[[Path], ModelT]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        #: The state of a file, and what it says; None if it never was right.
+        self._known: dict[Path, tuple[_Stamp, ModelT | None]] = {}
+
+    def current(self, path: Path) -> ModelT | None:
+        """What a file says; None if it is wrong, and always was."""
+        stamp = _stamp(path)
+        with self._lock:
+            known_at, known = self._known.get(path, (None, None))
+            if path not in self._known or known_at != stamp:
+                known = self._anew(path, known)
+                self._known[path] = stamp, known
+        return known
+
+    def _anew(self, path: Path, known: ModelT | None) -> ModelT | None:
+        try:
+            return self._read(path)
+        except ConfigError as error:
+            logger.error("%s; %s", error, "its last content stays in force" if known else "it is not used")
+            return known
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -25,6 +25,7 @@ from m3agiqa.fields import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_URL_CHARS,
+    POLICY,
     YEARS,
     ImageUrl,
     Instant,
@@ -122,7 +123,7 @@ class ScoreRequest(Wire):
     #: None asks for every aspect of the worker's profile.
     aspects: tuple[Aspect, ...] | None = None
     #: Name of a policy; None takes the worker's default.
-    policy: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    policy: str | None = Field(default=None, pattern=POLICY)
     priority: Priority = 3
     request_id: RequestId = Field(default_factory=lambda: uuid.uuid4().hex)
     #: The caller's own keys, at most 16 KiB as JSON and 32 levels deep. The verdict returns them untouched.

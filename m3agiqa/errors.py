@@ -16,6 +16,10 @@ score: where it leaves the process it becomes a `contract.Failure`.
     │   ├── FetchRefused          the server answered that it will not serve it (4xx)
     │   ├── ImageGone             its bytes lay in Redis, and do no more
     │   └── FetchUnavailable      timeout, connection failure, 429 or 5xx               (retryable)
+    ├── TenantError               its tenant may not have it scored now
+    │   ├── TenantUnknown         no file names its tenant, and workers serve no other
+    │   ├── TenantMisconfigured   its tenant's file cannot be read                      (retryable)
+    │   └── QuotaExceeded         its tenant has as many waiting, or a day, as it may   (retryable)
     ├── ConfigError               a profile, policy or setting is wrong
     ├── UsageError                an option of a command is wrong, or does not go with another
     ├── DataError                 a data set, a table or a file of records is wrong
@@ -128,6 +132,32 @@ class FetchUnavailable(FetchError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TenantError(M3AGIQAError):
+    code = "tenant_error"
+
+
+class TenantUnknown(TenantError):
+    code = "tenant_unknown"
+
+    def __init__(self, message: str = "workers serve no tenant of this name") -> None:
+        super().__init__(message)
+
+
+class TenantMisconfigured(TenantError):
+    """Only an operator can mend this; until then, nothing is decided, signed or counted as another tenant's."""
+
+    code = "tenant_misconfigured"
+    retryable = True
+
+    def __init__(self, message: str = "its tenant's file cannot be read; the worker's log says why") -> None:
+        super().__init__(message)
+
+
+class QuotaExceeded(TenantError):
+    code = "quota_exceeded"
+    retryable = True
 
 
 class ConfigError(M3AGIQAError):

@@ -43,6 +43,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 INLINE_SCHEME = "inline:"
 INLINE = re.compile(INLINE_SCHEME + "([0-9a-f]{64})")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+#: What a policy's name looks like.
+POLICY = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 #: Wrong fields that a message names; it counts the others.

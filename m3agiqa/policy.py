@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -149,10 +148,6 @@ class Policy(BaseModel):
         return findings
 
 
-#: Changes when a file's content does: nanoseconds of its last change, bytes, inode. None if the file is gone.
-_Stamp = tuple[int, int, int] | None
-
-
 class Policies:
     """The policies that a worker decides by. Each is read again when its file has changed. Threads may share it.
 
@@ -167,11 +162,8 @@ class Policies:
         self._shadow = shadow
         #: Why there is no policy in shadow, as the log told last.
         self._told = ""
-        self._lock = threading.Lock()
-        #: The state of a file, and the policy in it; None if there never was one.
-        self._read: dict[Path, tuple[_Stamp, Policy | None]] = {
-            self._default: (_stamp(self._default), Policy.load(default))
-        }
+        self._files = config.Files(Policy.read)
+        Policy.read(self._default)
 
     @property
     def default(self) -> Policy:
@@ -201,33 +193,20 @@ class Policies:
             raise ConfigError(f"there is no policy {name}")
         return self._current(path)
 
+    def on_failure(self, name: str | None) -> Decision:
+        """The decision about an image without a score by the policy of this name, or the default one. A policy that
+        cannot be found has it reviewed.
+        """
+        try:
+            return (self.default if name is None else self.named(name)).on_failure
+        except ConfigError:
+            return Decision.REVIEW
+
     def _current(self, path: Path) -> Policy:
-        stamp = _stamp(path)
-        with self._lock:
-            known_at, policy = self._read.get(path, (None, None))
-            if path not in self._read or known_at != stamp:
-                policy = _read(path, policy)
-                self._read[path] = stamp, policy
+        policy = self._files.current(path)
         if policy is None:
             raise ConfigError(f"policy {path.stem} cannot be read; the worker's log says why")
         return policy
-
-
-def _read(path: Path, known: Policy | None) -> Policy | None:
-    """The policy in a file, or the one `known` from before if the file is wrong."""
-    try:
-        return Policy.read(path)
-    except ConfigError as error:
-        logger.error("%s; %s", error, "its last content stays in force" if known else "it is not used")
-        return known
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _worst(findings: Sequence[tuple[Decision, str]]) -> Decision:
