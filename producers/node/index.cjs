@@ -40,9 +40,10 @@ class Client {
   #prefix;
   #maxQueued;
   #inline;
+  #tenant;
   #announced = new EventEmitter().setMaxListeners(0);
 
-  constructor(url, { namespace, maxQueued = 100_000, inlineMaxBytes = 8 * 2 ** 20, inlineBudgetBytes = 2 ** 29, inlineTtlS = 3600, redis = {} } = {}) {
+  constructor(url, { namespace, tenant, maxQueued = 100_000, inlineMaxBytes = 8 * 2 ** 20, inlineBudgetBytes = 2 ** 29, inlineTtlS = 3600, redis = {} } = {}) {
     const [address, named] = split(url);
     // A producer's user may not call INFO, which ioredis asks for before it is ready.
     const options = { enableReadyCheck: false, ...redis };
@@ -53,6 +54,7 @@ class Client {
     this.#subscriber.on("message", (channel) => this.#announced.emit(channel));
     this.#prefix = (namespace ?? named) ? `${namespace ?? named}:` : "";
     this.#maxQueued = maxQueued;
+    this.#tenant = tenant;
     this.#inline = { maxBytes: inlineMaxBytes, budgetBytes: inlineBudgetBytes, ttlS: inlineTtlS };
   }
 
@@ -63,7 +65,7 @@ class Client {
   async submitMany(requests) {
     const ids = [];
     for (let start = 0; start < requests.length; start += CHUNK) {
-      const chunk = requests.slice(start, start + CHUNK).map((request) => prepared(request, this.#inline.maxBytes));
+      const chunk = requests.slice(start, start + CHUNK).map((request) => prepared(this.#owned(request), this.#inline.maxBytes));
       const room = chunk.slice(0, await this.#room());
       const taken = room.slice(0, await this.#keep(room));
       if (taken.length) {
@@ -71,7 +73,7 @@ class Client {
         for (const { priority, image, ...request } of taken) pipeline.lpush(this.#key(`m3agiqa:inbox:${priority}`), JSON.stringify(request));
         answers(await pipeline.exec());
       }
-      ids.push(...taken.map((request) => request.request_id));
+      ids.push(...taken.map((request) => (this.#tenant ? request.request_id : nameOf(request))));
       if (taken.length < chunk.length) throw new QueueFull(room.length < chunk.length ? `${this.#maxQueued} requests` : "as many bytes of images as may", ids);
     }
     return ids;
@@ -79,8 +81,9 @@ class Client {
 
   async result(requestId, { timeoutMs = Infinity } = {}) {
     const until = performance.now() + timeoutMs;
-    const channel = this.#key(`m3agiqa:done:${requestId}`);
-    const key = this.#key(`m3agiqa:result:${requestId}`);
+    const name = nameOf({ tenant: this.#tenant, request_id: requestId });
+    const channel = this.#key(`m3agiqa:done:${name}`);
+    const key = this.#key(`m3agiqa:result:${name}`);
     const waiting = new AbortController();
     // Listening begins before the first look, so that no announcement between the two is missed.
     let announced = this.#next(channel, waiting.signal);
@@ -120,7 +123,7 @@ class Client {
     const given = requests.filter(({ image }) => image);
     if (!given.length) return requests.length;
     const pipeline = this.#redis.pipeline().hgetall(this.#key(IMAGES));
-    for (const { request_id } of given) pipeline.hmget(this.#key(`m3agiqa:image:${request_id}`), "minute", "bytes");
+    for (const request of given) pipeline.hmget(this.#key(`m3agiqa:image:${nameOf(request)}`), "minute", "bytes");
     const [byMinute, ...counted] = answers(await pipeline.exec());
     const now = Math.floor(Date.now() / 60_000);
     let waiting = Object.entries(byMinute).reduce((sum, [minute, bytes]) => (Number(minute) >= now ? sum + whole(bytes) : sum), 0);
@@ -134,8 +137,8 @@ class Client {
   }
 
   /** Puts an image beside its request, and counts it: instead of `before` bytes of `minute`, where it was there already. */
-  async #put({ request_id, image_url, image }, minute, before) {
-    const key = this.#key(`m3agiqa:image:${request_id}`);
+  async #put({ image_url, image, ...request }, minute, before) {
+    const key = this.#key(`m3agiqa:image:${nameOf(request)}`);
     const images = this.#key(IMAGES);
     const { ttlS } = this.#inline;
     const expires = Math.floor((Date.now() / 1000 + ttlS) / 60);
@@ -147,6 +150,13 @@ class Client {
     if (minute && before) step.hincrby(images, minute, -before);
     step.hset(key, fields).expire(key, ttlS).hincrby(images, expires, image.length).expire(images, ttlS + 60);
     answers(await step.exec());
+  }
+
+  /** The request, as one of this client's tenant. */
+  #owned(request) {
+    if (!this.#tenant) return request;
+    if (![undefined, this.#tenant].includes(request.tenant)) throw new TypeError(`tenant: this client submits for ${this.#tenant} alone`);
+    return { ...request, tenant: this.#tenant };
   }
 
   #key(name) {
@@ -174,6 +184,11 @@ function verify(secrets, headers, body) {
     }
   }
   throw failure ?? new Error("no secret is given");
+}
+
+/** The name by which the queue knows a request. */
+function nameOf({ tenant, request_id }) {
+  return tenant ? `${tenant}/${request_id}` : request_id;
 }
 
 function prepared({ priority = 3, metadata, image, ...fields }, maxBytes) {

@@ -23,6 +23,12 @@ export interface ScoreRequest {
   expires_at?: string;
   submitted_at?: string;
   traceparent?: string;
+  /** The caller's label of requests that belong together; the verdict returns it. */
+  batch_id?: string;
+  /** Whether to try a request anew that is settled with a failure. */
+  retry_failed?: boolean;
+  /** The customer it is for, within which ids are unique. */
+  tenant?: string;
 }
 
 export interface AspectScore {
@@ -70,11 +76,16 @@ export interface Verdict {
   request?: { image_url: string; prompt: string; callback_url: string | null; s3_uri: string | null } | null;
   shadow?: { policy: PolicyRef; decision: Decision; reasons: string[] } | null;
   redecided?: { decision: Decision; policy: PolicyRef | null; at: string } | null;
+  batch_id?: string | null;
+  /** Since version 1.3. */
+  tenant?: string | null;
 }
 
 export interface ClientOptions {
   /** The workers' M3AGIQA_NAMESPACE; goes before `?namespace=` of the URL. */
   namespace?: string;
+  /** Submits for this tenant alone, and every id is one of its. Without, ids of requests that have one are `TENANT/ID`. */
+  tenant?: string;
   /** `submit` refuses while so many requests wait. Default 100,000. */
   maxQueued?: number;
   /** Bytes of an `image` at most. Default 8 MiB. */

@@ -80,6 +80,20 @@ test("another namespace is another queue", async () => {
   await elsewhere.close();
 });
 
+test("a tenant's ids are its own", async () => {
+  const acme = new Client(REDIS_URL, { tenant: "acme" });
+  assert.equal(await acme.submit(image("hers", { request_id: "same" })), "same");
+  assert.equal(await client.submit(image("ours", { request_id: "same" })), "same");
+  const bytes = Buffer.from(await (await fetch(`${IMAGE_URL}/tenant.png`)).arrayBuffer());
+  const named = await client.submit({ image: bytes, prompt: "", request_id: "bytes", tenant: "acme" });
+  assert.equal(named, "acme/bytes");
+  const verdicts = [await acme.result("same"), await acme.result("bytes"), await client.result(named), await client.result("same")];
+  assert.deepEqual(verdicts.map(({ tenant }) => tenant), ["acme", "acme", "acme", null]);
+  assert.deepEqual(verdicts.map(({ status }) => status), ["scored", "scored", "scored", "scored"]);
+  await assert.rejects(acme.submit(image("a", { tenant: "umbra" })), TypeError);
+  await acme.close();
+});
+
 test("a callback is believed if our secret signed it", async () => {
   const got = await new Promise((resolve, reject) => {
     const server = createServer(async (request, response) => {
