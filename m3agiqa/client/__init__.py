@@ -1,6 +1,10 @@
-"""`Client` and `AsyncClient`: submit images, wait for verdicts. Needs redis and pydantic, neither Celery nor torch."""
+"""`Client` and `AsyncClient` submit images and wait for verdicts, `Gate` sorts images by them.
+
+Needs redis and pydantic, neither Celery nor torch.
+"""
 
 from m3agiqa.client.aio import AsyncClient
+from m3agiqa.client.gate import Gate, Judged
 from m3agiqa.client.submitting import MAX_QUEUED, Fields, refuse_unknown_policy
 from m3agiqa.client.sync import Client
 from m3agiqa.contract import ScoreRequest, Verdict
@@ -14,6 +18,8 @@ __all__ = [
     "Client",
     "Erased",
     "Fields",
+    "Gate",
+    "Judged",
     "ScoreRequest",
     "State",
     "Status",
