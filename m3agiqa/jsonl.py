@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -54,6 +54,38 @@ def stream(path: Path) -> Iterator[Located]:
             yield from (_object(f"{path}, item {number}", item) for number, item in enumerate(_list(path, text), 1))
         else:
             yield from _lines(path, chain([first], lines))
+
+
+def each(path: Path, most_bytes: int) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """Each line of a file that is not blank: its number, and its object or what is wrong with it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with opened(path) as file, reading(path):
+        for number in count(1):
+            line = rest = file.readline(most_bytes)
+            while len(rest) == most_bytes and not rest.endswith(b"\n"):
+                rest = file.readline(most_bytes)
+            if not line:
+                return
+            if line.removeprefix(codecs.BOM_UTF8).strip():
+                try:
+                    yield number, _read_line(line, most_bytes)
+                except DataError as error:
+                    yield number, error
+
+
+def _read_line(line: bytes, most_bytes: int) -> dict[str, Any]:
+    if len(line) == most_bytes:
+        raise DataError(f"it has {most_bytes} bytes or more")
+    try:
+        item = loads(line.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError:
+        raise DataError("it is not in UTF-8") from None
+    if not isinstance(item, dict):
+        raise DataError("not a JSON object")
+    return item
 
 
 def read_grown(path: Path) -> tuple[str, list[Located]]:
@@ -102,13 +134,25 @@ def _object(where: str, item: Any) -> Located:
 
 def _loads(where: str, text: str) -> Any:
     try:
+        return loads(text)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def loads(text: str) -> Any:
+    """What a text in JSON says.
+
+    Raises:
+        DataError: it is no JSON, or holds what UTF-8 has no way to write.
+    """
+    try:
         content = json.loads(text, parse_constant=_refuse)
         if _SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where}: it holds half of a character") from None
+        raise DataError("it holds half of a character") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON: {error}") from None
+        raise DataError(f"not JSON: {error}") from None
     return content
 
 

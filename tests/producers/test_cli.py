@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +17,7 @@ from m3agiqa.queue.dead import DeadLetter
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES
 from m3agiqa.queue.ledger import Ledger
 from producers.cli import main
-from tests.support import Web, Worker, eventually
+from tests.support import Web, Worker
 from tests.support_verdicts import verdict
 
 Output = pytest.CaptureFixture[str]
@@ -139,30 +137,6 @@ def test_one_image_and_its_verdict(web: Web, worker_process: Callable[..., Worke
     assert "fetch_refused" in capsys.readouterr().out
 
 
-def test_a_csv_with_bad_rows(redis: Redis, tmp_path: Path, capsys: Output) -> None:
-    # given a CSV in which some rows are wrong, and one prompt spans two lines
-    file = write(
-        tmp_path / "a.csv",
-        ("image_url", "prompt", "priority", "request_id"),
-        ("https://host/a.png", "two\nlines", "", "first"),
-        ("ftp://host/b.png", "a secret wish", "", "second"),
-        ("https://host/c.png", "", "9", "third"),
-        ("https://host/d.png", "", "4", "fourth"),
-        ("https://host/e.png", "too few"),
-    )
-    # when it is submitted
-    assert main(["csv", file]) == 1
-    # then the good rows are in the inbox, and the bad ones are named with their lines
-    assert [request.request_id for request in (*requests(redis), *requests(redis, 9))] == ["first", "third"]
-    output = capsys.readouterr()
-    assert output.out.split() == ["first", "third"]
-    assert "line 4: image_url" in output.err
-    assert "line 6: priority" in output.err
-    assert "line 7: it has 2 cells" in output.err
-    assert "3 rows were not submitted" in output.err
-    assert "secret" not in output.err
-
-
 def test_a_policy_that_no_worker_can_find_is_a_wrong_option_and_a_bad_row(
     redis: Redis, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,75 +155,6 @@ def test_a_policy_that_no_worker_can_find_is_a_wrong_option_and_a_bad_row(
     assert main(["csv", file]) == 1
     assert "line 2: policy: there is no strct; one of: default, observe" in capsys.readouterr().err
     assert [request.policy for request in requests(redis)] == ["observe"]
-
-
-def test_a_csv_as_a_spreadsheet_writes_it(redis: Redis, tmp_path: Path, capsys: Output) -> None:
-    # given semicolons, capitals, a byte order mark, a quote that is not closed, and a byte of another encoding
-    lines = ("Image_URL ; Prompt", "https://host/a.png;a, b", 'https://host/b.png;"open', "https://host/c.png;c")
-    file = tmp_path / "a.csv"
-    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\nhttps://host/d.png;caf\xe9\r\n")
-    # when it is submitted, then the rows that are sound are in the inbox, and the others named
-    assert main(["csv", str(file)]) == 1
-    assert [request.prompt for request in requests(redis)] == ["a, b", "c"]
-    error = capsys.readouterr().err
-    assert "line 3: its quotes do not match" in error
-    assert "line 5: it is not in UTF-8" in error
-    assert "2 rows were not submitted" in error
-
-
-def test_a_csv_from_a_pipe(redis: Redis, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("image_url,prompt\nhttps://host/a.png,p\n",))
-    writer.start()
-    assert main(["csv", str(pipe)]) == 0
-    writer.join()
-    assert len(requests(redis)) == 1
-
-
-def test_a_csv_longer_than_a_chunk(redis: Redis, tmp_path: Path, capsys: Output) -> None:
-    rows = [("https://host/a.png", "p", f"r{number}") for number in range(450)]
-    assert main(["csv", write(tmp_path / "a.csv", ("image_url", "prompt", "request_id"), *rows)]) == 0
-    assert capsys.readouterr().out.split() == [f"r{number}" for number in range(450)]
-    assert len(requests(redis)) == 450
-
-
-def test_a_csv_waits_while_the_queue_is_full(redis: Redis, tmp_path: Path, capsys: Output) -> None:
-    # given room for two requests, and somebody who takes some away once it is full
-    def consume() -> None:
-        eventually(lambda: redis.llen(keys.inbox(3)) == 2, "the queue is full")
-        redis.delete(keys.inbox(3))
-
-    rows = [("https://host/a.png", "p", name) for name in ("a", "b", "c")]
-    file = write(tmp_path / "a.csv", ("image_url", "prompt", "request_id"), *rows)
-    consumer = threading.Thread(target=consume)
-    consumer.start()
-    # when three are submitted, then all are in the end
-    assert main(["--max-queued", "2", "csv", file]) == 0
-    consumer.join()
-    output = capsys.readouterr()
-    assert output.out.split() == ["a", "b", "c"]
-    assert "the queue is full" in output.err
-    assert [request.request_id for request in requests(redis)] == ["c"]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"image_url,caption\n", "columns"),
-        (b"", "columns"),
-        (b"\xffimage_url,prompt\n", "UTF-8"),
-        (b"image_path,prompt\n", "`m3agiqa batch` scores files"),
-        (b"image_url,prompt,mood\n", "and has mood"),
-        (None, "No such file"),
-    ],
-    ids=["columns", "empty", "encoding", "paths", "unknown", "missing"],
-)
-def test_a_file_that_is_no_such_csv(content: bytes | None, said: str, tmp_path: Path, capsys: Output) -> None:
-    if content is not None:
-        (tmp_path / "a.csv").write_bytes(content)
-    assert main(["csv", str(tmp_path / "a.csv")]) == 1
-    assert said in capsys.readouterr().err
 
 
 def test_result(redis: Redis, capsys: Output) -> None:

@@ -20,6 +20,7 @@ import yaml
 from m3agiqa import cli, inputs, outputs
 from m3agiqa.errors import CheckpointError
 from producers import cli as producers_cli
+from producers.cli_file import place
 from tests.m3agiqa.report.made import some_images, write_batch, write_labels
 from tests.support import png
 
@@ -41,12 +42,12 @@ NAMES_OR_PATHS = {
     ),
 }
 NO_PATHS = {
-    *("aspect", "base_url", "callback_url", "device", "group", "id", "ids", "image_url", "label", "ratio"),
+    *("aspect", "base_url", "callback_url", "device", "group", "id", "ids", "image", "label", "ratio"),
     *("redis_url", "request_id", "s3_uri", "teacher_model", "images", "prompt", "policy of a request"),
     *("only_policy", "batch_id"),
 }
 #: Options whose file a command may change.
-OUTPUTS = {"output", "predictions", "plot", "run_folder", "cache", "csv", "flips", "page"}
+OUTPUTS = {"rejected", "output", "predictions", "plot", "run_folder", "cache", "csv", "flips", "page"}
 
 THINGS = ("missing", "folder", "loop", "full", "fifo", "long", "bytes", "empty", "other")
 
@@ -80,7 +81,7 @@ CALLS = {
     "compare": "{lab}/judged.json {lab}/judged.json --plot {out}/m.png",
     "redecide": "{lab}/verdicts.json --policy observe --output {out}/r.jsonl",
 }
-SUBMIT_CALLS = {"csv": "{lab}/batch.csv"}
+SUBMIT_CALLS = {name: "{lab}/batch.csv --rejected {out}/r.jsonl" for name in ("file", "csv")}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def swept() -> Iterator[Swept]:
                 yield Swept("m3agiqa", "describe --model", option)
     for name, parser in commands(producers_cli.parser()):
         for option in parser._actions:
-            if option.type is Path:
+            if option.type in (Path, place):
                 yield Swept("m3agiqa-submit", name, option)
 
 

@@ -1,0 +1,1 @@
+"""Submits many images: rows of tables, and what lies in a bucket."""
