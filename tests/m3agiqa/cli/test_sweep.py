@@ -81,7 +81,7 @@ CALLS = {
     "compare": "{lab}/judged.json {lab}/judged.json --plot {out}/m.png",
     "redecide": "{lab}/verdicts.json --policy observe --output {out}/r.jsonl",
 }
-SUBMIT_CALLS = {name: "{lab}/batch.csv --rejected {out}/r.jsonl" for name in ("file", "csv")}
+SUBMIT_CALLS = dict.fromkeys(("file", "csv"), "{lab}/batch.csv --rejected {out}/r.jsonl")
 
 
 @dataclass(frozen=True)

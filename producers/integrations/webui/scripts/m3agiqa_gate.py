@@ -65,7 +65,7 @@ class M3AGIQAGate(scripts.Script):  # type: ignore[misc]
         for number, answer in enumerate(asked):
             said, why = answer.result()
             if said is None:
-                logger.warning("an image has no score and is %s: %s", otherwise, why)
+                logger.warning("an image has no score; %s it: %s", otherwise, why)
             is_kept = {"accept": True, "review": review == "keep", "reject": False, None: otherwise == "keep"}[said]
             kept.append(is_kept)
             lines += [f"image {number + 1}: {why}"] if why else []
