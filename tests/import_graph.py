@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def modules(root: Path, packages: Iterable[str]) -> dict[str, Path]:
-    """Every module below `root` in `packages`, by its name; files in other folders are programs, and need what they
-    show.
+    """Every module below `root` in `packages`, by its name. Examples are programs, and need what they show; scripts are
+    loaded by other programs, and need these.
     """
     files = [file for package in packages for file in sorted((root / package).rglob("*.py"))]
-    files = [file for file in files if (file.parent / "__init__.py").is_file()]
+    files = [file for file in files if file.parent.name not in ("examples", "scripts")]
     names = [".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for file in files]
     return dict(zip(names, files, strict=True))
 

@@ -77,6 +77,13 @@ def test_profiles_policies_scripts_and_the_demos_images_are_installed(installed:
     assert not (installed / "cfg").exists()
 
 
+def test_what_hosts_load_is_installed_and_what_one_copies_is_not(installed: Path) -> None:
+    there = {path.name for path in (installed / "producers").iterdir() if path.is_dir()}
+    assert there - {"__pycache__"} == {"bulk", "integrations"}
+    for file in ("diffusers.py", "comfyui/__init__.py", "webui/scripts/m3agiqa_gate.py"):
+        assert (installed / "producers" / "integrations" / file).is_file()
+
+
 def test_commands_and_licence_are_installed(installed: Path) -> None:
     assert {file.name for file in (installed / "bin").iterdir()} >= {"m3agiqa", "m3agiqa-submit"}
     [licence] = installed.glob("m3agiqa-*.dist-info/licenses/LICENSE")

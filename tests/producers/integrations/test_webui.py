@@ -24,7 +24,7 @@ def webui(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> We
     command = tmp_path / "m3agiqa-submit"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m producers.cli "$@"\n')
     command.chmod(0o755)
-    monkeypatch.setenv("M3AGIQA_SUBMIT", str(command))
+    monkeypatch.setenv("GATE_COMMAND", str(command))
     monkeypatch.setenv("M3AGIQA_REDIS_URL", redis_url)
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -50,7 +50,7 @@ def test_its_code_runs_in_the_webuis_own_python() -> None:
 
 
 def test_it_asks_nobody_until_the_user_wants_it(webui: Webui, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("M3AGIQA_SUBMIT", "/nonexistent")
+    monkeypatch.setenv("GATE_COMMAND", "/nonexistent")
     done = webui.generate(THREE, *(control.value for control in webui.controls))
     assert len(done.images) == 3
     assert webui.files() == ["00000", "00001", "00002"]
@@ -102,7 +102,7 @@ def test_the_user_chooses_what_becomes_of_the_others(webui: Webui, caplog: pytes
 def test_nothing_is_lost_because_something_of_ours_broke(
     webui: Webui, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("M3AGIQA_SUBMIT", command)
+    monkeypatch.setenv("GATE_COMMAND", command)
     done = webui.generate(THREE, True)
     assert len(done.images) == 3
     assert webui.files() == ["00000", "00001", "00002"]

@@ -2,7 +2,7 @@
 
 Copy the folder `webui` as `extensions/m3agiqa`. It asks the command `m3agiqa-submit`, and imports nothing of ours, as
 the webui's Python and packages are too old for that: install ours into an environment of its own, and name its command
-in M3AGIQA_SUBMIT if that is not on the PATH. M3AGIQA_REDIS_URL names the Redis.
+in GATE_COMMAND if that is not on the PATH. M3AGIQA_REDIS_URL names the Redis.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def decision(image: Any, prompt: str, timeout_s: float) -> tuple[str | None, str
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "image.png"
             image.save(file, "PNG")
-            command = [os.environ.get("M3AGIQA_SUBMIT", "m3agiqa-submit"), "one", str(file), f"--prompt={prompt}"]
+            command = [os.environ.get("GATE_COMMAND", "m3agiqa-submit"), "one", str(file), f"--prompt={prompt}"]
             ended = subprocess.run(
                 [*command, f"--wait={timeout_s}", "--json"],
                 capture_output=True,
