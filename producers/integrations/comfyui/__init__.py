@@ -8,14 +8,13 @@ M3AGIQA_REDIS_URL names: a workflow, which ComfyUI writes into every image, is n
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Literal
 
-from m3agiqa.client import Gate
+from m3agiqa.client import Gate, Judged
 
-#: Batches that wait for verdicts at a time. Threads of our own, as those of the event loop are waited for when a
-#: workflow ends, even one that was interrupted.
-_THREADS = ThreadPoolExecutor(16, "m3agiqa-gate")
 #: Seconds between looks at whether the user interrupts.
 _LOOK_S = 0.2
 
@@ -53,11 +52,9 @@ class M3AGIQAGate:
     ) -> dict[str, Any]:
         """`images` is ComfyUI's tensor (batch, height, width, channels) of floats from 0 to 1."""
         gate = Gate(otherwise=otherwise, review=review, timeout=timeout_s, policy=policy or None)
-        judging = asyncio.get_running_loop().run_in_executor(
-            _THREADS, lambda: gate.judge(list(map(_as_pillow, images)), prompt)
-        )
+        judging = _started(lambda: gate.judge(list(map(_as_pillow, images)), prompt))
         # The event loop runs other nodes meanwhile.
-        while not (await asyncio.wait([judging], timeout=_LOOK_S))[0]:
+        while not (await asyncio.wait([asyncio.wrap_future(judging)], timeout=_LOOK_S))[0]:
             _stop_if_interrupted()
         judged = judging.result()
         kept, others = ([at for at, one in enumerate(judged) if one.kept is kept] for kept in (True, False))
@@ -70,6 +67,20 @@ class M3AGIQAGate:
 
 NODE_CLASS_MAPPINGS = {"M3AGIQAGate": M3AGIQAGate}
 NODE_DISPLAY_NAME_MAPPINGS = {"M3AGIQAGate": "m3agiqa gate"}
+
+
+def _started(judge: Callable[[], list[Judged]]) -> Future[list[Judged]]:
+    """What `judge` gives, from a thread that nobody waits for: no workflow that is interrupted, and not ComfyUI's end."""
+    judging: Future[list[Judged]] = Future()
+
+    def run() -> None:
+        try:
+            judging.set_result(judge())
+        except BaseException as error:
+            judging.set_exception(error)
+
+    threading.Thread(target=run, name="m3agiqa-gate", daemon=True).start()
+    return judging
 
 
 def _as_pillow(image: Any) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from m3agiqa.client import Client, Gate
 from m3agiqa.errors import ConfigError, QueueUnavailable, RequestInvalid, ResultTimeout, ScoringError
 from m3agiqa.queue import keys
 from tests.judge import Judge
-from tests.support import png
+from tests.pages import blocks
+from tests.support import ROOT, Worker, png
 
 FOUR = ("accept a cat", "review a cat", "reject a cat", "fail a cat")
 
@@ -162,3 +164,16 @@ def test_the_log_holds_no_prompt(client: Client, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.DEBUG):
         Gate(client, timeout=0).judge([png()], "a secret wish")
     assert "secret" not in caplog.text
+
+
+def test_the_pages_program_says_what_to_do(
+    redis_url: str,
+    worker_process: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker_process("score")
+    monkeypatch.chdir(ROOT)
+    [program] = [text for text in blocks("python") if "Gate(client" in text]
+    exec(compile(program.replace("redis://localhost:6379/0", redis_url), "a page", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.split()[0] in ("keep", "drop")
