@@ -138,7 +138,7 @@ class _Bulk:
             one = prepared(row, self._defaults, self._folder)
             if not one.is_named_by_content:
                 content = hash(one.request.fingerprint)
-                if self._named.setdefault(hash(one.request.request_id), content) != content:
+                if self._named.setdefault(hash(one.request.name), content) != content:
                     raise RequestConflict("request_id: another row of this table has it")
         except (RequestInvalid, RequestConflict) as error:
             self._reject(row, error)
@@ -147,13 +147,13 @@ class _Bulk:
 
     def _send(self, some: Sequence[Prepared]) -> None:
         """Submit what is not there yet, and print the ids of all."""
-        asked = [one.request.request_id for one in some if one.is_named_by_content and not one.request.retry_failed]
+        asked = [one.request.name for one in some if one.is_named_by_content and not one.request.retry_failed]
         known = {name for name, status in self._client.status_many(asked).items() if status.state is not None}
         for one in some:
-            if one.request.request_id in known:
-                print(one.request.request_id)
-        self.there += sum(one.request.request_id in known for one in some)
-        self._submit([one for one in some if one.request.request_id not in known])
+            if one.request.name in known:
+                print(one.request.name)
+                self.there += 1
+        self._submit([one for one in some if one.request.name not in known])
 
     def _submit(self, some: Sequence[Prepared]) -> None:
         """Submit these. Waits while the queue is full. One that is refused is found by halving, and costs no other."""

@@ -80,7 +80,8 @@ WHOLE: dict[str, Any] = {
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "batch_id": "monday",
     "retry_failed": True,
-    "version": "1.2",
+    "tenant": "acme",
+    "version": "1.3",
 }
 CELLS = {**WHOLE, "aspects": "quality; authenticity", "metadata": json.dumps(WHOLE["metadata"]), "retry_failed": "true"}
 
@@ -98,6 +99,25 @@ def test_every_field_of_the_contract_may_be_a_column(redis: Redis, tmp_path: Pat
         redis.flushall()
         assert main(["file", file]) == 0
         assert requests(redis, 0) == [asked]
+
+
+def test_ids_are_a_tenants_own(redis: Redis, ledger: Ledger, tmp_path: Path, capsys: Output) -> None:
+    # given one id for two tenants, and one image of both
+    rows = [
+        {**A, "tenant": tenant, **more} for more in ({"request_id": "a", "prompt": "x"}, {}) for tenant in ("x", "y")
+    ]
+    rows[0]["prompt"] = "of x"
+    file = lines(tmp_path / "a.jsonl", *rows)
+    assert main(["file", file]) == 0
+    first = capsys.readouterr().out.split()
+    assert first[:2] == ["x/a", "y/a"]
+    assert len(set(first)) == 4
+    # when they are taken in and submitted again, then those named by their content are there
+    ledger.admit(3)
+    assert main(["file", file]) == 0
+    output = capsys.readouterr()
+    assert sorted(output.out.split()) == sorted(first)
+    assert "2 rows were there already" in output.err
 
 
 def test_options_are_for_rows_that_say_nothing_else(redis: Redis, tmp_path: Path, capsys: Output) -> None:

@@ -70,7 +70,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {"M3AGIQAGate": "m3agiqa gate"}
 
 
 def _started(judge: Callable[[], list[Judged]]) -> Future[list[Judged]]:
-    """What `judge` gives, from a thread that nobody waits for: no workflow that is interrupted, and not ComfyUI's end."""
+    """What `judge` gives, from a thread that nobody waits for: no workflow that is interrupted, nor ComfyUI."""
     judging: Future[list[Judged]] = Future()
 
     def run() -> None:
