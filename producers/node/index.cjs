@@ -4,13 +4,14 @@ const { createHash, randomUUID } = require("node:crypto");
 const { EventEmitter, once } = require("node:events");
 const { Redis } = require("ioredis");
 const { Webhook } = require("standardwebhooks");
+const { fingerprint } = require("./fingerprint.cjs");
+const { PRIORITIES, answers, lists, standing } = require("./standing.cjs");
 
 /** Version of the contract that requests follow. */
 const VERSION = "1.3";
-const PRIORITIES = [0, 3, 6, 9];
 /** Lists on which requests wait, less the namespace. */
-const WAITING = PRIORITIES.flatMap((step) => [`m3agiqa:inbox:${step}`, step ? `score:${step}` : "score"]);
-/** Requests that `submitMany` sends in one round trip. */
+const WAITING = PRIORITIES.flatMap(lists);
+/** Requests that one round trip sends or asks for. */
 const CHUNK = 500;
 /** Bytes of images that wait, by the minute since 1970 in which they expire. */
 const IMAGES = "m3agiqa:images";
@@ -24,6 +25,16 @@ class QueueFull extends Error {
   name = "QueueFull";
   constructor(what, submitted) {
     super(`${what} wait already; come back later (${submitted.length} enqueued)`);
+    this.submitted = submitted;
+  }
+}
+
+/** Other requests stand under the ids `requestIds`, and stay; `submitted` has the ids of those that were enqueued before. */
+class RequestConflict extends Error {
+  name = "RequestConflict";
+  constructor(requestIds, submitted) {
+    super(`request_id: another request stands under ${requestIds.slice(0, 8).join(", ")} (${submitted.length} enqueued)`);
+    this.requestIds = requestIds;
     this.submitted = submitted;
   }
 }
@@ -66,6 +77,8 @@ class Client {
     const ids = [];
     for (let start = 0; start < requests.length; start += CHUNK) {
       const chunk = requests.slice(start, start + CHUNK).map((request) => prepared(this.#owned(request), this.#inline.maxBytes));
+      const conflicts = await this.#conflicts(chunk);
+      if (conflicts.length) throw new RequestConflict(conflicts, ids);
       const room = chunk.slice(0, await this.#room());
       const taken = room.slice(0, await this.#keep(room));
       if (taken.length) {
@@ -73,7 +86,7 @@ class Client {
         for (const { priority, image, ...request } of taken) pipeline.lpush(this.#key(`m3agiqa:inbox:${priority}`), JSON.stringify(request));
         answers(await pipeline.exec());
       }
-      ids.push(...taken.map((request) => (this.#tenant ? request.request_id : nameOf(request))));
+      ids.push(...taken.map((request) => this.#id(request)));
       if (taken.length < chunk.length) throw new QueueFull(room.length < chunk.length ? `${this.#maxQueued} requests` : "as many bytes of images as may", ids);
     }
     return ids;
@@ -106,9 +119,41 @@ class Client {
     return this.result(await this.submit(request), options);
   }
 
+  async statusMany(requestIds) {
+    const ids = [...new Set(requestIds)];
+    const found = new Map();
+    for (let start = 0; start < ids.length; start += CHUNK) {
+      const some = ids.slice(start, start + CHUNK);
+      const names = some.map((requestId) => nameOf({ tenant: this.#tenant, request_id: requestId }));
+      const statuses = await standing(this.#redis, (name) => this.#key(name), names);
+      some.forEach((requestId, at) => found.set(requestId, statuses[at]));
+    }
+    return found;
+  }
+
   async close() {
     this.#redis.disconnect();
     this.#subscriber.disconnect();
+  }
+
+  /** Ids under which others stand, here or with the workers. Who may not read the ledger finds the former alone. */
+  async #conflicts(requests) {
+    const pipeline = this.#redis.pipeline();
+    const first = new Map();
+    for (const request of requests) pipeline.hget(this.#key(`m3agiqa:request:${nameOf(request)}`), "content");
+    const found = await pipeline.exec();
+    const taken = requests.filter((request, at) => {
+      const content = fingerprint(request);
+      const [name, standing] = [nameOf(request), found[at][0] ? null : found[at][1]];
+      if (!first.has(name)) first.set(name, content);
+      return first.get(name) !== content || ![null, content].includes(standing);
+    });
+    return [...new Set(taken.map((request) => this.#id(request)))];
+  }
+
+  /** What this client calls a request. */
+  #id(request) {
+    return this.#tenant ? request.request_id : nameOf(request);
   }
 
   async #room() {
@@ -204,12 +249,6 @@ function prepared({ priority = 3, metadata, image, ...fields }, maxBytes) {
   return { ...made, ...fields, ...(metadata && { metadata }), ...(image && { image }), priority };
 }
 
-/** What commands answered; throws what the first one that failed did. */
-function answers(done) {
-  for (const [error] of done) if (error) throw error;
-  return done.map(([, answer]) => answer);
-}
-
 /** A number that somebody wrote; 0 if it is none. */
 function whole(text) {
   const number = Number(text ?? 0);
@@ -236,4 +275,4 @@ function pause(ms, signal) {
   });
 }
 
-module.exports = { Client, QueueFull, ResultTimeout, VERSION, verify };
+module.exports = { Client, QueueFull, RequestConflict, ResultTimeout, VERSION, verify };

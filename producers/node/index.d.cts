@@ -103,11 +103,22 @@ export interface WaitOptions {
   timeoutMs?: number;
 }
 
+/** Where a request is. */
+export interface Status {
+  /** Null before a worker has taken it in, and long after it was settled. */
+  state: "submitted" | "fetching" | "scoring" | "scored" | "delivering" | "settled" | "cancelled" | "dead" | (string & {}) | null;
+  batchId: string | null;
+  /** Its place among those that wait, 1 for the next one; null if it does not wait, or waits far behind. */
+  position: number | null;
+  /** Seconds until its turn at the rate of the last minutes; null without any. */
+  expectedS: number | null;
+}
+
 /** Submits images to the queue in Redis, and waits for verdicts. All waiters share one subscription. */
 export class Client {
   /** @param url `redis://` or `rediss://`, also with `?namespace=NAME`. */
   constructor(url: string, options?: ClientOptions);
-  /** Enqueues one image; gives its request id. Rejects with `QueueFull`, or with the error of Redis. */
+  /** Enqueues one image; gives its request id. Rejects with `QueueFull`, `RequestConflict`, or with the error of Redis. */
   submit(request: ScoreRequest): Promise<string>;
   /** Enqueues many images, 500 in a round trip; gives their request ids in order. */
   submitMany(requests: readonly ScoreRequest[]): Promise<string[]>;
@@ -115,12 +126,21 @@ export class Client {
   result(requestId: string, options?: WaitOptions): Promise<Verdict>;
   /** Submits, and waits for the verdict. */
   score(request: ScoreRequest, options?: WaitOptions): Promise<Verdict>;
+  /** Where requests are, 500 in two round trips. */
+  statusMany(requestIds: Iterable<string>): Promise<Map<string, Status>>;
   /** Leaves Redis; whoever waits gets an error. */
   close(): Promise<void>;
 }
 
 /** Too many requests, or bytes of images, wait already. */
 export class QueueFull extends Error {
+  /** Ids of the requests that were enqueued before. */
+  readonly submitted: string[];
+}
+
+/** Other requests stand under some ids: they came first, and stay. */
+export class RequestConflict extends Error {
+  readonly requestIds: string[];
   /** Ids of the requests that were enqueued before. */
   readonly submitted: string[];
 }

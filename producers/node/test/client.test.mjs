@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { Client, QueueFull, ResultTimeout, verify } from "m3agiqa";
+import { Client, QueueFull, RequestConflict, ResultTimeout, verify } from "m3agiqa";
 
 const { REDIS_URL, IMAGE_URL, PORT, SECRET } = process.env;
 const OTHER = `whsec_${Buffer.alloc(32).toString("base64")}`;
@@ -60,6 +60,26 @@ test("a verdict that is there is read at once, and one that does not come is wai
   await client.result(id, { timeoutMs: 60_000 });
   assert.equal((await client.result(id, { timeoutMs: 0 })).request_id, id);
   await assert.rejects(client.result("never-submitted", { timeoutMs: 50 }), ResultTimeout);
+});
+
+test("another request under an id that is taken is refused, and a repetition is not", async () => {
+  // What JavaScript and Python write in two ways: escapes, orders of names, small numbers.
+  const metadata = { "\u{1f600}": 1e-7, "\uffee": [0.00001, 1e21, -0, 1.5, 2 ** 60, 1e-10], z: { b: "\u007fé\u2028\n/", a: undefined }, t: new Date(0) };
+  const whole = image("conflict", { request_id: "node-3", metadata, aspects: ["quality", "quality"], policy: null, s3_uri: undefined });
+  await client.score(whole, { timeoutMs: 60_000 });
+  assert.equal(await client.submit({ ...whole, priority: 9, batch_id: "again" }), "node-3");
+  const other = { ...whole, prompt: "another" };
+  await assert.rejects(client.submitMany([image("fine"), other]), (error) => error instanceof RequestConflict && error.requestIds.join() === "node-3");
+  const twice = ["a", "b"].map((prompt) => image("twice", { request_id: "node-4", prompt }));
+  await assert.rejects(client.submitMany(twice), RequestConflict);
+  await client.submitMany([twice[0], twice[0]]);
+});
+
+test("one can ask where requests are", async () => {
+  await client.score(image("where", { request_id: "node-5", batch_id: "monday" }), { timeoutMs: 60_000 });
+  const found = await client.statusMany(["node-5", "unknown", "node-5"]);
+  assert.deepEqual(found.get("node-5"), { state: "settled", batchId: "monday", position: null, expectedS: null });
+  assert.deepEqual([found.size, found.get("unknown").state], [2, null]);
 });
 
 test("what cannot be a request is refused here", async () => {
