@@ -123,30 +123,42 @@ def _parquet(path: Path, has_prompt: bool) -> Iterator[Rows]:
     if not is_file(path):
         raise DataError(f"{name}: no file")
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(name, tuple(file.schema_arrow.names), has_prompt)
-            yield Rows(_parquet_rows(file), file.metadata.num_rows)
+        file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name} is no Parquet file, or is damaged ({type(error).__name__})") from None
+    with file:
+        _check_columns(name, tuple(file.schema_arrow.names), has_prompt)
+        yield Rows(_parquet_rows(file, pyarrow.ArrowException), file.metadata.num_rows)
 
 
-def _parquet_rows(file: Any) -> Iterator[Row]:
-    at = 0
-    for batch in file.iter_batches(batch_size=_ROWS):
-        for place in range(batch.num_rows):
-            at += 1
-            where = f"row {at}"
-            try:
-                # Alone, as one that cannot be had as Python's values must not cost the others.
-                [fields] = batch.slice(place, 1).to_pylist()
-            except (ValueError, OverflowError, TypeError) as error:
-                yield Row(where, at, error=f"it holds what cannot be read ({type(error).__name__})")
-            else:
-                yield Row(where, at, fields)
+def _parquet_rows(file: Any, broken: type[Exception]) -> Iterator[Row]:
+    """Rows of a file that raises `broken` where it is damaged, which costs the rest of a group of rows."""
+    at = last = 0
+    for group in range(file.num_row_groups):
+        last += file.metadata.row_group(group).num_rows
+        try:
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group]):
+                for place in range(batch.num_rows):
+                    at += 1
+                    # Alone, as one that cannot be had as Python's values must not cost the others.
+                    yield _parquet_row(batch.slice(place, 1), at)
+        except (broken, OSError) as error:
+            yield Row(f"rows {at + 1} to {last}", last, error=f"the file is damaged there ({type(error).__name__})")
+            at = last
+
+
+def _parquet_row(batch: Any, at: int) -> Row:
+    where = f"row {at}"
+    try:
+        [fields] = batch.to_pylist()
+    except (ValueError, OverflowError, TypeError) as error:
+        return Row(where, at, error=f"it holds what cannot be read ({type(error).__name__})")
+    return Row(where, at, fields)
 
 
 def _lines(path: Path) -> int | None:
     if not is_file(path):
         return None
-    with path.open("rb") as lines:
-        return sum(1 for _ in lines)
+    with path.open("rb") as file:
+        # Not line by line, as a line may be as long as the file.
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

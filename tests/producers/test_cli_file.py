@@ -352,6 +352,21 @@ def test_a_damaged_parquet_file_is_told(redis: Redis, tmp_path: Path, capsys: Ou
     assert redis.keys() == []
 
 
+def test_damage_costs_a_group_of_rows_and_no_other(redis: Redis, tmp_path: Path, capsys: Output) -> None:
+    # given a file of three groups of rows, of which the second one is damaged
+    rows = [{**A, "prompt": f"a long prompt {number}"} for number in range(300)]
+    file = tmp_path / "a.parquet"
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, file, row_group_size=100, compression="none", use_dictionary=False)
+    content = file.read_bytes()
+    at = content.index(b"a long prompt 100") - 100
+    file.write_bytes(content[:at] + bytes(200) + content[at + 200 :])
+    # then the others are submitted
+    assert main(["file", str(file)]) == 1
+    assert "rows 101 to 200: the file is damaged there (OSError)" in capsys.readouterr().err
+    assert [request.prompt for request in requests(redis)] == [row["prompt"] for row in [*rows[:100], *rows[200:]]]
+
+
 def test_who_lacks_pyarrow_is_told_what_to_install(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
