@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -84,12 +86,16 @@ def _opened(file: Path | str, kind: str | None, *, has_prompt: bool) -> Iterator
 
 @contextmanager
 def _written(path: Path, source: Path | str) -> Iterator[BinaryIO]:
+    """A file whose content is written to `path` once the block has ended well."""
     # Here alone, as it takes a system that locks files, which a producer's need not.
     from m3agiqa.outputs import check_writable, whole
 
     check_writable(path, *([source] if isinstance(source, Path) else []))
-    with whole(path) as file:
-        yield file
+    with tempfile.TemporaryFile() as kept:
+        yield kept
+        kept.seek(0)
+        with whole(path) as file:
+            shutil.copyfileobj(kept, file)
 
 
 class _Bulk:
