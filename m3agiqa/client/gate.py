@@ -106,7 +106,7 @@ class Gate:
     def _result(self, request_id: str | M3AGIQAError, deadline: float) -> Verdict:
         if isinstance(request_id, M3AGIQAError):
             raise request_id
-        return self._queue.result(request_id, max(0.0, deadline - time.monotonic()))
+        return self._queue.result(request_id, round(max(0.0, deadline - time.monotonic()), 1))
 
     def _judged(self, image: Any, prompt: str, outcome: Verdict | M3AGIQAError) -> Judged:
         verdict = outcome if isinstance(outcome, Verdict) else None
