@@ -116,7 +116,8 @@ def test_no_function_of_the_library_imports_a_worker_either_but_those_of_command
         if may_import_a_worker(name):
             continue
         tops = {other.partition(".")[0] for other in import_graph.imported(file, known, later=True)}
-        allowed = {"boto3", "botocore"} if name == "m3agiqa.client.bucket" else set()
+        is_of_s3 = name in ("m3agiqa.client.bucket", "m3agiqa.client.removing")
+        allowed = {"boto3", "botocore"} if is_of_s3 else set()
         assert not tops & {*WORKER, "producers", "worker"} - allowed, name
 
 
