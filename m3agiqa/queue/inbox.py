@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -78,15 +78,25 @@ def look(
     with redis.pipeline(transaction=False) as pipeline:
         for name in _WAITING:
             pipeline.llen(key(name))
+        for priority in keys.PRIORITIES:
+            pipeline.hgetall(key(keys.lanes(priority)))
         for request in requests:
             pipeline.hget(key(keys.request(request.name)), "content")
         found = pipeline.execute(raise_on_error=False)
-    lengths, contents = found[: len(_WAITING)], found[len(_WAITING) :]
+    lanes_at, contents_at = len(_WAITING), len(_WAITING) + len(keys.PRIORITIES)
+    lengths, lanes, contents = found[:lanes_at], found[lanes_at:contents_at], found[contents_at:]
     for length in lengths:
         if isinstance(length, Exception):
             raise length
+    # A user with rights of before there were lanes counts none.
+    waiting = sum(lengths) + sum(sum(lengths_of(told).values()) for told in lanes if isinstance(told, dict))
     standing = zip(requests, contents, strict=True)
-    return sum(lengths), [one for one, content in standing if isinstance(content, str) and content != one.fingerprint]
+    return waiting, [one for one, content in standing if isinstance(content, str) and content != one.fingerprint]
+
+
+def lengths_of(told: Mapping[str, str]) -> dict[str, int]:
+    """How many names wait in the lane of each tenant, "" without one, of a hash `keys.lanes`."""
+    return {tenant: int(length) for tenant, length in told.items() if length.isdecimal() and tenant.isascii()}
 
 
 def parse(text: str, priority: int) -> ScoreRequest:

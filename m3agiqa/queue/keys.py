@@ -57,6 +57,26 @@ _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
 
 
+#: Beginnings of keys of lanes, see `m3agiqa.queue.ledger`. List: a tenant's names that are not on the score queue's
+#: list yet, the next one last. Set: those that are there. Hash: how many names there are in each lane, by tenant.
+LANE, FRONT, LANES = "m3agiqa:lane:", "m3agiqa:front:", "m3agiqa:lanes:"
+
+
+def lane(priority: int, tenant: str | None) -> str:
+    """The list of a tenant's names behind those that are on the score queue; None is all requests without a tenant."""
+    return f"{LANE}{priority}:{tenant or ''}"
+
+
+def front(priority: int, tenant: str | None) -> str:
+    """The set of a tenant's names that are on the score queue."""
+    return f"{FRONT}{priority}:{tenant or ''}"
+
+
+def lanes(priority: int) -> str:
+    """The hash of the lengths of lanes, by tenant."""
+    return f"{LANES}{priority}"
+
+
 def inbox(priority: int) -> str:
     """The list that producers push requests on, each as plain JSON."""
     return f"m3agiqa:inbox:{priority}"

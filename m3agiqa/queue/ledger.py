@@ -20,6 +20,8 @@ An entry is a hash:
     score, callback, s3   attempts that have ended, for each task that is still owed
     TASK.queued           when the name was queued; 0 once a worker has the task, and while it waits for its next
                           attempt; -1 while it waits alone, because several workers were lost with it
+    score.lane            when the name went to its tenant's lane, if it did, until a worker has it; equal to
+                          score.queued as long as it lies there
     TASK.run, TASK.fair   how many runs were begun, and the number of the last run that ended properly
     buried                how many of its tasks are dead letters
     cancelled, retries    1 if it was taken back; how often it was tried anew after a failure
@@ -32,6 +34,11 @@ Each owed task has a time at which some worker must look after it (the sorted se
 queued, at the end of its worker's lease, or when its next attempt is due. `sweep` queues tasks that are overdue, lost
 ones first. It leaves out a task whose name is still on its list: names lie there in the order in which they were
 queued, so a name that was queued after the oldest one there is there too. So a long queue does not fill with copies.
+
+No tenant's backlog keeps another from its turn: at most 16 names of a tenant and a priority lie on the list, and those
+behind wait in a lane of the tenant's own. When one of the 16 leaves the list, because a worker began it or it was taken
+back, the lane's next one goes to the list's end. Requests without a tenant are together one more tenant. A set says
+which names are the 16; a sweep compares it with the ledger, so that a lane whose set is wrong moves on.
 
 A worker that was taken for dead and comes back may still publish, if it is the first. The ledger ignores anything else
 from it, because its run of the task is no longer the last one. A run that does not end properly killed its worker, or

@@ -109,8 +109,8 @@ class Overview(BaseModel):
 
 def read(connection: Connection) -> Overview:
     """Look once. Raises QueueUnavailable as `Connection` does."""
-    lists = [connection.key(name(step)) for step in keys.PRIORITIES for name in (keys.inbox, _names)]
-    now, *told = connection.run("look", [_READ_BYTES, *lists])
+    inboxes = [word for step in keys.PRIORITIES for word in (connection.key(keys.inbox(step)), step)]
+    now, *told = connection.run("look", [_READ_BYTES, *inboxes])
     with connection.redis() as redis:
         rest = _rest(redis, connection.key, float(now))
         return Overview(taken_at=float(now), **_waiting(float(now), told), **rest, **_memory(redis))
@@ -120,10 +120,6 @@ def register(connection: Connection, worker: WorkerSeen) -> None:
     """Say that a worker is there. Raises QueueUnavailable as `Connection` does."""
     fields = {**worker.model_dump(exclude={"name"}), "queues": ",".join(worker.queues)}
     connection.run("register", [worker.name, GONE_AFTER_S, *(word for field in fields.items() for word in field)])
-
-
-def _names(priority: int) -> str:
-    return keys.wakeups(keys.SCORE_QUEUE, priority)
 
 
 def _waiting(now: float, told: Sequence[Any]) -> dict[str, Any]:

@@ -32,6 +32,9 @@ _NAMES = {
     "ERASED": keys.erased(""),
     "SCORE_QUEUE": keys.SCORE_QUEUE,
     "DELIVER_QUEUE": keys.DELIVER_QUEUE,
+    "LANE": keys.LANE,
+    "FRONT": keys.FRONT,
+    "LANES": keys.LANES,
 }
 #: Scripts that end work need little memory and free more, so Redis runs them though its memory is full. It refuses any
 #: other script then before it starts, not in the middle.

@@ -36,7 +36,13 @@ for _, kind in ipairs({'score', 'callback', 's3'}) do
     redis.pcall('ZREM', OWED, task)
     redis.pcall('ZREM', UNREAD, task)
     redis.pcall('LREM', DELIVER_QUEUE, 0, task)
-    for _, priority in ipairs({'', ':3', ':6', ':9'}) do redis.pcall('LREM', SCORE_QUEUE .. priority, 0, task) end
+end
+for _, priority in ipairs(PRIORITIES) do
+    local lane = lane_of(tenant_of(id), priority)
+    redis.pcall('LREM', lane.list, 0, id)
+    redis.pcall('LREM', lane.names, 0, id)
+    measure(lane)
+    leave(id, priority)
 end
 local remembered = 0
 for key in string.gmatch(scores, '[^\n]+') do

@@ -6,6 +6,9 @@ local now = time[1] + time[2] / 1000000
 -- Seconds after which a name that is on no list and with no worker counts as lost. A worker that takes a name claims
 -- its task within milliseconds.
 local LOST_AFTER_S = 30
+local PRIORITIES = {'0', '3', '6', '9'}
+-- Names of a tenant that lie on a list of the score queue at most. Others wait in a lane of the tenant's own.
+local MOST_IN_FRONT = 16
 -- Characters of history that are kept: some forty events.
 local HISTORY_CHARS = 3000
 -- Seconds for which a request whose last dead letter was dropped is remembered, so that a late copy is no new request.
@@ -61,27 +64,110 @@ local function word(told, field)
     return type(value) == 'string' and value or ''
 end
 
--- The list on which a task's name waits.
-local function list_of(entry, kind)
-    if kind ~= 'score' then return DELIVER_QUEUE end
-    local priority = redis.call('HGET', entry, 'priority')
+-- The tenant of a request, by its name; '' for all requests without one, which are together one more tenant.
+local function tenant_of(id)
+    return string.match(id, '^([^/]*)/') or ''
+end
+
+-- The list of the score queue for a priority.
+local function score_list(priority)
     return priority == '0' and SCORE_QUEUE or SCORE_QUEUE .. ':' .. priority
 end
 
--- Put a task's name at the end of its list, or in front of the name that was queued at `ahead_of`. The times at which
+-- Where a tenant's requests of a priority wait: on the list, where those at its front lie, or in the lane behind.
+local function lane_of(tenant, priority)
+    local place = priority .. ':' .. tenant
+    return {
+        list = score_list(priority), names = LANE .. place, front = FRONT .. place, tenant = tenant,
+        lengths = LANES .. priority,
+    }
+end
+
+-- The lengths of all lanes of a priority, by tenant: a table of names and numbers in turn.
+local function lanes_of(priority)
+    local found = redis.pcall('HGETALL', LANES .. priority)
+    return found.err and {} or found
+end
+
+-- Whether a request waits in its lane. It has the time at which it went there, and another one once it is on the list.
+local function is_laned(queued, laned)
+    return queued and queued == laned
+end
+
+-- Write down how long a lane is, for who looks at the queue.
+local function measure(lane)
+    local length = redis.pcall('LLEN', lane.names)
+    if type(length) == 'number' and length > 0 then
+        redis.pcall('HSET', lane.lengths, lane.tenant, length)
+    else
+        redis.pcall('HDEL', lane.lengths, lane.tenant)
+    end
+end
+
+-- Put a task's name at the end of a list, or in front of the name that was queued at `ahead_of`. The times at which
 -- names were queued always grow along a list.
-local function wake(task, ahead_of)
+local function put(task, list, ahead_of)
     local entry, kind = split(task)
     -- Names that one script queues get times of their own; to queue one takes longer than this.
     now = now + 0.000001
     local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
     redis.call('HSET', entry, kind .. '.queued', string.format('%.6f', queued))
     redis.call('ZADD', OWED, now + LOST_AFTER_S, task)
-    local list = list_of(entry, kind)
     local type = redis.call('TYPE', list).ok
     -- A foreign key of this name would stop the script half-way. The sweep tries again.
     if type == 'list' or type == 'none' then redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, task) end
     return queued
+end
+
+-- Have the next names of a lane go to the list, while fewer than MOST_IN_FRONT of their tenant lie there.
+local function refill(lane)
+    local front, moved = redis.pcall('SCARD', lane.front), false
+    while type(front) == 'number' and front < MOST_IN_FRONT do
+        local id = redis.pcall('RPOP', lane.names)
+        if type(id) ~= 'string' then break end
+        moved = true
+        local told = redis.pcall('HMGET', REQUEST .. id, 'score.queued', 'score.lane')
+        -- One that was answered, taken or forgotten meanwhile waits no more.
+        if is_laned(told[1], told[2]) then
+            redis.pcall('SADD', lane.front, id)
+            put(id, lane.list)
+            front = front + 1
+        end
+    end
+    if moved then measure(lane) end
+end
+
+-- Have a request wait in its tenant's lane if the tenant has as many names on the list as it may. Returns whether it
+-- does. Where keys of the lane are of another kind, there is none.
+local function keep_back(id, lane)
+    local front, waiting = redis.pcall('SCARD', lane.front), redis.pcall('LLEN', lane.names)
+    if type(front) ~= 'number' or type(waiting) ~= 'number' then return false end
+    if front < MOST_IN_FRONT and waiting == 0 then return false end
+    now = now + 0.000001
+    local queued = string.format('%.6f', now)
+    redis.call('HSET', REQUEST .. id, 'score.queued', queued, 'score.lane', queued)
+    redis.call('ZADD', OWED, now + LOST_AFTER_S, id)
+    redis.call('LPUSH', lane.names, id)
+    measure(lane)
+    if front < MOST_IN_FRONT then refill(lane) end
+    return true
+end
+
+-- A request's name is on the list no more: its tenant's next one may lie there.
+local function leave(id, priority)
+    local lane = lane_of(tenant_of(id), priority)
+    if redis.pcall('SREM', lane.front, id) == 1 then refill(lane) end
+end
+
+-- Queue a task: a delivery at the end of its list, a request behind those of its tenant. One that was lost goes in
+-- front of the name that was queued at `ahead_of`.
+local function wake(task, ahead_of)
+    local entry, kind = split(task)
+    if kind ~= 'score' then return put(task, DELIVER_QUEUE, ahead_of) end
+    local lane = lane_of(tenant_of(task), redis.call('HGET', entry, 'priority'))
+    if not ahead_of and keep_back(task, lane) then return end
+    redis.pcall('SADD', lane.front, task)
+    return put(task, lane.list, ahead_of)
 end
 
 -- Owe a task that has had no attempt yet.
@@ -91,20 +177,37 @@ local function owe(task)
     wake(task)
 end
 
--- The time at which the next name of a list was queued; math.huge if there is no name, or no time is recorded.
+-- The time at which the next name of a list or a lane was queued there, and since when it waits; math.huge if there is
+-- no name, or no time is recorded.
 local function oldest(list)
-    if redis.call('TYPE', list).ok ~= 'list' then return math.huge end
+    if redis.call('TYPE', list).ok ~= 'list' then return math.huge, math.huge end
     local task = redis.call('LINDEX', list, -1)
-    if not task or #task > 256 then return math.huge end
+    if not task or #task > 256 then return math.huge, math.huge end
     local entry, kind = split(task)
-    if redis.call('TYPE', entry).ok ~= 'hash' then return math.huge end
-    local queued = tonumber(redis.call('HGET', entry, kind .. '.queued') or 0) or 0
-    return queued > 0 and queued or math.huge
+    if redis.call('TYPE', entry).ok ~= 'hash' then return math.huge, math.huge end
+    local told = redis.call('HMGET', entry, kind .. '.queued', kind .. '.lane')
+    local queued = tonumber(told[1] or 0) or 0
+    if queued <= 0 then return math.huge, math.huge end
+    return queued, tonumber(told[2] or queued) or queued
+end
+
+-- Since when the request of a priority waits that has waited longest, among those that come next; math.huge if none.
+local function waits_longest(priority)
+    local _, since = oldest(score_list(priority))
+    local lanes = lanes_of(priority)
+    for at = 1, #lanes, 2 do
+        local _, laned = oldest(lane_of(lanes[at], priority).names)
+        since = math.min(since, laned)
+    end
+    return since
 end
 
 -- Remove a finished task from its entry; with its last task, the request is settled.
 local function remove(entry, kind, task, ttl)
-    redis.call('HDEL', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair')
+    local told = kind == 'score' and redis.call('HMGET', entry, 'score.queued', 'priority') or {}
+    redis.call('HDEL', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair', kind .. '.lane')
+    -- It was answered while its name waits.
+    if told[2] and (tonumber(told[1] or 0) or 0) > 0 then leave(task, told[2]) end
     redis.call('ZREM', OWED, task)
     for _, other in ipairs({'score', 'callback', 's3'}) do
         if redis.call('HEXISTS', entry, other) == 1 then return end

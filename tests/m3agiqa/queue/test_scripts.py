@@ -55,11 +55,34 @@ def test_scripts_of_a_namespace_know_nothing_outside_it(redis: Redis) -> None:
     assert now == [f"staging:{name}" for name in was]
 
 
-def test_scripts_know_the_lists_of_each_priority() -> None:
-    told = re.search(r"ipairs\(\{(.*)\}\) do first", SOURCES["sweep.lua"])
-    assert told is not None
-    assert [keys.SCORE_QUEUE + suffix for suffix in re.findall(r"'([^']*)'", told[1])] == [
-        keys.wakeups(keys.SCORE_QUEUE, priority) for priority in keys.PRIORITIES
+def test_scripts_know_the_lists_and_lanes_of_each_priority(redis: Redis) -> None:
+    # given the functions of every script
+    [header, names, *_] = scripts.text("sweep", "staging:").splitlines()
+    source = "\n".join([header, names, SOURCES["prelude.lua"]])
+    # when one names where requests of a tenant and of none wait
+    told = redis.eval(
+        f"""{source}
+        local found = {{}}
+        for _, priority in ipairs(PRIORITIES) do
+            for _, tenant in ipairs({{'', 'acme'}}) do
+                local lane = lane_of(tenant, priority)
+                for _, key in ipairs({{lane.list, lane.names, lane.front, lane.lengths}}) do found[#found + 1] = key end
+            end
+        end
+        return found""",
+        0,
+    )
+    # then it is what the rest of the protocol means
+    assert told == [
+        f"staging:{key}"
+        for priority in keys.PRIORITIES
+        for tenant in (None, "acme")
+        for key in (
+            keys.wakeups(keys.SCORE_QUEUE, priority),
+            keys.lane(priority, tenant),
+            keys.front(priority, tenant),
+            keys.lanes(priority),
+        )
     ]
 
 
