@@ -53,6 +53,10 @@ SHADOW_SHARE = "m3agiqa:shadow:share"
 #: Hash: bytes of images that lie beside their requests, by the minute since 1970 in which they expire.
 IMAGES = "m3agiqa:images"
 
+#: Beginning of keys of hashes, one a day: how often what happened to requests of each tenant, `TENANT|admitted`,
+#: `TENANT|accept` ...; kept for 400 days. `m3agiqa.queue.usage` reads them.
+USAGE = "m3agiqa:usage:"
+
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
 
@@ -75,6 +79,11 @@ def front(priority: int, tenant: str | None) -> str:
 def lanes(priority: int) -> str:
     """The hash of the lengths of lanes, by tenant."""
     return f"{LANES}{priority}"
+
+
+def usage(day: int) -> str:
+    """The hash of a day, which counts from 1970 in UTC."""
+    return f"{USAGE}{day}"
 
 
 def inbox(priority: int) -> str:

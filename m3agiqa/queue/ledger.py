@@ -53,11 +53,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 
-from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.contract import Decision, ScoreRequest, Verdict
 from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.claim import Claim
@@ -65,6 +65,7 @@ from m3agiqa.queue.connection import SILENCE_S, Connection
 from m3agiqa.queue.dead import DeadLetter
 from m3agiqa.queue.inbox import Admission
 from m3agiqa.queue.state import State
+from m3agiqa.tenants import Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Ledger:
         dead_letters_bytes: bytes of dead letters to keep; beyond, the oldest are dropped.
         dead_letters_ttl_s: seconds for which dead letters are kept.
         silence_s: seconds without an answer after which a connection is given up.
+        tenants, on_failure: see `Admission`.
     """
 
     def __init__(
@@ -105,6 +107,8 @@ class Ledger:
         dead_letters_bytes: int = 64 * 2**20,
         dead_letters_ttl_s: int = DEAD_LETTERS_TTL_S,
         silence_s: float = SILENCE_S,
+        tenants: Tenants | None = None,
+        on_failure: Callable[[str | None], Decision] = lambda _: Decision.REVIEW,
     ) -> None:
         #: The connection, which others may use for what they keep beside the ledger.
         self.connection = Connection(redis_url, patience_s=PATIENCE_S, silence_s=silence_s)
@@ -115,7 +119,13 @@ class Ledger:
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
         self._dead_letters_ttl_s = dead_letters_ttl_s
-        self._admission = Admission(self.connection, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
+        self._admission = Admission(
+            self.connection,
+            result_ttl_s=result_ttl_s,
+            dead_letters_bytes=dead_letters_bytes,
+            tenants=tenants,
+            on_failure=on_failure,
+        )
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Claim] = {}
 

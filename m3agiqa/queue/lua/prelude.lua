@@ -1,4 +1,4 @@
--- The beginning of every script. `m3agiqa.queue.scripts` puts the names of keys in front of it.
+-- The beginning of every script. `m3agiqa.queue.scripts` puts the names of keys in front of it, and letters.lua behind.
 -- Times are of the server's clock, as the clocks of workers differ.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -11,8 +11,8 @@ local PRIORITIES = {'0', '3', '6', '9'}
 local MOST_IN_FRONT = 16
 -- Characters of history that are kept: some forty events.
 local HISTORY_CHARS = 3000
--- Seconds for which a request whose last dead letter was dropped is remembered, so that a late copy is no new request.
-local DROPPED_TTL_S = 86400
+-- Seconds for which it is kept how much each tenant used on a day: 400 days.
+local USAGE_S = 34560000
 -- Seconds for which a receiver whose latest attempt failed is remembered, and how many of them at most.
 local FAILING_S = 3600
 local MOST_FAILING = 50
@@ -27,6 +27,11 @@ local function name_of(id, kind)
     return kind == 'score' and id or id .. ':' .. kind
 end
 
+-- The tenant of a request, by its name; '' for all requests without one, which are together one more tenant.
+local function tenant_of(id)
+    return string.match(id, '^([^/]*)/') or ''
+end
+
 local function note(entry, text)
     local past = redis.call('HGET', entry, 'history') or ''
     local line = string.format('%.3f %s\n', now, text)
@@ -36,6 +41,18 @@ end
 -- Count an event for ever: its name, and the values of its labels. No step fails because it cannot be counted.
 local function count(...)
     redis.pcall('HINCRBY', COUNTS, table.concat({...}, '|'), 1)
+end
+
+-- The hash of what tenants use today, in UTC.
+local function usage_today()
+    return USAGE .. string.format('%d', math.floor(now / 86400))
+end
+
+-- Count what a request's tenant used. No step fails because it cannot be counted.
+local function use(id, what)
+    local today = usage_today()
+    local used = redis.pcall('HINCRBY', today, tenant_of(id) .. '|' .. what, 1)
+    if used == 1 then redis.pcall('EXPIRE', today, USAGE_S) end
 end
 
 -- Remember that an attempt at a receiver failed; '' is none. No step fails because this cannot be kept.
@@ -64,9 +81,15 @@ local function word(told, field)
     return type(value) == 'string' and value or ''
 end
 
--- The tenant of a request, by its name; '' for all requests without one, which are together one more tenant.
-local function tenant_of(id)
-    return string.match(id, '^([^/]*)/') or ''
+-- Take those of a list's items, which are JSON, off it for which `is_one`. Returns how many.
+local function clear(list, is_one)
+    if redis.call('TYPE', list).ok ~= 'list' then return 0 end
+    local gone = 0
+    for at = redis.call('LLEN', list) - 1, 0, -1 do
+        local item = redis.call('LINDEX', list, at)
+        if is_one(told_by(item)) then gone = gone + redis.call('LREM', list, 1, item) end
+    end
+    return gone
 end
 
 -- The list of the score queue for a priority.
@@ -222,68 +245,6 @@ local function remove(entry, kind, task, ttl)
     end
 end
 
--- Count one dead letter less for a request. Returns whether it was the last.
-local function fewer(entry)
-    local left = (tonumber(redis.call('HGET', entry, 'buried') or 0) or 0) - 1
-    if left > 0 then redis.call('HSET', entry, 'buried', left) else redis.call('HDEL', entry, 'buried') end
-    return left <= 0
-end
-
--- Record that a dead letter of a request is gone; after the last one, the request is forgotten.
-local function unbury(entry, why)
-    if redis.call('TYPE', entry).ok ~= 'hash' or redis.call('HEXISTS', entry, 'buried') == 0 then return end
-    note(entry, why)
-    if fewer(entry) and redis.call('HGET', entry, 'state') == 'dead' then
-        redis.call('EXPIRE', entry, DROPPED_TTL_S)
-    end
-end
-
--- Remove a dead letter and return it; false if there is none of this id.
-local function take_letter(id)
-    local letter = redis.call('HGET', DEAD, id)
-    if not letter then return false end
-    redis.call('HDEL', DEAD, id)
-    -- A letter that a stranger wrote was never counted.
-    if redis.call('ZREM', DEAD_ORDER, id) == 1 then
-        redis.call('INCRBY', DEAD_BYTES, -#letter)
-        redis.pcall('HINCRBY', DEAD_CODES, word(told_by(letter), 'code'), -1)
-    end
-    return letter
-end
-
--- Drop a dead letter that is kept no longer, and record why.
-local function drop_letter(id, why)
-    local task = word(told_by(take_letter(id) or ''), 'task')
-    redis.call('ZREM', DEAD_ORDER, id)
-    if task ~= '' then
-        local entry = split(task)
-        unbury(entry, why)
-    end
-end
-
--- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes. Returns its code.
-local function keep_letter(id, letter, most)
-    -- Letters that one script writes get times of their own.
-    now = now + 0.000001
-    -- An operator may have deleted the letters by hand.
-    if redis.call('EXISTS', DEAD) == 0 then redis.call('DEL', DEAD_ORDER, DEAD_BYTES, DEAD_CODES) end
-    redis.call('ZADD', DEAD_ORDER, now, id)
-    local bytes = redis.call('INCRBY', DEAD_BYTES, #letter)
-    redis.call('HSET', DEAD, id, letter)
-    local made = told_by(letter)
-    local code = word(made, 'code')
-    redis.pcall('HINCRBY', DEAD_CODES, code, 1)
-    count('dead_letters_made', word(made, 'kind'), code)
-    while bytes > tonumber(most) do
-        local first = redis.call('ZRANGE', DEAD_ORDER, 0, 0)[1]
-        if not first or first == id then break end
-        drop_letter(first, 'dead letter dropped for want of room')
-        redis.call('INCR', DEAD_DROPPED)
-        bytes = tonumber(redis.call('GET', DEAD_BYTES))
-    end
-    return code
-end
-
 -- Forget the bytes of a request's image, and count them no more, nor any that have expired. Returns whether there were
 -- any. No step fails because this cannot be done: what is left expires.
 local function free(id)
@@ -311,6 +272,7 @@ local function publish(id, verdict, ttl, kinds)
     note(entry, 'verdict published (' .. (code == '' and word(told, 'decision') or status .. ': ' .. code) .. ')')
     count('verdicts', status, status == 'scored' and word(told, 'decision') or '', word(told.policy, 'name'))
     if code ~= '' then count('failures', code) end
+    use(id, status == 'scored' and word(told, 'decision') or 'failed')
     redis.call('PUBLISH', DONE .. id, '')
 end
 

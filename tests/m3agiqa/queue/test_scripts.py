@@ -18,7 +18,7 @@ SOURCES = {
     for file in (files("m3agiqa.queue") / "lua").iterdir()
     if file.name.endswith(".lua")
 }
-NAMES = sorted(name.removesuffix(".lua") for name in SOURCES if name != "prelude.lua")
+NAMES = sorted(name.removesuffix(".lua") for name in SOURCES if name.removesuffix(".lua") not in scripts.SHARED)
 
 
 def code(source: str) -> str:
@@ -43,7 +43,8 @@ def test_scripts_know_each_key_by_its_name(redis: Redis) -> None:
     meant = {name.upper(): getattr(keys, name)("") for name in prefixes}
     assert dict(zip(names, given, strict=True)) == {name: meant.get(name) or getattr(keys, name) for name in names}
     # and there are no other names in them, and none too many
-    prelude = set(re.findall(r"^local ([A-Z_]+) =", SOURCES["prelude.lua"], re.MULTILINE))
+    shared = "\n".join(SOURCES[f"{name}.lua"] for name in scripts.SHARED)
+    prelude = set(re.findall(r"^local ([A-Z_]+) =", shared, re.MULTILINE))
     assert set().union(*map(words, SOURCES.values())) - prelude == set(names)
     assert not [name for name, source in SOURCES.items() if "m3agiqa:" in re.sub(r"--.*", "", source)]
 
