@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from m3agiqa.errors import NewerVersion, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
-from m3agiqa.tenants import Tenants
+from m3agiqa.tenants import FREE, Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def look(
 
 def lengths_of(told: Mapping[str, str]) -> dict[str, int]:
     """How many names wait in the lane of each tenant, "" without one, of a hash `keys.lanes`."""
-    return {tenant: int(length) for tenant, length in told.items() if length.isdecimal() and tenant.isascii()}
+    return {tenant: int(length) for tenant, length in told.items() if re.fullmatch("[0-9]{1,12}", length)}
 
 
 def parse(text: str, priority: int) -> ScoreRequest:
@@ -145,8 +146,8 @@ class Admission:
     does.
 
     The verdict of a refused request is kept for `result_ttl_s` seconds, and at most `dead_letters_bytes` of dead
-    letters. `tenants` says what each tenant may have admitted; requests beyond are answered with what `on_failure`
-    decides by the policy of that name, None being the workers' own.
+    letters. `tenants` says what each tenant may have admitted, None that there are no limits; requests beyond are
+    answered with what `on_failure` decides by the policy of that name, None being the workers' own.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Admission:
         on_failure: Callable[[str | None], Decision] = lambda _: Decision.REVIEW,
     ) -> None:
         self._connection = connection
-        self._tenants = tenants or Tenants()
+        self._tenants = tenants
         self._on_failure = on_failure
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
@@ -213,7 +214,7 @@ class Admission:
         return (entry.size_bytes, entry.text, "owe", *owed)
 
     def _owed(self, request: ScoreRequest) -> tuple[str | int, ...]:
-        terms = self._tenants.terms(request.tenant)
+        terms = FREE if self._tenants is None else self._tenants.terms(request.tenant)
         answer = ""
         if terms.failure is not None:
             decision = self._on_failure(request.policy or terms.policy)
