@@ -1,4 +1,4 @@
-"""`m3agiqa-submit erase`: removes every trace of requests from Redis, and says what it was."""
+"""`m3agiqa-submit erase`: removes every trace of requests from Redis and S3, and says what it was."""
 
 from __future__ import annotations
 
