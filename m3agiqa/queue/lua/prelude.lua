@@ -136,9 +136,8 @@ local function put(task, list, ahead_of)
     local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
     redis.call('HSET', entry, kind .. '.queued', string.format('%.6f', queued))
     redis.call('ZADD', OWED, now + LOST_AFTER_S, task)
-    local type = redis.call('TYPE', list).ok
     -- A foreign key of this name would stop the script half-way. The sweep tries again.
-    if type == 'list' or type == 'none' then redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, task) end
+    redis.pcall(ahead_of and 'RPUSH' or 'LPUSH', list, task)
     return queued
 end
 
@@ -170,8 +169,7 @@ local function keep_back(id, lane)
     local queued = string.format('%.6f', now)
     redis.call('HSET', REQUEST .. id, 'score.queued', queued, 'score.lane', queued)
     redis.call('ZADD', OWED, now + LOST_AFTER_S, id)
-    redis.call('LPUSH', lane.names, id)
-    measure(lane)
+    redis.pcall('HSET', lane.lengths, lane.tenant, redis.call('LPUSH', lane.names, id))
     if front < MOST_IN_FRONT then refill(lane) end
     return true
 end
