@@ -72,6 +72,11 @@ def name_of(tenant: str | None, request_id: str) -> str:
     return request_id if tenant is None else f"{tenant}/{request_id}"
 
 
+def tenant_of(name: str) -> str | None:
+    """The tenant in what `name_of` gave."""
+    return name.partition("/")[0] if "/" in name else None
+
+
 def is_name(value: object) -> bool:
     """Whether `name_of` may have given this."""
     if not isinstance(value, str):

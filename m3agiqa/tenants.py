@@ -114,7 +114,8 @@ class Terms:
     policy: str | None = None
 
 
-_FREE = Terms()
+#: Without limits.
+FREE = Terms()
 
 
 class Tenants:
@@ -154,7 +155,7 @@ class Tenants:
         except TenantError as error:
             return Terms(max_waiting=0, failure=Failure.from_error(error))
         if tenant is None:
-            return _FREE
+            return FREE
         limits = {"waiting at once": tenant.max_waiting, "a day (UTC)": tenant.images_per_day}
         told = " and ".join(f"{limit} {what}" for what, limit in limits.items() if limit is not None)
         failure = Failure.from_error(QuotaExceeded(f"its tenant may have {told}; try again later")) if told else None

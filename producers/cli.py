@@ -11,8 +11,10 @@ from m3agiqa import console
 from m3agiqa.client import MAX_QUEUED, Client
 from m3agiqa.console import DONE, FAILED
 from m3agiqa.errors import ConfigError, UsageError
+from m3agiqa.fields import is_tenant
 from m3agiqa.queue.address import DEFAULT, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, Address
-from producers import cli_dead, cli_erase, cli_file, cli_history, cli_one, cli_status, cli_webhook
+from m3agiqa.quoting import quoted
+from producers import cli_dead, cli_erase, cli_file, cli_history, cli_one, cli_status, cli_usage, cli_webhook
 from producers.notes import note
 
 
@@ -24,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     run = cast("Callable[[Client, argparse.Namespace], int]", arguments.run)
-    with Client(_redis_url(arguments.redis_url), max_queued=arguments.max_queued) as client:
+    if arguments.tenant is not None and not is_tenant(arguments.tenant):
+        raise UsageError(f"--tenant: {quoted(arguments.tenant)} is none: 1 to 63 lower-case letters, digits or '-'")
+    url = _redis_url(arguments.redis_url)
+    with Client(url, tenant=arguments.tenant, max_queued=arguments.max_queued) as client:
         return run(client, arguments)
 
 
@@ -54,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"refuse to submit while N requests wait (default: {MAX_QUEUED})",
     )
+    whole.add_argument(
+        "--tenant", metavar="TENANT", help="submit for this tenant, and mean its own ids (default: none, and TENANT/ID)"
+    )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     cli_one.add_options(commands.add_parser("one", help="submit one image; prints its request id"))
@@ -77,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     erase = commands.add_parser("erase", help="remove every trace of requests from Redis; prints what it was")
     cli_erase.add_options(erase)
 
+    cli_usage.add_options(commands.add_parser("usage", help="print what tenants used, by day"))
     cli_status.add_options(commands.add_parser("status", help="print how the queue is"))
     cli_dead.add_commands(commands.add_parser("dead", help="what workers gave up"))
     cli_webhook.add_commands(commands.add_parser("webhook", help="try a receiver of callbacks"))

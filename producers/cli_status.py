@@ -96,6 +96,9 @@ def _screen(before: Overview, now: Overview, max_age_s: float) -> Group:
     queue = Table("priority", "waiting", "oldest, s", title="queue")
     for priority, waiting in now.waiting.items():
         queue.add_row(str(priority), f"{waiting:,}", f"{now.oldest_age_s.get(priority, 0.0):.0f}")
+    lanes = Table("tenant", "waiting behind its 16", title=f"{len(now.laned)} tenants wait in lanes")
+    for tenant, waiting in sorted(now.laned.items(), key=lambda item: -item[1])[:_ROWS]:
+        lanes.add_row(Text(quoted(tenant)), f"{waiting:,}")
     flow = Table("owed", "overdue", "with workers", "to deliver", *(f"{name}/s" for name in _RATES), title="tasks")
     numbers = (now.tasks_owed, now.tasks_overdue, now.leases_held, now.deliveries_waiting)
     flow.add_row(*(f"{number:,}" for number in numbers), *(_rate(before, now, name) for name in _RATES.values()))
@@ -110,6 +113,7 @@ def _screen(before: Overview, now: Overview, max_age_s: float) -> Group:
     return Group(
         *complaints,
         queue,
+        lanes,
         flow,
         workers,
         receivers,

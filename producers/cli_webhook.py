@@ -18,13 +18,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     test.set_defaults(run=_test)
 
 
-def _test(_: Client, arguments: argparse.Namespace) -> int:
+def _test(client: Client, arguments: argparse.Namespace) -> int:
     try:
         from worker.delivery.trial import trial
         from worker.settings import Settings
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'm3agiqa[deliver]'") from None
-    wrong = trial(Settings.from_environment(), arguments.callback_url)
+    wrong = trial(Settings.from_environment(), arguments.callback_url, client.tenant)
     for line in wrong:
         say(line)
     if not wrong:

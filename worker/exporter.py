@@ -36,7 +36,7 @@ _SILENCE_S = 10.0
 #: Help texts of what the scripts count; `overview.COUNTED` has the labels.
 _COUNTERS: Mapping[str, str] = {
     "requests_admitted": "Requests that workers took in.",
-    "requests_refused": "Entries of an inbox that are no valid request, by code of the failure.",
+    "requests_refused": "Entries of an inbox that are no valid request, or beyond a limit, by code of the failure.",
     "verdicts": "Verdicts published; a failed one has no decision.",
     "failures": "Verdicts of status failed, by code of the failure.",
     "requests_settled": "Requests of which nothing is owed any more.",
@@ -128,8 +128,8 @@ def _by(name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric
 
 
 def _as_json(found: Overview) -> str:
-    """All but the names of receivers: whoever reaches the exporter may read this."""
-    return found.model_dump_json(exclude={"receivers_failing"})
+    """All but the names of receivers and tenants: whoever reaches the exporter may read this."""
+    return found.model_dump_json(exclude={"receivers_failing", "laned"})
 
 
 def application(connection: Connection) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
-from m3agiqa.contract import Failure
-from m3agiqa.errors import Busy, NotOwed, QueueUnavailable, TaskRevoked
+from m3agiqa.contract import Decision, Failure
+from m3agiqa.errors import Busy, ConfigError, NotOwed, QueueUnavailable, TaskRevoked
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.ledger import Ledger
+from m3agiqa.tenants import Tenants
 from worker.celery_patches import transport
 from worker.ops import loops, steps
 from worker.ops.health import STALE_S, Health
@@ -20,6 +22,7 @@ from worker.ops.watchdog import Watchdog
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from m3agiqa.policy import Policies
     from worker.delivery.handler import DeliveryHandler
     from worker.ops.metrics import Metrics
     from worker.score.handler import ScoreHandler
@@ -56,6 +59,8 @@ class Runtime:
             dead_letters_bytes=settings.dead_letters_mib * 2**20,
             dead_letters_ttl_s=settings.dead_letters_ttl_s,
             silence_s=settings.redis_silence_s,
+            tenants=Tenants(listed=settings.tenants == "listed"),
+            on_failure=_on_failure(settings),
         )
         self._stack.callback(ledger.close)
         metrics = _metrics(self._stack, settings, queues, threads, lambda: len(ledger.held()))
@@ -181,6 +186,25 @@ def current() -> Runtime:
     return _current
 
 
+def _on_failure(settings: Settings) -> Callable[[str | None], Decision]:
+    """What is decided about a request beyond its tenant's limits, by the policy of a name or the default one."""
+
+    @cache
+    def policies() -> Policies:
+        # Imported here, because a worker that only delivers needs policies for this alone.
+        from m3agiqa.policy import Policies
+
+        return Policies(settings.policy)
+
+    def decide(policy: str | None) -> Decision:
+        try:
+            return policies().on_failure(policy)
+        except ConfigError:
+            return Decision.REVIEW
+
+    return decide
+
+
 def _metrics(
     stack: ExitStack, settings: Settings, queues: Collection[str], threads: int, busy: Callable[[], int]
 ) -> Metrics | None:
@@ -201,8 +225,8 @@ def _delivery(settings: Settings, ledger: Ledger, threads: int, metrics: Metrics
 
     if not settings.webhook_secrets and not any(settings.webhook_host_secrets.values()):
         logger.warning(
-            "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned; "
-            "set M3AGIQA_WEBHOOK_SECRETS"
+            "no webhook secret is set: every callback becomes a dead letter, as none is sent unsigned, but those of "
+            "tenants that have secrets; set M3AGIQA_WEBHOOK_SECRETS"
         )
     shares = Shares(
         threads,

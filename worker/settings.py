@@ -87,7 +87,11 @@ class Settings(BaseSettings):
     )
     config_dir: Path | None = Field(
         default=None,
-        description="Folder with `policies/` and `models/` of yours, looked into before those that ship.",
+        description="Folder with `policies/`, `models/` and `tenants/` of yours, looked into before those that ship.",
+    )
+    tenants: Literal["any", "listed"] = Field(
+        default="any",
+        description="Tenants that are served: any, or those alone that have a file in `tenants/` of the configuration.",
     )
     max_batch: int = Field(default=8, ge=1, description="Images scored together at most.")
     max_wait_ms: float = Field(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from copy import copy
+from datetime import date
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
@@ -19,9 +20,10 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack
 from m3agiqa.client import submitting
 from m3agiqa.client.sync import Client
 from m3agiqa.contract import ScoreRequest, Verdict
-from m3agiqa.queue.erasing import Erased
+from m3agiqa.queue.erasing import Erased, ErasedTenant
 from m3agiqa.queue.standing import Status
 from m3agiqa.queue.state import State
+from m3agiqa.queue.usage import Usage
 
 #: Threads, and so connections, that ask Redis at a time.
 _THREADS = 8
@@ -115,6 +117,18 @@ class AsyncClient:
         an operator.
         """
         return await self._run(partial(self._client.erase, request_id, objects=objects))
+
+    async def erase_tenant(self, tenant: str, *, keep_usage: bool = False) -> ErasedTenant:
+        """Remove every trace of a tenant from Redis; says how much it was. Takes the rights of an operator."""
+        return await self._run(partial(self._client.erase_tenant, tenant, keep_usage=keep_usage))
+
+    async def usage(self, first: date | None = None, last: date | None = None) -> list[Usage]:
+        """What tenants used on each day from `first` to `last` (UTC), both included, by default the last 30."""
+        return await self._run(self._client.usage, first, last)
+
+    async def waiting(self) -> int:
+        """Requests that no worker has begun; with a tenant, its own that are admitted."""
+        return await self._run(self._client.waiting)
 
     async def _run(
         self, ask: Callable[_Arguments, _Result], *arguments: _Arguments.args, **options: _Arguments.kwargs

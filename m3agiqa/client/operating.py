@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from m3agiqa.client.reading import Reader
+from m3agiqa.errors import UsageError
 from m3agiqa.queue import keys, overview
 from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
-from m3agiqa.queue.erasing import Erased, Erasing
+from m3agiqa.queue.erasing import Erased, ErasedTenant, Erasing
 from m3agiqa.queue.overview import Overview
 
 
@@ -81,6 +82,18 @@ class Operator(Reader):
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
         return Erasing(self._connection).erase(self._name(request_id))
+
+    def erase_tenant(self, tenant: str, *, keep_usage: bool = False) -> ErasedTenant:
+        """Remove every trace of all requests of a tenant from Redis, and what it used unless that is to be kept; says
+        how much it was, and which objects in S3 it could not remove. What is submitted for it meanwhile is left.
+
+        Raises:
+            UsageError: this is no name of a tenant, or another than this client's.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        if self.tenant not in (None, tenant):
+            raise UsageError(f"this client is for tenant {self.tenant} alone")
+        return Erasing(self._connection).erase_tenant(tenant, keep_usage=keep_usage)
 
     def purge(self) -> Iterator[str]:
         """Take back every request that waits for its score now; with a tenant, its own. Yields the id of each once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from datetime import date
 
 from pydantic import ValidationError
 
@@ -11,10 +12,11 @@ from m3agiqa.chunks import chunks
 from m3agiqa.contract import ScoreRequest, Verdict
 from m3agiqa.errors import ConfigError
 from m3agiqa.fields import is_tenant, name_of
-from m3agiqa.queue import keys
+from m3agiqa.queue import inbox, keys, usage
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.standing import Status, statuses
 from m3agiqa.queue.state import State, history_of, state_of
+from m3agiqa.queue.usage import Usage
 from m3agiqa.quoting import quoted
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,27 @@ class Reader:
                 for request_id, one in zip(some, looked, strict=True)
             }
         return found
+
+    def usage(self, first: date | None = None, last: date | None = None) -> list[Usage]:
+        """What tenants used on each day from `first` to `last` (UTC), both included, by default the last 30; with a
+        tenant, its own. Days on which a tenant used nothing are left out, and those before the last 400.
+
+        Raises:
+            UsageError: `first` is after `last`.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        return [one for one in usage.read(self._connection, first, last) if self.tenant in (None, one.tenant)]
+
+    def waiting(self) -> int:
+        """Requests that no worker has begun; with a tenant, its own that are admitted.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to look.
+        """
+        if self.tenant is not None:
+            return usage.waiting(self._connection, self.tenant)
+        with self._connection.redis() as redis:
+            return inbox.waiting(redis, self._key)
 
     def results(self, batch_id: str | None = None) -> Iterator[Verdict]:
         """Every verdict that is in Redis now, in no particular order; with `batch_id`, those of that batch; with a

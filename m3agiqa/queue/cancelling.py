@@ -56,7 +56,9 @@ class Cancelling:
                 logger.warning("%s", error)
 
     def take_in(self) -> None:
-        """Admit what lies in the inbox, as workers do: perhaps none is running."""
+        """Admit what lies in the inbox, as workers do: perhaps none is running. Limits of tenants do not count here, as
+        workers alone have their files.
+        """
         for priority in keys.PRIORITIES:
             while self._admission.admit(priority):
                 pass

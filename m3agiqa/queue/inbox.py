@@ -2,6 +2,7 @@
 
     producer ──LPUSH──▶ m3agiqa:inbox:N ──admit──┬─ new ─▶ the ledger, and its name on the score queue
                                                  ├─ a known request once more ─▶ gone, or tried anew if it failed
+                                                 ├─ beyond its tenant's limits ─▶ a verdict that says so
                                                  ├─ another one under a known id, malformed, too large ─▶ dead letter
                                                  └─ of a later version ─▶ m3agiqa:newer:N
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -28,6 +30,7 @@ from m3agiqa.errors import NewerVersion, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import KEPT_CHARS, DeadLetter
+from m3agiqa.tenants import FREE, Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +81,25 @@ def look(
     with redis.pipeline(transaction=False) as pipeline:
         for name in _WAITING:
             pipeline.llen(key(name))
+        for priority in keys.PRIORITIES:
+            pipeline.hgetall(key(keys.lanes(priority)))
         for request in requests:
             pipeline.hget(key(keys.request(request.name)), "content")
         found = pipeline.execute(raise_on_error=False)
-    lengths, contents = found[: len(_WAITING)], found[len(_WAITING) :]
+    lanes_at, contents_at = len(_WAITING), len(_WAITING) + len(keys.PRIORITIES)
+    lengths, lanes, contents = found[:lanes_at], found[lanes_at:contents_at], found[contents_at:]
     for length in lengths:
         if isinstance(length, Exception):
             raise length
+    # A user with rights of before there were lanes counts none.
+    waiting = sum(lengths) + sum(sum(lengths_of(told).values()) for told in lanes if isinstance(told, dict))
     standing = zip(requests, contents, strict=True)
-    return sum(lengths), [one for one, content in standing if isinstance(content, str) and content != one.fingerprint]
+    return waiting, [one for one, content in standing if isinstance(content, str) and content != one.fingerprint]
+
+
+def lengths_of(told: Mapping[str, str]) -> dict[str, int]:
+    """How many names wait in the lane of each tenant, "" without one, of a hash `keys.lanes`."""
+    return {tenant: int(length) for tenant, length in told.items() if re.fullmatch("[0-9]{1,12}", length)}
 
 
 def parse(text: str, priority: int) -> ScoreRequest:
@@ -133,11 +146,22 @@ class Admission:
     does.
 
     The verdict of a refused request is kept for `result_ttl_s` seconds, and at most `dead_letters_bytes` of dead
-    letters.
+    letters. `tenants` says what each tenant may have admitted, None that there are no limits; requests beyond are
+    answered with what `on_failure` decides by the policy of that name, None being the workers' own.
     """
 
-    def __init__(self, connection: Connection, *, result_ttl_s: int, dead_letters_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        result_ttl_s: int,
+        dead_letters_bytes: int,
+        tenants: Tenants | None = None,
+        on_failure: Callable[[str | None], Decision] = lambda _: Decision.REVIEW,
+    ) -> None:
         self._connection = connection
+        self._tenants = tenants
+        self._on_failure = on_failure
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
 
@@ -177,9 +201,9 @@ class Admission:
                 raise RequestInvalid(f"{entry.size_bytes} bytes are more than {MAX_ENTRY_BYTES}")
             fields = _fields(entry.text, priority)
             request = ScoreRequest.parse(fields)
-            owed = (request.name, request.fingerprint, request.to_json())
+            owed = self._owed(request)
         except NewerVersion:
-            return (entry.size_bytes, entry.text, "newer", *[""] * 7)
+            return (entry.size_bytes, entry.text, "newer", *[""] * 10)
         except RequestInvalid as invalid:
             return self._dead(entry, priority, Failure.from_error(invalid), _known(fields))
         except Exception as error:
@@ -187,9 +211,26 @@ class Admission:
             # alone.
             logger.error("an entry of %s raised %s", keys.inbox(priority), type(error).__name__)
             return self._dead(entry, priority, Failure.from_error(error))
-        image = request.image_url if request.image_url.startswith("s3://") else ""
-        asked = ("1" if request.retry_failed else "", request.batch_id or "", image)
-        return (entry.size_bytes, entry.text, "owe", *owed, *asked, "")
+        return (entry.size_bytes, entry.text, "owe", *owed)
+
+    def _owed(self, request: ScoreRequest) -> tuple[str | int, ...]:
+        terms = FREE if self._tenants is None else self._tenants.terms(request.tenant)
+        answer = ""
+        if terms.failure is not None:
+            decision = self._on_failure(request.policy or terms.policy)
+            answer = refusal(request, terms.failure, decision).model_dump_json()
+        return (
+            request.name,
+            request.fingerprint,
+            request.to_json(),
+            answer,
+            ",".join(request.deliveries),
+            "1" if request.retry_failed else "",
+            request.batch_id or "",
+            request.image_url if request.image_url.startswith("s3://") else "",
+            "" if terms.max_waiting is None else terms.max_waiting,
+            "" if terms.images_per_day is None else terms.images_per_day,
+        )
 
     def _conflict(self, entry: _Entry, priority: int) -> tuple[str | int, ...]:
         known = parse(entry.text, priority).name
@@ -211,7 +252,7 @@ class Admission:
                 refusal(request, failure).model_dump_json(),
                 ",".join(request.deliveries),
             )
-        return (entry.size_bytes, entry.text, "dead", *answered, letter.id, letter.model_dump_json())
+        return (entry.size_bytes, entry.text, "dead", *answered, letter.id, letter.model_dump_json(), *[""] * 3)
 
 
 def _known(fields: dict[str, object]) -> ScoreRequest | None:
@@ -229,12 +270,12 @@ def _fits(name: str, value: object) -> bool:
     return True
 
 
-def refusal(request: ScoreRequest, failure: Failure) -> Verdict:
+def refusal(request: ScoreRequest, failure: Failure, decision: Decision = Decision.REVIEW) -> Verdict:
     """The verdict on a request that no worker will score."""
     return Verdict(
         request_id=request.request_id,
         status="failed",
-        decision=Decision.REVIEW,
+        decision=decision,
         reasons=(f"{failure.code}: {failure.message}",),
         aspects={},
         policy=None,

@@ -53,8 +53,37 @@ SHADOW_SHARE = "m3agiqa:shadow:share"
 #: Hash: bytes of images that lie beside their requests, by the minute since 1970 in which they expire.
 IMAGES = "m3agiqa:images"
 
+#: Beginning of keys of hashes, one a day: how often what happened to requests of each tenant, `TENANT|admitted`,
+#: `TENANT|accept` ...; kept for 400 days. `m3agiqa.queue.usage` reads them.
+USAGE = "m3agiqa:usage:"
+
 _SCORES = "m3agiqa:scores:"
 _RESULT = "m3agiqa:result:"
+
+
+#: Beginnings of keys of lanes, see `m3agiqa.queue.ledger`. List: a tenant's names that are not on the score queue's
+#: list yet, the next one last. Set: those that are there. Hash: how many names there are in each lane, by tenant.
+LANE, FRONT, LANES = "m3agiqa:lane:", "m3agiqa:front:", "m3agiqa:lanes:"
+
+
+def lane(priority: int, tenant: str | None) -> str:
+    """The list of a tenant's names behind those that are on the score queue; None is all requests without a tenant."""
+    return f"{LANE}{priority}:{tenant or ''}"
+
+
+def front(priority: int, tenant: str | None) -> str:
+    """The set of a tenant's names that are on the score queue."""
+    return f"{FRONT}{priority}:{tenant or ''}"
+
+
+def lanes(priority: int) -> str:
+    """The hash of the lengths of lanes, by tenant."""
+    return f"{LANES}{priority}"
+
+
+def usage(day: int) -> str:
+    """The hash of a day, which counts from 1970 in UTC."""
+    return f"{USAGE}{day}"
 
 
 def inbox(priority: int) -> str:

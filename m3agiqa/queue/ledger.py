@@ -20,6 +20,8 @@ An entry is a hash:
     score, callback, s3   attempts that have ended, for each task that is still owed
     TASK.queued           when the name was queued; 0 once a worker has the task, and while it waits for its next
                           attempt; -1 while it waits alone, because several workers were lost with it
+    score.lane            when the name went to its tenant's lane, if it did, until a worker has it; equal to
+                          score.queued as long as it lies there
     TASK.run, TASK.fair   how many runs were begun, and the number of the last run that ended properly
     buried                how many of its tasks are dead letters
     cancelled, retries    1 if it was taken back; how often it was tried anew after a failure
@@ -32,6 +34,11 @@ Each owed task has a time at which some worker must look after it (the sorted se
 queued, at the end of its worker's lease, or when its next attempt is due. `sweep` queues tasks that are overdue, lost
 ones first. It leaves out a task whose name is still on its list: names lie there in the order in which they were
 queued, so a name that was queued after the oldest one there is there too. So a long queue does not fill with copies.
+
+No tenant's backlog keeps another from its turn: at most 16 names of a tenant and a priority lie on the list, and those
+behind wait in a lane of the tenant's own. When one of the 16 leaves the list, because a worker began it or it was taken
+back, the lane's next one goes to the list's end. Requests without a tenant are together one more tenant. A set says
+which names are the 16; a sweep compares it with the ledger, so that a lane whose set is wrong moves on.
 
 A worker that was taken for dead and comes back may still publish, if it is the first. The ledger ignores anything else
 from it, because its run of the task is no longer the last one. A run that does not end properly killed its worker, or
@@ -46,11 +53,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 
-from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.contract import Decision, ScoreRequest, Verdict
 from m3agiqa.errors import Busy, InternalError, NewerVersion, NotOwed, QueueUnavailable, RequestInvalid
 from m3agiqa.queue import keys
 from m3agiqa.queue.claim import Claim
@@ -58,6 +65,7 @@ from m3agiqa.queue.connection import SILENCE_S, Connection
 from m3agiqa.queue.dead import DeadLetter
 from m3agiqa.queue.inbox import Admission
 from m3agiqa.queue.state import State
+from m3agiqa.tenants import Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +93,7 @@ class Ledger:
         dead_letters_bytes: bytes of dead letters to keep; beyond, the oldest are dropped.
         dead_letters_ttl_s: seconds for which dead letters are kept.
         silence_s: seconds without an answer after which a connection is given up.
+        tenants, on_failure: see `Admission`.
     """
 
     def __init__(
@@ -98,6 +107,8 @@ class Ledger:
         dead_letters_bytes: int = 64 * 2**20,
         dead_letters_ttl_s: int = DEAD_LETTERS_TTL_S,
         silence_s: float = SILENCE_S,
+        tenants: Tenants | None = None,
+        on_failure: Callable[[str | None], Decision] = lambda _: Decision.REVIEW,
     ) -> None:
         #: The connection, which others may use for what they keep beside the ledger.
         self.connection = Connection(redis_url, patience_s=PATIENCE_S, silence_s=silence_s)
@@ -108,7 +119,13 @@ class Ledger:
         self._result_ttl_s = result_ttl_s
         self._dead_letters_bytes = dead_letters_bytes
         self._dead_letters_ttl_s = dead_letters_ttl_s
-        self._admission = Admission(self.connection, result_ttl_s=result_ttl_s, dead_letters_bytes=dead_letters_bytes)
+        self._admission = Admission(
+            self.connection,
+            result_ttl_s=result_ttl_s,
+            dead_letters_bytes=dead_letters_bytes,
+            tenants=tenants,
+            on_failure=on_failure,
+        )
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Claim] = {}
 

@@ -6,6 +6,7 @@ Nothing here takes longer because more waits: lists and sets tell their lengths,
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -14,8 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from m3agiqa.fields import is_tenant
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.inbox import lengths_of
 
 #: What the scripts count in `keys.COUNTS`: names, and what their labels are called.
 COUNTED: Mapping[str, tuple[str, ...]] = {
@@ -74,6 +77,8 @@ class Overview(BaseModel):
     #: inbox has waited since the time that its producer names.
     waiting: dict[int, int]
     oldest_age_s: dict[int, float]
+    #: How many of them wait in the lane of each tenant, "" without one, behind the 16 that are on the list.
+    laned: dict[str, int] = {}
     #: Verdicts that wait on the list of deliveries. Those that wait for another attempt are owed only.
     deliveries_waiting: int
     #: Tasks to score and to deliver that are not done, and those that a worker should have looked after
@@ -109,8 +114,8 @@ class Overview(BaseModel):
 
 def read(connection: Connection) -> Overview:
     """Look once. Raises QueueUnavailable as `Connection` does."""
-    lists = [connection.key(name(step)) for step in keys.PRIORITIES for name in (keys.inbox, _names)]
-    now, *told = connection.run("look", [_READ_BYTES, *lists])
+    inboxes = [word for step in keys.PRIORITIES for word in (connection.key(keys.inbox(step)), step)]
+    now, *told = connection.run("look", [_READ_BYTES, *inboxes])
     with connection.redis() as redis:
         rest = _rest(redis, connection.key, float(now))
         return Overview(taken_at=float(now), **_waiting(float(now), told), **rest, **_memory(redis))
@@ -120,10 +125,6 @@ def register(connection: Connection, worker: WorkerSeen) -> None:
     """Say that a worker is there. Raises QueueUnavailable as `Connection` does."""
     fields = {**worker.model_dump(exclude={"name"}), "queues": ",".join(worker.queues)}
     connection.run("register", [worker.name, GONE_AFTER_S, *(word for field in fields.items() for word in field)])
-
-
-def _names(priority: int) -> str:
-    return keys.wakeups(keys.SCORE_QUEUE, priority)
 
 
 def _waiting(now: float, told: Sequence[Any]) -> dict[str, Any]:
@@ -160,9 +161,12 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
     pipeline.zrange(
         key(keys.FAILING), "+inf", since, desc=True, withscores=True, byscore=True, offset=0, num=_MOST_FAILING
     )
-    deliveries, owed, overdue, unread, letters, size, dropped, counts, names, failing = pipeline.execute()
+    for priority in keys.PRIORITIES:
+        pipeline.hgetall(key(keys.lanes(priority)))
+    deliveries, owed, overdue, unread, letters, size, dropped, counts, names, failing, *lanes = pipeline.execute()
     workers = _workers(redis, key, names)
     return {
+        "laned": _by_tenant(lanes),
         "deliveries_waiting": deliveries,
         "tasks_owed": owed,
         "tasks_overdue": overdue,
@@ -175,6 +179,14 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
         "receivers_failing": {name: max(0.0, now - at) for name, at in failing if _RECEIVER.fullmatch(name)},
         "counts": {field: count for field, count in _numbers(counts).items() if _is_counted(field)},
     }
+
+
+def _by_tenant(lanes: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """How many wait in lanes of all priorities, by tenant."""
+    found: Counter[str] = Counter()
+    for told in lanes:
+        found.update({tenant: length for tenant, length in lengths_of(told).items() if not tenant or is_tenant(tenant)})
+    return dict(found)
 
 
 def _workers(redis: Redis, key: Callable[[str], str], names: Sequence[str]) -> tuple[WorkerSeen, ...]:

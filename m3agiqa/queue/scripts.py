@@ -32,10 +32,16 @@ _NAMES = {
     "ERASED": keys.erased(""),
     "SCORE_QUEUE": keys.SCORE_QUEUE,
     "DELIVER_QUEUE": keys.DELIVER_QUEUE,
+    "LANE": keys.LANE,
+    "FRONT": keys.FRONT,
+    "LANES": keys.LANES,
+    "USAGE": keys.USAGE,
 }
+#: Functions that every script may call.
+SHARED = ("prelude", "letters")
 #: Scripts that end work need little memory and free more, so Redis runs them though its memory is full. It refuses any
 #: other script then before it starts, not in the middle.
-_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "erase", "register", "look"})
+_ALWAYS = frozenset({"renew", "mark", "settle", "postpone", "drop", "erase", "erase_tenant", "register", "look"})
 
 
 @cache
@@ -44,7 +50,7 @@ def text(name: str, prefix: str = "") -> str:
     flags = " flags=allow-oom" if name in _ALWAYS else ""
     values = ", ".join(repr(prefix + value) for value in _NAMES.values())
     names = f"local {', '.join(_NAMES)} = {values}"
-    return "\n".join([f"#!lua{flags}", names, _file("prelude"), _file(name)])
+    return "\n".join([f"#!lua{flags}", names, *map(_file, SHARED), _file(name)])
 
 
 def _file(name: str) -> str:

@@ -6,12 +6,15 @@ A producer may ask, with no rights but to read the ledger and the lists' lengths
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
+from m3agiqa.fields import tenant_of
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.inbox import lengths_of
 from m3agiqa.queue.state import State, known_state
 
 #: Names on a list among which a request is searched for, from the one that is next.
@@ -29,8 +32,10 @@ class Status(BaseModel):
     state: State | None
     #: The request's own.
     batch_id: str | None = None
-    #: Its place among the requests that wait for their score, 1 for the next one; None if it does not wait, waits for
-    #: another attempt, or has more than 10,000 of its priority before it.
+    #: Its place among the requests that wait for their score, 1 for the next one. Before it are those of more urgent
+    #: priorities and those before it on the list. In a lane, before it are all on the list, those before it in
+    #: the lane, and as many of each other lane, as tenants take turns. None if it does not wait, waits for another
+    #: attempt, or has more than 10,000 before it on the list or in the lane.
     position: int | None = None
     #: Seconds until its turn at the rate of the last minutes; None without a position, and where no verdict came in
     #: them.
@@ -78,25 +83,47 @@ def per_second(counted: Mapping[str, str]) -> float | None:
 
 
 def _positions(redis: Redis, connection: Connection, priorities: Mapping[str, int]) -> dict[str, int]:
-    """Places of requests, of which priorities are known, that are on a list."""
+    """Places of requests, of which priorities are known, that are on a list or in a lane."""
     if not priorities:
         return {}
     with redis.pipeline(transaction=False) as pipeline:
         for priority in keys.PRIORITIES:
             pipeline.llen(connection.key(keys.inbox(priority)))
             pipeline.llen(connection.key(keys.wakeups(keys.SCORE_QUEUE, priority)))
+            pipeline.hgetall(connection.key(keys.lanes(priority)))
         for name, priority in priorities.items():
-            queue = connection.key(keys.wakeups(keys.SCORE_QUEUE, priority))
             # From the end that workers take from.
-            pipeline.lpos(queue, name, rank=-1, maxlen=_SEARCHED)
-        lengths, found = (told := pipeline.execute())[: 2 * len(keys.PRIORITIES)], told[2 * len(keys.PRIORITIES) :]
-    names = dict(zip(keys.PRIORITIES, lengths[1::2], strict=True))
-    before, urgent = {}, 0
-    for priority, entries in zip(keys.PRIORITIES, lengths[::2], strict=True):
-        before[priority] = urgent
-        urgent += entries + names[priority]
-    return {
-        name: before[priority] + max(1, names[priority] - index)
-        for (name, priority), index in zip(priorities.items(), found, strict=True)
-        if index is not None
+            for queue in (keys.wakeups(keys.SCORE_QUEUE, priority), keys.lane(priority, tenant_of(name))):
+                pipeline.lpos(connection.key(queue), name, rank=-1, maxlen=_SEARCHED)
+        told = pipeline.execute()
+    lengths, found = told[: 3 * len(keys.PRIORITIES)], told[3 * len(keys.PRIORITIES) :]
+    waiting, urgent = {}, 0
+    for priority, entries, names, lanes in zip(
+        keys.PRIORITIES, lengths[::3], lengths[1::3], map(lengths_of, lengths[2::3]), strict=True
+    ):
+        waiting[priority] = _Waiting(urgent, names, lanes)
+        urgent += entries + names + sum(lanes.values())
+    places = {
+        name: waiting[priority].place(tenant_of(name) or "", listed, laned)
+        for (name, priority), listed, laned in zip(priorities.items(), found[::2], found[1::2], strict=True)
     }
+    return {name: place for name, place in places.items() if place is not None}
+
+
+class _Waiting(NamedTuple):
+    """What waits of a priority: requests more urgent than any of it, names on the list, and in lanes by tenant."""
+
+    before: int
+    names: int
+    lanes: Mapping[str, int]
+
+    def place(self, tenant: str, listed: int | None, laned: int | None) -> int | None:
+        """The place of a name of which it is known how far it is from the list's beginning, or the lane's."""
+        if listed is not None:
+            return self.before + max(1, self.names - listed)
+        if laned is None:
+            return None
+        own = max(1, self.lanes.get(tenant, 0) - laned)
+        # Tenants take turns: while this name comes forward, as many of each other lane do, if it has as many.
+        others = sum(min(length, own) for name, length in self.lanes.items() if name != tenant)
+        return self.before + self.names + others + own

@@ -11,6 +11,8 @@ const { PRIORITIES, answers, lists, standing } = require("./standing.cjs");
 const VERSION = "1.3";
 /** Lists on which requests wait, less the namespace. */
 const WAITING = PRIORITIES.flatMap(lists);
+/** Hashes of how many requests of each tenant wait in a lane behind these lists. */
+const LANES = PRIORITIES.map((step) => `m3agiqa:lanes:${step}`);
 /** Requests that one round trip sends or asks for. */
 const CHUNK = 500;
 /** Bytes of images that wait, by the minute since 1970 in which they expire. */
@@ -159,7 +161,11 @@ class Client {
   async #room() {
     const pipeline = this.#redis.pipeline();
     for (const list of WAITING) pipeline.llen(this.#key(list));
-    const lengths = answers(await pipeline.exec());
+    for (const lanes of LANES) pipeline.hgetall(this.#key(lanes));
+    const done = await pipeline.exec();
+    // A user with rights of before there were lanes counts none.
+    const lanes = done.slice(WAITING.length).flatMap(([error, lengths]) => (error ? [] : Object.values(lengths).map(whole)));
+    const lengths = [...answers(done.slice(0, WAITING.length)), ...lanes];
     return Math.max(0, this.#maxQueued - lengths.reduce((sum, length) => sum + length, 0));
   }
 

@@ -177,7 +177,7 @@ def test_folders_that_are_written_to_are_volumes() -> None:
         assert mounted == {"/cache", SETTINGS["M3AGIQA_HEALTH_DIR"], "/tmp"}  # noqa: S108
     config = SETTINGS["M3AGIQA_CONFIG_DIR"]
     read = {item["mountPath"] for item in CONTAINERS["score"]["volumeMounts"] if item.get("readOnly")}
-    assert read == {f"{config}/policies", f"{config}/models"}
+    assert read == {f"{config}/policies", f"{config}/models", f"{config}/tenants"}
 
 
 # --- network -----------------------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def owed(ledger: Ledger, redis: Redis, request: ScoreRequest) -> str:
     """The task of a request that was submitted and taken in."""
     inbox.push(redis, [request])
     ledger.admit(request.priority)
-    return request.request_id
+    return request.name
 
 
 def come_due(ledger: Ledger, redis: Redis, seconds: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from standardwebhooks import Webhook
 
 from m3agiqa.errors import ConfigError, DeliveryForbidden
 from m3agiqa.quoting import quoted
+from m3agiqa.tenants import Tenant, webhook_key
 from worker.settings import Settings
 from worker.web.endpoints import by_host, endpoint_of, host_of_endpoint
 
@@ -45,17 +45,22 @@ class Receivers:
             for host, headers in by_host("M3AGIQA_WEBHOOK_HOST_HEADERS", settings.webhook_host_headers).items()
         }
 
-    def headers(self, url: str, message_id: str, body: str) -> dict[str, str]:
-        """All headers to post `body` with. `message_id` holds no dot.
+    def headers(self, url: str, message_id: str, body: str, tenant: Tenant | None = None) -> dict[str, str]:
+        """All headers to post `body` with, for a tenant that has a file. `message_id` holds no dot.
 
         Raises:
-            DeliveryForbidden: the URL is malformed, or no setting has a secret to sign with.
+            DeliveryForbidden: the URL is malformed, the tenant has no callbacks there, or there is no secret to sign
+                with.
+            TenantMisconfigured: the tenant's secrets cannot be read.
         """
         try:
             endpoint = endpoint_of(url)
         except ValueError:
             raise DeliveryForbidden("the URL cannot be requested: malformed") from None
-        signers = self.signers(endpoint)
+        if tenant is not None and not tenant.may_call(host_of_endpoint(endpoint)):
+            raise DeliveryForbidden(f"callback_hosts of its tenant do not name {host_of_endpoint(endpoint)}")
+        own = tenant.secrets() if tenant is not None else []
+        signers = [Webhook(webhook_key(secret)) for secret in own] or self.signers(endpoint)
         if not signers:
             raise DeliveryForbidden("callbacks are never sent unsigned: set M3AGIQA_WEBHOOK_SECRETS")
         return {
@@ -85,17 +90,10 @@ def _signers(secrets: Iterable[SecretStr]) -> list[Webhook]:
 
 
 def _signer(secret: str) -> Webhook:
-    text = secret.removeprefix("whsec_").rstrip("=")
     try:
-        # The package itself would accept "hunter2" as base64.
-        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except ValueError:
-        key = b""
-    if not 24 <= len(key) <= 64:
-        raise ConfigError(
-            "M3AGIQA_WEBHOOK_SECRETS and M3AGIQA_WEBHOOK_HOST_SECRETS: each must be whsec_ and 24 to 64 bytes in base64"
-        )
-    return Webhook(key)
+        return Webhook(webhook_key(secret))
+    except ValueError as error:
+        raise ConfigError(f"M3AGIQA_WEBHOOK_SECRETS and M3AGIQA_WEBHOOK_HOST_SECRETS: each {error}") from None
 
 
 def _endpoint(host: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from m3agiqa.errors import DeliveryForbidden, DeliveryGone, DeliveryUnavailable
+from m3agiqa.fields import tenant_of
 from m3agiqa.layout import redecided_key, result_key
+from m3agiqa.tenants import Tenants
 from worker import s3
 from worker.delivery.objects import Objects
 from worker.delivery.receivers import Receivers
@@ -87,6 +89,7 @@ class Sender:
             shares=self._shares,
         )
         self._receivers = Receivers(settings)
+        self._tenants = Tenants()
         self._objects = Objects(settings, MAX_RETRY_AFTER_S)
 
     def send(self, delivery: Delivery) -> str:
@@ -94,8 +97,8 @@ class Sender:
         it, empty after a callback.
 
         Raises:
-            DeliveryForbidden: the destination is not allowed or does not exist, or no setting has a secret to sign
-                with.
+            DeliveryForbidden: the destination is not allowed or does not exist, or there is no secret to sign with.
+            TenantMisconfigured: the tenant's file, or that of its secrets, cannot be read.
             DeliveryMisconfigured: an operator must change something, and may be about to.
             DeliveryGone: the receiver answered 410.
             DeliveryUnavailable: any other failure; `retry_after_s` if the receiver named a time.
@@ -107,7 +110,8 @@ class Sender:
         return self._put(delivery)
 
     def _post(self, delivery: Delivery) -> None:
-        headers = self._receivers.headers(delivery.url, delivery.message_id, delivery.body)
+        tenant = self._tenants.find(tenant_of(delivery.request))
+        headers = self._receivers.headers(delivery.url, delivery.message_id, delivery.body, tenant)
         if delivery.traceparent is not None:
             headers["traceparent"] = delivery.traceparent
         until = time.monotonic() + self._timeout_s

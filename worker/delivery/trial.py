@@ -18,9 +18,9 @@ from worker.settings import Settings
 TRIAL = "webhook.test"
 
 
-def trial(settings: Settings, url: str) -> list[str]:
-    """Post a made-up verdict twice: signed by the secrets of `settings`, and by a secret that nobody has. Returns what
-    is wrong with the receiver; nothing if it took the first and refused the second.
+def trial(settings: Settings, url: str, tenant: str | None = None) -> list[str]:
+    """Post a made-up verdict twice: signed as the tenant's are, or by the secrets of `settings`, and by a secret that
+    nobody has. Returns what is wrong with the receiver; nothing if it took the first and refused the second.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -28,7 +28,7 @@ def trial(settings: Settings, url: str) -> list[str]:
     stranger = settings.model_copy(update={"webhook_secrets": (_secret(),), "webhook_host_secrets": {}})
     wrong = []
     try:
-        Sender(settings).send(_delivery(url))
+        Sender(settings).send(_delivery(url, tenant))
     except DeliveryForbidden as error:
         return [
             f"workers would post nothing there: {error}; M3AGIQA_DELIVER_ALLOW_HOSTS names what else they may reach"
@@ -46,7 +46,7 @@ def _secret() -> SecretStr:
     return SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
 
 
-def _delivery(url: str) -> Delivery:
+def _delivery(url: str, tenant: str | None = None) -> Delivery:
     now = datetime.now(UTC)
     verdict = Verdict(
         type=TRIAL,
@@ -64,5 +64,6 @@ def _delivery(url: str) -> Delivery:
         scored_at=now,
         metadata={},
         error=Failure(code="webhook_test", message="no image was submitted", retryable=False),
+        tenant=tenant,
     )
     return Delivery(verdict.name, "callback", url, verdict.model_dump_json(), now)

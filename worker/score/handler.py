@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from m3agiqa.policy import Policies, Policy
 from m3agiqa.prompts import neutralised
 from m3agiqa.queue.claim import Claim, Claims
 from m3agiqa.scorer import Scoring
+from m3agiqa.tenants import Tenants
 from m3agiqa.verdict import assemble
 from worker.ops import tracing
 from worker.ops.reporting import failure_of
@@ -57,6 +58,7 @@ class ScoreHandler:
     policies: Policies
     retry_delays_s: Sequence[float]
     timeout_s: float
+    tenants: Tenants = field(default_factory=Tenants)
     #: Whether verdicts repeat what was asked.
     echo: bool = False
     metrics: Metrics | None = None
@@ -76,8 +78,7 @@ class ScoreHandler:
             try:
                 if claim.poisoned:
                     raise claim.poison
-                if request.policy is not None:
-                    verdict.policy = self.policies.named(request.policy)
+                verdict.policy = self._policy(request)
                 _still_wanted(request)
                 with self.budget.hold() as hold:
                     image = self._image(request, hold, verdict)
@@ -125,6 +126,12 @@ class ScoreHandler:
         except Exception as error:
             failure_of(error, verdict.name)
             return verdict
+
+    def _policy(self, request: ScoreRequest) -> Policy:
+        """The policy that the request names, or else its tenant's, or else the default one."""
+        tenant = self.tenants.find(request.tenant)
+        name = request.policy or (tenant.policy if tenant else None)
+        return self.policies.default if name is None else self.policies.named(name)
 
     def _image(self, request: ScoreRequest, hold: Hold, verdict: _Verdict) -> SlicedImage:
         """Fetch and decode; `hold` keeps room in the memory budget for the image."""

@@ -8,12 +8,15 @@ local found = try(task, function()
     if not owed then return {'gone'} end
     -- Even if its lease is over: the sweep decides whether and when the task comes again.
     if tonumber(queued) <= 0 then return {'taken'} end
-    local request, verdict = unpack(redis.call('HMGET', entry, 'request', 'verdict'))
+    local told = redis.call('HMGET', entry, 'request', 'verdict', 'priority', kind .. '.lane')
+    local request, verdict, priority, laned = unpack(told)
     local attempts = tonumber(owed) + 0
     local run = redis.call('HINCRBY', entry, kind .. '.run', 1)
     local poison = run - 1 - tonumber(fair or 0) >= tonumber(most)
     redis.call('HSET', entry, kind .. '.queued', 0, 'state', kind == 'score' and 'fetching' or 'delivering')
     redis.call('ZADD', OWED, now + lease, task)
+    if laned then redis.call('HDEL', entry, kind .. '.lane') end
+    if kind == 'score' and priority then leave(task, priority) end
     note(entry, kind .. (poison and ' found to be poison by ' or ' begun by ') .. who)
     local history, retries = unpack(redis.call('HMGET', entry, 'history', 'retries'))
     local name = poison and 'poison' or 'begun'

@@ -1,4 +1,4 @@
--- The beginning of every script. `m3agiqa.queue.scripts` puts the names of keys in front of it.
+-- The beginning of every script. `m3agiqa.queue.scripts` puts the names of keys in front of it, and letters.lua behind.
 -- Times are of the server's clock, as the clocks of workers differ.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -6,10 +6,13 @@ local now = time[1] + time[2] / 1000000
 -- Seconds after which a name that is on no list and with no worker counts as lost. A worker that takes a name claims
 -- its task within milliseconds.
 local LOST_AFTER_S = 30
+local PRIORITIES = {'0', '3', '6', '9'}
+-- Names of a tenant that lie on a list of the score queue at most. Others wait in a lane of the tenant's own.
+local MOST_IN_FRONT = 16
 -- Characters of history that are kept: some forty events.
 local HISTORY_CHARS = 3000
--- Seconds for which a request whose last dead letter was dropped is remembered, so that a late copy is no new request.
-local DROPPED_TTL_S = 86400
+-- Seconds for which it is kept how much each tenant used on a day: 400 days.
+local USAGE_S = 34560000
 -- Seconds for which a receiver whose latest attempt failed is remembered, and how many of them at most.
 local FAILING_S = 3600
 local MOST_FAILING = 50
@@ -24,6 +27,11 @@ local function name_of(id, kind)
     return kind == 'score' and id or id .. ':' .. kind
 end
 
+-- The tenant of a request, by its name; '' for all requests without one, which are together one more tenant.
+local function tenant_of(id)
+    return string.match(id, '^([^/]*)/') or ''
+end
+
 local function note(entry, text)
     local past = redis.call('HGET', entry, 'history') or ''
     local line = string.format('%.3f %s\n', now, text)
@@ -33,6 +41,18 @@ end
 -- Count an event for ever: its name, and the values of its labels. No step fails because it cannot be counted.
 local function count(...)
     redis.pcall('HINCRBY', COUNTS, table.concat({...}, '|'), 1)
+end
+
+-- The hash of what tenants use today, in UTC.
+local function usage_today()
+    return USAGE .. string.format('%d', math.floor(now / 86400))
+end
+
+-- Count what a request's tenant used. No step fails because it cannot be counted.
+local function use(id, what)
+    local today = usage_today()
+    local used = redis.pcall('HINCRBY', today, tenant_of(id) .. '|' .. what, 1)
+    if used == 1 then redis.pcall('EXPIRE', today, USAGE_S) end
 end
 
 -- Remember that an attempt at a receiver failed; '' is none. No step fails because this cannot be kept.
@@ -61,27 +81,114 @@ local function word(told, field)
     return type(value) == 'string' and value or ''
 end
 
--- The list on which a task's name waits.
-local function list_of(entry, kind)
-    if kind ~= 'score' then return DELIVER_QUEUE end
-    local priority = redis.call('HGET', entry, 'priority')
+-- Take those of a list's items, which are JSON, off it for which `is_one`. Returns how many.
+local function clear(list, is_one)
+    if redis.call('TYPE', list).ok ~= 'list' then return 0 end
+    local gone = 0
+    for at = redis.call('LLEN', list) - 1, 0, -1 do
+        local item = redis.call('LINDEX', list, at)
+        if is_one(told_by(item)) then gone = gone + redis.call('LREM', list, 1, item) end
+    end
+    return gone
+end
+
+-- The list of the score queue for a priority.
+local function score_list(priority)
     return priority == '0' and SCORE_QUEUE or SCORE_QUEUE .. ':' .. priority
 end
 
--- Put a task's name at the end of its list, or in front of the name that was queued at `ahead_of`. The times at which
+-- Where a tenant's requests of a priority wait: on the list, where those at its front lie, or in the lane behind.
+local function lane_of(tenant, priority)
+    local place = priority .. ':' .. tenant
+    return {
+        list = score_list(priority), names = LANE .. place, front = FRONT .. place, tenant = tenant,
+        lengths = LANES .. priority,
+    }
+end
+
+-- The lengths of all lanes of a priority, by tenant: a table of names and numbers in turn.
+local function lanes_of(priority)
+    local found = redis.pcall('HGETALL', LANES .. priority)
+    return found.err and {} or found
+end
+
+-- Whether a request waits in its lane. It has the time at which it went there, and another one once it is on the list.
+local function is_laned(queued, laned)
+    return queued and queued == laned
+end
+
+-- Write down how long a lane is, for who looks at the queue.
+local function measure(lane)
+    local length = redis.pcall('LLEN', lane.names)
+    if type(length) == 'number' and length > 0 then
+        redis.pcall('HSET', lane.lengths, lane.tenant, length)
+    else
+        redis.pcall('HDEL', lane.lengths, lane.tenant)
+    end
+end
+
+-- Put a task's name at the end of a list, or in front of the name that was queued at `ahead_of`. The times at which
 -- names were queued always grow along a list.
-local function wake(task, ahead_of)
+local function put(task, list, ahead_of)
     local entry, kind = split(task)
     -- Names that one script queues get times of their own; to queue one takes longer than this.
     now = now + 0.000001
     local queued = math.min(now, (ahead_of or math.huge) - 0.000001)
     redis.call('HSET', entry, kind .. '.queued', string.format('%.6f', queued))
     redis.call('ZADD', OWED, now + LOST_AFTER_S, task)
-    local list = list_of(entry, kind)
-    local type = redis.call('TYPE', list).ok
     -- A foreign key of this name would stop the script half-way. The sweep tries again.
-    if type == 'list' or type == 'none' then redis.call(ahead_of and 'RPUSH' or 'LPUSH', list, task) end
+    redis.pcall(ahead_of and 'RPUSH' or 'LPUSH', list, task)
     return queued
+end
+
+-- Have the next names of a lane go to the list, while fewer than MOST_IN_FRONT of their tenant lie there.
+local function refill(lane)
+    local front, moved = redis.pcall('SCARD', lane.front), false
+    while type(front) == 'number' and front < MOST_IN_FRONT do
+        local id = redis.pcall('RPOP', lane.names)
+        if type(id) ~= 'string' then break end
+        moved = true
+        local told = redis.pcall('HMGET', REQUEST .. id, 'score.queued', 'score.lane')
+        -- One that was answered, taken or forgotten meanwhile waits no more.
+        if is_laned(told[1], told[2]) then
+            redis.pcall('SADD', lane.front, id)
+            put(id, lane.list)
+            front = front + 1
+        end
+    end
+    if moved then measure(lane) end
+end
+
+-- Have a request wait in its tenant's lane if the tenant has as many names on the list as it may. Returns whether it
+-- does. Where keys of the lane are of another kind, there is none.
+local function keep_back(id, lane)
+    local front, waiting = redis.pcall('SCARD', lane.front), redis.pcall('LLEN', lane.names)
+    if type(front) ~= 'number' or type(waiting) ~= 'number' then return false end
+    if front < MOST_IN_FRONT and waiting == 0 then return false end
+    now = now + 0.000001
+    local queued = string.format('%.6f', now)
+    redis.call('HSET', REQUEST .. id, 'score.queued', queued, 'score.lane', queued)
+    redis.call('ZADD', OWED, now + LOST_AFTER_S, id)
+    redis.pcall('HSET', lane.lengths, lane.tenant, redis.call('LPUSH', lane.names, id))
+    if front < MOST_IN_FRONT then refill(lane) end
+    return true
+end
+
+-- A request's name is on the list no more: its tenant's next one may lie there.
+local function leave(id, priority)
+    local lane = lane_of(tenant_of(id), priority)
+    if redis.pcall('SREM', lane.front, id) == 1 then refill(lane) end
+end
+
+-- Queue a task: a delivery at the end of its list, a request behind those of its tenant. One that was lost goes in
+-- front of the name that was queued at `ahead_of`.
+local function wake(task, ahead_of)
+    local entry, kind = split(task)
+    if kind ~= 'score' then return put(task, DELIVER_QUEUE, ahead_of) end
+    local lane = lane_of(tenant_of(task), redis.call('HGET', entry, 'priority'))
+    if not ahead_of and keep_back(task, lane) then return end
+    redis.pcall('SADD', lane.front, task)
+    return put(task, lane.list, ahead_of)
 end
 
 -- Owe a task that has had no attempt yet.
@@ -91,20 +198,37 @@ local function owe(task)
     wake(task)
 end
 
--- The time at which the next name of a list was queued; math.huge if there is no name, or no time is recorded.
+-- The time at which the next name of a list or a lane was queued there, and since when it waits; math.huge if there is
+-- no name, or no time is recorded.
 local function oldest(list)
-    if redis.call('TYPE', list).ok ~= 'list' then return math.huge end
+    if redis.call('TYPE', list).ok ~= 'list' then return math.huge, math.huge end
     local task = redis.call('LINDEX', list, -1)
-    if not task or #task > 256 then return math.huge end
+    if not task or #task > 256 then return math.huge, math.huge end
     local entry, kind = split(task)
-    if redis.call('TYPE', entry).ok ~= 'hash' then return math.huge end
-    local queued = tonumber(redis.call('HGET', entry, kind .. '.queued') or 0) or 0
-    return queued > 0 and queued or math.huge
+    if redis.call('TYPE', entry).ok ~= 'hash' then return math.huge, math.huge end
+    local told = redis.call('HMGET', entry, kind .. '.queued', kind .. '.lane')
+    local queued = tonumber(told[1] or 0) or 0
+    if queued <= 0 then return math.huge, math.huge end
+    return queued, tonumber(told[2] or queued) or queued
+end
+
+-- Since when the request of a priority waits that has waited longest, among those that come next; math.huge if none.
+local function waits_longest(priority)
+    local _, since = oldest(score_list(priority))
+    local lanes = lanes_of(priority)
+    for at = 1, #lanes, 2 do
+        local _, laned = oldest(lane_of(lanes[at], priority).names)
+        since = math.min(since, laned)
+    end
+    return since
 end
 
 -- Remove a finished task from its entry; with its last task, the request is settled.
 local function remove(entry, kind, task, ttl)
-    redis.call('HDEL', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair')
+    local told = kind == 'score' and redis.call('HMGET', entry, 'score.queued', 'priority') or {}
+    redis.call('HDEL', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair', kind .. '.lane')
+    -- It was answered while its name waits.
+    if told[2] and (tonumber(told[1] or 0) or 0) > 0 then leave(task, told[2]) end
     redis.call('ZREM', OWED, task)
     for _, other in ipairs({'score', 'callback', 's3'}) do
         if redis.call('HEXISTS', entry, other) == 1 then return end
@@ -117,68 +241,6 @@ local function remove(entry, kind, task, ttl)
         redis.call('HDEL', entry, 'request', 'verdict')
         redis.call('EXPIRE', entry, ttl)
     end
-end
-
--- Count one dead letter less for a request. Returns whether it was the last.
-local function fewer(entry)
-    local left = (tonumber(redis.call('HGET', entry, 'buried') or 0) or 0) - 1
-    if left > 0 then redis.call('HSET', entry, 'buried', left) else redis.call('HDEL', entry, 'buried') end
-    return left <= 0
-end
-
--- Record that a dead letter of a request is gone; after the last one, the request is forgotten.
-local function unbury(entry, why)
-    if redis.call('TYPE', entry).ok ~= 'hash' or redis.call('HEXISTS', entry, 'buried') == 0 then return end
-    note(entry, why)
-    if fewer(entry) and redis.call('HGET', entry, 'state') == 'dead' then
-        redis.call('EXPIRE', entry, DROPPED_TTL_S)
-    end
-end
-
--- Remove a dead letter and return it; false if there is none of this id.
-local function take_letter(id)
-    local letter = redis.call('HGET', DEAD, id)
-    if not letter then return false end
-    redis.call('HDEL', DEAD, id)
-    -- A letter that a stranger wrote was never counted.
-    if redis.call('ZREM', DEAD_ORDER, id) == 1 then
-        redis.call('INCRBY', DEAD_BYTES, -#letter)
-        redis.pcall('HINCRBY', DEAD_CODES, word(told_by(letter), 'code'), -1)
-    end
-    return letter
-end
-
--- Drop a dead letter that is kept no longer, and record why.
-local function drop_letter(id, why)
-    local task = word(told_by(take_letter(id) or ''), 'task')
-    redis.call('ZREM', DEAD_ORDER, id)
-    if task ~= '' then
-        local entry = split(task)
-        unbury(entry, why)
-    end
-end
-
--- Keep a dead letter, and drop the oldest ones while all together have more than `most` bytes. Returns its code.
-local function keep_letter(id, letter, most)
-    -- Letters that one script writes get times of their own.
-    now = now + 0.000001
-    -- An operator may have deleted the letters by hand.
-    if redis.call('EXISTS', DEAD) == 0 then redis.call('DEL', DEAD_ORDER, DEAD_BYTES, DEAD_CODES) end
-    redis.call('ZADD', DEAD_ORDER, now, id)
-    local bytes = redis.call('INCRBY', DEAD_BYTES, #letter)
-    redis.call('HSET', DEAD, id, letter)
-    local made = told_by(letter)
-    local code = word(made, 'code')
-    redis.pcall('HINCRBY', DEAD_CODES, code, 1)
-    count('dead_letters_made', word(made, 'kind'), code)
-    while bytes > tonumber(most) do
-        local first = redis.call('ZRANGE', DEAD_ORDER, 0, 0)[1]
-        if not first or first == id then break end
-        drop_letter(first, 'dead letter dropped for want of room')
-        redis.call('INCR', DEAD_DROPPED)
-        bytes = tonumber(redis.call('GET', DEAD_BYTES))
-    end
-    return code
 end
 
 -- Forget the bytes of a request's image, and count them no more, nor any that have expired. Returns whether there were
@@ -208,6 +270,7 @@ local function publish(id, verdict, ttl, kinds)
     note(entry, 'verdict published (' .. (code == '' and word(told, 'decision') or status .. ': ' .. code) .. ')')
     count('verdicts', status, status == 'scored' and word(told, 'decision') or '', word(told.policy, 'name'))
     if code ~= '' then count('failures', code) end
+    use(id, status == 'scored' and word(told, 'decision') or 'failed')
     redis.call('PUBLISH', DONE .. id, '')
 end
 

@@ -9,24 +9,41 @@ local LOOK_AGAIN_S = 600
 
 local since = {}
 local function waits_since(list)
-    since[list] = since[list] or oldest(list)
+    since[list] = since[list] or (oldest(list))
     return since[list]
+end
+
+-- Forget names at the front of a lane that lie on its list no more, and refill it. There are some after somebody
+-- deleted keys, or a worker of a version without lanes took them.
+local function mend(lane)
+    for _, id in ipairs(redis.pcall('SMEMBERS', lane.front)) do
+        local told = redis.pcall('HMGET', REQUEST .. id, 'score.queued', 'score.lane')
+        if (tonumber(told[1] or 0) or 0) <= 0 or is_laned(told[1], told[2]) then
+            redis.call('SREM', lane.front, id)
+        end
+    end
+    refill(lane)
+    measure(lane)
 end
 
 local function look_after(at, task)
     local entry, kind = split(task)
-    local owed, queued, run, fair = unpack(
-        redis.call('HMGET', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair')
+    local owed, queued, run, fair, laned, priority = unpack(
+        redis.call(
+            'HMGET', entry, kind, kind .. '.queued', kind .. '.run', kind .. '.fair', kind .. '.lane', 'priority'
+        )
     )
     if not owed then
         redis.call('ZREM', OWED, task)
         return true
     end
-    local list = list_of(entry, kind)
+    local lane = kind == 'score' and lane_of(tenant_of(task), priority)
+    local list = lane and lane.list or DELIVER_QUEUE
+    local place = lane and is_laned(queued, laned) and lane.names or list
     queued = tonumber(queued)
     local lost = tonumber(run or 0) - tonumber(fair or 0)
     if queued == 0 and lost > 0 then count('leases_lost', kind) end
-    if queued > 0 and queued >= waits_since(list) then
+    if queued > 0 and queued >= waits_since(place) then
         redis.call('ZADD', OWED, now + math.min(math.max(now - queued, LOST_AFTER_S), LOOK_AGAIN_S), task)
     elseif queued == 0 and lost > 1 then
         -- Multiples of the golden ratio spread evenly.
@@ -55,7 +72,13 @@ for _, letter in ipairs(redis.pcall('ZRANGEBYSCORE', DEAD_ORDER, '-inf', now - A
     drop_letter(letter, 'dead letter expired')
 end
 
-local first = math.huge
-for _, priority in ipairs({'', ':3', ':6', ':9'}) do first = math.min(first, waits_since(SCORE_QUEUE .. priority)) end
+local first, lanes = math.huge, {}
+for _, priority in ipairs(PRIORITIES) do
+    first = math.min(first, waits_longest(priority))
+    local found = lanes_of(priority)
+    for at = 1, #found, 2 do lanes[#lanes + 1] = lane_of(found[at], priority) end
+end
+-- One of them each time, so that many cost a sweep no more than few.
+if #lanes > 0 then mend(lanes[1 + math.floor(now * 1000000) % #lanes]) end
 if first < now then redis.call('SET', OLDEST, string.format('%.1f', now - first), 'EX', 60) end
 return {#overdue, unread}

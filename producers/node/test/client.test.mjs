@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
+import { Redis } from "ioredis";
 import { Client, QueueFull, RequestConflict, ResultTimeout, verify } from "m3agiqa";
 
 const { REDIS_URL, IMAGE_URL, PORT, SECRET } = process.env;
@@ -91,6 +92,16 @@ test("a full queue refuses", async () => {
   const full = new Client(REDIS_URL, { maxQueued: 0 });
   await assert.rejects(full.submit(image("x")), (error) => error instanceof QueueFull && error.submitted.length === 0);
   await full.close();
+});
+
+test("what waits in lanes fills a queue", async () => {
+  const redis = new Redis(REDIS_URL);
+  await redis.hset("laned:m3agiqa:lanes:3", "acme", 2);
+  const laned = new Client(`${REDIS_URL}?namespace=laned`, { maxQueued: 3 });
+  await laned.submit(image("x"));
+  await assert.rejects(laned.submit(image("y")), QueueFull);
+  await laned.close();
+  redis.disconnect();
 });
 
 test("another namespace is another queue", async () => {

@@ -44,7 +44,7 @@ NAMES_OR_PATHS = {
 NO_PATHS = {
     *("aspect", "base_url", "callback_url", "device", "group", "id", "ids", "image", "label", "ratio"),
     *("redis_url", "request_id", "s3_uri", "teacher_model", "images", "prompt", "policy of a request"),
-    *("only_policy", "batch_id"),
+    *("only_policy", "batch_id", "whole_tenant", "tenant"),
 }
 #: Options whose file a command may change.
 OUTPUTS = {"rejected", "output", "predictions", "plot", "run_folder", "cache", "csv", "flips", "page"}

@@ -73,6 +73,12 @@ def taken(redis: Redis, key: str = LIST) -> str:
     return str(redis.rpop(key))
 
 
+def waiting(redis: Redis, priority: int = 6, tenant: str | None = None) -> list[str]:
+    """Names on a list, and then in a tenant's lane behind it, the next one first."""
+    places = (keys.wakeups(keys.SCORE_QUEUE, priority), keys.lane(priority, tenant))
+    return [str(name) for place in places for name in reversed(redis.lrange(place, 0, -1))]
+
+
 def letters(redis: Redis) -> list[DeadLetter]:
     """Every dead letter, the oldest first."""
     return [

@@ -26,7 +26,7 @@ from m3agiqa.queue.dead import KEPT_CHARS
 from m3agiqa.queue.inbox import MAX_ENTRY_BYTES, Admission
 from m3agiqa.queue.ledger import Ledger
 from m3agiqa.queue.state import State
-from tests.m3agiqa.queue.support import begin, letters, owe, publish, request
+from tests.m3agiqa.queue.support import begin, letters, owe, publish, request, waiting
 from tests.support import eventually, free_port
 from tests.support_verdicts import verdict
 
@@ -155,7 +155,7 @@ def test_who_gives_no_id_gets_one(ledger: Ledger, redis: Redis) -> None:
 def test_requests_are_taken_up_in_their_order(ledger: Ledger, redis: Redis) -> None:
     names = [f"r{number}" for number in range(250)]
     admit(ledger, redis, *(written(request_id=name) for name in names))
-    assert redis.lrange("score:3", 0, -1) == names[::-1]
+    assert waiting(redis, 3) == names
 
 
 def test_many_large_ones_are_taken_up_a_few_at_a_time(ledger: Ledger, redis: Redis) -> None:
@@ -499,7 +499,7 @@ def test_many_workers_take_up_each_entry_once(redis_url: str, redis: Redis) -> N
         thread.join()
     # then each was moved once, and is once where it belongs
     assert sum(moved) == len(entries)
-    queued = Counter(redis.lrange("score:3", 0, -1))
+    queued = Counter(waiting(redis, 3))
     assert {name: queued[name] for name in sound} == dict.fromkeys(sound, 1)
     assert len(queued) == queued.total() == 360
     assert Counter(letter.request_id for letter in letters(redis)) == {f"x{number}": 1 for number in range(60)}

@@ -18,7 +18,7 @@ SOURCES = {
     for file in (files("m3agiqa.queue") / "lua").iterdir()
     if file.name.endswith(".lua")
 }
-NAMES = sorted(name.removesuffix(".lua") for name in SOURCES if name != "prelude.lua")
+NAMES = sorted(name.removesuffix(".lua") for name in SOURCES if name.removesuffix(".lua") not in scripts.SHARED)
 
 
 def code(source: str) -> str:
@@ -43,7 +43,8 @@ def test_scripts_know_each_key_by_its_name(redis: Redis) -> None:
     meant = {name.upper(): getattr(keys, name)("") for name in prefixes}
     assert dict(zip(names, given, strict=True)) == {name: meant.get(name) or getattr(keys, name) for name in names}
     # and there are no other names in them, and none too many
-    prelude = set(re.findall(r"^local ([A-Z_]+) =", SOURCES["prelude.lua"], re.MULTILINE))
+    shared = "\n".join(SOURCES[f"{name}.lua"] for name in scripts.SHARED)
+    prelude = set(re.findall(r"^local ([A-Z_]+) =", shared, re.MULTILINE))
     assert set().union(*map(words, SOURCES.values())) - prelude == set(names)
     assert not [name for name, source in SOURCES.items() if "m3agiqa:" in re.sub(r"--.*", "", source)]
 
@@ -55,11 +56,34 @@ def test_scripts_of_a_namespace_know_nothing_outside_it(redis: Redis) -> None:
     assert now == [f"staging:{name}" for name in was]
 
 
-def test_scripts_know_the_lists_of_each_priority() -> None:
-    told = re.search(r"ipairs\(\{(.*)\}\) do first", SOURCES["sweep.lua"])
-    assert told is not None
-    assert [keys.SCORE_QUEUE + suffix for suffix in re.findall(r"'([^']*)'", told[1])] == [
-        keys.wakeups(keys.SCORE_QUEUE, priority) for priority in keys.PRIORITIES
+def test_scripts_know_the_lists_and_lanes_of_each_priority(redis: Redis) -> None:
+    # given the functions of every script
+    [header, names, *_] = scripts.text("sweep", "staging:").splitlines()
+    source = "\n".join([header, names, SOURCES["prelude.lua"]])
+    # when one names where requests of a tenant and of none wait
+    told = redis.eval(
+        f"""{source}
+        local found = {{}}
+        for _, priority in ipairs(PRIORITIES) do
+            for _, tenant in ipairs({{'', 'acme'}}) do
+                local lane = lane_of(tenant, priority)
+                for _, key in ipairs({{lane.list, lane.names, lane.front, lane.lengths}}) do found[#found + 1] = key end
+            end
+        end
+        return found""",
+        0,
+    )
+    # then it is what the rest of the protocol means
+    assert told == [
+        f"staging:{key}"
+        for priority in keys.PRIORITIES
+        for tenant in (None, "acme")
+        for key in (
+            keys.wakeups(keys.SCORE_QUEUE, priority),
+            keys.lane(priority, tenant),
+            keys.front(priority, tenant),
+            keys.lanes(priority),
+        )
     ]
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from m3agiqa.errors import ConfigError
+from m3agiqa.errors import ConfigError, DeliveryForbidden, TenantMisconfigured
+from m3agiqa.tenants import Tenant
 from tests.worker.delivery.test_sender import NEW, OLD, STRANGER
 from worker.delivery.receivers import Receivers
 from worker.settings import Settings
@@ -88,6 +90,44 @@ def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret: str) ->
     with pytest.raises(ConfigError, match="M3AGIQA_WEBHOOK_SECRETS") as failure:
         receivers(webhook_secrets=(OLD, secret))
     assert secret.removeprefix("whsec_") not in str(failure.value) or secret == "whsec_"
+
+
+# --- tenants -----------------------------------------------------------------------------------------------------
+
+
+def tenant(**fields: object) -> Tenant:
+    return Tenant.model_validate({"name": "acme", **fields})
+
+
+def signed_by(headers: dict[str, str], *secrets: str) -> bool:
+    """Whether exactly these secrets signed a callback."""
+    at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    return headers["webhook-signature"] == " ".join(Webhook(secret).sign("r-1", at, "{}") for secret in secrets)
+
+
+def test_a_tenants_own_secrets_sign_alone() -> None:
+    made = receivers(webhook_secrets=(NEW,), webhook_host_secrets={"shared.example": (OLD,)})
+    acme = tenant(webhook_secrets=[STRANGER])
+    for url in ("https://shared.example/", "https://other.example/"):
+        assert signed_by(made.headers(url, "r-1", "{}", acme), STRANGER)
+    # and without its own, those of the receiver, or of all
+    assert signed_by(made.headers("https://shared.example/", "r-1", "{}", tenant()), OLD)
+    assert signed_by(made.headers("https://other.example/", "r-1", "{}", tenant()), NEW)
+
+
+def test_nothing_stands_in_for_secrets_that_cannot_be_read(tmp_path: Path) -> None:
+    acme = tenant(webhook_secrets_file=tmp_path / "gone")
+    with pytest.raises(TenantMisconfigured):
+        receivers(webhook_secrets=(NEW,)).headers("https://other.example/", "r-1", "{}", acme)
+
+
+def test_callbacks_of_a_tenant_go_where_its_file_says() -> None:
+    made, acme = receivers(webhook_secrets=(NEW,)), tenant(callback_hosts=["hooks.example", ".acme.example"])
+    for host in ("hooks.example", "HOOKS.example.", "a.acme.example:8443"):
+        assert made.headers(f"https://{host}/", "r-1", "{}", acme)
+    for host in ("acme.example", "evilacme.example", "hooks.example.evil.example"):
+        with pytest.raises(DeliveryForbidden, match="callback_hosts"):
+            made.headers(f"https://{host}/", "r-1", "{}", acme)
 
 
 # --- headers -----------------------------------------------------------------------------------------------------

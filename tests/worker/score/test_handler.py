@@ -413,3 +413,38 @@ def test_a_guarded_image_is_scored_again_before_it_is_accepted(
     for verdict in verdicts:
         rose = any(verdict.aspects[aspect].score > score for aspect, score in verdict.neutral.items())
         assert verdict.decision == (Decision.REVIEW if rose else Decision.ACCEPT), verdict.reasons
+
+
+def test_a_tenants_policy_decides_where_the_request_names_none(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a tenant whose policy is another than the worker's, one whose file is wrong, and one without a file
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "tenants" / "acme.yaml").write_text("name: acme\npolicy: observe\n", encoding="utf-8")
+    (tmp_path / "tenants" / "broken.yaml").write_text("name: broken\npolicy: [\n", encoding="utf-8")
+    asked = [("acme", None, "a"), ("acme", "default", "b"), ("umbra", None, "c"), (None, None, "d")]
+    # when their requests are scored
+    for tenant, policy, name in asked:
+        update = {"tenant": tenant, "policy": policy, "request_id": name}
+        outside.handler(ledger).run(owed(ledger, redis, REQUEST.model_copy(update=update)))
+    # then the request's own policy comes first, then its tenant's, then the worker's
+    found = {told.name: told.policy.name for told in client.results() if told.policy}
+    assert found == {"acme/a": "observe", "acme/b": "default", "umbra/c": "default", "d": "default"}
+
+
+def test_a_tenant_whose_file_became_unreadable_is_decided_by_no_other_policy(
+    outside: Outside, ledger: Ledger, redis: Redis, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a request that was admitted before a worker started that never could read the file
+    monkeypatch.setenv("M3AGIQA_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "tenants").mkdir()
+    task = owed(ledger, redis, REQUEST.model_copy(update={"tenant": "acme"}))
+    (tmp_path / "tenants" / "acme.yaml").write_text("policy: [", encoding="utf-8")
+    # then it is tried again, and in the end fails
+    assert outside.handler(ledger, 0).run(task).startswith("tenant_misconfigured, again in")
+    ledger.sweep()
+    outside.handler(ledger, 0).run(task)
+    told = client.result(task, 0)
+    assert told.error is not None
+    assert (told.error.code, told.decision) == ("tenant_misconfigured", "review")
