@@ -15,6 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from m3agiqa.client.images import bytes_of, is_data_url
 from m3agiqa.contract import ScoreRequest, describe_validation
 from m3agiqa.gateway.problems import Problem, invalid
 
@@ -37,6 +38,7 @@ async def read(request: Request, max_image_bytes: int, timeout_s: float) -> Scor
 
     Raises:
         Problem: 400, 408, 413, 415 or 422.
+        RequestInvalid: a `data:` URL is malformed.
         ClientDisconnect: the client has gone.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
@@ -55,6 +57,8 @@ async def read(request: Request, max_image_bytes: int, timeout_s: float) -> Scor
     fields = _fields(text)
     if image is not None and "image_url" in fields:
         raise invalid("image_url: goes without an uploaded image")
+    if is_data_url(fields.get("image_url")):
+        image = bytes_of(fields.pop("image_url"))
     if (span := request.headers.get("traceparent")) is not None:
         fields["traceparent"] = span
     asked = _checked({**fields, "image_url": _UPLOADED} if image is not None else fields)

@@ -104,14 +104,19 @@ class Watching:
         """Pass on what is announced, until nobody listens.
 
         Raises:
-            QueueUnavailable: Redis says nothing any more.
+            QueueUnavailable: Redis says nothing any more, or redis-py has connected anew: announcements may be missing.
         """
+        begun = False
         heard_at = asked_at = time.monotonic()
         while self._somebody_listens(0):
             message = announced.get_message(timeout=_NOTICE_S)
             now = time.monotonic()
             if message is not None:
                 heard_at = now
+                if message["type"] == "psubscribe":
+                    if begun:
+                        raise QueueUnavailable("the connection to Redis was lost")
+                    begun = True
                 self._heard(message["type"], str(message.get("channel")))
             elif now - heard_at > 2 * SILENCE_S:
                 raise QueueUnavailable("Redis says nothing any more")
