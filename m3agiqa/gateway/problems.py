@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 #: Status of each failure that a client may cause or meet. Any other is a defect of ours, or of the set-up.
-_STATUSES: dict[type[M3AGIQAError], int] = {
+STATUSES: dict[type[M3AGIQAError], int] = {
     errors.RequestInvalid: 422,
     errors.RequestConflict: 409,
     errors.QueueFull: 503,
@@ -80,7 +80,7 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, HTTPException):
         return Problem(error.status_code, _CODES.get(error.status_code, errors.RequestInvalid.code), str(error.detail))
-    status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
     if isinstance(error, M3AGIQAError):
         if not isinstance(error, _TOLD):
             logger.warning("%s: %s", error.code, error)
