@@ -29,7 +29,7 @@ STATUSES: dict[type[M3AGIQAError], int] = {
 #: Failures whose words are for clients; those of others name hosts of ours.
 _TOLD = (errors.RequestInvalid, errors.RequestConflict, errors.QueueFull)
 #: Codes of what only HTTP knows.
-_CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 429: "rate_limited"}
+CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 429: "rate_limited"}
 _RETRY_AFTER_S = 1.0
 
 
@@ -79,7 +79,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, _CODES.get(error.status_code, errors.RequestInvalid.code), str(error.detail))
+        return Problem(error.status_code, CODES.get(error.status_code, errors.RequestInvalid.code), str(error.detail))
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
     if isinstance(error, M3AGIQAError):
         if not isinstance(error, _TOLD):
