@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from m3agiqa.errors import ConfigError
 from m3agiqa.gateway.settings import Settings
 
 #: Bytes of a request's line and headers at most.
@@ -72,8 +73,15 @@ class Protocol(H11Protocol):
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal comes. Ends the process if it cannot listen there."""
-    uvicorn.run("m3agiqa.gateway.app:from_environment", factory=True, log_config=_LOGGING, **options(settings))
+    """Serve until a signal comes.
+
+    Raises:
+        ConfigError: it cannot begin, because it may not listen there, for one.
+    """
+    try:
+        uvicorn.run("m3agiqa.gateway.app:from_environment", factory=True, log_config=_LOGGING, **options(settings))
+    except SystemExit:
+        raise ConfigError("the gateway did not start; its log says why") from None
 
 
 def options(settings: Settings) -> dict[str, Any]:
