@@ -56,7 +56,7 @@ class Places:
         if self._taken[tenant] >= self._each:
             raise Problem(429, "rate_limited", f"too many {self._what} at a time", retry_after_s=_PLACE_AGAIN_S)
         if self._taken.total() >= self._total:
-            raise Problem(503, "busy", f"too many {self._what} at a time, of all", retry_after_s=_PLACE_AGAIN_S)
+            raise Problem(503, "overloaded", f"too many {self._what} at a time, of all", retry_after_s=_PLACE_AGAIN_S)
         self._taken[tenant] += 1
         try:
             yield

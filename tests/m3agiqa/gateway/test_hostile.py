@@ -227,7 +227,7 @@ def test_waits_of_all_have_an_end(start: Callable[..., Gateway]) -> None:
     umbra.submit(request_id="cat")
     with closing(acme.ask("GET", "/v1/events", stream=True)):
         refused = umbra.ask("GET", "/v1/images/cat?wait=1")
-        assert problem(refused) == (503, "busy")
+        assert problem(refused) == (503, "overloaded")
         assert refused.headers["retry-after"] == "1"
         assert umbra.ask("GET", "/v1/images/cat").status_code == 202
 
