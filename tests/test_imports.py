@@ -66,6 +66,10 @@ def of_client(module: str) -> bool:
     return f"{module}.".startswith("m3agiqa.client.")
 
 
+def of_gateway(module: str) -> bool:
+    return f"{module}.".startswith("m3agiqa.gateway.")
+
+
 def may_import_a_worker(module: str) -> bool:
     """A command may import a worker when it runs, and so may what opens sources for commands: the command line is the
     top of everything.
@@ -135,11 +139,11 @@ def test_redis_is_imported_by_the_queue_alone() -> None:
 def test_scoring_knows_no_queue() -> None:
     edges = import_graph.graph(import_graph.modules(ROOT, ["m3agiqa"]), later=True)
     users = {name for name, others in edges.items() if not of_queue(name) and any(map(of_queue, others))}
-    assert {name for name in users if not of_client(name)} == QUEUE_USERS
+    assert {name for name in users if not of_client(name) and not of_gateway(name)} == QUEUE_USERS
 
 
 def test_scoring_does_without_redis() -> None:
-    names = [name for name in modules("m3agiqa") if not of_queue(name) and not of_client(name)]
+    names = [name for name in modules("m3agiqa") if not (of_queue(name) or of_client(name) or of_gateway(name))]
     assert "m3agiqa.cli.score" in names
     assert failure({"redis", *WORKER}, import_all(names)) == ""
 
@@ -154,6 +158,17 @@ def test_parts_of_the_library_do_without_torch(module: str) -> None:
 def test_the_queue_does_without_images_and_torch() -> None:
     names = [name for name in modules("m3agiqa") if of_queue(name) or of_client(name)]
     assert failure({*TORCH, *IMAGES, *WORKER}, import_all(names)) == ""
+
+
+def test_the_gateway_does_without_images_torch_and_celery() -> None:
+    names = [name for name in modules("m3agiqa") if of_gateway(name)]
+    assert "m3agiqa.gateway.app" in names
+    assert failure({*TORCH, *IMAGES, *WORKER}, import_all(names)) == ""
+
+
+def test_the_gateway_alone_knows_http_servers() -> None:
+    names = [name for name in modules("m3agiqa") if not of_gateway(name)]
+    assert failure({"starlette", "uvicorn", "python_multipart", *WORKER}, import_all(names)) == ""
 
 
 def test_the_worker_imports_without_torch_and_reads_nothing() -> None:

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from m3agiqa import config, errors
+from m3agiqa import config, environment, errors
 from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.gateway import settings as gateway
 from m3agiqa.policy import Policy
 from m3agiqa.queue.ledger import State
 from m3agiqa.tenants import Tenant
@@ -57,6 +58,7 @@ def files() -> list[str]:
 
 def test_every_variable_is_a_setting() -> None:
     known = {settings.PREFIX + name.upper() for name in settings.Settings.model_fields}
+    known |= {gateway.PREFIX + name.upper() for name in gateway.Settings.model_fields}
     assert set(re.findall(r"M3AGIQA_[A-Z0-9_]+", TEXT)) <= known
 
 
@@ -142,6 +144,11 @@ def test_the_tree_is_the_projects() -> None:
 
 def test_the_settings_are_those_of_the_worker() -> None:
     assert TEXT.count(settings.table()) == 1, "put what `python -m worker.settings` prints into docs/settings.md"
+
+
+def test_the_settings_of_the_gateway_are_its_own() -> None:
+    shown = environment.table(gateway.Settings, gateway.PREFIX)
+    assert TEXT.count(shown) == 1, "put what `python -m m3agiqa.gateway.settings` prints into docs/gateway.md"
 
 
 def test_the_failures_are_those_of_the_tree() -> None:

@@ -24,7 +24,7 @@ from tests.support import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROGRAMS = {"m3agiqa": library_cli.main, "m3agiqa-submit": producers_cli.main}
 #: Programs of others, whose options nothing here can check.
-OTHERS = {"cp", "docker", "export", "gate.sh", "kubectl", "mkdir", "pip", "redis-cli"}
+OTHERS = {"cp", "curl", "docker", "export", "gate.sh", "kubectl", "mkdir", "pip", "redis-cli"}
 
 
 def commands() -> Iterator[tuple[str, list[str], list[str]]]:

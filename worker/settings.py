@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, IPvAnyAddress, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from m3agiqa import __version__
+from m3agiqa import __version__, environment
 from m3agiqa.contract import MAX_PIXELS, describe_validation
 from m3agiqa.errors import ConfigError
 from m3agiqa.fields import S3Uri
@@ -25,6 +25,8 @@ from m3agiqa.queue.connection import SILENCE_S
 from m3agiqa.queue.ledger import DEAD_LETTERS_TTL_S
 
 PREFIX = "M3AGIQA_"
+#: Variables of the gateway, which its own class of settings knows.
+_GATEWAY = PREFIX + "GATEWAY_"
 
 #: What Kubernetes puts into the environment of every container for a Service named m3agiqa-something.
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -369,13 +371,17 @@ class Settings(BaseSettings):
             ConfigError: a wrong value, or a variable with our prefix that no setting has: a misspelt guard is no guard.
         """
         known = {variable(name) for name in cls.model_fields}
-        given = (name for name in os.environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
+        given = (
+            name
+            for name in os.environ
+            if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name) and not name.startswith(_GATEWAY)
+        )
         if unknown := sorted(name for name in given if name not in known):
             raise ConfigError(f"no such setting: {', '.join(unknown)}")
         try:
             return cls()
         except ValidationError as error:
-            raise ConfigError(_by_variable(describe_validation(error))) from None
+            raise ConfigError(environment.by_variable(describe_validation(error), Settings, PREFIX)) from None
         except SettingsError as error:
             # It names the field in quotes, and nothing of the value.
             _, field, *_ = str(error).split('"')
@@ -384,13 +390,7 @@ class Settings(BaseSettings):
 
 def variable(field: str) -> str:
     """The environment variable of a field."""
-    return PREFIX + field.upper()
-
-
-def _by_variable(told: str) -> str:
-    """What is wrong with some fields, with the names of their variables instead of theirs."""
-    fields = "|".join(sorted(Settings.model_fields, key=len, reverse=True))
-    return re.sub(rf"(^|; )({fields})(?=[.:])", lambda found: found[1] + variable(found[2]), told)
+    return environment.variable(PREFIX, field)
 
 
 def processors() -> int:
@@ -400,18 +400,7 @@ def processors() -> int:
 
 def table() -> str:
     """Every setting in Markdown, as docs/settings.md shows them."""
-    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = f"`{shown}`" if field.default not in (None, (), {}) and (shown := _shown(field.default)) else ""
-        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
-    return "\n".join(rows)
-
-
-def _shown(default: object) -> str:
-    """A default as it would stand in the environment."""
-    if isinstance(default, SecretStr):
-        return default.get_secret_value()
-    return ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
+    return environment.table(Settings, PREFIX)
 
 
 if __name__ == "__main__":

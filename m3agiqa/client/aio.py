@@ -20,13 +20,18 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack
 from m3agiqa.client import submitting
 from m3agiqa.client.sync import Client
 from m3agiqa.contract import ScoreRequest, Verdict
+from m3agiqa.errors import NewerVersion, QueueUnavailable, ResultTimeout
+from m3agiqa.fields import name_of
 from m3agiqa.queue.erasing import Erased, ErasedTenant
 from m3agiqa.queue.standing import Status
 from m3agiqa.queue.state import State
 from m3agiqa.queue.usage import Usage
+from m3agiqa.queue.watching import Watching
 
 #: Threads, and so connections, that ask Redis at a time.
 _THREADS = 8
+#: Verdicts of which `watch` has told nobody yet, at most.
+_UNREAD = 10_000
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -46,6 +51,11 @@ class AsyncClient:
     def __init__(self, redis_url: str, **options: Unpack[submitting.Options]) -> None:
         self._client = Client(redis_url, **options)
         self._threads = ThreadPoolExecutor(_THREADS, "m3agiqa-client")
+        self._watching = Watching(self._client._connection)
+
+    @property
+    def tenant(self) -> str | None:
+        return self._client.tenant
 
     def for_tenant(self, tenant: str) -> Self:
         """This client for one tenant. Both share connections, which either ends with `close`."""
@@ -89,6 +99,37 @@ class AsyncClient:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
+    @asynccontextmanager
+    async def watch(self, batch_id: str | None = None) -> AsyncIterator[AsyncIterator[Verdict]]:
+        """Verdicts as they come while the block runs, whoever submitted: of the tenant, or of all; with `batch_id`,
+        those of that batch. Takes the rights of an operator.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or was away, so that some may have been missed; or the block
+                is ten thousand verdicts late.
+        """
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[str | None] = asyncio.Queue()
+        within = name_of(self._client.tenant, "") if self._client.tenant else ""
+
+        def hear(name: str | None) -> None:
+            if name is None or name.startswith(within):
+                loop.call_soon_threadsafe(heard.put_nowait, name and name.removeprefix(within))
+
+        with self._watching.listen(hear):
+            await self._run(self._watching.begin, hear)
+            yield self._heard(heard, batch_id)
+
+    async def _heard(self, heard: asyncio.Queue[str | None], batch_id: str | None) -> AsyncIterator[Verdict]:
+        while (request_id := await heard.get()) is not None and heard.qsize() < _UNREAD:
+            try:
+                verdict = await self.result(request_id, timeout=0)
+            except (ResultTimeout, NewerVersion):  # it was erased since, or is for a later version
+                continue
+            if batch_id in (None, verdict.batch_id):
+                yield verdict
+        raise QueueUnavailable("verdicts came meanwhile that were not told")
+
     async def _wait(self, request_id: str, stale: str | None = None) -> Verdict:
         wait = self._client._waiting.add(self._client._name(request_id), stale)
         try:
@@ -111,6 +152,18 @@ class AsyncClient:
     async def cancel(self, request_id: str) -> bool:
         """Take a request back. False if it was answered before. Takes the rights of an operator."""
         return await self._run(self._client.cancel, request_id)
+
+    async def page(self, cursor: int = 0, limit: int = 500, batch_id: str | None = None) -> tuple[list[Verdict], int]:
+        """Some of the verdicts that are in Redis, and the cursor of the next page; see `Client.page`."""
+        return await self._run(self._client.page, cursor, limit, batch_id)
+
+    async def take_in(self) -> None:
+        """Admit what producers submitted, as workers do. Takes the rights of an operator."""
+        await self._run(self._client.take_in)
+
+    async def ping(self) -> bool:
+        """Whether Redis answers."""
+        return await self._run(self._client._connection.answers)
 
     async def erase(self, request_id: str, *, objects: bool = False) -> Erased:
         """Remove every trace of a request from Redis, with `objects` from S3 too; says what it was. Takes the rights of
@@ -138,6 +191,7 @@ class AsyncClient:
         return await asyncio.get_running_loop().run_in_executor(self._threads, asking)
 
     async def close(self) -> None:
+        await self._run(self._watching.close)
         await self._run(self._client.close)
         self._threads.shutdown(wait=False)
 

@@ -74,6 +74,14 @@ class Operator(Reader):
         """
         return self._cancelling.cancel(self._name(request_id))
 
+    def take_in(self) -> None:
+        """Admit what producers submitted, as workers do: afterwards `state` knows every request.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        self._cancelling.take_in()
+
     def erase(self, request_id: str) -> Erased:
         """Remove every trace of a request from Redis; says what it was, and which objects in S3 are still there.
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Verdicts and states that one round trip reads.
 _CHUNK = 500
+#: Steps of a scan that make a page at most.
+_STEPS = 20
 
 
 def tenant_named(tenant: str) -> str:
@@ -106,7 +108,33 @@ class Reader:
         """
         with self._connection.redis() as redis:
             # A set, because a scan may name a key twice.
-            names = set(redis.scan_iter(match=self._key(keys.result(self._name("*"))), count=_CHUNK))
+            names = set(redis.scan_iter(match=self._results(), count=_CHUNK))
+        yield from self._verdicts(names, batch_id)
+
+    def page(self, cursor: int = 0, limit: int = _CHUNK, batch_id: str | None = None) -> tuple[list[Verdict], int]:
+        """Some of what `results` gives, about `limit` or fewer, and the cursor of the next page, which is 0 after the
+        last one. Between two pages that are not the last, any may be empty: Redis looks among the keys of all.
+
+        A verdict that is there from the first page to the last one is on a page, perhaps on two.
+
+        Raises:
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        names: set[str] = set()
+        with self._connection.redis() as redis:
+            for _ in range(_STEPS):
+                cursor, found = redis.scan(cursor, match=self._results(), count=min(limit, _CHUNK))
+                names.update(map(str, found))
+                if not cursor or len(names) >= limit:
+                    break
+        return list(self._verdicts(names, batch_id)), cursor
+
+    def _results(self) -> str:
+        """Glob over the keys of verdicts."""
+        return self._key(keys.result(self._name("*")))
+
+    def _verdicts(self, names: Iterable[str], batch_id: str | None) -> Iterator[Verdict]:
+        """What lies under keys of verdicts, of a batch if it is named."""
         for page in chunks(names, _CHUNK):
             for name, found in zip(page, self._connection.call("mget", page), strict=True):
                 if found is None:  # it expired since

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from jsonschema import Draft202012Validator, validators
 
+from m3agiqa.gateway import settings as gateway
 from tests.deploy.files import (
     COMPOSE,
     COMPOSE_TEXT,
@@ -75,6 +76,7 @@ def test_what_the_example_offers_reaches_a_container() -> None:
 
 def test_every_variable_of_ours_is_a_setting() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {gateway.PREFIX + name.upper() for name in gateway.Settings.model_fields}
     for text in (COMPOSE_TEXT, EXAMPLE, DOCKERFILE):
         assert set(re.findall(rf"{PREFIX}\w+", text)) <= known
     for service in OURS:
@@ -87,7 +89,7 @@ def test_secrets_go_only_where_they_are_needed() -> None:
     assert holders == {"deliver"}
     assert {name for name in SERVICES if "FLOWER_BASIC_AUTH" in SERVICES[name].get("environment", {})} == {"flower"}
     for secret, holders in {
-        "REDIS_PASSWORD": {"redis", "score", "deliver"},
+        "REDIS_PASSWORD": {"redis", "score", "deliver", "gateway"},
         "REDIS_PRODUCER_PASSWORD": {"redis"},
         "REDIS_MONITOR_PASSWORD": {"redis", "flower"},
         "REDIS_EXPORTER_PASSWORD": {"redis", "exporter"},
@@ -105,7 +107,7 @@ def test_every_user_of_redis_gets_a_password_and_every_service_is_one() -> None:
     assert sorted(re.findall(r"s/\^user (\w+) on/", script)) == sorted(users)
     for service in OURS:
         user = urlsplit(environment(service, REQUIRED)["M3AGIQA_REDIS_URL"]).username
-        assert user == {"flower": "monitor"}.get(service, service)
+        assert user == {"flower": "monitor", "gateway": "operator"}.get(service, service)
         assert user in users
 
 
@@ -119,7 +121,7 @@ def test_prometheus_can_ask_workers_where_their_images_say() -> None:
 
 def test_ports_are_open_to_this_host_alone() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 6
+    assert len(ports) == 7
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -59,7 +59,7 @@ def test_what_is_cached_lies_in_the_volume() -> None:
 
 def test_every_install_is_pinned_by_the_constraints_file() -> None:
     installs = [command for command in re.split(r"&&|\n", "\n".join(arguments("RUN"))) if "pip install" in command]
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert all("--constraint /build/constraints.txt" in command for command in installs)
     extras = set(re.findall(r"\.whl\)\[(\w+)\]", DOCKERFILE))
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

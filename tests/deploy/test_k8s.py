@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from tests.deploy import keda
-from tests.deploy.files import OURS, SERVICES
+from tests.deploy.files import SERVICES, STARTED
 from tests.deploy.manifests import (
     BASE,
     CONTAINERS,
@@ -130,13 +130,13 @@ def test_no_service_becomes_a_setting(name: str) -> None:
     assert PODS[name]["enableServiceLinks"] is False
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", STARTED)
 def test_every_container_reads_the_shared_settings(name: str) -> None:
     # A namespace that one of them did not know would have it look at another platform's queue, or at none.
     assert {"configMapRef": {"name": "m3agiqa-settings"}} in CONTAINERS[name]["envFrom"]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", STARTED)
 def test_containers_run_what_compose_runs(name: str) -> None:
     container = CONTAINERS[name]
     assert container["image"] == SERVICES[name]["image"]

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from m3agiqa.queue import keys
 from producers import Client
-from tests.deploy.files import OURS, REQUIRED, SERVICES
+from tests.deploy.files import REQUIRED, SERVICES, STARTED
 from tests.deploy.stack import Stack, pings, running, status
 from tests.support import PATIENCE_S, Web, eventually
 
@@ -47,9 +47,9 @@ def test_the_commands_of_all_services_make_a_stack_that_delivers(stack: Stack, w
     shown = Path(f"/proc/{server.pid}/cmdline").read_bytes()
     assert not [name for name, value in REQUIRED.items() if value.encode() in shown]
     # when the others start
-    for service in OURS:
+    for service in STARTED:
         stack.up(service)
-    for service in OURS:
+    for service in STARTED:
         eventually(lambda service=service: stack.healthy(service), f"{service} is healthy")  # type: ignore[misc]
     # then an image is scored and its verdict delivered, signed
     with Client(producer) as client:

@@ -43,7 +43,7 @@ def test_systemd_has_nothing_to_say_of_a_unit(name: str, tmp_path: Path) -> None
 
 
 def test_there_is_a_unit_for_every_part() -> None:
-    assert set(UNITS) == {"score", "deliver", "exporter", "flower"}
+    assert set(UNITS) == {"score", "deliver", "exporter", "flower", "gateway"}
     assert UNITS["score"].name == "m3agiqa-score@.service"
 
 

@@ -145,6 +145,7 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["LLEN", "score:3"], set(ROLES) - {"shadow"}),
     (["GET", keys.result("r")], {"producer", "operator", "score", "deliver"}),
     (["SUBSCRIBE", keys.done("r")], {"producer", "operator", "score", "deliver"}),
+    (["PSUBSCRIBE", keys.done("*")], {"operator", "score", "deliver"}),
     (["WAIT", "1", "1"], {"producer", "operator"}),
     # the work of others, and what they asked for
     (["LRANGE", keys.inbox(3), "0", "-1"], set()),
