@@ -98,6 +98,8 @@ def _queue_gauges(found: Overview) -> Iterator[Metric]:
     yield _gauge("leases_held", "Tasks that workers have.", found.leases_held)
     yield _by("dead_letters", "Dead letters that are kept, by code of the failure.", "code", found.dead_letters)
     yield _gauge("dead_letters_bytes", "Bytes of all dead letters.", found.dead_letters_bytes)
+    text = "Bytes of images that lie in Redis beside their requests."
+    yield _gauge("images_waiting_bytes", text, found.images_waiting_bytes)
     yield _gauge("unreadable_entries", "Entries of the ledger that cannot be read.", found.unreadable_entries)
     workers = {queue: found.workers_of(queue) for queue in (keys.SCORE_QUEUE, keys.DELIVER_QUEUE)}
     yield _by("workers", "Workers that said within 20 s that they are there.", "queue", workers)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -72,9 +72,9 @@ class InlineImages:
             for name in names:
                 pipeline.hmget(self.connection.key(keys.image(name)), "minute", "bytes")
             by_minute, *found = pipeline.execute()
-        now = time.time() // 60
-        waiting = sum(_number(size) for minute, size in by_minute.items() if _number(minute) >= now)
-        return max(0, waiting), [(one[0], one[1]) if one[0] and _number(one[1]) else None for one in found]
+        return waiting_bytes(by_minute, time.time()), [
+            (one[0], one[1]) if one[0] and _number(one[1]) else None for one in found
+        ]
 
     def _put(self, request: ScoreRequest, data: bytes, before: tuple[str, str] | None) -> None:
         name, images = map(self.connection.key, (keys.image(request.name), keys.IMAGES))
@@ -114,6 +114,11 @@ def parts(connection: Connection, request: str, digest: str) -> Iterator[bytes]:
         # Only the last one is shorter. So a stranger's parts end as soon as ours, however many he wrote.
         if len(part) < PART_BYTES:
             return
+
+
+def waiting_bytes(by_minute: Mapping[str, str], now: float) -> int:
+    """Bytes that wait at a time, seconds since 1970, of what the hash `m3agiqa:images` holds."""
+    return max(0, sum(_number(size) for minute, size in by_minute.items() if _number(minute) >= now // 60))
 
 
 def _number(text: str | None) -> int:

@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError
 from m3agiqa.fields import is_tenant
 from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
+from m3agiqa.queue.images import waiting_bytes
 from m3agiqa.queue.inbox import lengths_of
 
 #: What the scripts count in `keys.COUNTS`: names, and what their labels are called.
@@ -91,6 +92,8 @@ class Overview(BaseModel):
     dead_letters: dict[str, int]
     dead_letters_bytes: int
     dead_letters_dropped: int
+    #: Bytes of images that lie beside their requests.
+    images_waiting_bytes: int
     #: Entries of the ledger that were set aside because they cannot be read.
     unreadable_entries: int
     workers: tuple[WorkerSeen, ...]
@@ -156,6 +159,7 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
     pipeline.get(key(keys.DEAD_BYTES))
     pipeline.get(key(keys.DEAD_DROPPED))
     pipeline.hgetall(key(keys.COUNTS))
+    pipeline.hgetall(key(keys.IMAGES))
     pipeline.zrange(key(keys.WORKERS), -_MOST_WORKERS, -1)
     since = now - _FAILING_S
     pipeline.zrange(
@@ -163,7 +167,9 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
     )
     for priority in keys.PRIORITIES:
         pipeline.hgetall(key(keys.lanes(priority)))
-    deliveries, owed, overdue, unread, letters, size, dropped, counts, names, failing, *lanes = pipeline.execute()
+    deliveries, owed, overdue, unread, letters, size, dropped, counts, images, names, failing, *lanes = (
+        pipeline.execute()
+    )
     workers = _workers(redis, key, names)
     return {
         "laned": _by_tenant(lanes),
@@ -174,6 +180,7 @@ def _rest(redis: Redis, key: Callable[[str], str], now: float) -> dict[str, Any]
         "dead_letters": {code: count for code, count in _numbers(letters).items() if _LABEL.fullmatch(code)},
         "dead_letters_bytes": _number(size),
         "dead_letters_dropped": _number(dropped),
+        "images_waiting_bytes": waiting_bytes(images, now),
         "unreadable_entries": unread,
         "workers": workers,
         "receivers_failing": {name: max(0.0, now - at) for name, at in failing if _RECEIVER.fullmatch(name)},

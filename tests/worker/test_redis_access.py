@@ -179,7 +179,7 @@ RIGHTS: list[tuple[list[str], set[str]]] = [
     (["DEL", keys.image("r")], {"operator", "score", "deliver"}),
     (["EXPIRE", keys.image("r"), "1"], {"producer", "operator", "score", "deliver"}),
     (["HINCRBY", keys.IMAGES, "1", "1"], {"producer", "operator", "score", "deliver"}),
-    (["HGETALL", keys.IMAGES], {"producer", "operator"}),
+    (["HGETALL", keys.IMAGES], {"producer", "operator", "exporter"}),
     (["EXPIRE", keys.inbox(3), "1"], {"operator", "score", "deliver"}),
     (["HSET", keys.inbox(3), "x", "y"], {"operator", "score", "deliver"}),
     # waking

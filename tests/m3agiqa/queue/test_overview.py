@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
+from m3agiqa.client import Client
 from m3agiqa.contract import Failure, PolicyRef
 from m3agiqa.errors import FetchRefused, QueueUnavailable
 from m3agiqa.queue import inbox, keys, overview
@@ -242,3 +243,14 @@ def test_what_a_stranger_wrote_among_the_receivers_is_left_out(redis: Redis, con
     found = overview.read(connection).receivers_failing
     assert found.keys() == {"[2001:db8::1]", "s3://my_bucket"}
     assert found["[2001:db8::1]"] == 0
+
+
+def test_images_beside_their_requests_are_told_in_bytes(client: Client, redis: Redis, connection: Connection) -> None:
+    # given images that wait, and what expired or is no number in the count
+    client.submit(image=b"x" * 100, prompt="", request_id="a")
+    client.submit(image=b"y" * 23, prompt="", request_id="b")
+    redis.hset(keys.IMAGES, mapping={"1": 1000, "99999999": "many"})
+    assert overview.read(connection).images_waiting_bytes == 123
+    # when one is answered
+    client.cancel("a")
+    assert overview.read(connection).images_waiting_bytes == 23
