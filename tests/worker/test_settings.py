@@ -22,6 +22,7 @@ MALFORMED = {
     "device": ("gpu", "cuda:", " "),
     "policy": ("none-such", "/none/such.yaml"),
     "config_dir": ("/none/such",),
+    "tenants": ("listed,any",),
     "max_batch": ("many", "0", "1.5", "1e99"),
     "max_wait_ms": ("-1", "nan"),
     "score_timeout_s": ("0", "1e99"),

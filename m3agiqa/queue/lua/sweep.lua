@@ -43,7 +43,11 @@ local function look_after(at, task)
     queued = tonumber(queued)
     local lost = tonumber(run or 0) - tonumber(fair or 0)
     if queued == 0 and lost > 0 then count('leases_lost', kind) end
-    if queued > 0 and queued >= waits_since(place) then
+    local first = waits_since(place)
+    -- A lane's next one may have been answered before its turn, which says nothing of those behind it.
+    local length = place ~= list and first == math.huge and redis.pcall('LLEN', place)
+    if type(length) == 'number' and length > 0 then first = 0 end
+    if queued > 0 and queued >= first then
         redis.call('ZADD', OWED, now + math.min(math.max(now - queued, LOST_AFTER_S), LOOK_AGAIN_S), task)
     elseif queued == 0 and lost > 1 then
         -- Multiples of the golden ratio spread evenly.

@@ -206,6 +206,17 @@ def test_a_name_in_a_lane_is_not_taken_for_lost(ledger: Ledger, redis: Redis) ->
     assert waiting(redis, 6, "acme") == names_of("acme", range(300))
 
 
+def test_one_that_was_answered_before_its_turn_does_not_make_its_lane_seem_lost(ledger: Ledger, redis: Redis) -> None:
+    # given the next one of a lane, which was begun before its turn
+    owe(ledger, redis, *of("acme", range(40)))
+    begin(ledger, f"acme/acme-{MOST}")
+    pass_time(redis, 100, *names_of("acme", range(40)))
+    # when workers look whether those behind it are lost
+    ledger.sweep()
+    # then they are not
+    assert redis.llen(LIST) == MOST
+
+
 @pytest.mark.parametrize("place", [keys.lane, keys.front])
 def test_keys_of_another_kind_cost_fairness_and_nothing_else(
     place: object, ledger: Ledger, client: Client, redis: Redis
