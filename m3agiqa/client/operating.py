@@ -12,15 +12,17 @@ from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
 from m3agiqa.queue.erasing import Erased, ErasedTenant, Erasing
 from m3agiqa.queue.overview import Overview
+from m3agiqa.tenants import Tenants
 
 
 class Operator(Reader):
     """Takes the rights of the user `operator` of `deploy/redis/users.acl`. Dead letters are those of every tenant."""
 
-    def __init__(self, connection: Connection, tenant: str | None = None) -> None:
+    def __init__(self, connection: Connection, tenant: str | None = None, tenants: Tenants | None = None) -> None:
         super().__init__(connection, tenant)
         self._dead = DeadLetters(connection)
-        self._cancelling = Cancelling(connection)
+        self._cancelling = Cancelling(connection, tenants)
+        self._erasing = Erasing(connection, tenants)
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         """What workers gave up, the newest first. The log names dead letters that cannot be read.
@@ -89,7 +91,7 @@ class Operator(Reader):
             UsageError: this is no request id.
             QueueUnavailable: Redis cannot be reached, or forbids this user to.
         """
-        return Erasing(self._connection).erase(self._name(request_id))
+        return self._erasing.erase(self._name(request_id))
 
     def erase_tenant(self, tenant: str, *, keep_usage: bool = False) -> ErasedTenant:
         """Remove every trace of all requests of a tenant from Redis, and what it used unless that is to be kept; says
@@ -101,7 +103,7 @@ class Operator(Reader):
         """
         if self.tenant not in (None, tenant):
             raise UsageError(f"this client is for tenant {self.tenant} alone")
-        return Erasing(self._connection).erase_tenant(tenant, keep_usage=keep_usage)
+        return self._erasing.erase_tenant(tenant, keep_usage=keep_usage)
 
     def purge(self) -> Iterator[str]:
         """Take back every request that waits for its score now; with a tenant, its own. Yields the id of each once

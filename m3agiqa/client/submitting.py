@@ -15,6 +15,7 @@ from m3agiqa.client.images import Image, bytes_of, is_data_url
 from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import NewerVersion, QueueFull, RequestConflict, RequestInvalid, ResultTimeout
 from m3agiqa.quoting import quoted
+from m3agiqa.tenants import Tenants
 from m3agiqa.tracing import traced
 
 #: Requests that may wait before `submit` refuses more: some 500 MB of Redis, an hour's work of four GPUs.
@@ -36,6 +37,7 @@ class Options(TypedDict, total=False):
     inline_max_bytes: int
     inline_budget_bytes: int
     inline_ttl_s: int
+    tenants: Tenants | None
 
 
 class Fields(TypedDict, total=False):

@@ -24,6 +24,7 @@ from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.erasing import Erased
 from m3agiqa.queue.images import InlineImages
 from m3agiqa.queue.waiting import Waiting
+from m3agiqa.tenants import Tenants
 
 #: Threads that ask Redis at a time; others wait for their turn. Those that wait for verdicts need no connection.
 _AT_ONCE = 32
@@ -44,6 +45,8 @@ class Client(Operator):
     no such place they go into Redis, each of at most `inline_max_bytes`, for `inline_ttl_s` seconds, while those that
     wait have less than `inline_budget_bytes` in all.
 
+    What an operator has it take in counts against no limits of tenants, unless it is given their files as `tenants`.
+
     Raises:
         ConfigError: `redis_url` is no Redis URL, `upload` no place in S3, or `tenant` no name of one.
     """
@@ -58,8 +61,9 @@ class Client(Operator):
         inline_max_bytes: int = images.MAX_BYTES,
         inline_budget_bytes: int = images.BUDGET_BYTES,
         inline_ttl_s: int = images.TTL_S,
+        tenants: Tenants | None = None,
     ) -> None:
-        super().__init__(Connection(redis_url, at_once=_AT_ONCE), tenant)
+        super().__init__(Connection(redis_url, at_once=_AT_ONCE), tenant, tenants)
         # `AsyncClient` waits by this as well.
         self._waiting = Waiting(self._connection)
         self._max_queued = max_queued

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from datetime import UTC, datetime
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from m3agiqa.client import AsyncClient, State, Status, Verdict
-from m3agiqa.errors import ResultTimeout, UsageError
+from m3agiqa.errors import QuotaExceeded, ResultTimeout, UsageError
 from m3agiqa.fields import is_request_id
 from m3agiqa.gateway import bodies, events, openapi
 from m3agiqa.gateway.keys import Keyring
@@ -25,6 +26,7 @@ from m3agiqa.gateway.limits import Places, Rates
 from m3agiqa.gateway.problems import Problem, invalid, not_found, problem_of, unauthorized
 from m3agiqa.gateway.settings import Settings
 from m3agiqa.queue.address import Address
+from m3agiqa.tenants import Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 MOST_IDS, MOST_VERDICTS = 500, 500
 #: Steps that look through much of Redis, of which so many run at a time: others do not wait for them.
 _HEAVY = 2
+#: Seconds after which a tenant that has all it may have is told to come back.
+_QUOTA_AGAIN_S = 60.0
 #: Seconds after which a client is told to ask again, at least and at most.
 _ASK_AGAIN_S = (1, 60)
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
@@ -42,18 +46,20 @@ Handler = Callable[["Gateway", Request, AsyncClient], Awaitable[Response]]
 class Gateway:
     """What every request shares."""
 
-    def __init__(self, settings: Settings, client: AsyncClient) -> None:
+    def __init__(self, settings: Settings, client: AsyncClient, tenants: Tenants) -> None:
         self._settings = settings
         self._client = client
         self._keys = Keyring(settings.keys_file)
         self._rates = Rates(settings.requests_per_s, settings.burst)
         self._waits = Places("open waits", settings.max_waits, settings.waits_per_tenant)
         self._uploads = Places("uploads", settings.max_uploads, settings.uploads_per_tenant)
+        self._tenants = tenants
         self._heavy = asyncio.Semaphore(_HEAVY)
 
     async def submit(self, request: Request, client: AsyncClient) -> Response:
         place = self._uploads.one(_tenant(client)) if bodies.is_upload(request) else nullcontext()
         with place:
+            await self._refuse_beyond_quota(client)
             asked = await bodies.read(request, self._settings.max_image_bytes, self._settings.body_timeout_s)
             if "idempotency-key" in request.headers:
                 await self._settle(client, asked.request_id if not isinstance(asked, dict) else asked["request_id"])
@@ -124,6 +130,20 @@ class Gateway:
         answers = await self._client.ping()
         return JSONResponse({"status": "ok" if answers else "no Redis"}, 200 if answers else 503)
 
+    async def _refuse_beyond_quota(self, client: AsyncClient) -> None:
+        """Say at once what workers would answer by a verdict, which is still theirs to judge."""
+        terms = self._tenants.terms(client.tenant)
+        if terms.failure is None:
+            return
+        if terms.failure.code != QuotaExceeded.code:
+            raise Problem(403, terms.failure.code, terms.failure.message)
+        if terms.max_waiting is not None and await client.waiting() >= terms.max_waiting:
+            raise Problem(429, terms.failure.code, terms.failure.message, retry_after_s=_QUOTA_AGAIN_S)
+        if terms.images_per_day is not None:
+            today = datetime.now(UTC).date()
+            if sum(used.admitted for used in await client.usage(today, today)) >= terms.images_per_day:
+                raise Problem(429, terms.failure.code, terms.failure.message, retry_after_s=_QUOTA_AGAIN_S)
+
     async def _settle(self, client: AsyncClient, request_id: str) -> Status:
         """Where a request is, after Redis took in what was submitted, if it must."""
         status = (await client.status_many([request_id]))[request_id]
@@ -189,13 +209,17 @@ async def _problem(_: Request, error: Exception) -> Response:
     return problem_of(error).response(dict(headers or {}))
 
 
-def make(settings: Settings, client: AsyncClient) -> Starlette:
-    """The application, which closes `client` as it ends.
+def make(settings: Settings, redis_url: str) -> Starlette:
+    """The application, as a client of that Redis.
 
     Raises:
         ConfigError: the file of keys cannot be read.
     """
-    gateway = Gateway(settings, client)
+    tenants = Tenants(listed=settings.tenants == "listed")
+    client = AsyncClient(
+        redis_url, max_queued=settings.max_queued, inline_max_bytes=settings.max_image_bytes, tenants=tenants
+    )
+    gateway = Gateway(settings, client, tenants)
     document = openapi.text(settings)
 
     async def describe(_: Request) -> Response:
@@ -234,11 +258,7 @@ def from_environment() -> Starlette:
     Raises:
         ConfigError: a setting is wrong, or the file of keys cannot be read.
     """
-    settings = Settings.from_environment()
-    client = AsyncClient(
-        Address.from_environment().url, max_queued=settings.max_queued, inline_max_bytes=settings.max_image_bytes
-    )
-    return make(settings, client)
+    return make(Settings.from_environment(), Address.from_environment().url)
 
 
 def _tenant(client: AsyncClient) -> str:

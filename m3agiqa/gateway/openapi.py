@@ -29,6 +29,7 @@ _PROBLEM = {
 _ERRORS = {
     "400": "The body is not JSON, or no form.",
     "401": "There is no valid API key.",
+    "403": "The tenant is served nothing, as far as its operator has said.",
     "404": "There is no such request, or its verdict is kept no more.",
     "408": "The body did not come in time.",
     "409": "Another request stands under this id or Idempotency-Key.",
@@ -115,7 +116,7 @@ def _submit() -> dict[str, Any]:
                     for name in ("show", "remove")
                 },
             },
-            **_errors("400", "408", "409", "413", "415"),
+            **_errors("400", "403", "408", "409", "413", "415"),
         },
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     )
     processes: int = Field(
         default=1, ge=1, le=256, description="Processes that share the port; each has limits of its own."
+    )
+    tenants: Literal["any", "listed"] = Field(
+        default="any", description="Tenants that are served, as M3AGIQA_TENANTS of the workers has it."
     )
     max_queued: int = Field(
         default=MAX_QUEUED, ge=1, description="Requests of all tenants that may wait before more are refused (503)."

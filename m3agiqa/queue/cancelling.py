@@ -12,6 +12,7 @@ from m3agiqa.queue import keys
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.inbox import Admission, refusal
 from m3agiqa.quoting import quoted
+from m3agiqa.tenants import Tenants
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +26,12 @@ class Cancelling:
     A worker that is scoring one finishes it, and drops the result.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenants: Tenants | None = None) -> None:
         self._connection = connection
         self._key = connection.key
-        self._admission = Admission(connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES)
+        self._admission = Admission(
+            connection, result_ttl_s=_RESULT_TTL_S, dead_letters_bytes=_DEAD_LETTERS_BYTES, tenants=tenants
+        )
 
     def cancel(self, name: str) -> bool:
         """Answer the request of this name with code `cancelled`, and owe the deliveries of that answer. False if it was
@@ -56,8 +59,8 @@ class Cancelling:
                 logger.warning("%s", error)
 
     def take_in(self) -> None:
-        """Admit what lies in the inbox, as workers do: perhaps none is running. Limits of tenants do not count here, as
-        workers alone have their files.
+        """Admit what lies in the inbox, as workers do: perhaps none is running. Limits of tenants count where their
+        files are here, as `tenants`.
         """
         for priority in keys.PRIORITIES:
             while self._admission.admit(priority):

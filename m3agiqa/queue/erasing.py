@@ -17,6 +17,7 @@ from m3agiqa.queue.cancelling import Cancelling
 from m3agiqa.queue.connection import Connection
 from m3agiqa.queue.dead import DeadLetter, DeadLetters
 from m3agiqa.quoting import quoted
+from m3agiqa.tenants import Tenants
 
 #: Seconds for which a verdict that a worker still makes of an erased request is not kept: longer than any run takes.
 _LATE_S = 86_400
@@ -74,10 +75,10 @@ class ErasedTenant(BaseModel):
 class Erasing:
     """Erases requests. Methods raise QueueUnavailable as `Connection` does."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tenants: Tenants | None = None) -> None:
         self._connection = connection
         self._dead = DeadLetters(connection)
-        self._cancelling = Cancelling(connection)
+        self._cancelling = Cancelling(connection, tenants)
 
     def erase(self, name: str) -> Erased:
         """Remove every trace of the request of this name, whatever its state. What a worker does with it now is

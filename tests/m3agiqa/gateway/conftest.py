@@ -11,7 +11,7 @@ import pytest
 import requests
 import uvicorn
 
-from m3agiqa.client import AsyncClient, Client
+from m3agiqa.client import Client
 from m3agiqa.gateway import app, keys, server
 from m3agiqa.gateway.settings import Settings
 from m3agiqa.queue.ledger import Ledger
@@ -55,8 +55,7 @@ def serving(redis_url: str, keys_file: Path, **settings: Any) -> Iterator[str]:
     """The URL of a real gateway in a thread."""
     port = free_port()
     known = Settings(keys_file=keys_file, listen=f"127.0.0.1:{port}", **settings)
-    client = AsyncClient(redis_url, max_queued=known.max_queued, inline_max_bytes=known.max_image_bytes)
-    config = uvicorn.Config(app.make(known, client), log_config=None, **server.options(known))
+    config = uvicorn.Config(app.make(known, redis_url), log_config=None, **server.options(known))
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
