@@ -49,9 +49,11 @@ def test_make_has_its_targets() -> None:
 
 
 def test_the_commands_are_installed_under_their_names() -> None:
-    assert {"m3agiqa": "m3agiqa.cli:main", "m3agiqa-submit": "producers.cli:main"}.items() <= project()[
-        "scripts"
-    ].items()
+    assert {
+        "m3agiqa": "m3agiqa.cli:main",
+        "m3agiqa-submit": "producers.cli:main",
+        "m3agiqa-gateway": "m3agiqa.gateway.__main__:main",
+    }.items() <= project()["scripts"].items()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,7 @@ def test_the_client_keeps_its_signatures() -> None:
         "inline_max_bytes": 8 * 2**20,
         "inline_budget_bytes": 512 * 2**20,
         "inline_ttl_s": 3600,
+        "tenants": None,
     }
     assert signature(Client.submit) == {
         "image_url": None,
