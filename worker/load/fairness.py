@@ -70,7 +70,7 @@ def run(load: Load) -> Fairness:
     Image.new("RGB", (64, 64), "grey").save(image, "PNG")
     with rig(
         [image.getvalue()],
-        score_threads=2 * load.max_batch,
+        score_threads=3 * load.max_batch,
         model=f"fake:{load.batch_time_s}",
         max_batch=load.max_batch,
     ) as platform:

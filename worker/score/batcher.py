@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import queue
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from m3agiqa.contract import Failure, Priority
 from m3agiqa.errors import DeviceLost, InternalError, ScoringTimeout
 from m3agiqa.jobs import Job, Scores
+from worker.score.turns import END, Turns, Waiting
 
 if TYPE_CHECKING:
     from m3agiqa.scorer import Scoring
@@ -60,20 +60,6 @@ class Expected:
             self._count -= 1
 
 
-@dataclass(order=True)
-class _Waiting:
-    """A job that waits for a batch. Jobs are ordered by `due`, seconds of the monotonic clock, and then by number."""
-
-    due: float
-    number: int
-    job: Job = field(compare=False)
-    future: Future[Scores | Failure] = field(compare=False)
-    #: When the job was ready for a batch, seconds of the same clock.
-    since: float = field(compare=False)
-    #: Seconds that preparing the job took.
-    prepared_s: float = field(compare=False, default=0.0)
-
-
 @dataclass(frozen=True)
 class _Scored:
     """A result to hand out at `due`, seconds of the monotonic clock, or earlier if no batch is being scored."""
@@ -83,15 +69,12 @@ class _Scored:
     result: Scores | Failure
 
 
-#: Ends the queue: it is ordered behind every job.
-_END = _Waiting(math.inf, 0, cast("Job", None), Future(), math.inf)
-
-
 class Batcher:
     """Scores a batch when it has `max_batch` images, or when its first has waited `max_wait_s` seconds and no other is
     being opened.
 
-    Where more images wait than fit, the more urgent go first, and among equals the one that came first.
+    Where more images wait than fit, the more urgent go first, and among equals the one that came first; but no tenant's
+    images keep another's out of a batch.
     """
 
     def __init__(self, scoring: Scoring, *, max_batch: int, max_wait_s: float) -> None:
@@ -102,7 +85,7 @@ class Batcher:
         self.metrics: Metrics | None = None
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
-        self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
+        self._queue = Turns()
         self._numbers = itertools.count()
         self._scored: queue.SimpleQueue[_Scored | None] = queue.SimpleQueue()
         self._idle = threading.Event()
@@ -115,15 +98,17 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job, priority: Priority = 3) -> Future[Scores | Failure]:
+    def submit(self, job: Job, priority: Priority = 3, tenant: str | None = None) -> Future[Scores | Failure]:
         """Queue a job; its future will hold what the scorer returned for it, or a Failure if the scorer raised.
 
         The caller's thread prepares the job (what needs no model) while the model works on other jobs.
         """
-        [future] = self.submit_together([job], priority)
+        [future] = self.submit_together([job], priority, tenant)
         return future
 
-    def submit_together(self, jobs: Sequence[Job], priority: Priority = 3) -> list[Future[Scores | Failure]]:
+    def submit_together(
+        self, jobs: Sequence[Job], priority: Priority = 3, tenant: str | None = None
+    ) -> list[Future[Scores | Failure]]:
         """Queue several jobs as `submit` does, so that they fill batches together."""
         began = time.monotonic()
         futures: list[Future[Scores | Failure]] = [Future() for _ in jobs]
@@ -132,17 +117,17 @@ class Batcher:
             since = time.monotonic()
             for job, future in zip(prepared, futures, strict=True):
                 due = since + priority * STEP_S
-                self._queue.put(_Waiting(due, next(self._numbers), job, future, since, since - began))
+                self._queue.put(Waiting(due, next(self._numbers), job, future, since, since - began, tenant))
         return futures
 
-    def score(self, job: Job, timeout_s: float, priority: Priority = 3) -> Scores | Failure:
+    def score(self, job: Job, timeout_s: float, priority: Priority = 3, tenant: str | None = None) -> Scores | Failure:
         """Submit a job and wait for its outcome.
 
         Raises:
             ScoringTimeout: there is none within `timeout_s` seconds.
         """
         until = time.monotonic() + timeout_s
-        future = self.submit(job, priority)
+        future = self.submit(job, priority, tenant)
         try:
             return future.result(until - time.monotonic())
         except FutureTimeout:
@@ -161,20 +146,21 @@ class Batcher:
     def stop(self, timeout_s: float | None = None) -> None:
         """Score every job submitted so far, then end the threads. Returns after `timeout_s` seconds at the latest."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._queue.put(_END)
+        self._queue.put(END)
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while (first := self._next()) is not _END:
+        while (first := self._next()) is not END:
             batch = self._fill(first)
             del first  # or its image would stay on the device until the next one comes
+            self._queue.begin_batch()
             self._score(batch)
             del batch
         self._idle.set()
         self._scored.put(None)
 
-    def _next(self, patience_s: float | None = None) -> _Waiting:
+    def _next(self, patience_s: float | None = None) -> Waiting:
         """Raises queue.Empty after `patience_s` seconds."""
         try:
             return self._queue.get_nowait()
@@ -182,7 +168,7 @@ class Batcher:
             self._idle.set()
             return self._queue.get(timeout=patience_s)
 
-    def _fill(self, first: _Waiting) -> list[_Waiting]:
+    def _fill(self, first: Waiting) -> list[Waiting]:
         """Gather a batch that begins with `first`. Jobs whose callers gave up are left out, so it may be empty."""
         batch = [first] if first.future.set_running_or_notify_cancel() else []
         until = first.since + self._max_wait_s
@@ -196,14 +182,14 @@ class Batcher:
                 if patience_s:
                     continue
                 break
-            if waiting is _END:
-                self._queue.put(_END)
+            if waiting is END:
+                self._queue.put(END)
                 break
             if waiting.future.set_running_or_notify_cancel():
                 batch.append(waiting)
         return batch
 
-    def _score(self, batch: list[_Waiting]) -> None:
+    def _score(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         self._idle.clear()

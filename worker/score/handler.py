@@ -159,7 +159,7 @@ class ScoreHandler:
             return known
         claim.mark_scoring()
         _still_wanted(claim.request)
-        outcome = self.batcher.score(job, self.timeout_s, claim.request.priority)
+        outcome = self.batcher.score(job, self.timeout_s, claim.request.priority, claim.request.tenant)
         if isinstance(outcome, Scores) and not outcome.failures:
             self.cache.put(job, outcome)
         return outcome

@@ -15,7 +15,8 @@ from m3agiqa.images import open_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.scorer import FakeScorer
 from tests.support import PATIENCE_S, eventually, png
-from worker.score.batcher import STEP_S, Batcher, _Scored, _Waiting
+from worker.score.batcher import STEP_S, Batcher, _Scored
+from worker.score.turns import Waiting
 
 IMAGE = open_image(png())
 
@@ -128,6 +129,26 @@ def test_the_most_urgent_go_first_and_among_equals_who_came_first(scorer: Watche
     # then they go by priority
     results([*first, *futures])
     assert scorer.batches == [["a"], ["0", "0 too"], ["3", "3 too"], ["6", "9"]]
+
+
+def test_a_tenant_that_came_first_leaves_places_in_the_next_batch(scorer: Watched, start: Start) -> None:
+    # given a batch under way, many images of one tenant and of none, and then a few of another tenant
+    batcher = start(max_batch=8)
+    scorer.gate.clear()
+    first = submit(batcher, "first")
+    eventually(lambda: scorer.batches, "a batch")
+    many = [batcher.submit(Job(IMAGE, f"a{number}"), 3, "acme") for number in range(24)]
+    none = [batcher.submit(Job(IMAGE, f"n{number}")) for number in range(24)]
+    few = [batcher.submit(Job(IMAGE, f"u{number}"), 3, "umbra") for number in range(2)]
+    # when it is over
+    scorer.gate.set()
+    results([*first, *many, *none, *few])
+    # then all three are in the next batch, and each tenant's images keep their order
+    assert {prompt[0] for prompt in scorer.batches[1]} == {"a", "n", "u"}
+    told = [prompt for batch in scorer.batches[1:] for prompt in batch]
+    for whose in "anu":
+        numbers = [int(prompt[1:]) for prompt in told if prompt[0] == whose]
+        assert numbers == sorted(numbers)
 
 
 def test_the_least_urgent_is_not_overtaken_for_ever(
@@ -352,7 +373,7 @@ def test_images_nobody_waits_for_take_no_places(scorer: Watched, start: Start) -
 def test_the_wait_counts_from_when_a_image_came(scorer: Watched, start: Start) -> None:
     # given an image that came long ago, and a batch that would still wait long for others
     waited = 10 * PATIENCE_S
-    late = _Waiting(0.0, 0, Job(IMAGE, "late"), Future(), since=time.monotonic() - waited)
+    late = Waiting(0.0, 0, Job(IMAGE, "late"), Future(), since=time.monotonic() - waited)
     # when
     start(max_batch=2, max_wait_s=waited)._queue.put(late)
     # then it waits for nobody

@@ -84,9 +84,9 @@ class Outside:
         hold.resize(900)
         return IMAGE
 
-    def score(self, job: Job, timeout_s: float, priority: Any) -> Scores | Failure:
+    def score(self, job: Job, timeout_s: float, priority: Any, tenant: str | None) -> Scores | Failure:
         self.asked.append("model")
-        return self.outcome or self._batcher.score(job, timeout_s, priority)
+        return self.outcome or self._batcher.score(job, timeout_s, priority, tenant)
 
     def handler(self, ledger: Ledger, *retry_delays_s: float) -> ScoreHandler:
         outside: Any = self
