@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import linear
 
 from m3agiqa.engine import ops
 from m3agiqa.engine.lora import Groups, LowRank, block_diagonal
 from m3agiqa.model.adapters import Adapter
 from m3agiqa.model.language import LM_HEAD, NORM, LlamaShape
+from m3agiqa.model.norms import rms_norm, rms_norm_of_sum
 
 #: Linear layers that read the same input and run as one product.
 _FUSED = {
@@ -31,20 +32,13 @@ Attend = Callable[[int, torch.Tensor], torch.Tensor]
 class Linear:
     """A product, or several side by side, with the adapters' changes."""
 
+    #: [out, in]; where adapters change it, their part of `LowRank` below.
     weight: torch.Tensor
     change: LowRank | None
 
     def __call__(self, states: torch.Tensor, groups: Groups) -> torch.Tensor:
         output = linear(states, self.weight)
-        if self.change is not None:
-            self.change.add_(output, states, groups)
-        return output
-
-    def add_(self, output: torch.Tensor, states: torch.Tensor, groups: Groups) -> None:
-        """Add the product to `output`, the residual stream."""
-        output.addmm_(states, self.weight.T)
-        if self.change is not None:
-            self.change.add_(output, states, groups)
+        return output if self.change is None else self.change.added(output, groups)
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,8 @@ class Llama:
             tensors[f"{prefix}post_attention_layernorm.weight"] = layer.post_norm
             for fused, parts in _FUSED.items():
                 names = [f"{prefix}{part}.weight" for part in parts]
-                weights = getattr(layer, fused).weight.split([shapes[name][0] for name in names])
+                outs = [shapes[name][0] for name in names]
+                weights = getattr(layer, fused).weight[: sum(outs)].split(outs)
                 tensors |= dict(zip(names, weights, strict=True))
         return tensors
 
@@ -128,13 +123,15 @@ class Llama:
         Returns:
             [tokens, hidden], after the final norm.
         """
-        shape = self.shape
-        for number, layer in enumerate(self.layers):
-            normed = rms_norm(states, (shape.hidden,), layer.input_norm, shape.eps)
-            layer.o.add_(states, attend(number, layer.qkv(normed, groups)), groups)
-            normed = rms_norm(states, (shape.hidden,), layer.post_norm, shape.eps)
-            layer.down.add_(states, ops.swiglu(layer.gate_up(normed, groups)), groups)
-        return rms_norm(states, (shape.hidden,), self.norm, shape.eps)
+        eps = self.shape.eps
+        following = [*(layer.input_norm for layer in self.layers[1:]), self.norm]
+        normed = rms_norm(states, self.layers[0].input_norm, eps)
+        for number, (layer, norm) in enumerate(zip(self.layers, following, strict=True)):
+            attended = layer.o(attend(number, layer.qkv(normed, groups)), groups)
+            normed = rms_norm_of_sum(states, attended, layer.post_norm, eps)
+            changed = layer.down(ops.swiglu(layer.gate_up(normed, groups)), groups)
+            normed = rms_norm_of_sum(states, changed, norm, eps)
+        return normed
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """[tokens, hidden] to [tokens, vocab]: for the few positions that generate, never a whole conversation."""
@@ -152,4 +149,4 @@ def _fuse(names: Sequence[str], read: Callable[[str], torch.Tensor], adapters: S
     ]
     rank = max(len(change[0]) for row in changes for change in row if change is not None)
     fused = [block_diagonal(row, [len(part) for part in weights], rank, weight) for row in changes]
-    return Linear(weight, LowRank(torch.stack([a for a, _ in fused]), torch.stack([b for _, b in fused])))
+    return Linear(torch.cat([weight, *(a for a, _ in fused)]), LowRank(torch.stack([b for _, b in fused])))
