@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from m3agiqa.engine import ops
 from m3agiqa.engine.lora import Groups, LowRank, block_diagonal
 from m3agiqa.model.adapters import Adapter
+from m3agiqa.model.float8 import Float8Weight, padded, product
 from m3agiqa.model.language import LM_HEAD, NORM, LlamaShape
 from m3agiqa.model.norms import rms_norm, rms_norm_of_sum
 
@@ -33,11 +34,11 @@ class Linear:
     """A product, or several side by side, with the adapters' changes."""
 
     #: [out, in]; where adapters change it, their part of `LowRank` below.
-    weight: torch.Tensor
+    weight: torch.Tensor | Float8Weight
     change: LowRank | None
 
     def __call__(self, states: torch.Tensor, groups: Groups) -> torch.Tensor:
-        output = linear(states, self.weight)
+        output = product(states, self.weight)
         return output if self.change is None else self.change.added(output, groups)
 
 
@@ -68,6 +69,9 @@ class Llama:
         self.norm = norm
         self.lm_head = lm_head
         self.device, self.dtype = lm_head.device, lm_head.dtype
+        rounded = any(isinstance(layer.down.weight, Float8Weight) for layer in layers)
+        #: What the layers multiply in, by name, as verdicts tell it.
+        self.precision = "float8" if rounded else str(self.dtype).removeprefix("torch.")
         steps = torch.arange(0, shape.head_dim, 2, dtype=torch.float32, device=self.device)
         self.frequencies = 1.0 / shape.rope_theta ** (steps / shape.head_dim)
 
@@ -78,12 +82,17 @@ class Llama:
         read: Callable[[str], torch.Tensor],
         tables: Sequence[torch.Tensor],
         adapters: Sequence[Adapter],
+        *,
+        float8: bool = False,
     ) -> Self:
-        """Read the layers one by one, fusing linear layers that read the same input."""
+        """Read the layers one by one, fusing linear layers that read the same input; with `float8`, rounding them."""
         layers = []
         for number in range(shape.layers):
             prefix = f"llm.model.layers.{number}."
-            fused = {name: _fuse([prefix + part for part in parts], read, adapters) for name, parts in _FUSED.items()}
+            fused = {
+                name: _fuse([prefix + part for part in parts], read, adapters, float8=float8)
+                for name, parts in _FUSED.items()
+            }
             layers.append(
                 Layer(
                     input_norm=read(prefix + "input_layernorm.weight"),
@@ -94,7 +103,9 @@ class Llama:
         return cls(shape, tables, layers, read(NORM), read(LM_HEAD))
 
     def unfused(self) -> dict[str, torch.Tensor]:
-        """The base's tensors by their published names, sharing memory with ours; the embeddings left out."""
+        """The base's tensors by their published names, the embeddings left out; they share memory with ours, unless
+        those are in float8.
+        """
         tensors = {NORM: self.norm, LM_HEAD: self.lm_head}
         shapes = self.shape.tensors()
         for number, layer in enumerate(self.layers):
@@ -104,8 +115,9 @@ class Llama:
             for fused, parts in _FUSED.items():
                 names = [f"{prefix}{part}.weight" for part in parts]
                 outs = [shapes[name][0] for name in names]
-                weights = getattr(layer, fused).weight[: sum(outs)].split(outs)
-                tensors |= dict(zip(names, weights, strict=True))
+                weight = getattr(layer, fused).weight
+                whole = weight.whole(self.dtype) if isinstance(weight, Float8Weight) else weight
+                tensors |= dict(zip(names, whole[: sum(outs)].split(outs), strict=True))
         return tensors
 
     def embed(self, ids: torch.Tensor, groups: Groups) -> torch.Tensor:
@@ -138,15 +150,19 @@ class Llama:
         return linear(states, self.lm_head)
 
 
-def _fuse(names: Sequence[str], read: Callable[[str], torch.Tensor], adapters: Sequence[Adapter]) -> Linear:
+def _fuse(
+    names: Sequence[str], read: Callable[[str], torch.Tensor], adapters: Sequence[Adapter], *, float8: bool
+) -> Linear:
     weights = [read(f"{name}.weight") for name in names]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     if not any(name in adapter.targets for name in names for adapter in adapters):
-        return Linear(weight, None)
+        return Linear(Float8Weight.from_weight(weight) if float8 else weight, None)
     changes = [
         [adapter.low_rank(name, weight.device) if name in adapter.targets else None for name in names]
         for adapter in adapters
     ]
     rank = max(len(change[0]) for row in changes for change in row if change is not None)
     fused = [block_diagonal(row, [len(part) for part in weights], rank, weight) for row in changes]
-    return Linear(torch.cat([weight, *(a for a, _ in fused)]), LowRank(torch.stack([b for _, b in fused])))
+    whole = torch.cat([weight, *(a for a, _ in fused)])
+    change = LowRank(torch.stack([b for _, b in fused]))
+    return Linear(Float8Weight.from_weight(padded(whole)) if float8 else whole, change)

@@ -27,6 +27,7 @@ from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
 from m3agiqa.model import norms
 from m3agiqa.model import slstm as recurrence
+from m3agiqa.model.float8 import Float8Weight
 from m3agiqa.model.head import Head
 from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe
@@ -134,6 +135,18 @@ def test_a_tower_is_the_plain_one(network: Network, dtype: torch.dtype, most: fl
     plain = copy.deepcopy(tower).cpu().encode(patches)
 
     assert difference(copy.deepcopy(tower).to(dtype).encode(patches), plain) < most * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 16, 17, 70])
+def test_float8_products_are_the_plain_ones(tokens: int) -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no float8")
+    weight, states = Float8Weight.from_weight(torch.randn(272, 320)), torch.randn(tokens, 320, dtype=torch.float16)
+
+    kerneled = Float8Weight(weight.values.cuda(), weight.scales.cuda()).product(states.cuda())
+
+    plain = weight.product(states.float())
+    assert difference(kerneled, plain) < 0.01 * float(plain.abs().max())
 
 
 @pytest.mark.parametrize("heads", [8, 6])
