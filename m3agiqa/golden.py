@@ -21,8 +21,8 @@ from m3agiqa.errors import GoldenMismatch, ScoringError
 from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 
-#: Largest accepted difference, in points of the scale from 0 to 5. Batching and float16 move a score by less, given the
-#: same description.
+#: Largest accepted difference, in points of the scale from 0 to 5, unless a profile has its own. Batching and float16
+#: move a score by less, given the same description.
 TOLERANCE = 0.02
 #: Characters of a description that are compared. After them, rounding may lead the search elsewhere.
 _BEGINNING = 16
@@ -94,7 +94,9 @@ def jobs() -> dict[str, Job]:
     }
 
 
-def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: int) -> list[str]:
+def check(
+    score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: int, tolerance: float = TOLERANCE
+) -> list[str]:
     """Score the golden images alone, in a full batch, and with the descriptions that are kept.
 
     Scores are compared for equal descriptions: another description is another input.
@@ -104,6 +106,7 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
         info: the model that `score` runs.
         golden: the values it gave before; None if none are kept.
         max_batch: images in a full batch.
+        tolerance: largest accepted difference, points.
 
     Returns:
         Findings, as lines for a log.
@@ -124,20 +127,24 @@ def check(score: Score, info: ModelInfo, golden: Golden | None, *, max_batch: in
         for aspect, scored in scores.items():
             known = alone[name][aspect].score
             furthest = max(furthest, abs(scored.score - known))
-            if abs(scored.score - known) > TOLERANCE:
+            if abs(scored.score - known) > tolerance:
                 raise GoldenMismatch(
                     f"{aspect} of the golden image {name!r} is {scored.score:.4f} in a batch of {max_batch} and "
-                    f"{known:.4f} alone, more than {TOLERANCE} apart: this device does not compute as it should; try "
+                    f"{known:.4f} alone, more than {tolerance} apart: this device does not compute as it should; try "
                     "another device, driver or version of torch, or smaller batches"
                 )
     found = [f"golden images score alone as in a batch of {max_batch}, {furthest:.4f} apart at most"]
     if golden is None:
         return [*found, f"no golden values are kept for {info.profile}, so nothing else was checked"]
-    return [*found, *_against(golden, info, score, alone)]
+    return [*found, *_against(golden, info, score, alone, tolerance)]
 
 
 def _against(
-    golden: Golden, info: ModelInfo, score: Score, alone: Mapping[str, Mapping[Aspect, AspectScore]]
+    golden: Golden,
+    info: ModelInfo,
+    score: Score,
+    alone: Mapping[str, Mapping[Aspect, AspectScore]],
+    tolerance: float,
 ) -> Iterator[str]:
     renew = f"if you changed the profile on purpose, renew the values with `m3agiqa golden {info.profile}`"
     if golden.revisions != info.revisions:
@@ -156,10 +163,10 @@ def _against(
         for aspect, scored in scores.items():
             expected = golden.pictures[name][aspect].score
             furthest = max(furthest, abs(scored.score - expected))
-            if abs(scored.score - expected) > TOLERANCE:
+            if abs(scored.score - expected) > tolerance:
                 raise GoldenMismatch(
                     f"{aspect} of the golden image {name!r} is {scored.score:.4f}, not {expected:.4f} as it was, "
-                    f"more than {TOLERANCE} apart: {info.profile} or the machine has changed; {renew}; otherwise try "
+                    f"more than {tolerance} apart: {info.profile} or the machine has changed; {renew}; otherwise try "
                     "another device, driver or version of torch"
                 )
     yield f"golden values of {info.profile} are met, {furthest:.4f} apart at most"

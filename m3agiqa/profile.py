@@ -97,12 +97,23 @@ class ModelProfile(_Section):
     base: str
     #: Precision of a GPU; a CPU always computes in float32.
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    #: float8 on a GPU: the language model's layers multiply in float8, and all else goes on in `dtype`. They are faster
+    #: and take half the memory, and scores move (docs/performance.md).
+    precision: Literal["float8"] | None = None
+    #: Largest difference from the kept golden values, in points, that the start-up check accepts.
+    tolerance: float = Field(default=0.02, gt=0, le=5)
     #: False for random weights; every verdict says so.
     trained: bool = True
     describe: Describe = Describe()
     aspects: dict[Aspect, AspectProfile] = Field(min_length=1)
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _float8_beside_half(self) -> Self:
+        if self.precision is not None and self.dtype == "float32":
+            raise ValueError("`precision: float8` goes with a dtype of float16 or bfloat16")
+        return self
 
     @model_validator(mode="after")
     def _random_throughout(self) -> Self:

@@ -199,12 +199,13 @@ def test_the_verdict_is_one() -> None:
 def measurements() -> str:
     """`m3agiqa/bench/bench.csv` as docs/performance.md shows it."""
     lines = [
-        "| what | side | beams | images in a batch | of at most | seconds | images a second | device memory |",
-        "|---" * 8 + "|",
+        "| GPU | what | side | beams | images in a batch | of at most | seconds | images a second | device memory |",
+        "|---" * 9 + "|",
     ]
     with (ROOT / "m3agiqa" / "bench" / "bench.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            cells = [row["what"], row["size"], row["beams"], row["images"], row["largest_batch"] or "-"]
+            cells = [row["machine"].split()[1], row["what"], row["size"], row["beams"], row["images"]]
+            cells += [row["largest_batch"] or "-"]
             cells += [f"{float(row['seconds']):.2f}", f"{float(row['images_per_s']):.2f}"]
             limit = f", limited to {float(row['memory_limit_gib']):.1f}" if row["memory_limit_gib"] else ""
             cells.append(f"{float(row['memory_gib']):.1f} GiB{limit}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from m3agiqa.bench.synthetic import random_network
@@ -24,6 +25,7 @@ from m3agiqa.images import noise_image
 from m3agiqa.jobs import Job, Scores
 from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe, ModelProfile
+from m3agiqa.train.evaluation.metrics import srcc
 
 #: Points between an aspect's lowest and highest score after its head is rescaled; a useful spread is at least 0.5.
 SPREAD = 0.6
@@ -40,6 +42,8 @@ _Outcome = Mapping[Aspect, AspectScore]
 @dataclass(frozen=True)
 class PrecisionSettings:
     dtype: torch.dtype = torch.float16
+    #: Whether the language model's layers multiply in float8.
+    float8: bool = False
     images: int = 32
     tokens: int = 100
     beams: int = 3
@@ -57,6 +61,10 @@ class Precision:
     spread: float
     #: Largest difference between a score and float32's score for the same description.
     from_float32: float
+    #: Median and 95th percentile of those differences, and the rank correlation of the two, the lowest of the aspects.
+    from_float32_median: float
+    from_float32_95th: float
+    srcc: float
     #: Largest difference between an image's score alone and in one batch with all images, for the same description.
     alone_from_batch: float
     #: Largest difference between a score by the states of writing a description and one by the states of reading it.
@@ -79,9 +87,8 @@ def run(
         Job(noise_image(*_SIZES[seed % len(_SIZES)], seed), "a red fox in the snow " * (seed % 5))
         for seed in range(settings.images)
     ]
-    name = str(settings.dtype).removeprefix("torch.")
-    progress(f"{name} weights")
-    network = _network(settings.dtype, settings, device, shape)
+    network = _network(settings.dtype, settings, device, shape, float8=settings.float8)
+    name = network.language.precision
     engine = _engine(network, settings, device, settings.images)
     progress(f"{settings.images} images in {name}")
     written = _score(engine, jobs, settings.images)
@@ -102,14 +109,18 @@ def run(
     own = _score(engine, jobs, _FLOAT32_BATCH)
     del network, engine
     _free()
+    apart = np.array([abs(one.score - other.score) for one, other in _pairs(together, exact)])
     matches = [_matching(mine.description.split(), theirs.description.split()) for mine, theirs in _pairs(written, own)]
     return Precision(
         dtype=name,
         images=settings.images,
         tokens=settings.tokens,
         beams=settings.beams,
-        spread=min(_spread([outcome[aspect].score for outcome in exact]) for aspect in exact[0]),
-        from_float32=max(abs(one.score - other.score) for one, other in _pairs(together, exact)),
+        spread=min(_spread(_scores(exact, aspect)) for aspect in exact[0]),
+        from_float32=float(apart.max()),
+        from_float32_median=float(np.median(apart)),
+        from_float32_95th=float(np.percentile(apart, 95)),
+        srcc=min(srcc(np.array(_scores(together, aspect)), np.array(_scores(exact, aspect))) for aspect in exact[0]),
         alone_from_batch=max(abs(one.score - other.score) for one, other in _pairs(alone, together)),
         written_from_read=max(
             abs(one.score - other.score)
@@ -121,9 +132,11 @@ def run(
     )
 
 
-def _network(dtype: torch.dtype, settings: PrecisionSettings, device: torch.device, shape: Shape) -> Network:
+def _network(
+    dtype: torch.dtype, settings: PrecisionSettings, device: torch.device, shape: Shape, *, float8: bool = False
+) -> Network:
     # Both networks take weights rounded to the narrower type, so that they compute with the same numbers.
-    network = random_network(shape, device=device, dtype=dtype, stored=settings.dtype)
+    network = random_network(shape, device=device, dtype=dtype, stored=settings.dtype, float8=float8)
     # Random weights should write no end token.
     network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
     return network
@@ -154,7 +167,7 @@ def _rescale(network: Network, outcomes: Sequence[_Outcome]) -> dict[Aspect, tup
     """Rescale heads to spread these scores over SPREAD or more, around the middle; return factor and old middle."""
     scales = {}
     for aspect in network.heads:
-        scores = [outcome[aspect].score for outcome in outcomes]
+        scores = _scores(outcomes, aspect)
         if _spread(scores) == 0:
             raise ScoringError(f"{aspect}: all images score the same, so no scale makes a difference count")
         scales[aspect] = (max(1.0, SPREAD / _spread(scores)), (max(scores) + min(scores)) / 2)
@@ -167,6 +180,10 @@ def _apply(network: Network, scales: Mapping[Aspect, tuple[float, float]]) -> No
         last: Any = network.heads[aspect].fc[-1]
         last.weight.mul_(factor)
         last.bias.sub_(middle).mul_(factor).add_(_MIDDLE)
+
+
+def _scores(outcomes: Sequence[_Outcome], aspect: Aspect) -> list[float]:
+    return [outcome[aspect].score for outcome in outcomes]
 
 
 def _spread(scores: Sequence[float]) -> float:

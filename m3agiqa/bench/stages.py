@@ -50,6 +50,8 @@ class StageSettings:
     soak: int = 0
     #: Where descriptions' lengths are drawn from, instead of `tokens` each: a file, or `lengths.REFERENCE`.
     lengths: str | None = None
+    #: Whether the language model's layers multiply in float8.
+    float8: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def run(settings: StageSettings, progress: Callable[[str], None] = lambda what: 
     )
     progress("weights")
     shape = Shape()
-    network = random_network(shape, device=device, dtype=torch.float16)
+    network = random_network(shape, device=device, dtype=torch.float16, float8=settings.float8)
     # Random weights should write no end token.
     network.tokenizer.eos_ids = [shape.vocab - 1, shape.vocab - 2]
     profile = _profile(settings)

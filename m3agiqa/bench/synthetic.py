@@ -28,6 +28,7 @@ def random_network(
     dtype: torch.dtype,
     seed: int = 0,
     stored: torch.dtype | None = None,
+    float8: bool = False,
     progress: Progress = unseen,
 ) -> Network:
     """Make a network with an adapter, its saved modules and a head per aspect.
@@ -38,6 +39,7 @@ def random_network(
         dtype: type it computes in; heads compute in float32.
         seed: the same gives the same weights.
         stored: type that weights other than the heads' are rounded to, as in a checkpoint; None rounds nothing.
+        float8: whether the language model's layers are rounded to float8.
         progress: called as weights are made.
     """
     base: Tensors = _rounded(base_tensors(shape, seed), stored)
@@ -64,7 +66,9 @@ def random_network(
         return made
 
     tokenizer = _tokenizer(shape)
-    return assemble(config, base, adapters, make_heads, tokenizer, device=device, dtype=dtype, progress=progress)
+    return assemble(
+        config, base, adapters, make_heads, tokenizer, device=device, dtype=dtype, float8=float8, progress=progress
+    )
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="float16",
-        choices=["float16", "bfloat16"],
-        help="with --precision: type to compare with float32",
+        choices=["float16", "bfloat16", "float8"],
+        help="float8 as in profiles with `precision: float8`; with --precision, what is compared with float32",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     parser.add_argument("--csv", type=Path, metavar="F", help="append the report's rows to a CSV file")
@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         _check_columns(args.csv)
     if args.lengths is not None and (args.baseline or args.soak or args.heads or args.precision or args.training):
         raise ConfigError("--lengths goes with none of --baseline, --soak, --heads, --precision and --training")
+    if args.csv is not None and args.dtype != "float16":
+        raise ConfigError("--csv keeps rows of float16 alone")
     device = choose_device(args.device)
     if args.heads:
         return _heads(args, device)
@@ -124,7 +126,7 @@ def _engine(args: argparse.Namespace) -> int:
 
     settings = stages.StageSettings(
         *(args.images, args.size, args.tokens, args.beams, args.baseline, args.memory_limit_gib),
-        *(args.repeats, args.soak, args.lengths),
+        *(args.repeats, args.soak, args.lengths, args.dtype == "float8"),
     )
     report = stages.run(settings, _log)
     if args.json:
@@ -181,20 +183,20 @@ def _precision(args: argparse.Namespace, device: torch.device) -> int:
     from m3agiqa.bench import precision
     from m3agiqa.model.shape import Shape
 
-    settings = precision.PrecisionSettings(getattr(torch, args.dtype), tokens=args.tokens, beams=args.beams)
+    float8 = args.dtype == "float8"
+    dtype = torch.float16 if float8 else getattr(torch, args.dtype)
+    settings = precision.PrecisionSettings(dtype, float8, tokens=args.tokens, beams=args.beams)
     found = precision.run(settings, device, Shape(), _log)
     if args.json:
         print(json.dumps(asdict(found)))
         return DONE
-    table = Table(title=f"{found.dtype}, {found.images} images of mixed sizes, {found.tokens} tokens")
-    columns = ("scores spread", "from float32", "alone from batch", "written from read")
-    for column in (*columns, "tokens matching", "descriptions matching"):
-        table.add_column(column)
-    distances = (found.from_float32, found.alone_from_batch, found.written_from_read)
-    table.add_row(
-        *(f"{points:.4f}" for points in (found.spread, *distances)),
-        *(f"{100 * share:.1f} %" for share in (found.tokens_matching, found.descriptions_matching)),
-    )
+    columns = ("scores spread", "from float32", "median", "95th percentile", "alone from batch", "written from read")
+    distances = (found.from_float32, found.from_float32_median, found.from_float32_95th)
+    numbers = (found.spread, *distances, found.alone_from_batch, found.written_from_read, found.srcc)
+    table = Table(*columns, "SRCC with float32", "tokens matching", "descriptions matching")
+    table.title = f"{found.dtype}, {found.images} images of mixed sizes, {found.tokens} tokens"
+    shares = (found.tokens_matching, found.descriptions_matching)
+    table.add_row(*(f"{number:.4f}" for number in numbers), *(f"{100 * share:.1f} %" for share in shares))
     Console().print(table)
     return DONE
 
@@ -219,12 +221,13 @@ def _table(report: Report) -> Table:
 
     settings = report.settings
     floors = any(row.floors_ms for row in report.rows)
+    tokens = f"lengths of {settings['lengths']}" if settings["lengths"] else f"{settings['tokens']} tokens"
     table = Table(
         *("what", "images", "s", "images/s", "of baseline", f"of {ORIGINAL_S} s", "stages, ms"),
         *(["share of floor, %"] if floors else []),
         *("share of the card, %", "GiB"),
         title=f"{report.machine}, {settings['size']}x{settings['size']}, three aspects, "
-        f"{settings['beams']} beams, {_tokens(report)}, {report.date}; the card multiplies at "
+        f"{settings['beams']} beams, {tokens}, {report.date}; the card multiplies at "
         f"{report.card.flops / 1e12:.0f} TFLOP/s and copies at {report.card.bytes_per_s / 1e12:.2f} TB/s",
     )
     baseline = next((row.images_per_s for row in report.rows if row.what != "engine"), None)
@@ -242,11 +245,6 @@ def _table(report: Report) -> Table:
             f"{row.memory_gib:.1f}",
         )
     return table
-
-
-def _tokens(report: Report) -> str:
-    lengths = report.settings["lengths"]
-    return f"lengths of {lengths}" if lengths else f"{report.settings['tokens']} tokens"
 
 
 def _shares(row: Measured, floors_ms: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from m3agiqa.outputs import check_writable, write
     from m3agiqa.profile import ModelProfile
 
-    profile = ModelProfile.load(args.model).model_copy(update={"dtype": "float32"})
+    profile = ModelProfile.load(args.model).model_copy(update={"dtype": "float32", "precision": None})
     profile.golden.parent.mkdir(exist_ok=True)
     check_writable(profile.golden)
     scorer = local.load(profile, args.device, None, max_batch=1)

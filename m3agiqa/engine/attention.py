@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -32,45 +33,55 @@ class PrefillAttention:
     ) -> None:
         self._cache, self._frequencies = cache, frequencies
         device = frequencies.device
-        counts = torch.tensor(new)
-        rows = torch.arange(len(new)).repeat_interleave(counts)
-        offsets = torch.cat([torch.arange(count) for count in new])
-        positions = torch.tensor(known)[rows] + offsets
-        self._positions = ops.moved(positions, device)
-        self._rows, self._offsets = ops.moved(rows, device), ops.moved(offsets, device)
-        written = [each[count : count + more] for each, count, more in zip(slots, known, new, strict=True)]
+        seen = [each[: count + more] for each, count, more in zip(slots, known, new, strict=True)]
+        spans = zip(known, new, strict=True)
+        self._positions = ops.moved(torch.cat([torch.arange(count, count + more) for count, more in spans]), device)
+        written = [each[count:] for each, count in zip(seen, known, strict=True)]
         self._slots = ops.moved(torch.cat(written), device)
-        self._shape = (len(new), max(new))
-        self._causal = not any(known)
-        if not self._causal:
-            read = [each[: count + more] for each, count, more in zip(slots, known, new, strict=True)]
-            seen = pad_sequence(read, batch_first=True, padding_value=-1)
-            # A row's padding is its own first slot: another's may hold NaN, which no mask keeps out of a product.
-            self._seen = ops.moved(torch.where(seen < 0, seen[:, :1], seen), device)
-            queries = torch.tensor(known)[:, None] + torch.arange(max(new))
-            mask = torch.arange(self._seen.shape[1]) <= queries[..., None]
-            self._mask = ops.moved(mask, device)
+        self._attend: _BySlots | _Padded
+        self._attend = _BySlots(seen, new, device) if device.type == "cuda" else _Padded(seen, known, new)
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         queries = ops.rotate_and_store(qkv, self._positions, self._frequencies, self._slots, keys, values)
-        if self._causal:
-            attended = scaled_dot_product_attention(
-                self._padded(queries),
-                self._padded(keys[self._slots]),
-                self._padded(values[self._slots]),
-                is_causal=True,
-                enable_gqa=True,
-            )
-        else:
-            attended = _attend(self._padded(queries), keys[self._seen], values[self._seen], self._mask)
-        return attended.transpose(1, 2)[self._rows, self._offsets].flatten(1)
+        return self._attend(queries, keys, values)
 
-    def _padded(self, packed: torch.Tensor) -> torch.Tensor:
-        """[tokens, heads, dim] to [rows, heads, longest, dim], right-padded; no real token sees the padding."""
-        padded = packed.new_zeros(*self._shape, *packed.shape[1:])
-        padded[self._rows, self._offsets] = packed
-        return padded.transpose(1, 2)
+
+class _BySlots:
+    """Attention by a kernel that reads keys and values where they lie."""
+
+    def __init__(self, seen: Sequence[torch.Tensor], new: Sequence[int], device: torch.device) -> None:
+        self._slots = ops.moved(torch.cat(list(seen)), device)
+        firsts = ([0, *accumulate(new)], [0, *accumulate(map(len, seen))])
+        self._first_queries, self._first_slots = ops.moved(torch.tensor(firsts, dtype=torch.int32), device)
+        self._most = max(new)
+
+    def __call__(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        from m3agiqa.engine.attention_kernels import prefill_attention
+
+        firsts = self._first_queries, self._first_slots
+        attended: torch.Tensor = prefill_attention(queries, keys, values, self._slots, *firsts, self._most)
+        return attended
+
+
+class _Padded:
+    """Attention by torch, the sequences padded to one another."""
+
+    def __init__(self, seen: Sequence[torch.Tensor], known: Sequence[int], new: Sequence[int]) -> None:
+        counts = torch.tensor(new)
+        self._rows = torch.arange(len(new)).repeat_interleave(counts)
+        self._offsets = torch.cat([torch.arange(count) for count in new])
+        padded = pad_sequence(list(seen), batch_first=True, padding_value=-1)
+        # A row's padding is its own first slot: another's may hold NaN, which no mask keeps out of a product.
+        self._seen = torch.where(padded < 0, padded[:, :1], padded)
+        last = torch.tensor(known)[:, None] + torch.arange(max(new))
+        self._mask = torch.arange(padded.shape[1]) <= last[..., None]
+
+    def __call__(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        padded = queries.new_zeros(*self._mask.shape[:2], *queries.shape[1:])
+        padded[self._rows, self._offsets] = queries
+        attended = _attend(padded.transpose(1, 2), keys[self._seen], values[self._seen], self._mask)
+        return attended.transpose(1, 2)[self._rows, self._offsets].flatten(1)
 
 
 def decode_attention(
@@ -97,7 +108,7 @@ def decode_attention(
         [P * B, heads * dim].
     """
     if queries.is_cuda:
-        from m3agiqa.engine.kernels import decode_attention as on_gpu
+        from m3agiqa.engine.attention_kernels import decode_attention as on_gpu
 
         return on_gpu(queries, keys, values, layout, ancestors, step)
     prompts, beams = len(layout.starts), ancestors.shape[2]

@@ -79,11 +79,13 @@ def load_network(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    float8: bool = False,
     progress: Progress = unseen,
 ) -> Network:
     """Load the base in `base`, an adapter's folder and a head's file per aspect; without heads if they are None.
 
-    Base tensors that every adapter brings itself are never loaded; those equal among adapters are kept once.
+    Base tensors that every adapter brings itself are never loaded; those equal among adapters are kept once. With
+    `float8`, the language model's layers are rounded as they are read.
 
     Raises:
         CheckpointError: a part is missing, is broken, or does not fit the rest.
@@ -98,7 +100,9 @@ def load_network(
     def make_heads(lm_head: torch.Tensor) -> dict[Aspect, Head]:
         return {} if heads is None else {aspect: _load_head(heads[aspect], lm_head) for aspect in adapters}
 
-    return assemble(config, files, read, make_heads, tokenizer, device=device, dtype=dtype, progress=progress)
+    return assemble(
+        config, files, read, make_heads, tokenizer, device=device, dtype=dtype, float8=float8, progress=progress
+    )
 
 
 def assemble(
@@ -110,6 +114,7 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    float8: bool = False,
     progress: Progress = unseen,
 ) -> Network:
     """Build a network from its parts; `make_heads` makes the heads from the language model's output layer."""
@@ -122,7 +127,7 @@ def assemble(
         tables = _in_host_memory(tables)
         loader.forget(EMBEDDING)
     read = partial(files.read, device=device, dtype=dtype)
-    language = Llama.load(LlamaShape.from_config(config), read, tables, list(adapters.values()))
+    language = Llama.load(LlamaShape.from_config(config), read, tables, list(adapters.values()), float8=float8)
     towers = {aspect: loader.tower(adapter, config) for aspect, adapter in adapters.items()}
     heads = make_heads(language.lm_head)
     progress(1.0)

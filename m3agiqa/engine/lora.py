@@ -38,38 +38,50 @@ class Groups:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Adapters' changes to one layer: `a` [adapters, in, rank]; `b` [adapters, rank, out], which holds the scaling."""
+    """Adapters' changes to one layer, whose weight has all adapters' A below its own rows: one product serves both.
 
-    a: torch.Tensor
+    So every row is reduced by each adapter, at little cost, and goes on with its own.
+    """
+
+    #: B, [adapters, rank, out], which holds the scaling.
     b: torch.Tensor
 
-    def add_(self, output: torch.Tensor, states: torch.Tensor, groups: Groups) -> None:
-        """Add each row's own change to `output` [rows, out], given the layer's input `states` [rows, in]."""
+    def added(self, output: torch.Tensor, groups: Groups) -> torch.Tensor:
+        """Add each row's own change to the layer's output; gives a view [rows, out].
+
+        Args:
+            output: [rows, out + adapters * rank], by the layer's whole weight; overwritten.
+        """
+        adapters, rank, out = self.b.shape
+        changed = output[:, :out]
         if groups.uniform:
-            adapters = len(self.a)
-            grouped = output.view(adapters, -1, output.shape[-1])
-            reduced = torch.bmm(states.view(adapters, -1, states.shape[-1]), self.a)
+            rows, width = len(output) // adapters, output.shape[1]
+            # Of each adapter's rows, the columns that are its own.
+            reduced = output.as_strided((adapters, rows, rank), (rows * width + rank, width, 1), out)
+            grouped = changed.unflatten(0, (adapters, rows))
             torch.baddbmm(grouped, reduced, self.b, out=grouped)
-            return
-        for adapter, rows in groups.parts:
-            output[rows].addmm_(states[rows] @ self.a[adapter], self.b[adapter])
+        else:
+            for adapter, part in groups.parts:
+                first = out + adapter * rank
+                changed[part].addmm_(output[part, first : first + rank], self.b[adapter])
+        return changed
 
 
 def block_diagonal(
     blocks: Sequence[tuple[torch.Tensor, torch.Tensor] | None], outs: Sequence[int], rank: int, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One adapter's (A [r, in], B [out, r]) of n layers fused side by side: [in, n * rank] and [n * rank, sum outs].
+    """One adapter's (A [r, in], B [out, r]) of n layers fused side by side: [n * rank, in] and [n * rank, sum outs].
 
     `rank` is the largest rank of all. Lower ranks, and layers the adapter leaves alone (None), are padded with zeros.
     """
-    a = like.new_zeros(like.shape[1], len(blocks) * rank)
+    a = like.new_zeros(len(blocks) * rank, like.shape[1])
     b = like.new_zeros(len(blocks) * rank, sum(outs))
     column = 0
     for index, (block, out) in enumerate(zip(blocks, outs, strict=True)):
         if block is not None:
             lora_a, lora_b = block
             start = index * rank
-            a[:, start : start + len(lora_a)] = lora_a.T
+            a[start : start + len(lora_a)] = lora_a
             b[start : start + len(lora_a), column : column + out] = lora_b.T
         column += out
     return a, b

@@ -32,6 +32,7 @@ from m3agiqa.errors import (
 )
 from m3agiqa.hub import Resolved
 from m3agiqa.jobs import Job, Scores
+from m3agiqa.model.float8 import check_device
 from m3agiqa.model.shape import Shape
 from m3agiqa.model.slicing import Grid
 from m3agiqa.model.tokens import TokenizedConversation
@@ -60,7 +61,7 @@ class Engine:
         self.network = network
         self.max_batch = max_batch
         self.aspects = tuple(profile.aspects)
-        self.dtype = str(network.language.dtype).removeprefix("torch.")
+        self.dtype = network.language.precision
         self._profile = profile
         self._device = device
         self._runner = ModelRunner(
@@ -85,22 +86,28 @@ class Engine:
         """Load a profile's parts; without `heads`, an engine that reads and does not rate.
 
         Raises:
-            ConfigError: there is no such device.
+            ConfigError: there is no such device, or it lacks the profile's precision.
             CheckpointError: weights are missing or do not fit.
         """
         target = choose_device(device)
         dtype = torch.float32 if target.type == "cpu" else _DTYPES[profile.dtype]
+        if float8 := profile.precision == "float8" and target.type == "cuda":
+            check_device(target)
         if resolved.base is not None:
             paths = resolved.heads if heads else None
             network = load_network(
-                resolved.base, resolved.adapters, paths, device=target, dtype=dtype, progress=progress
+                *(resolved.base, resolved.adapters, paths),
+                device=target,
+                dtype=dtype,
+                float8=float8,
+                progress=progress,
             )
         elif target.type == "cpu":
             raise ConfigError(f"profile {profile.name}: random weights at the published shapes need a GPU")
         else:
             from m3agiqa.bench.synthetic import random_network  # only random weights need it
 
-            network = random_network(Shape(), device=target, dtype=dtype, progress=progress)
+            network = random_network(Shape(), device=target, dtype=dtype, float8=float8, progress=progress)
         return cls(network, profile, target, max_batch=max_batch)
 
     @property

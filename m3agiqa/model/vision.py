@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
+from m3agiqa.model.encoder import encode
 from m3agiqa.model.resampler import Resampler
 from m3agiqa.model.slicing import Slices
 
@@ -57,6 +58,8 @@ class Tower(nn.Module):
         flat = normalise(pixels.permute(2, 0, 1, 3).flatten(1)).to(weight.dtype)
         embedded = pad_sequence(linear(flat, weight.flatten(1)).split(counts), batch_first=True) + bias
         positions = table.position_embedding(position_ids(max(counts), table.num_patches_per_side, weight.device))
+        if torch.is_inference_mode_enabled():
+            return encode(self.vpm, (embedded + positions).contiguous())
         encoded = self.vpm.encoder(inputs_embeds=embedded + positions).last_hidden_state
         features: torch.Tensor = self.vpm.post_layernorm(encoded)
         return features

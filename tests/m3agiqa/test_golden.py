@@ -118,6 +118,15 @@ def test_every_golden_image_is_in_a_batch_however_small(max_batch: int) -> None:
     assert max(model.batches) == max(max_batch, len(jobs()))
 
 
+def test_a_profile_may_accept_more() -> None:
+    model = Model(by=3 * TOLERANCE, in_batch=2 * TOLERANCE)
+
+    check(model, of_weights("1"), kept(), max_batch=2, tolerance=6 * TOLERANCE)
+
+    with pytest.raises(GoldenMismatch, match=f"more than {TOLERANCE} apart"):
+        check(model, of_weights("1"), kept(), max_batch=2)
+
+
 def test_scores_that_moved_are_refused_with_what_was_expected() -> None:
     check(Model(by=TOLERANCE / 2), of_weights("1"), kept(), max_batch=2)
     with pytest.raises(GoldenMismatch) as refused:

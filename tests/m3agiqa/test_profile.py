@@ -162,6 +162,9 @@ def test_what_is_neither_is_a_wrong_profile(tmp_path: Path, reference: str) -> N
         ({"aspects": {}}, "aspects: .*at least 1"),
         ({"aspects": {"beauty": {}}}, "aspects.beauty"),
         ({"dtype": "int4"}, "dtype"),
+        ({"precision": "float4"}, "precision"),
+        ({"precision": "float8", "dtype": "float32"}, "goes with a dtype of float16 or bfloat16"),
+        ({"tolerance": 0}, "tolerance"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:

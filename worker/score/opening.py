@@ -61,7 +61,9 @@ def open_scoring(
     stack.callback(batcher.stop, settings.score_timeout_s)
     profile = None if isinstance(model, FakeScorer) else ModelProfile.load(settings.model)
     known = None if profile is None else golden.Golden.load(profile.golden)
-    for line in golden.check(partial(_score_at_start, batcher), model.info, known, max_batch=settings.max_batch):
+    tolerance = golden.TOLERANCE if profile is None else profile.tolerance
+    score = partial(_score_at_start, batcher)
+    for line in golden.check(score, model.info, known, max_batch=settings.max_batch, tolerance=tolerance):
         logger.info(line)
     batcher.metrics = metrics  # from now on, as batches of the check are no images of anybody
     if metrics is not None:

@@ -5,6 +5,7 @@ pytest --noconftest -m gpu tests/m3agiqa/engine/test_gpu.py
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator, Sequence
 
@@ -19,11 +20,14 @@ from m3agiqa.engine import attention, ops
 from m3agiqa.engine.cache import PAGE_STEPS, Layout
 from m3agiqa.engine.decoding import ModelRunner
 from m3agiqa.engine.loading import Network, load_network
+from m3agiqa.engine.lora import Groups, LowRank
 from m3agiqa.engine.scoring import Engine
 from m3agiqa.engine.session import Session
 from m3agiqa.images import DecodedImage, open_image
 from m3agiqa.jobs import Job
+from m3agiqa.model import norms
 from m3agiqa.model import slstm as recurrence
+from m3agiqa.model.float8 import Float8Weight
 from m3agiqa.model.head import Head
 from m3agiqa.model.shape import Shape
 from m3agiqa.profile import Describe
@@ -96,8 +100,71 @@ def test_elementwise_kernels_are_the_plain_operations() -> None:
     assert difference(on_gpu[1], plain[1]) == 0
 
 
+@pytest.mark.parametrize("rows", [(3, 3, 3), (70, 1, 40), (0, 5, 0)])
+def test_low_rank_changes_are_the_plain_ones(rows: tuple[int, ...]) -> None:
+    rank, out = 24, 160
+    groups = Groups.from_counts([(adapter, count) for adapter, count in enumerate(rows) if count], len(rows))
+    output, b = torch.randn(sum(rows), out + len(rows) * rank), torch.randn(len(rows), rank, out)
+    kerneled = output.cuda()
+
+    changed = LowRank(b.cuda()).added(kerneled, groups)
+
+    assert difference(changed, LowRank(b).added(output, groups)) < 1e-4
+
+
+def test_norms_are_the_plain_ones() -> None:
+    states, change, layer = torch.randn(2, 5, 300), torch.randn(2, 5, 300), torch.nn.LayerNorm(300)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    on_gpu, twin = states.cuda(), copy.deepcopy(layer).cuda()
+    with torch.inference_mode():
+        root = norms.rms_norm(on_gpu, twin.weight, 1e-5), norms.rms_norm(states, layer.weight, 1e-5)
+        summed = norms.layer_norm_of_sum(on_gpu, change.cuda(), twin), norms.layer_norm_of_sum(states, change, layer)
+
+    assert difference(*root) < 1e-5
+    assert difference(*summed) < 1e-5
+    assert difference(on_gpu, states) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.float16, 0.02)])
+@torch.inference_mode()
+def test_a_tower_is_the_plain_one(network: Network, dtype: torch.dtype, most: float) -> None:
+    tower = network.towers[Aspect.QUALITY]
+    patches = network.slicing.cut(image(300, 500, seed=1).rgb, network.slicing.grid(300, 500, 9)).patches
+
+    plain = copy.deepcopy(tower).cpu().encode(patches)
+
+    assert difference(copy.deepcopy(tower).to(dtype).encode(patches), plain) < most * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 16, 17, 70])
+def test_float8_products_are_the_plain_ones(tokens: int) -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no float8")
+    weight, states = Float8Weight.from_weight(torch.randn(272, 320)), torch.randn(tokens, 320, dtype=torch.float16)
+
+    kerneled = Float8Weight(weight.values.cuda(), weight.scales.cuda()).product(states.cuda())
+
+    plain = weight.product(states.float())
+    assert difference(kerneled, plain) < 0.01 * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("heads", [8, 6])
+def test_prefill_attention_by_slots_is_the_plain_one(heads: int) -> None:
+    known, new, dim = [40, 3, 0, 129], [9, 1, 70, 40], 32
+    keys, values = torch.randn(2, 900, 2, dim)
+    slots = list(torch.randperm(900)[: sum(known) + sum(new)].split([a + b for a, b in zip(known, new, strict=True)]))
+    queries = torch.randn(sum(new), heads, dim)
+
+    kerneled = attention._BySlots(slots, new, DEVICE)(queries.cuda(), keys.cuda(), values.cuda())
+
+    assert difference(kerneled, attention._Padded(slots, known, new)(queries, keys, values)) < 1e-5
+
+
 @pytest.mark.parametrize("beams", [1, 3, 5])
-def test_decode_attention_is_the_plain_one(beams: int) -> None:
+@pytest.mark.parametrize("splits", [1, 4])
+def test_decode_attention_is_the_plain_one(beams: int, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m3agiqa.engine.attention_kernels._MOST_SPLITS", splits)
     prompts, steps, kv_heads, dim = 4, 150, 2, 32
     keys, values = torch.randn(2, 9000, kv_heads, dim)
     layout = Layout(

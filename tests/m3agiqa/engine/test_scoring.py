@@ -273,6 +273,22 @@ def test_a_conversation_that_was_read_to_its_end_is_scored(network) -> None:
     assert scores.aspects[ASPECTS[0]].cut_tokens > 0
 
 
+def test_float8_rounds_the_layers_and_says_so() -> None:
+    # given one network's weights, as they are and rounded
+    plain, rounded = (random_network(TINY, device=CPU, dtype=torch.float32, float8=float8) for float8 in (False, True))
+    profile = ModelProfile.load("published").model_copy(update={"describe": Describe(max_new_tokens=3)})
+    given = Job(image(64, 64), "x", descriptions=dict.fromkeys(Aspect, "w1 w2"))
+    # when
+    engines = [Engine(network, profile, CPU) for network in (plain, rounded)]
+    exact, near = (engine.run([given])[0].aspects for engine in engines)
+    # then
+    assert [engine.dtype for engine in engines] == ["float32", "float8"]
+    assert torch.equal(plain.language.lm_head, rounded.language.lm_head)
+    assert rounded.language.layers[0].qkv.weight.values.dtype == torch.float8_e4m3fn
+    assert all(abs(exact[aspect].score - near[aspect].score) < 1 for aspect in Aspect)
+    assert any(exact[aspect].score != near[aspect].score for aspect in Aspect)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_are_as_exact_as_the_states_they_are_given(dtype: torch.dtype) -> None:
     # given heads that tell what a GPU would multiply in
