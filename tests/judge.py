@@ -14,12 +14,14 @@ from m3agiqa.queue.ledger import Ledger
 from tests.support_verdicts import verdict
 
 FAILURE = Failure(code="scoring_timeout", message="no score in time", retryable=True)
+UNFIT = Failure(code="prompt_too_long", message="1638 tokens of the head's 512", retryable=False)
 #: What is said of a request whose prompt begins so. Any other has no verdict.
 SAID: dict[str, dict[str, Any]] = {
     "accept": {"decision": Decision.ACCEPT},
     "review": {"decision": Decision.REVIEW, "reasons": ("quality 2.00 < review_below 2.50",)},
     "reject": {"decision": Decision.REJECT, "reasons": ("quality 0.50 < reject_below 1.50",)},
     "fail": {"decision": Decision.REVIEW, "status": "failed", "error": FAILURE},
+    "unfit": {"decision": Decision.REVIEW, "status": "failed", "error": UNFIT},
 }
 
 

@@ -10,8 +10,16 @@ from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from m3agiqa.client.sync import Client
-from m3agiqa.contract import Decision, Priority, Verdict
-from m3agiqa.errors import ConfigError, InternalError, M3AGIQAError, QueueUnavailable, RequestInvalid, ScoringError
+from m3agiqa.contract import MAX_PROMPT_CHARS, Decision, Priority, Verdict
+from m3agiqa.errors import (
+    ConfigError,
+    InternalError,
+    M3AGIQAError,
+    PromptTooLong,
+    QueueUnavailable,
+    ScoringError,
+    UsageError,
+)
 from m3agiqa.queue.address import Address
 
 logger = logging.getLogger(__name__)
@@ -43,8 +51,11 @@ class Gate:
     What is accepted is kept, and what is rejected is not. `review` says which of both holds for what a person should
     see, "keep" or "drop".
 
-    `otherwise` says what becomes of an image that has no score, because Redis cannot be reached, no verdict comes
-    within `timeout` seconds, or it could not be scored: "keep" (and a warning in the log says so), "drop", or "raise".
+    An image whose verdict failed for good, as its prompt is too long or it cannot be read, is what the verdict's
+    decision says: whoever writes prompts must not get images past the gate by them. `otherwise` says what becomes of
+    one that has no score for any other reason, because Redis cannot be reached, no verdict comes within `timeout`
+    seconds, or its verdict failed in a way that may pass: "keep" (and a warning in the log says so), "drop", or
+    "raise".
 
     Without a client, all gates of a process share one to the Redis that M3AGIQA_REDIS_URL names.
 
@@ -100,7 +111,9 @@ class Gate:
     def _submit(self, pair: tuple[Any, str | None]) -> str:
         image, prompt = pair
         if prompt is None:
-            raise RequestInvalid("prompt: there are not as many prompts as images, nor one for as many images each")
+            raise UsageError("prompt: there are not as many prompts as images, nor one for as many images each")
+        if len(prompt) > MAX_PROMPT_CHARS:
+            raise PromptTooLong(f"prompt: {len(prompt)} characters are more than {MAX_PROMPT_CHARS}")
         return self._queue.submit(image=image, prompt=prompt, policy=self._policy, priority=self._priority)
 
     def _result(self, request_id: str | M3AGIQAError, deadline: float) -> Verdict:
@@ -115,6 +128,9 @@ class Gate:
             why = "" if accepted else "; ".join(verdict.reasons) or str(verdict.decision)
             return Judged(image, prompt, verdict.decision in self._kept, why, verdict)
         error = _failure(verdict) if verdict is not None else outcome
+        if isinstance(error, PromptTooLong) or (verdict is not None and not _may_pass(verdict)):
+            decision = Decision.REVIEW if verdict is None else verdict.decision
+            return Judged(image, prompt, decision in self._kept, str(error), verdict)
         if self._otherwise == "raise":
             assert isinstance(error, M3AGIQAError), "what is no verdict is a failure"
             raise error
@@ -150,6 +166,10 @@ def _outcomes(step: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[
             logger.exception("an image cannot be judged")
             outcomes.append(InternalError(f"unexpected {type(error).__name__}"))
     return outcomes
+
+
+def _may_pass(verdict: Verdict) -> bool:
+    return verdict.error is None or verdict.error.retryable
 
 
 def _failure(verdict: Verdict) -> ScoringError:

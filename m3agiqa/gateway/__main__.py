@@ -6,12 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 
 from m3agiqa import console
+from m3agiqa.errors import ConfigError
 from m3agiqa.gateway import keys
 from m3agiqa.gateway.keys import Keyring
-from m3agiqa.gateway.settings import Settings
 from m3agiqa.queue.address import Address
+
+#: What the extra `gateway` brings.
+_PACKAGES = ("pydantic_settings", "starlette", "uvicorn", "python_multipart")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
+    for package in _PACKAGES:
+        if find_spec(package) is None:
+            raise ConfigError("the gateway takes more packages: pip install 'm3agiqa[gateway]'")
+    from m3agiqa.gateway.settings import Settings
+
     settings = Settings.from_environment()
     if arguments.command == "keys":
         print(keys.new(settings.keys_file, arguments.tenant, arguments.expires))

@@ -57,8 +57,9 @@ def decide(self: Task, image_id: str, deadline: float) -> str:
         return unscored(image_id, str(error))
     except M3AGIQAError as error:
         return unscored(image_id, str(error))
-    if verdict.status != "scored":
-        return unscored(image_id, verdict.error.message if verdict.error else "it could not be scored")
+    if verdict.error is not None and verdict.error.retryable:
+        return unscored(image_id, verdict.error.message)
+    # One that failed for good, as its prompt is too long for one, is decided as well.
     return act(image_id, WHAT_TO_DO[verdict.decision])
 
 

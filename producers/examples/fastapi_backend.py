@@ -95,7 +95,8 @@ async def receive(request: Request) -> Response:
     image_id = verdict["request_id"]
     # A callback may come twice, which changes nothing here, or for an image that is gone.
     if image_id in gallery:
-        if verdict["status"] == "scored":
+        # One that failed for good, as its prompt is too long for one, is decided as well.
+        if verdict["status"] == "scored" or not verdict["error"]["retryable"]:
             gallery[image_id] = WHAT_TO_DO[verdict["decision"]]
         else:
             settle_unscored(image_id, verdict["error"]["message"])

@@ -41,6 +41,11 @@ class RequestConflict extends Error {
   }
 }
 
+/** Redis cannot be reached. To submit again under the same `request_id` is safe. */
+class QueueUnavailable extends Error {
+  name = "QueueUnavailable";
+}
+
 /** No verdict came in time. It may still come, or may have expired. */
 class ResultTimeout extends Error {
   name = "ResultTimeout";
@@ -48,6 +53,7 @@ class ResultTimeout extends Error {
 
 /** Submits images to the queue in Redis, and waits for verdicts. All waiters share one subscription. */
 class Client {
+  #address;
   #redis;
   #subscriber;
   #prefix;
@@ -58,6 +64,7 @@ class Client {
 
   constructor(url, { namespace, tenant, maxQueued = 100_000, inlineMaxBytes = 8 * 2 ** 20, inlineBudgetBytes = 2 ** 29, inlineTtlS = 3600, redis = {} } = {}) {
     const [address, named] = split(url);
+    this.#address = new URL(address).host;
     // A producer's user may not call INFO, which ioredis asks for before it is ready.
     const options = { enableReadyCheck: false, ...redis };
     this.#redis = new Redis(address, options);
@@ -76,6 +83,10 @@ class Client {
   }
 
   async submitMany(requests) {
+    return this.#reach(this.#submitted(requests));
+  }
+
+  async #submitted(requests) {
     const ids = [];
     for (let start = 0; start < requests.length; start += CHUNK) {
       const chunk = requests.slice(start, start + CHUNK).map((request) => prepared(this.#owned(request), this.#inline.maxBytes));
@@ -95,6 +106,10 @@ class Client {
   }
 
   async result(requestId, { timeoutMs = Infinity } = {}) {
+    return this.#within(timeoutMs, requestId, this.#verdict(requestId, timeoutMs));
+  }
+
+  async #verdict(requestId, timeoutMs) {
     const until = performance.now() + timeoutMs;
     const name = nameOf({ tenant: this.#tenant, request_id: requestId });
     const channel = this.#key(`m3agiqa:done:${name}`);
@@ -108,7 +123,7 @@ class Client {
         const found = await this.#redis.get(key);
         if (found !== null) return JSON.parse(found);
         const leftMs = Math.min(LOOK_AGAIN_MS, until - performance.now());
-        if (leftMs <= 0) throw new ResultTimeout(`no verdict for ${requestId} within ${timeoutMs} ms; is a worker running, and was it submitted?`);
+        if (leftMs <= 0) throw late(requestId, timeoutMs);
         if (await Promise.race([announced, pause(leftMs, waiting.signal)])) announced = this.#next(channel, waiting.signal);
       }
     } finally {
@@ -117,8 +132,10 @@ class Client {
     }
   }
 
-  async score(request, options) {
-    return this.result(await this.submit(request), options);
+  async score(request, { timeoutMs = Infinity } = {}) {
+    const until = performance.now() + timeoutMs;
+    const requestId = await this.#within(timeoutMs, "the image", this.submit(request));
+    return this.result(requestId, { timeoutMs: Math.max(0, until - performance.now()) });
   }
 
   async statusMany(requestIds) {
@@ -127,7 +144,7 @@ class Client {
     for (let start = 0; start < ids.length; start += CHUNK) {
       const some = ids.slice(start, start + CHUNK);
       const names = some.map((requestId) => nameOf({ tenant: this.#tenant, request_id: requestId }));
-      const statuses = await standing(this.#redis, (name) => this.#key(name), names);
+      const statuses = await this.#reach(standing(this.#redis, (name) => this.#key(name), names));
       some.forEach((requestId, at) => found.set(requestId, statuses[at]));
     }
     return found;
@@ -136,6 +153,37 @@ class Client {
   async close() {
     this.#redis.disconnect();
     this.#subscriber.disconnect();
+  }
+
+  /** What `work` gives; an error that says so, if Redis is away. */
+  async #reach(work) {
+    try {
+      return await work;
+    } catch (error) {
+      throw error.name === "MaxRetriesPerRequestError" ? this.#away(error) : error;
+    }
+  }
+
+  /** What `work` gives within some time; it goes on by itself afterwards. */
+  async #within(timeoutMs, what, work) {
+    // A look takes as long as Redis takes to answer it.
+    const patienceMs = Math.max(timeoutMs, LOOK_AGAIN_MS);
+    if (patienceMs === Infinity) return this.#reach(work);
+    const over = new AbortController();
+    work.catch(() => {});
+    const deadline = pause(patienceMs, over.signal).then(() => {
+      throw this.#redis.status === "ready" ? late(what, timeoutMs) : this.#away();
+    });
+    deadline.catch(() => {});
+    try {
+      return await this.#reach(Promise.race([work, deadline]));
+    } finally {
+      over.abort();
+    }
+  }
+
+  #away(cause) {
+    return new QueueUnavailable(`Redis at ${this.#address} cannot be reached`, { cause });
   }
 
   /** Ids under which others stand, here or with the workers. Who may not read the ledger finds the former alone. */
@@ -255,6 +303,10 @@ function prepared({ priority = 3, metadata, image, ...fields }, maxBytes) {
   return { ...made, ...fields, ...(metadata && { metadata }), ...(image && { image }), priority };
 }
 
+function late(what, timeoutMs) {
+  return new ResultTimeout(`no verdict for ${what} within ${timeoutMs} ms; is a worker running, and was it submitted?`);
+}
+
 /** A number that somebody wrote; 0 if it is none. */
 function whole(text) {
   const number = Number(text ?? 0);
@@ -281,4 +333,4 @@ function pause(ms, signal) {
   });
 }
 
-module.exports = { Client, QueueFull, RequestConflict, ResultTimeout, VERSION, verify };
+module.exports = { Client, QueueFull, QueueUnavailable, RequestConflict, ResultTimeout, VERSION, verify };

@@ -138,6 +138,9 @@ export class QueueFull extends Error {
   readonly submitted: string[];
 }
 
+/** Redis cannot be reached; to submit again under the same id is safe. */
+export class QueueUnavailable extends Error {}
+
 /** Other requests stand under some ids: they came first, and stay. */
 export class RequestConflict extends Error {
   readonly requestIds: string[];

@@ -1,3 +1,3 @@
 import m3agiqa from "./index.cjs";
 
-export const { Client, QueueFull, RequestConflict, ResultTimeout, VERSION, verify } = m3agiqa;
+export const { Client, QueueFull, QueueUnavailable, RequestConflict, ResultTimeout, VERSION, verify } = m3agiqa;

@@ -174,9 +174,18 @@ def test_the_script_says_what_a_verdict_says(gate: Callable[..., Any], judge: Ju
         assert gate("a b.png", prompt).stdout == f"{prompt}\n"
     assert gate("https://host/a.png", 'accept --a "cat" \' \\ %s').stdout == "accept\n"
     assert judge.asked[-1].prompt == 'accept --a "cat" \' \\ %s'
+    assert gate("a b.png", "unfit", OTHERWISE="accept").stdout == "review\n"
     failed = gate("a b.png", "fail")
-    assert (failed.stdout, "no score: no score in time" in failed.stderr) == ("accept\n", True)
-    assert gate("a b.png", "silence", TIMEOUT_S="0.1", OTHERWISE="review").stdout == "review\n"
-    assert gate("missing.png", "accept").stdout == "accept\n"
+    assert (failed.stdout, "no score: no score in time" in failed.stderr) == ("review\n", True)
+    assert gate("a b.png", "silence", TIMEOUT_S="0.1", OTHERWISE="accept").stdout == "accept\n"
     away = gate("a b.png", "reject", M3AGIQA_REDIS_URL=f"redis://127.0.0.1:{unused_port}")
-    assert (away.stdout, "cannot be reached" in away.stderr) == ("accept\n", True)
+    assert (away.stdout, "cannot be reached" in away.stderr) == ("review\n", True)
+
+
+def test_a_call_of_the_script_that_is_wrong_accepts_nothing(gate: Callable[..., Any], judge: Judge) -> None:
+    without_command = {"PATH": "/usr/bin:/bin"}
+    for image, variables in (("missing.png", {}), ("a b.png", {"OTHERWISE": "keep"}), ("a b.png", without_command)):
+        with pytest.raises(subprocess.CalledProcessError) as wrong:
+            gate(image, "accept", **variables)
+        assert (wrong.value.returncode, wrong.value.stdout) == (2, "")
+        assert wrong.value.stderr

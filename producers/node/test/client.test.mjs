@@ -125,6 +125,14 @@ test("a tenant's ids are its own", async () => {
   await acme.close();
 });
 
+test("who waits for a Redis that is away waits no longer than asked, and is told", async () => {
+  const away = new Client("redis://127.0.0.1:1/0");
+  const told = { name: "QueueUnavailable", message: "Redis at 127.0.0.1:1 cannot be reached" };
+  await assert.rejects(away.score(image("a"), { timeoutMs: 1500 }), told);
+  await assert.rejects(away.result("a", { timeoutMs: 1500 }), told);
+  await away.close();
+});
+
 test("a callback is believed if our secret signed it", async () => {
   const got = await new Promise((resolve, reject) => {
     const server = createServer(async (request, response) => {

@@ -11,7 +11,7 @@ from PIL import Image
 from redis import Redis
 
 from m3agiqa.client import Client, Gate
-from m3agiqa.errors import ConfigError, QueueUnavailable, RequestInvalid, ResultTimeout, ScoringError
+from m3agiqa.errors import ConfigError, QueueUnavailable, ResultTimeout, ScoringError, UsageError
 from m3agiqa.queue import keys
 from tests.judge import Judge
 from tests.pages import blocks
@@ -69,6 +69,16 @@ def test_a_caller_may_want_an_error(client: Client) -> None:
         Gate(client, otherwise="raise", timeout=0.1).judge([png()], "silence")
 
 
+@pytest.mark.usefixtures("judge")
+@pytest.mark.parametrize("otherwise", ["keep", "drop", "raise"])
+def test_what_failed_for_good_is_what_its_verdict_says(client: Client, otherwise: Any) -> None:
+    # whoever writes a prompt that cannot be scored gets no image past the gate
+    [one] = Gate(client, otherwise=otherwise).judge([png()], "unfit")
+    assert (one.kept, one.why) == (False, "prompt_too_long: 1638 tokens of the head's 512")
+    [one] = Gate(client, otherwise=otherwise, review="keep").judge([png()], "unfit")
+    assert one.kept
+
+
 def test_an_image_without_a_verdict_costs_its_neighbours_nothing(
     client: Client, judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,12 +86,13 @@ def test_an_image_without_a_verdict_costs_its_neighbours_nothing(
     broken = Image.new("F", (8, 8))
     images: list[Any] = [tmp_path / "missing.png", broken, object(), png(), png(1)]
     prompts = ["accept", "accept", "accept", "reject", "accept " + "x" * 9000]
-    # then these alone have no verdict, and are kept
+    # then these alone have no verdict, and are kept, but for the one whose prompt is to blame
     judged = Gate(client).judge(images, prompts)
-    assert [one.kept for one in judged] == [True, True, True, False, True]
+    assert [one.kept for one in judged] == [True, True, True, False, False]
     assert [one.verdict is None for one in judged] == [True, True, True, False, True]
     assert [request.prompt for request in judge.asked] == ["reject"]
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 3
+    assert Gate(client, review="keep").judge([png(1)], "x" * 9000)[0].kept
 
 
 def test_defects_of_ours_cost_no_image(
@@ -133,7 +144,7 @@ def test_what_does_not_pair_up_is_not_guessed(client: Client, redis: Redis) -> N
     }
     assert redis.llen(keys.inbox(3)) == 0
     assert Gate(client).judge([], []) == []
-    with pytest.raises(RequestInvalid):
+    with pytest.raises(UsageError):
         Gate(client, otherwise="raise").judge([png()], [])
 
 

@@ -22,6 +22,8 @@ from modules import scripts
 
 logger = logging.getLogger("m3agiqa")
 
+#: Characters of a prompt at most, as the queue has it.
+MAX_PROMPT_CHARS = 8000
 #: Images that are asked for at a time; each takes a process.
 AT_ONCE = 4
 #: Seconds beyond `timeout_s` after which a command that does not end is ended.
@@ -85,6 +87,8 @@ def positions(processed: Any) -> tuple[list[int], int]:
 
 def decision(image: Any, prompt: str, timeout_s: float) -> tuple[str | None, str]:
     """What is said of an image: "accept", "review", "reject", or None if it has no score; and why."""
+    if len(prompt) > MAX_PROMPT_CHARS:
+        return "review", f"a prompt of {len(prompt)} characters is too long"
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "image.png"
@@ -102,8 +106,9 @@ def decision(image: Any, prompt: str, timeout_s: float) -> tuple[str | None, str
         if not ended.stdout.strip():
             return None, (ended.stderr.strip().splitlines() or ["m3agiqa-submit says nothing"])[-1]
         verdict = json.loads(ended.stdout)
-        if verdict["status"] != "scored":
+        if verdict["status"] != "scored" and verdict["error"]["retryable"]:
             return None, verdict["error"]["message"]
+        # One that failed for good too: whoever writes prompts must not get images past the gate by them.
         return verdict["decision"], "; ".join(verdict["reasons"])
     except Exception as error:
         # No image is lost because something of ours broke.
