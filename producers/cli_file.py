@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rejected", type=Path, metavar="F", help="write rows that were not submitted here, with reasons"
     )
+    parser.add_argument("--json", action="store_true", help="print a JSON object a row, which says where it was, too")
     parser.add_argument("--prompt", type=console.text, help="of images that have none of their own")
     cli_request.add_options(parser)
     parser.set_defaults(run=_file)
@@ -61,7 +62,7 @@ def _file(client: Client, arguments: argparse.Namespace) -> int:
     source = _opened(arguments.file, arguments.format, has_prompt=arguments.prompt is not None)
     with rejected as file, source as found, Progress(console=stderr()) as progress:
         folder = arguments.file.parent if isinstance(arguments.file, Path) else None
-        bulk = _Bulk(client, cli_request.fields(arguments), folder, file)
+        bulk = _Bulk(client, cli_request.fields(arguments), folder, file, as_json=arguments.json)
         bar = progress.add_task("submitting", total=found.total)
         for at in bulk.submit(found.rows):
             progress.update(bar, completed=at)
@@ -102,12 +103,19 @@ class _Bulk:
     """Submits rows some at a time, and counts what became of them."""
 
     def __init__(
-        self, client: Client, defaults: Mapping[str, Any], folder: Path | None, rejected: BinaryIO | None
+        self,
+        client: Client,
+        defaults: Mapping[str, Any],
+        folder: Path | None,
+        rejected: BinaryIO | None,
+        *,
+        as_json: bool,
     ) -> None:
         self._client = client
         self._defaults = defaults
         self._folder = folder
         self._rejected = rejected
+        self._as_json = as_json
         self.there = self.bad = 0
         # What stands under ids that rows have of their own. As numbers, for tables of millions of rows.
         self._named: dict[int, int] = {}
@@ -157,7 +165,7 @@ class _Bulk:
         known = {name for name, status in self._client.status_many(asked).items() if status.state is not None}
         for one in some:
             if one.request.name in known:
-                print(one.request.name)
+                self._tell(one, one.request.name)
                 self.there += 1
         self._submit([one for one in some if one.request.name not in known])
 
@@ -178,10 +186,13 @@ class _Bulk:
                     self._submit(rest[: len(rest) // 2])
                     del rest[: len(rest) // 2]
                 continue
-            for request_id in ids:
-                print(request_id)
+            for one, request_id in zip(rest, ids, strict=False):
+                self._tell(one, request_id)
             del rest[: len(ids)]
             time.sleep(pause_s)
+
+    def _tell(self, one: Prepared, request_id: str) -> None:
+        print(json.dumps({"request_id": request_id, "where": one.row.where}) if self._as_json else request_id)
 
     def _reject(self, row: Row, error: M3AGIQAError) -> None:
         self.bad += 1

@@ -101,6 +101,18 @@ def test_every_field_of_the_contract_may_be_a_column(redis: Redis, tmp_path: Pat
         assert requests(redis, 0) == [asked]
 
 
+def test_a_row_may_be_told_its_id(redis: Redis, ledger: Ledger, tmp_path: Path, capsys: Output) -> None:
+    # given rows of which one is wrong
+    file = lines(tmp_path / "a.jsonl", A, {"prompt": "no image"}, B)
+    for _ in range(2):
+        assert main(["file", file, "--json"]) == 1
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        # then each of the others says where it was, also when it is there already
+        assert [one["where"] for one in told] == ["line 1", "line 3"]
+        assert len({one["request_id"] for one in told}) == 2
+        ledger.admit(3)
+
+
 def test_ids_are_a_tenants_own(redis: Redis, ledger: Ledger, tmp_path: Path, capsys: Output) -> None:
     # given one id for two tenants, and one image of both
     rows = [

@@ -52,10 +52,14 @@ class M3AGIQAGate:
     ) -> dict[str, Any]:
         """`images` is ComfyUI's tensor (batch, height, width, channels) of floats from 0 to 1."""
         gate = Gate(otherwise=otherwise, review=review, timeout=timeout_s, policy=policy or None)
-        judging = _started(lambda: gate.judge(list(map(_as_pillow, images)), prompt))
-        # The event loop runs other nodes meanwhile.
-        while not (await asyncio.wait([asyncio.wrap_future(judging)], timeout=_LOOK_S))[0]:
-            _stop_if_interrupted()
+        judging = asyncio.wrap_future(_started(lambda: gate.judge(list(map(_as_pillow, images)), prompt)))
+        try:
+            # The event loop runs other nodes meanwhile.
+            while not (await asyncio.wait([judging], timeout=_LOOK_S))[0]:
+                _stop_if_interrupted()
+        finally:
+            # Or an error that comes after an interruption would be missed, and the log would say so.
+            judging.cancel()
         judged = judging.result()
         kept, others = ([at for at, one in enumerate(judged) if one.kept is kept] for kept in (True, False))
         lines = [f"{at}: {'kept' if one.kept else 'dropped'} {one.why}".strip() for at, one in enumerate(judged)]
@@ -74,6 +78,8 @@ def _started(judge: Callable[[], list[Judged]]) -> Future[list[Judged]]:
     judging: Future[list[Judged]] = Future()
 
     def run() -> None:
+        if not judging.set_running_or_notify_cancel():
+            return
         try:
             judging.set_result(judge())
         except BaseException as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,18 @@ def test_a_user_who_interrupts_waits_no_longer(comfyui: ComfyUI) -> None:
             await waiting
 
     asyncio.run(run())
+
+
+def test_an_error_is_told_once(
+    comfyui: ComfyUI, judge: Judge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a gate that looks often whether the user interrupts
+    monkeypatch.setattr(comfyui.nodes[NODE].sort.__globals__["Gate"], "judge", lambda *_: time.sleep(0.5) or 1 / 0)
+    monkeypatch.setitem(comfyui.nodes[NODE].sort.__globals__, "_LOOK_S", 0.05)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(comfyui.run(NODE, images=[batch(1)], prompt=["accept"]))
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_one_line_loads_what_is_installed(comfyui: ComfyUI, tmp_path: Path) -> None:
