@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects",
         action="store_true",
-        help="from S3 too: verdicts of ids, and images that were uploaded to M3AGIQA_UPLOAD",
+        help="from S3 too: verdicts, and images that were uploaded to M3AGIQA_UPLOAD",
     )
     parser.set_defaults(run=_erase)
 
@@ -30,11 +30,9 @@ def _erase(client: Client, arguments: argparse.Namespace) -> int:
     if bool(arguments.ids) == (whole is not None):
         raise UsageError("erase takes either ids, or --tenant T for all of it; `--tenant T erase ID` erases one of T")
     if whole is not None:
-        if arguments.objects:
-            raise UsageError("--objects goes with ids: of a tenant, the objects are named")
-        _left(client.erase_tenant(whole, keep_usage=arguments.keep_usage))
-        return DONE
-    left = sum(_left(client.erase(request_id, objects=arguments.objects)) for request_id in arguments.ids)
+        left = _left(client.erase_tenant(whole, keep_usage=arguments.keep_usage, objects=arguments.objects))
+    else:
+        left = sum(_left(client.erase(request_id, objects=arguments.objects)) for request_id in arguments.ids)
     return ATTENTION if arguments.objects and left else DONE
 
 

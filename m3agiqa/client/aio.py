@@ -171,9 +171,11 @@ class AsyncClient:
         """
         return await self._run(partial(self._client.erase, request_id, objects=objects))
 
-    async def erase_tenant(self, tenant: str, *, keep_usage: bool = False) -> ErasedTenant:
-        """Remove every trace of a tenant from Redis; says how much it was. Takes the rights of an operator."""
-        return await self._run(partial(self._client.erase_tenant, tenant, keep_usage=keep_usage))
+    async def erase_tenant(self, tenant: str, *, keep_usage: bool = False, objects: bool = False) -> ErasedTenant:
+        """Remove every trace of a tenant from Redis, with `objects` from S3 too; says how much it was. Takes the rights
+        of an operator.
+        """
+        return await self._run(partial(self._client.erase_tenant, tenant, keep_usage=keep_usage, objects=objects))
 
     async def usage(self, first: date | None = None, last: date | None = None) -> list[Usage]:
         """What tenants used on each day from `first` to `last` (UTC), both included, by default the last 30."""

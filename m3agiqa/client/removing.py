@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 _SCHEME = "s3://"
 
 
-def remove_objects(verdicts: Sequence[str], image: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Remove objects with the credentials of this process: verdicts, those decided anew beside them, and an image.
+def remove_objects(verdicts: Sequence[str], images: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Remove objects with the credentials of this process: verdicts, those decided anew beside them, and images.
     Returns which are gone, and which are still there; the log says why.
 
     Raises:
@@ -27,10 +27,10 @@ def remove_objects(verdicts: Sequence[str], image: str | None) -> tuple[tuple[st
 
     gone: list[str] = []
     left: list[str] = []
-    for uri in [*verdicts, *([image] if image else [])]:
+    for is_verdict, uri in [*((True, uri) for uri in verdicts), *((False, uri) for uri in images)]:
         bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
         try:
-            for found in [*(_beside(s3, bucket, key) if uri != image else ()), key]:
+            for found in [*(_beside(s3, bucket, key) if is_verdict else ()), key]:
                 s3.delete_object(Bucket=bucket, Key=found)
                 gone.append(f"{_SCHEME}{bucket}/{found}")
         except (ClientError, BotoCoreError) as error:

@@ -21,7 +21,7 @@ from m3agiqa.contract import Priority, ScoreRequest, Verdict
 from m3agiqa.errors import QueueUnavailable, UploadError
 from m3agiqa.queue import images, inbox, keys
 from m3agiqa.queue.connection import Connection
-from m3agiqa.queue.erasing import Erased
+from m3agiqa.queue.erasing import Erased, ErasedTenant
 from m3agiqa.queue.images import InlineImages
 from m3agiqa.queue.waiting import Waiting
 from m3agiqa.tenants import Tenants
@@ -251,17 +251,36 @@ class Client(Operator):
         erased = super().erase(request_id)
         if not objects:
             return erased
-        is_ours = erased.s3_image is not None and isinstance(self._store, Bucket) and self._store.holds(erased.s3_image)
-        image = erased.s3_image if is_ours else None
-        if not erased.s3_objects and image is None:
+        gone, left = self._remove(erased.s3_objects, [erased.s3_image] if erased.s3_image else [])
+        image = None if erased.s3_image in gone else erased.s3_image
+        return erased.model_copy(update={"s3_objects": left, "s3_image": image, "s3_removed": gone})
+
+    def erase_tenant(self, tenant: str, *, keep_usage: bool = False, objects: bool = False) -> ErasedTenant:
+        """Remove every trace of all requests of a tenant from Redis, and what it used unless that is to be kept; says
+        how much it was, and which objects in S3 are still there. `objects` is as for `erase`. What is submitted for the
+        tenant meanwhile is left.
+
+        Raises:
+            UsageError: this is no name of a tenant, or another than this client's.
+            ConfigError: boto3 is missing, or the AWS tools' variables are wrong.
+            QueueUnavailable: Redis cannot be reached, or forbids this user to.
+        """
+        erased = super().erase_tenant(tenant, keep_usage=keep_usage)
+        if not objects:
             return erased
-        gone, left = remove_objects(erased.s3_objects, image)
-        told = {
-            "s3_objects": tuple(uri for uri in erased.s3_objects if uri in left),
-            "s3_image": None if image in gone else erased.s3_image,
-            "s3_removed": gone,
-        }
-        return erased.model_copy(update=told)
+        gone, left = self._remove(erased.s3_objects, erased.s3_images)
+        images = tuple(uri for uri in erased.s3_images if uri not in gone)
+        return erased.model_copy(update={"s3_objects": left, "s3_images": images, "s3_removed": gone})
+
+    def _remove(self, verdicts: Sequence[str], images: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Remove verdicts, and those of the images that were uploaded here. Returns what is gone, and which verdicts
+        are still there.
+        """
+        ours = [uri for uri in dict.fromkeys(images) if isinstance(self._store, Bucket) and self._store.holds(uri)]
+        if not verdicts and not ours:
+            return (), ()
+        gone, left = remove_objects(verdicts, ours)
+        return gone, tuple(uri for uri in verdicts if uri in left)
 
     def close(self) -> None:
         self._waiting.close()

@@ -70,6 +70,8 @@ class ErasedTenant(BaseModel):
     #: Objects that workers wrote, and where images lie in S3; all that is still there.
     s3_objects: tuple[str, ...]
     s3_images: tuple[str, ...]
+    #: Objects that were removed.
+    s3_removed: tuple[str, ...] = ()
 
 
 class Erasing:

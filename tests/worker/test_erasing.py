@@ -100,6 +100,37 @@ def test_no_bucket_tells_of_a_request_that_was_erased_with_its_objects(
         assert (len(erased.s3_removed), erased.s3_objects, erased.s3_image) == (3, (), None)
 
 
+def test_no_bucket_tells_of_a_tenant_that_was_erased_with_its_objects(
+    redis_url: str,
+    redis: Redis,
+    make_bucket: Callable[[str], Any],
+    s3_endpoint: str,
+    worker_process: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given requests of two tenants whose images were uploaded and whose verdicts were written to a bucket
+    bucket = make_bucket("tenants")
+    monkeypatch.setenv("M3AGIQA_S3_ENDPOINT_URL", s3_endpoint)
+    places = {"fetch_s3_buckets": "tenants", "deliver_s3_buckets": "tenants", "s3_endpoint_url": s3_endpoint}
+    for queue in ("score", "deliver"):
+        worker_process(queue, echo_request="true", **places)
+    with Client(redis_url, upload="s3://tenants/new") as client:
+        for shade, tenant in enumerate(("canary", "canary", "other")):
+            asked = {"image": png(100 + shade), "prompt": f"{tenant} prompt", "s3_uri": "s3://tenants/out"}
+            request_id = f"id-{shade}"
+            client.for_tenant(tenant).score(**asked, request_id=request_id, timeout=60)
+            name = f"{tenant}/{request_id}"
+            eventually(lambda name=name: client.state(name) == State.SETTLED, "delivered")
+        assert len(list(bucket.objects.all())) == 6
+        # when one of them is erased with its objects
+        erased = client.erase_tenant("canary", objects=True)
+        # then nothing tells of it, and the other is as it was
+        assert (len(erased.s3_removed), erased.s3_objects, erased.s3_images) == (4, (), ())
+        assert holding(bucket, "canary") == []
+        assert traces(redis, "canary") == []
+        assert len(list(bucket.objects.all())) == 2
+
+
 def holding(bucket: Any, *canaries: str) -> list[str]:
     """Keys of the objects whose name or content holds a canary."""
     found = [(one.key, one.get()["Body"].read()) for one in bucket.objects.all()]
