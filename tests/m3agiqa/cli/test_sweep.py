@@ -27,6 +27,7 @@ from tests.support import png
 #: Options that take a name or a path, and those that take no path.
 NAMES_OR_PATHS = {
     *(
+        "lengths",
         "model",
         "profile",
         "policy",
